@@ -1,0 +1,77 @@
+"""A function of many ids, cached id by id: one round trip for the hits, one call for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _many
+from ._call import CachedCall
+from ._local import Region
+from ._policy import Policy
+from ._signature import Signature
+from ._tiers import MISSING, Request, Tiers
+from .errors import ConfigError, InvalidKeyError
+
+if TYPE_CHECKING:
+    from ._cache import Cache
+
+
+
+class BatchCall:
+    """How one function of many ids is cached. Its first parameter (after an ignored `self`) holds the ids."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        cache: Callable[[], Cache],
+        region: Region,
+        signature: Signature,
+        prefix: str,
+        policy: Policy,
+        tags: Sequence[str],
+    ) -> None:
+        if not signature.bare:
+            raise ConfigError(f"@cached_many on {fn.__qualname__}: the first parameter must be the ids; there is none.")
+        self._one = CachedCall(fn, cache, region, signature, prefix, policy, tags)
+        self._fn = fn
+        self._cache = cache
+        self._signature = signature
+        self._ids = signature.bare[0]
+        self._place = signature.names.index(self._ids)
+
+    def wrapper(self) -> Callable[..., Any]:
+        def cached_many(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return self.call(*self._signature.bind(args, kwargs))
+
+        return cached_many
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
+        tiers = self._one.tiers()
+        ids = list(dict.fromkeys(args[self._place]))
+        if tiers.closed or not ids:
+            return self._run(ids, args, kwargs)
+        try:
+            requests = [self._request(tiers, one, args, kwargs) for one in ids]
+        except InvalidKeyError as error:
+            replaced = (*args[: self._place], ids, *args[self._place + 1 :])
+            return self._one.unkeyed(tiers, error, replaced, kwargs)  # type: ignore[no-any-return]
+
+        def load(places: Sequence[int]) -> list[Any]:
+            found = self._run([ids[i] for i in places], args, kwargs)
+            return [found.get(ids[i], MISSING) for i in places]
+
+        values = _many.fetch(tiers, requests, load)
+        return {one: value for one, value in zip(ids, values, strict=True) if value is not MISSING}
+
+    def _run(self, ids: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
+        found: dict[Any, Any] = self._fn(*args[: self._place], ids, *args[self._place + 1 :], **kwargs)
+        return found
+
+    def _request(self, tiers: Tiers, one: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        request = self._one.request(tiers, (*args[: self._place], one, *args[self._place + 1 :]), kwargs)
+        request.relink = False
+        request.load = lambda: self._run([one], args, kwargs).get(one, MISSING)
+        return request
+
+

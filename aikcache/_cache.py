@@ -1,0 +1,249 @@
+"""A cache: what an application holds. Its decorators are in `_decorators`, its inside is `_tiers` and below.
+
+Making one starts nothing and contacts nobody: the first call that needs Redis connects. Methods may be called from any
+thread; none raises because of Redis but `ping`, which is there to ask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from . import _config, _invalidation, _keys, _many, _patterns, _policy, _stats
+from ._codec import Codec
+from ._connections import Connections
+from ._decorators import Decorators
+from ._invalidation import Ending
+from ._keys import Space
+from ._local import Region
+from ._patterns import Template
+from ._policy import Policy, Ttl
+from ._remote import Remote
+from ._stats import CacheStats, Health
+from ._tiers import MISSING, Request, Tiers
+from .errors import ConfigError, RemoteError, RemoteUnavailableError
+
+_SERVED = ("redis", "rediss", "unix", "embedded")
+
+
+class Cache(Decorators):
+    """A local tier and, with a URL, Redis behind it.
+
+    Args:
+        url: where the values are shared (`redis://`, `rediss://`, `unix://`, `embedded://`); None: this process alone.
+        instance: the first part of every key; caches with the same URL, instance and version share everything.
+        version: the second; raise it to leave all that was cached behind.
+        settings: any other field of `CacheConfig`.
+
+    Raises:
+        ConfigError: a setting breaks a rule.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, instance: str = "aikernel", version: str = "v1", **settings: Any
+    ) -> None:
+        config = _config.build({"url": url, "instance": instance, "version": version, **settings})
+        if url is not None and url.split("://", 1)[0] not in _SERVED:
+            raise ConfigError(f"{url.split('://', 1)[0]}:// is not served yet; a single server is, as redis://host:6379/0.")
+        self.config = config
+        self.space = Space(config.instance, config.version)
+        self._started = monotonic()
+        self._codec = Codec()
+        self._policy = Policy(self._codec)
+        self._declared: dict[str, tuple[str, str]] = {}
+        self.tiers = self._open()
+
+    def _open(self) -> Tiers:
+        remote = None if self.config.url is None else Remote(Connections(self.config), self.space)
+        return Tiers(self.config, self.space, remote, monotonic)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Cache:
+        """A cache as the environment says (`AIKCACHE_URL`, `AIKCACHE_INSTANCE`, …); arguments win over it."""
+        return cls(**{**_config.from_env(environ), **settings})
+
+    def _cache(self) -> Cache:
+        return self
+
+    def _region(self, name: str) -> Region:
+        return self.tiers.local.region(name)
+
+    # Keys
+
+    def key(self, prefix: str, operation: str, *args: object, **kwargs: object) -> str:
+        """The key of a call of `operation`: positional arguments as required parameters, named ones as `name|value`."""
+        _config.check_name("prefix", prefix)
+        _config.check_name("operation", operation)
+        return f"{self.space.lead}{prefix}:{operation}:{_keys.parameters(args, kwargs.items())}"
+
+    def _request(
+        self, key: str, policy: Policy, load: Callable[[], Any], tags: Sequence[str] = (), name: str = ""
+    ) -> Request:
+        full = self.space.full(key)
+        short = full[len(self.space.lead) :]
+        region = self.tiers.local.region(_patterns.groups_of(full, self.space.lead)[-1])
+        region.tagged = region.tagged or bool(tags)
+        parameters = short.split(":", 2)[2:]
+        return Request(
+            key=full,
+            region=region,
+            local_key=(parameters[0] if parameters else None,),
+            relink=False,
+            policy=policy,
+            ttl=self.config.ttl_of(short.split(":", 1)[0]),
+            load=load,
+            tags=tuple(tags),
+        )
+
+    # Values by key
+
+    def get(self, key: str, default: Any = None, type: Any = None) -> Any:
+        """The value under a key, or `default`. `type` is what it is decoded to, as a return annotation would say."""
+        return self.peek_request(self._request(key, self._policy_for(type), _nothing), default)
+
+    def get_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Any]:
+        """The values there are, by the keys they were asked for under; one round trip."""
+        policy = self._policy_for(type)
+        names = list(keys)
+        requests = [self._request(key, policy, _nothing) for key in names]
+        values = _many.peek(self.tiers, requests)
+        return {name: value for name, value in zip(names, values, strict=True) if value is not MISSING}
+
+    def set(self, key: str, value: Any, ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
+        """Put a value under a key, for every process. `ttl` in seconds (None: its prefix's; 0: only end what is there).
+
+        Raises:
+            EncodeError: the value cannot be kept and come back equal.
+        """
+        policy = _policy.make("Cache.set", self._codec, ttl=ttl)
+        self.store_request(self._request(key, policy, _nothing, tags), value)
+
+    def set_many(self, values: Mapping[str, Any], ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
+        """`set` for each of `values`."""
+        for key, value in values.items():
+            self.set(key, value, ttl, tags)
+
+    def get_or_load(
+        self, key: str, loader: Callable[[], Any], ttl: Ttl = None, *, tags: Sequence[str] = (), type: Any = None, **options: Any
+    ) -> Any:
+        """The value under a key, or what `loader()` gives, cached: the same road as a decorated call."""
+        policy = _policy.make("Cache.get_or_load", self._codec if type is None else Codec(type), ttl=ttl, **options)
+        return self.tiers.call(self._request(key, policy, loader, tags))
+
+    def _policy_for(self, type: Any) -> Policy:
+        return self._policy if type is None else Policy(Codec(type))
+
+    # What decorated functions ask, too
+
+    def peek_request(self, request: Request, default: Any) -> Any:
+        """The value of a request if it is cached; counted as a hit or a miss."""
+        value = _many.peek(self.tiers, [request])[0]
+        return default if value is MISSING else value
+
+    def store_request(self, request: Request, value: object) -> None:
+        self.tiers.put(request, value, lambda: self.end(Ending(keys=(request.key,))))
+
+    def refresh_request(self, request: Request) -> Any:
+        return self.tiers.reload(request)
+
+    def many_requests(self, requests: Sequence[Request]) -> list[Any]:
+        def load(places: Sequence[int]) -> list[Any]:
+            return [requests[i].load() for i in places]
+
+        return _many.fetch(self.tiers, requests, load)
+
+    def explain_request(self, request: Request) -> dict[str, Any]:
+        return self.tiers.explain(request)
+
+    # Invalidation
+
+    def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> None:
+        """End all that matches, in every process. `fields` fill the patterns' `{names}`, escaped.
+
+        `prefix`, `prefix:operation`, either with `:*`, and `*` take one round trip whatever they hold; so does a key.
+        Any other glob is swept, which takes time in proportion to the keyspace. Returns when it is done; never raises
+        because of Redis.
+
+        Raises:
+            ConfigError: a pattern is malformed, or names a field that was not given.
+        """
+        targets = []
+        for pattern in patterns:
+            template = Template(pattern, fields, "invalidate: a pattern")
+            targets.append(_patterns.resolve(template.fill(fields, _keys.parameter)))
+        self.end(_invalidation.ending(self.tiers, targets))
+
+    def invalidate_key(self, *keys: str) -> None:
+        """End what is cached under these keys, in every process."""
+        self.end(Ending(keys=tuple(map(self.space.full, keys))))
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """End all that carries one of these tags, in every process: one round trip, whatever their number."""
+        self.end(_invalidation.ending(self.tiers, (), tags))
+
+    def clear(self) -> None:
+        """End everything under this instance and version, in every process."""
+        self.end(Ending(groups=(_patterns.EVERYTHING,)))
+
+    def end(self, what: Ending) -> None:
+        """End what was resolved already; never raises."""
+        if what:
+            _invalidation.end(self.tiers, what)
+
+    # State
+
+    def stats(self) -> CacheStats:
+        """What this cache did in this process since it was made."""
+        return _stats.snapshot(self.tiers, self._started)
+
+    def health(self) -> Health:
+        """Whether the server answers now. Never raises."""
+        server = "none"
+        ok = True
+        if self.tiers.remote is not None:
+            try:
+                self.ping()
+                server = "reachable"
+            except RemoteError as error:
+                ok, server = False, str(error)
+        breaker = self.tiers.remote.connections.breaker.is_open if self.tiers.remote is not None else False
+        stats = self.stats()
+        return Health(
+            ok=ok,
+            server=server,
+            coherent=stats.coherent,
+            breaker_open=breaker,
+            pending_invalidations=stats.pending_invalidations,
+        )
+
+    def ping(self) -> None:
+        """Ask the server for an answer. Raises `RemoteError` when there is none; without a URL it returns at once."""
+        if self.tiers.closed:
+            raise RemoteUnavailableError("this cache is closed.")
+        if self.tiers.remote is not None:
+            self.tiers.remote.ping()
+
+    def close(self) -> None:
+        """Close connections and forget what is local; calls of decorated functions then run the function. Idempotent."""
+        if not self.tiers.closed:
+            self.tiers.close()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "local only" if self.config.url is None else self.config.url.split("://", 1)[0] + "://…"
+        return f"<aikcache.Cache {self.space.lead[:-1]} {where} pid={os.getpid()}>"
+
+
+def _nothing() -> None:
+    """The load of a request that never loads."""
+
+

