@@ -9,13 +9,13 @@ from . import _many
 from ._call import CachedCall
 from ._local import Region
 from ._policy import Policy
+from ._request import MISSING, Request
 from ._signature import Signature
-from ._tiers import MISSING, Request, Tiers
+from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
     from ._cache import Cache
-
 
 
 class BatchCall:
@@ -73,5 +73,3 @@ class BatchCall:
         request.relink = False
         request.load = lambda: self._run([one], args, kwargs).get(one, MISSING)
         return request
-
-

@@ -15,7 +15,7 @@ from collections.abc import Callable
 class Breaker:
     """Counts the failures of one endpoint."""
 
-    __slots__ = ("_clock", "_claim", "_limit", "_reset", "_retry_at", "failures", "opened")
+    __slots__ = ("_claim", "_clock", "_limit", "_reset", "_retry_at", "failures", "opened")
 
     def __init__(self, limit: int, reset: float, clock: Callable[[], float]) -> None:
         self._limit = limit

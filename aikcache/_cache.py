@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _config, _invalidation, _keys, _many, _patterns, _policy, _stats
+from . import _config, _explain, _invalidation, _keys, _many, _patterns, _policy, _stats
 from ._codec import Codec
 from ._connections import Connections
 from ._decorators import Decorators
@@ -23,8 +22,9 @@ from ._local import Region
 from ._patterns import Template
 from ._policy import Policy, Ttl
 from ._remote import Remote
+from ._request import MISSING, Request
 from ._stats import CacheStats, Health
-from ._tiers import MISSING, Request, Tiers
+from ._tiers import Tiers
 from .errors import ConfigError, RemoteError, RemoteUnavailableError
 
 _SERVED = ("redis", "rediss", "unix", "embedded")
@@ -48,7 +48,9 @@ class Cache(Decorators):
     ) -> None:
         config = _config.build({"url": url, "instance": instance, "version": version, **settings})
         if url is not None and url.split("://", 1)[0] not in _SERVED:
-            raise ConfigError(f"{url.split('://', 1)[0]}:// is not served yet; a single server is, as redis://host:6379/0.")
+            raise ConfigError(
+                f"{url.split('://', 1)[0]}:// is not served yet; a single server is, as redis://host:6379/0."
+            )
         self.config = config
         self.space = Space(config.instance, config.version)
         self._started = monotonic()
@@ -128,7 +130,14 @@ class Cache(Decorators):
             self.set(key, value, ttl, tags)
 
     def get_or_load(
-        self, key: str, loader: Callable[[], Any], ttl: Ttl = None, *, tags: Sequence[str] = (), type: Any = None, **options: Any
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        ttl: Ttl = None,
+        *,
+        tags: Sequence[str] = (),
+        type: Any = None,
+        **options: Any,
     ) -> Any:
         """The value under a key, or what `loader()` gives, cached: the same road as a decorated call."""
         policy = _policy.make("Cache.get_or_load", self._codec if type is None else Codec(type), ttl=ttl, **options)
@@ -157,7 +166,7 @@ class Cache(Decorators):
         return _many.fetch(self.tiers, requests, load)
 
     def explain_request(self, request: Request) -> dict[str, Any]:
-        return self.tiers.explain(request)
+        return _explain.explain(self.tiers, request)
 
     # Invalidation
 
@@ -228,14 +237,16 @@ class Cache(Decorators):
             self.tiers.remote.ping()
 
     def close(self) -> None:
-        """Close connections and forget what is local; calls of decorated functions then run the function. Idempotent."""
+        """Close connections and forget what is local; decorated functions then simply run. Idempotent."""
         if not self.tiers.closed:
             self.tiers.close()
 
     def __enter__(self) -> Cache:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -245,5 +256,3 @@ class Cache(Decorators):
 
 def _nothing() -> None:
     """The load of a request that never loads."""
-
-

@@ -16,8 +16,9 @@ from ._config import check_name
 from ._local import Entry, Region
 from ._patterns import Template
 from ._policy import Policy
+from ._request import MISSING, Request
 from ._signature import Arguments, Signature
-from ._tiers import MISSING, Request, Tiers
+from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ class CachedCall:
         except (InvalidKeyError, TypeError):
             raise
         except Exception as error:  # of key=, normalize= or __cache_key__
-            raise InvalidKeyError(f"the key of {self.fn.__qualname__} failed: {type(error).__name__}: {error}") from error
+            raise InvalidKeyError(
+                f"the key of {self.fn.__qualname__} failed: {type(error).__name__}: {error}"
+            ) from error
 
     def request(self, tiers: Tiers, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         text = self.key_text(args, kwargs)
@@ -205,7 +208,7 @@ class CachedCall:
         return cache.explain_request(request)
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
-        """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict of them, or the only one."""
+        """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
         requests: list[Request] = []
         tiers = self.tiers()
         for call in calls:

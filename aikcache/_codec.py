@@ -19,7 +19,7 @@ from aikcache._registered import by_type, register_type
 from aikcache._same import immutable, same
 from aikcache._schema import Table
 from aikcache._tagged_read import read
-from aikcache._tagged_write import MAX_ITEMS, way_out, write
+from aikcache._tagged_write import way_out, write
 from aikcache.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _ATOMS: Final = frozenset({str, int, float, bool, type(None)})
 _PLAIN: Final = _ATOMS | {list, dict}
 _STR: Final = frozenset({str})
 _JSON_DEPTH: Final = 254  # orjson's own limit
+# More than fit 16 MiB of JSON. It stops structures that share their parts, and are exponentially large as a tree.
+_MAX_ITEMS: Final = 1 << 23
 _NOTHING_KNOWN: Final = (None, Any, object, type(None), inspect.Parameter.empty)
 _NO_KNOWLEDGE: Final = Table(None)
 _ID_BYTES: Final = 8
@@ -121,7 +123,7 @@ class Codec:
                 return self._decode_typed(payload, schema)
         except DecodeError:
             raise
-        except Exception as error:  # noqa: BLE001 - hostile bytes are a miss, whatever they set off
+        except Exception as error:
             # Without the cause: parsers put what they choked on, which is the value, into theirs.
             raise DecodeError(
                 f"a {_NAMES.get(codec)} payload of {len(payload)} bytes does not decode: {type(error).__name__}."
@@ -155,7 +157,7 @@ class Codec:
             if not same(value, twin, table.shapes):
                 return None
             shared = immutable(value, table.shapes)
-        except Exception:  # noqa: BLE001 - TypeError mostly; the tagged form decides, and says what is wrong
+        except Exception:
             return None
         return Encoded(TYPED, table.typed_id + body, value if shared else twin, shared)
 
@@ -190,7 +192,7 @@ def _make_pair(annotation: Any) -> tuple[msgspec.msgpack.Encoder, msgspec.msgpac
         import msgspec
 
         return msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(annotation, strict=True)
-    except Exception:  # noqa: BLE001 - not installed, a class or union it does not know, an unresolved name
+    except Exception:
         return False
 
 
@@ -206,7 +208,7 @@ def _is_plain(value: Any) -> bool:
     lists, dicts = ([value], []) if kind is list else ([], [value])
     if kind is not list and kind is not dict:
         return False
-    left = MAX_ITEMS
+    left = _MAX_ITEMS
     for _ in range(_JSON_DEPTH + 1):
         if dicts and not set(map(type, chain.from_iterable(dicts))) <= _STR:
             return False
@@ -220,7 +222,7 @@ def _is_plain(value: Any) -> bool:
             return True
         left -= len(items)
         if left < 0:
-            raise way_out(f"a structure of more than {MAX_ITEMS} items", "result", "Return less.")
+            raise way_out(f"a structure of more than {_MAX_ITEMS} items", "result", "Return less.")
         lists = [item for item in items if type(item) is list] if list in kinds else []
         dicts = [item for item in items if type(item) is dict] if dict in kinds else []
     return False

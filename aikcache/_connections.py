@@ -50,13 +50,13 @@ class Link:
     def __init__(self, connection: AbstractConnection, timeout: float) -> None:
         import hiredis
 
-        connection.connect()
+        connection.connect()  # type: ignore[no-untyped-call]
         self._connection = connection
-        self.sock: socket.socket = connection._sock  # type: ignore[attr-defined]
+        self.sock: socket.socket = connection._sock  # type: ignore[assignment]
         self.timeout = timeout
         self.reader = hiredis.Reader(
             protocolError=RemoteUnavailableError,
-            replyError=Refusal,  # type: ignore[arg-type]
+            replyError=Refusal,
             notEnoughData=_MORE,
         )
         self._buffer = bytearray(_BUFFER)
@@ -83,14 +83,14 @@ class Link:
             size = sock.recv_into(buffer)
             if not size:
                 raise ConnectionResetError("closed by the server")
-            self.reader.feed(buffer, 0, size)
+            self.reader.feed(buffer, 0, size)  # type: ignore[arg-type]
             late = True
         if shortened:
             sock.settimeout(self.timeout)
         return replies
 
     def close(self) -> None:
-        self._connection.disconnect()
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 class Connections:
@@ -186,7 +186,7 @@ class Connections:
         if url.startswith("embedded://"):
             self._server = _embedded.attach(url.removeprefix("embedded://") or None)
             url = f"unix://{self._server.socket}"
-        options: dict[str, Any] = dict(parse_url(url))
+        options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
         kind = options.pop("connection_class", Connection)
         options.setdefault("socket_connect_timeout", self.config.connect_timeout)
 

@@ -183,7 +183,9 @@ def check_function(fn: Any, what: str, *, coroutines: bool = True) -> Any:
     """A plain function, or a `TypeError` that says what was given and what to do instead."""
     name = getattr(fn, "__qualname__", None) or type(fn).__name__
     if isinstance(fn, type):
-        raise TypeError(f"@{what} decorates functions, and {name} is a class. Decorate its methods, or a factory function.")
+        raise TypeError(
+            f"@{what} decorates functions, and {name} is a class. Decorate its methods, or a factory function."
+        )
     if isinstance(fn, (classmethod, staticmethod, property)):
         kind = type(fn).__name__
         raise TypeError(f"@{what} goes below @{kind}, next to the function: put @{kind} on the outside.")
@@ -194,5 +196,3 @@ def check_function(fn: Any, what: str, *, coroutines: bool = True) -> Any:
     if not inspect.isfunction(fn):
         raise TypeError(f"@{what} decorates plain functions, got {type(fn).__name__} {name}. Wrap it in a def.")
     return fn
-
-

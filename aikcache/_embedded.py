@@ -229,7 +229,7 @@ def _keep(directory: str, binary: str, socket: str, kind: str) -> NoReturn:
     try:
         users = os.open(home / "users", os.O_RDWR)
         server.start()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller on the other side of the pipe reports it
+    except Exception as error:
         print(error, flush=True)
         os._exit(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

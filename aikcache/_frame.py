@@ -147,7 +147,7 @@ class Framer:
             return self._unpack(key, data)
         except DecodeError:
             raise
-        except Exception as error:  # noqa: BLE001 - hostile bytes are a miss, whatever they set off
+        except Exception as error:
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
 
     def _unpack(self, key: str, data: bytes) -> Frame:

@@ -35,7 +35,9 @@ class Guard:
         self._lock.acquire()
         self._owner = threading.get_ident()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         while self._later:
             self._later.popleft()()
         dead, self._dead = self._dead, []

@@ -51,7 +51,9 @@ def wrap(
 class _Ends:
     """What one decorated function ends."""
 
-    def __init__(self, fn: Callable[..., Any], where: str, patterns: Sequence[str], tags: Sequence[str], when: str) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], where: str, patterns: Sequence[str], tags: Sequence[str], when: str
+    ) -> None:
         self._signature = inspect.signature(fn)
         self._name = fn.__qualname__
         names = list(self._signature.parameters)

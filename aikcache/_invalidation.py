@@ -1,7 +1,7 @@
 """Ending what an invalidation names: first in Redis, for every process, then here.
 
-In this order, because what is dropped here would otherwise be fetched again, old, from Redis. When Redis cannot be told,
-what is local ends all the same.
+In this order, because what is dropped here would otherwise be fetched again, old, from Redis. When Redis cannot be
+told, what is local ends all the same.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from . import _patterns
 from ._flights import Flight
-from ._patterns import EVERYTHING, Target
-from ._tiers import ANY_TAG, Tiers
+from ._patterns import ANY_TAG, EVERYTHING, Target
+from ._tiers import Tiers
 from .errors import RemoteError
 
 

@@ -161,7 +161,7 @@ def _canonical(value: object) -> bytes:
     if cls is bytes:
         return _sized(b"b", value)  # type: ignore[arg-type]
     if cls is int:
-        return _sized(b"i", b"%x" % value)
+        return _sized(b"i", b"%x" % value)  # type: ignore[str-format]
     if cls is list or cls is tuple:
         return _many(b"l" if cls is list else b"t", [_canonical(item) for item in value])  # type: ignore[attr-defined]
     if cls is set or cls is frozenset:

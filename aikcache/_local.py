@@ -45,6 +45,10 @@ class Entry(Node):
 
     __slots__ = ("born", "deadline", "epoch", "local_key", "region", "size", "tags", "until")
 
+    region: Region
+    local_key: Hashable
+    size: int
+    tags: tuple[str, ...]
     until: float  # handed out as it is before this
     deadline: float  # not handed out at all from here on
     born: float  # when the question that gave it was asked
@@ -59,8 +63,8 @@ class Counters:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+        self.remote_hits = self.joined = self.misses = self.loads = self.writes = self.stale = 0
+        self.evictions = self.errors = self.bytes_written = 0
 
 
 class Region:
@@ -152,7 +156,9 @@ class LocalTier:
         if ":" in group:
             return self.regions.get(group, ())
         lead = group + ":"
-        return [r for name, found in list(self.regions.items()) if name == group or name.startswith(lead) for r in found]
+        return [
+            r for name, found in list(self.regions.items()) if name == group or name.startswith(lead) for r in found
+        ]
 
     # Look up and fill
 

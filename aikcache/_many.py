@@ -14,7 +14,9 @@ from typing import Any
 
 from ._flights import ALONE, FAILED, LANDED, Flight, Held
 from ._remote import Read
-from ._tiers import FIRST_PAUSE, LONGEST_PAUSE, MISSING, Ready, Request, Tiers
+from ._request import MISSING, Ready, Request
+from ._stamped import FIRST_PAUSE, LONGEST_PAUSE
+from ._tiers import Tiers
 from .errors import RemoteError
 
 Load = Callable[[Sequence[int]], Sequence[Any]]
@@ -122,7 +124,7 @@ class _Batch:
         for i in places:
             groups.update(dict.fromkeys(self.requests[i].all_groups()))
         names = list(groups)
-        epoch = tiers.stamps.epoch
+        epoch, asked = tiers.stamps.epoch, tiers.clock()
         known = dict(zip(names, tiers.stamps.known(names), strict=True))
         unknown = [name for name, stamp in known.items() if stamp is None]
         reads, stamps = tiers.remote.read_many([self.requests[i].key for i in places], unknown)
@@ -130,6 +132,7 @@ class _Batch:
         known.update(zip(unknown, stamps, strict=True))
         for i in places:
             request = self.requests[i]
+            request.asked = asked
             request.known = {name: known[name] for name in request.all_groups()}
         return reads
 
@@ -145,10 +148,10 @@ class _Batch:
     def _acquire(self, places: list[int]) -> list[int]:
         """Ask for all leases at once; gives the places that others are loading."""
         tiers = self.tiers
-        if tiers.remote is None or not places:
+        if tiers.shared is None or not places:
             return []
         try:
-            tiers.ensure_stamps(*(self.requests[i] for i in places))
+            tiers.shared.ensure(*(self.requests[i] for i in places))
             return self._ask_leases(places)
         except RemoteError as error:
             tiers.failed(self.requests[places[0]], error)
@@ -156,11 +159,11 @@ class _Batch:
 
     def _ask_leases(self, places: list[int]) -> list[int]:
         tiers = self.tiers
-        assert tiers.remote is not None
+        assert tiers.shared is not None
         tokens = {i: os.urandom(16) for i in places}
-        wanted = [(r.key, tokens[i], r.digest(), r.seen) for i in places if (r := self.requests[i])]
+        wanted = [(self.requests[i].key, tokens[i], self.requests[i].digest(), self.requests[i].seen) for i in places]
         busy = []
-        for i, answer in zip(places, tiers.remote.acquire_many(wanted, tiers.lease_ms), strict=True):
+        for i, answer in zip(places, tiers.shared.remote.acquire_many(wanted, tiers.shared.lease_ms), strict=True):
             if answer is None:
                 self.tokens[i] = tokens[i]
             elif not isinstance(answer, Read) or not self._take(i, answer):

@@ -25,6 +25,8 @@ from ._config import check_name
 from .errors import ConfigError, InvalidKeyError
 
 EVERYTHING = "*"
+ANY_TAG = "#"
+"""The group whose stamp every tag's invalidation renews: it tells whether tags known only after the load still hold."""
 _FORMATTER = Formatter()
 _WILD = re.compile(r"[*?\[]")
 _UNFIT = re.compile(r"[\s{}\x00-\x1f\x7f]")
@@ -109,7 +111,9 @@ class Template:
                 try:
                     value, _ = _FORMATTER.get_field(name, (), values)
                 except Exception as error:
-                    raise InvalidKeyError(f"the field {{{name}}} of {self.text!r} cannot be filled: {error!r}") from error
+                    raise InvalidKeyError(
+                        f"the field {{{name}}} of {self.text!r} cannot be filled: {error!r}"
+                    ) from error
                 out.append(render(value))
         return "".join(out)
 

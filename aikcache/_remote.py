@@ -86,8 +86,7 @@ class Remote:
                 commands.append(("SET", stamp, fresh_stamp(), "NX", "GET"))
         replies = self._ask(commands)
         return [
-            reply if reply is not None else fresh_of(command)
-            for command, reply in zip(commands, replies, strict=True)
+            reply if reply is not None else fresh_of(command) for command, reply in zip(commands, replies, strict=True)
         ]
 
     def put(self, key: str, frame: bytes, keep_ms: int) -> None:
@@ -110,9 +109,7 @@ class Remote:
         calls = [self._acquire_call(key, token, digest, lease_ms, seen, False) for key, token, digest, seen in wanted]
         return [_granted(reply) for reply in self._ask(calls)]
 
-    def _acquire_call(
-        self, key: str, token: bytes, digest: bytes, lease_ms: int, seen: bytes, insist: bool
-    ) -> Command:
+    def _acquire_call(self, key: str, token: bytes, digest: bytes, lease_ms: int, seen: bytes, insist: bool) -> Command:
         keys = (key, self.space.lease(key))
         return _call(_scripts.ACQUIRE, keys, token, digest, lease_ms, seen[-_scripts.TAIL :], "1" if insist else "0")
 
@@ -152,7 +149,9 @@ class Remote:
             cursor: bytes | int = b"0"
             while True:
                 cursor, found = self._ask([("SCAN", cursor, "MATCH", pattern, "COUNT", batch)])[0]
-                values = [key for key in found if not key.startswith((self.space.pushed.encode(), lead.encode() + b"!"))]
+                values = [
+                    key for key in found if not key.startswith((self.space.pushed.encode(), lead.encode() + b"!"))
+                ]
                 if pattern != lead + glob:
                     values = found
                 if values:

@@ -122,7 +122,7 @@ class S3FIFOCache(cachetools.Cache[Any, Any]):
             self._main_len += 1
 
     def _remove(self, key: Any) -> int:
-        """Take a key out of the mapping, and say where it was; its node stays in its queue until the end, or a sweep."""
+        """Take a key out of the mapping, and say where it was; its node stays queued until the end, or a sweep."""
         node = self.peek(key)
         super().__delitem__(key)
         place, node.place = node.place, GONE

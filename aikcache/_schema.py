@@ -100,7 +100,7 @@ def _guarded(function: Callable[[Any], Iterator[object]], argument: object) -> l
     """Annotations run code when looked at (lazy aliases, descriptors): whatever that raises means "not known"."""
     try:
         return list(function(argument))
-    except Exception:  # noqa: BLE001 - whatever the user's own classes raise
+    except Exception:
         return []
 
 
@@ -146,7 +146,7 @@ def _hints(cls: Any, known: dict[str, type]) -> dict[str, object]:
 def _own_annotations(klass: type) -> dict[str, object]:
     try:
         return inspect.get_annotations(klass)
-    except Exception:  # noqa: BLE001 - from Python 3.14 on they are computed when asked for
+    except Exception:
         return {}
 
 
@@ -157,7 +157,7 @@ def _resolve(owner: type, name: str, hint: object, known: dict[str, type]) -> ob
     names = {**vars(owner), **known, owner.__name__: owner, **module}
     try:
         return typing.get_type_hints(stand_in, names, {owner.__name__: owner}, include_extras=True)[name]
-    except Exception:  # noqa: BLE001 - NameError mostly, but annotations may run any code
+    except Exception:
         return hint
 
 
@@ -203,6 +203,8 @@ def _describe_class(cls: Any, hints: dict[str, object]) -> str:
     if shape.kind == "struct":
         config = cls.__struct_config__
         text += f" {cls.__struct_encode_fields__} {config.array_like} {config.tag_field} {_value_text(config.tag)}"
+        # An UNSET field is left out of the payload, and its default comes back.
+        text += f" defaults {','.join(map(_value_text, cls.__struct_defaults__))}"
     return text
 
 

@@ -196,7 +196,9 @@ def _is_hooked(cls: Any, kind: str) -> bool:
         return hasattr(cls, "__post_init__") or bool(cls.__struct_config__.omit_defaults)
     if kind == "attrs":
         hooks = ("__attrs_pre_init__", "__attrs_post_init__")
+        # msgspec leaves private attrs fields out, and fills in their defaults.
         return any(hasattr(cls, hook) for hook in hooks) or any(
-            attribute.validator is not None or attribute.converter is not None for attribute in cls.__attrs_attrs__
+            field.validator is not None or field.converter is not None or field.name.startswith("_")
+            for field in cls.__attrs_attrs__
         )
     return kind == "pydantic" or hasattr(cls, "__post_init__")

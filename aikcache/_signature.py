@@ -50,7 +50,9 @@ class Signature:
         for what, names in (("ignore", ignore), ("normalize", self._normalize)):
             for name in names:
                 if name not in self.sig.parameters:
-                    raise ConfigError(f"{where}: {what} names {name!r}, which is no parameter; there are {self._list()}.")
+                    raise ConfigError(
+                        f"{where}: {what} names {name!r}, which is no parameter; there are {self._list()}."
+                    )
         for name, function in self._normalize.items():
             if not callable(function):
                 raise ConfigError(f"{where}: normalize[{name!r}] must be a function, got {type(function).__name__}.")
@@ -119,8 +121,8 @@ class Signature:
             cls = value if isinstance(value, type) else type(value)
             raise TypeError(
                 f"{self.fn.__qualname__} is a method, and its {self.receiver!r} cannot stand in a key. If the result "
-                f"does not depend on it, pass ignore=({self.receiver!r},); if it does, give {cls.__qualname__} a method "
-                f"__cache_key__() that returns what it depends on."
+                f"does not depend on it, pass ignore=({self.receiver!r},); if it does, give {cls.__qualname__} a "
+                f"method __cache_key__() that returns what it depends on."
             )
 
     def local_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:

@@ -52,7 +52,7 @@ class CacheStats(OperationStats):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the cache serves as it should. `ok` is False when its server cannot be used; calls are answered anyway."""
+    """Whether the cache serves as it should. `ok`: its server can be used; calls are answered anyway."""
 
     ok: bool
     server: str

@@ -23,12 +23,13 @@ from aikcache._schema import Table
 from aikcache._shape import Shape
 from aikcache.errors import EncodeError
 
-__all__ = ["MAX_ITEMS", "way_out", "write"]
+__all__ = ["way_out", "write"]
 
 # Two levels of JSON for one of ours stay under orjson's limit of 254.
 MAX_DEPTH: Final = 120
-# More than fit 16 MiB of JSON. It stops structures that share their parts, and are exponentially large as a tree.
-MAX_ITEMS: Final = 1 << 23
+# Each takes some 10 bytes, so more would not fit the default max_value_bytes. It stops structures that share their
+# parts, and are exponentially large as a tree.
+MAX_CONTAINERS: Final = 1 << 20
 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
@@ -78,7 +79,7 @@ class _Writer:
         self.table = table
         self.careful = careful
         self.atoms = frozenset({type(None), bool} | (set() if careful else {int, str}))
-        self.left = MAX_ITEMS
+        self.left = MAX_CONTAINERS
 
     def node(self, value: Any, depth: int) -> object:
         kind = type(value)
@@ -96,11 +97,11 @@ class _Writer:
             return {"!U": None}
         raise _RefusedError(kind.__qualname__)
 
-    def items(self, values: Iterable[object], count: int, depth: int, step: str = "[{}]") -> list[object]:
+    def items(self, values: Iterable[object], depth: int, step: str = "[{}]") -> list[object]:
         """The nodes of a container, with the failing item's step in the path."""
-        self.left -= count
+        self.left -= 1
         if self.left < 0:
-            raise _RefusedError(f"a structure of more than {MAX_ITEMS} items", "Return less.")
+            raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
         done: list[object] = []
         try:
             for value in values:
@@ -128,7 +129,7 @@ class _Writer:
     def _record(self, record: Any, shape: Shape, depth: int) -> object:
         values = record if shape.kind == "namedtuple" else ()
         node: list[object] = [self.table.names[shape.cls], len(values)]
-        node += self.items(tuple.__iter__(values), len(values), depth)
+        node += self.items(tuple.__iter__(values), depth)
         state = shape.state(record)
         for name, value in state.items():
             try:
@@ -152,21 +153,21 @@ class _Writer:
         return {"!b": _base64(value)}
 
     def put_list(self, value: list[object], depth: int) -> object:
-        return self.items(value, len(value), depth)
+        return self.items(value, depth)
 
     def put_tuple(self, value: tuple[object, ...], depth: int) -> object:
-        return {"!t": self.items(value, len(value), depth)}
+        return {"!t": self.items(value, depth)}
 
     def put_set(self, value: set[object], depth: int) -> object:
-        return {"!S": self.items(value, len(value), depth, "{{member}}")}
+        return {"!S": self.items(value, depth, "{{member}}")}
 
     def put_frozenset(self, value: frozenset[object], depth: int) -> object:
-        return {"!F": self.items(value, len(value), depth, "{{member}}")}
+        return {"!F": self.items(value, depth, "{{member}}")}
 
     def put_dict(self, value: dict[Any, object], depth: int) -> object:
-        self.left -= len(value)
+        self.left -= 1
         if self.left < 0:
-            raise _RefusedError(f"a structure of more than {MAX_ITEMS} items", "Return less.")
+            raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
         named = set(map(type, value)) <= {str} and not any(key.startswith("!") for key in value)
         if named and self.careful:
             named = all(map(_is_utf8, value))
@@ -181,9 +182,15 @@ class _Writer:
             if named:
                 fields[key] = node
             else:
-                pairs += self.items((key,), 1, depth, "{{key}}")
-                pairs.append(node)
+                pairs += self._key(key, depth), node
         return fields if named else {"!d": pairs}
+
+    def _key(self, key: object, depth: int) -> object:
+        try:
+            return self.node(key, depth + 1)
+        except _RefusedError as refused:
+            refused.steps.append("{key}")
+            raise
 
     def put_datetime(self, value: dt.datetime, depth: int) -> object:
         return {"!D": [value.replace(tzinfo=None).isoformat(), value.fold, self._zone(value.tzinfo, depth)]}

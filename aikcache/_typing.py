@@ -9,7 +9,7 @@ from ._call import CacheInfo
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 T = TypeVar("T")
 S = TypeVar("S", contravariant=True)
 

@@ -17,9 +17,9 @@ It has the function's own signature, so the interpreter binds the arguments, and
 `get(resource_id=i)` are one entry. A value is used as a key only where its type is the expected one: `1`, `1.0` and
 `True` are equal and must not share an entry, and what is not expected goes through `other`, which tells them apart.
 
-`entry.hits += 1` follows the look-up without a call in between, so the interpreter cannot switch threads there: a hit is
-counted on an entry that is still in the table, and counts are exact. (CPython with its lock; measured ns per hit in one
-run: functools.lru_cache 49, this 125.)
+`entry.hits += 1` follows the look-up without a call in between, so the interpreter cannot switch threads there: a hit
+is counted on an entry that is still in the table, and counts are exact. (CPython with its lock; measured ns per hit in
+one run: functools.lru_cache 49, this 125.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from uuid import UUID
 from ._local import Region
 from ._signature import Signature
 
-_EXPRESSION = {UUID: "{}.int"}
+_EXPRESSION: dict[type, str] = {UUID: "{}.int"}
 _N = "_aikcache_"
 """Before every name that is not the function's own."""
 
@@ -47,7 +47,7 @@ def make(
     other: Callable[..., Any],
     clock: Callable[[], float] = monotonic,
 ) -> Callable[..., Any]:
-    """A function like `signature.fn` that answers from `region` what it can, and asks `miss` and `late` for the rest."""
+    """A function like `signature.fn` that answers from `region` what it can and asks `miss` and `late` for the rest."""
     fn = signature.fn
     names: dict[str, Any] = {
         "table": region.table, "region": region, "clock": clock,
@@ -71,7 +71,9 @@ def factory({", ".join(_N + n for n in names)}):
 """
     scope: dict[str, Any] = {}
     exec(compile(source, f"<aikcache wrapper of {fn.__module__}.{fn.__qualname__}>", "exec"), scope)
-    wrapper: Callable[..., Any] = functools.update_wrapper(scope["factory"](**{_N + n: v for n, v in names.items()}), fn)
+    wrapper: Callable[..., Any] = functools.update_wrapper(
+        scope["factory"](**{_N + n: v for n, v in names.items()}), fn
+    )
     return wrapper
 
 

@@ -31,7 +31,7 @@ from _catalog_model import (
     Version,
     resource_id_of,
 )
-from _catalog_scan import locate, scan
+from _catalog_scan import Scanned, locate, scan
 
 from aikcache import cached, default_cache, invalidates
 
@@ -168,8 +168,9 @@ def relationships(resource_id: UUID) -> tuple[Relationship, ...]:
 )
 def reindex(resource: Resource) -> Resource:
     """Read a resource's file again: a new version, a new revision, the imports as they are now."""
+    scanned = _scan(resource)
     with transaction() as opened:
-        renewed, rewired = _reindex(opened, resource)
+        renewed, rewired = _record(opened, resource, scanned)
     # After the commit: ended before it, these could be cached again from the rows as they were.
     if rewired:
         default_cache().invalidate("lineage")
@@ -181,17 +182,22 @@ def reindex(resource: Resource) -> Resource:
 @invalidates("search", "lineage")
 def reindex_many(resources: list[Resource]) -> list[Resource]:
     """Re-index in one transaction, all or none of them."""
+    scans = [_scan(resource) for resource in resources]
     with transaction() as opened:
-        renewed = [_reindex(opened, resource)[0] for resource in resources]
+        renewed = [_record(opened, *pair)[0] for pair in zip(resources, scans, strict=True)]
     # How many tags a call ends is known only here, so no template can name them. One round trip for the batch.
     default_cache().invalidate_tags(*(_tag(resource.id) for resource in renewed))
     return renewed
 
 
-def _reindex(opened: sqlite3.Connection, resource: Resource) -> tuple[Resource, bool]:
-    """The resource as it is now, and whether its imports have changed."""
+def _scan(resource: Resource) -> Scanned:
+    """Before the transaction: parsing takes milliseconds, for which other writers need not wait."""
+    return scan(locate(resource.path), resource.name, resource.type)
+
+
+def _record(opened: sqlite3.Connection, resource: Resource, scanned: Scanned) -> tuple[Resource, bool]:
+    """Write what a scan has found: the resource as it is now, and whether its imports have changed."""
     identity = str(resource.id)
-    scanned = scan(locate(resource.path), resource.name, resource.type)
     reached = resolve(scanned.imports, resource.name, _known(opened, [i.targets for i in scanned.imports]))
     now = datetime.now(UTC).isoformat()
     row = opened.execute(

@@ -452,6 +452,24 @@ def test_changed_annotation_is_a_decode_error(before: Any, after: Any, value: An
         Codec(after).decode(encoded.codec, encoded.payload, NO_CLASSES)
 
 
+def test_defaults_never_stand_in_for_stored_fields() -> None:
+    """A field msgspec leaves out of its payload comes back as stored, or as a miss, when its default has changed."""
+
+    def make(default: Any) -> tuple[Any, Any]:
+        attr = attrs.make_class("A", {"_x": attrs.field(default=default, type=int)}, class_body={"__module__": "shop"})
+        field = ("x", int | msgspec.UnsetType, default)
+        return attr, msgspec.defstruct("S", [field], module="shop")
+
+    for old, new in zip(make(msgspec.UNSET), make(1), strict=True):
+        writer, reader = Codec(old), Codec(new)
+        encoded = writer.encode(old())
+        try:
+            decoded: Any = reader.decode(encoded.codec, encoded.payload, writer.schema)
+        except DecodeError:
+            continue
+        assert getattr(decoded, "_x", decoded) is msgspec.UNSET
+
+
 def test_class_deep_below_changes_the_schema() -> None:
     """The schema covers every class reachable, through fields, generics, unions and aliases."""
     inner, other = versions(a=int), versions(a=str)

@@ -205,6 +205,15 @@ def test_cycle_is_refused(kind: str) -> None:
         Codec().encode(cyclic(kind))
 
 
+def test_exponential_structure_is_refused() -> None:
+    """Lists that share their parts, small in memory and endless as a tree, are refused."""
+    value: list[Any] = []
+    for _ in range(60):
+        value = [value, value]
+    with pytest.raises(EncodeError, match="a structure of more than"):
+        Codec().encode(value)
+
+
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_too_deep_is_refused(kind: type) -> None:
     """Nesting beyond the limit is an EncodeError; a reasonable depth is not."""

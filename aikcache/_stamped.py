@@ -1,0 +1,152 @@
+"""Values in Redis under their groups' stamps: which are fresh, who may load, and what is written.
+
+A value is fresh when the digest in its frame is that of its groups' current stamps. The stamps are those this process
+believes, or are read in the value's own round trip; they are read after the value, so what ends in between is seen as
+ended. Those that a load will be stored under are fixed before it begins.
+
+It knows nothing of the local tier, and decodes no payload. Every method may raise `RemoteError`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+from ._config import CacheConfig
+from ._frame import Frame, Framer
+from ._local import Packed
+from ._patterns import ANY_TAG, tag_group
+from ._remote import Busy, Read, Remote
+from ._request import Request
+from ._stamps import Stamps
+from ._trouble import Trouble
+from .errors import DecodeError
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+
+
+class Stamped:
+    """The remote tier of one cache, as its stamps make it."""
+
+    def __init__(
+        self, config: CacheConfig, remote: Remote, stamps: Stamps, trouble: Trouble, clock: Callable[[], float]
+    ) -> None:
+        self.remote = remote
+        self.stamps = stamps
+        self.trouble = trouble
+        self.clock = clock
+        self._longest = max((*config.ttls.values(), config.default_ttl))
+        self.framer = Framer(
+            compress_min_bytes=config.compress_min_bytes,
+            compress_level=config.compress_level,
+            max_value_bytes=config.max_value_bytes,
+            secret=config.secret,
+        )
+        # Granted for less than others wait, so that a loader's death is noticed while they still do.
+        self.lease_seconds = min(config.lease_ttl, max(config.lease_wait / 2, 0.05))
+        self.lease_ms = int(self.lease_seconds * 1000)
+
+    # Reading
+
+    def read(self, request: Request) -> Read:
+        """What stands under the request's key, and with it all stamps that it needs and that are not believed."""
+        epoch = self.stamps.epoch
+        groups = request.all_groups()
+        stamps = self.stamps.known(groups)
+        unknown = [group for group, stamp in zip(groups, stamps, strict=True) if stamp is None]
+        request.asked = self.clock()
+        read = self.remote.read(request.key, unknown)
+        self.stamps.remember(unknown, read.stamps, epoch)
+        request.known = dict(zip(groups, stamps, strict=True))
+        request.known.update(zip(unknown, read.stamps, strict=True))
+        return read
+
+    def unpack(self, request: Request, data: bytes) -> tuple[Frame, bool] | None:
+        """The frame, and whether its stamps are the current ones. None: it is no frame of this key."""
+        try:
+            frame = self.framer.unpack(request.key, data)
+        except DecodeError as error:
+            request.region.counters.errors += 1
+            self.trouble.report("decode", f"what Redis holds for {request.key} is not a frame of it: {error}")
+            return None
+        groups = [tag_group(name) for name in frame.tags]
+        unknown = [group for group in groups if group not in request.known]
+        if unknown:
+            epoch = self.stamps.epoch
+            stamps = self.stamps.known(unknown)
+            if None in stamps:
+                stamps = self.remote.stamps(unknown)
+                self.stamps.remember(unknown, stamps, epoch)
+            request.known.update(zip(unknown, stamps, strict=True))
+        base = request.groups[: len(request.groups) - len(request.tags)]
+        if any(request.known[group] is None for group in (*base, *groups)):
+            return frame, False
+        return frame, request.digest(frame.tags) == frame.digest
+
+    # Loading
+
+    def ensure(self, *requests: Request) -> None:
+        """Before a load every group has a stamp, and those of tags will outlive what is stored under them."""
+        wanted: dict[str, bytes | None] = {}
+        for request in requests:
+            for group, stamp in request.known.items():
+                if stamp is None or (group.startswith("#") and group != ANY_TAG):
+                    wanted[group] = stamp
+        if wanted:
+            epoch = self.stamps.epoch
+            made = self.remote.ensure(list(wanted), max(map(self._keep_ms, requests)))
+            self.stamps.remember(list(wanted), made, epoch)
+            stamps = dict(zip(wanted, made, strict=True))
+            for request in requests:
+                request.known.update((group, stamps[group]) for group in request.known if group in stamps)
+
+    def lease(self, request: Request, deadline: float) -> bytes | Read | None:
+        """The right to load, a token; or the value that has arrived instead; or None: waiting took too long."""
+        token = os.urandom(16)
+        pause = FIRST_PAUSE
+        while True:
+            request.asked = self.clock()
+            answer = self.remote.acquire(request.key, token, request.digest(), self.lease_ms, request.seen)
+            if not isinstance(answer, Busy):
+                return token if answer is None else answer
+            left = deadline - self.clock()
+            if left <= 0:
+                return None
+            time.sleep(min(pause * random.uniform(0.5, 1.5), left))
+            pause = min(pause * 1.6, LONGEST_PAUSE)
+
+    def take_lease(self, request: Request) -> bytes:
+        """The right to load, whoever had it."""
+        token = os.urandom(16)
+        self.remote.acquire(request.key, token, request.digest(), self.lease_ms, b"", insist=True)
+        return token
+
+    def late(self, request: Request, tags: tuple[str, ...]) -> bool:
+        """Stamps of tags that only the result named. False: some tag ended since before the load, maybe one of them."""
+        groups = [group for group in map(tag_group, tags) if group not in request.known]
+        before = request.known.get(ANY_TAG)
+        *stamps, after = self.remote.ensure([*groups, ANY_TAG], self._keep_ms(request))  # its stamp after theirs
+        request.known.update(zip(groups, stamps, strict=True))
+        return before == after
+
+    def pack(self, request: Request, packed: Packed, seconds: float, cost: float, tags: tuple[str, ...]) -> bytes:
+        """The frame of a value, under the stamps known before its load."""
+        keep_ms = max(int(seconds * 1000), 1)
+        return self.framer.pack(
+            request.key,
+            codec=packed.codec,
+            schema=packed.schema,
+            digest=request.digest(tags),
+            cost=cost,
+            ttl_ms=keep_ms,
+            keep_ms=keep_ms,
+            tags=tags,
+            payload=packed.payload,
+        )
+
+    def _keep_ms(self, request: Request) -> int:
+        """How long stamps must live for what this request may store."""
+        ttl = request.policy.ttl
+        return int(1000 * (ttl if isinstance(ttl, float) else max(request.ttl, self._longest)))
