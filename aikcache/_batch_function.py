@@ -71,5 +71,7 @@ class BatchCall:
     def _request(self, tiers: Tiers, one: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         request = self._one.request(tiers, (*args[: self._place], one, *args[self._place + 1 :]), kwargs)
         request.relink = False
+        # By text: a `cached` function of this name may take ids of another type, and its quick key must not be taken.
+        request.local_key = (request.key[len(tiers.space.lead) + len(request.region.name) + 1 :],)
         request.load = lambda: self._run([one], args, kwargs).get(one, MISSING)
         return request

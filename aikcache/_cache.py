@@ -7,23 +7,30 @@ thread; none raises because of Redis but `ping`, which is there to ask.
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _config, _explain, _invalidation, _keys, _many, _patterns, _policy, _stats
+from . import _config, _deferred, _explain, _invalidation, _keys, _many, _patterns, _policy, _stats
+from ._channel import Channel
 from ._codec import Codec
 from ._connections import Connections
 from ._decorators import Decorators
-from ._invalidation import Ending
+from ._deferred import Deferred
+from ._invalidation import Hearing
+from ._journal import Journal
 from ._keys import Space
 from ._local import Region
-from ._patterns import Template
+from ._patterns import Ending, Template
 from ._policy import Policy, Ttl
+from ._recovery import Recovery
 from ._remote import Remote
 from ._request import MISSING, Request
 from ._stats import CacheStats, Health
+from ._sweep import Sweep
 from ._tiers import Tiers
 from .errors import ConfigError, RemoteError, RemoteUnavailableError
 
@@ -60,8 +67,19 @@ class Cache(Decorators):
         self.tiers = self._open()
 
     def _open(self) -> Tiers:
-        remote = None if self.config.url is None else Remote(Connections(self.config), self.space)
-        return Tiers(self.config, self.space, remote, monotonic)
+        config = self.config
+        tiers = Tiers(config, self.space, monotonic)
+        if config.url is not None:
+            connections = Connections(config)
+            remote = Remote(connections, self.space, tiers.stamps)
+            hearing = Hearing(tiers)
+            journal = None if config.journal is None else Journal(config.journal)
+            forget, limit = hearing.everything_ended, config.max_pending_invalidations
+            recovery = Recovery(remote, tiers.trouble, tiers.clock, limit, journal, forget)
+            connections.greet = recovery.greet
+            tiers.back(remote, recovery, Channel(remote, hearing, tiers.trouble, tiers.clock))
+        weakref.finalize(self, tiers.close)  # also when the interpreter ends
+        return tiers
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Cache:
@@ -170,12 +188,13 @@ class Cache(Decorators):
 
     # Invalidation
 
-    def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> None:
+    def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> Sweep | None:
         """End all that matches, in every process. `fields` fill the patterns' `{names}`, escaped.
 
         `prefix`, `prefix:operation`, either with `:*`, and `*` take one round trip whatever they hold; so does a key.
-        Any other glob is swept, which takes time in proportion to the keyspace. Returns when it is done; never raises
-        because of Redis.
+        Any other glob is swept, which takes time in proportion to the keyspace: with `background=True` a thread does
+        it, and the handle returned tells how far it is. Never raises because of Redis: what Redis could not be told is
+        kept, and told before this process reads from it again.
 
         Raises:
             ConfigError: a pattern is malformed, or names a field that was not given.
@@ -184,7 +203,17 @@ class Cache(Decorators):
         for pattern in patterns:
             template = Template(pattern, fields, "invalidate: a pattern")
             targets.append(_patterns.resolve(template.fill(fields, _keys.parameter)))
-        self.end(_invalidation.ending(self.tiers, targets))
+        what = _invalidation.ending(self.tiers, targets)
+        if not background:
+            self.end(what)
+            return None
+        progress = Sweep()
+
+        def work(progress: Sweep) -> None:
+            _invalidation.end(self.tiers, what, progress)
+
+        threading.Thread(target=progress.run, args=(work,), name="aikcache-sweep", daemon=True).start()
+        return progress
 
     def invalidate_key(self, *keys: str) -> None:
         """End what is cached under these keys, in every process."""
@@ -199,11 +228,28 @@ class Cache(Decorators):
         self.end(Ending(groups=(_patterns.EVERYTHING,)))
 
     def end(self, what: Ending) -> None:
-        """End what was resolved already; never raises."""
-        if what:
+        """End what was resolved already, now or when the block of `deferred()` succeeds; never raises."""
+        block = _deferred.current(self)
+        if block is not None:
+            block.add(what)
+        elif what:
             _invalidation.end(self.tiers, what)
 
+    def deferred(self) -> Deferred:
+        """A block whose invalidations wait for its success, and are dropped when it raises.
+
+        Put it around the transaction, so that they follow the commit: `with cache.deferred(), session.begin(): ...`
+        """
+        return Deferred(self, lambda what: _invalidation.end(self.tiers, what))
+
     # State
+
+    def wait_coherent(self, timeout: float | None = None) -> bool:
+        """Wait until others' invalidations arrive at once; for scripts and tests. False: not in `timeout` seconds."""
+        if self.tiers.channel is None:
+            return True
+        self.tiers.channel.start()
+        return self.tiers.channel.live.wait(timeout)
 
     def stats(self) -> CacheStats:
         """What this cache did in this process since it was made."""

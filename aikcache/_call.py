@@ -17,7 +17,7 @@ from ._local import Entry, Region
 from ._patterns import Template
 from ._policy import Policy
 from ._request import MISSING, Request
-from ._signature import Arguments, Signature
+from ._signature import Arguments, ReceiverError, Signature
 from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
@@ -100,11 +100,9 @@ class CachedCall:
         """The table's key for arguments that are not of the quick types; nothing is ever found under None."""
         try:
             return self.signature.local_key(args, kwargs)
-        except InvalidKeyError:
-            return None
-        except TypeError:
-            if self.signature.receiver is not None:
-                self.signature.check_receiver(self.signature.arguments(args, kwargs))
+        except ReceiverError:
+            raise
+        except Exception:
             return None
 
     def unkeyed(self, tiers: Tiers, error: InvalidKeyError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -120,7 +118,7 @@ class CachedCall:
     def key_text(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         try:
             return f"{self.region.name}:{self.signature.parameters(args, kwargs)}"
-        except (InvalidKeyError, TypeError):
+        except (InvalidKeyError, ReceiverError):
             raise
         except Exception as error:  # of key=, normalize= or __cache_key__
             raise InvalidKeyError(
@@ -135,6 +133,8 @@ class CachedCall:
             arguments = self.signature.arguments(args, kwargs)
             filled = (template.fill(arguments, _patterns.tag_text) for template in self._templates)
             tags = tuple(dict.fromkeys(filled))
+            for tag in tags:  # an empty or endless one is found here, where the call can go on without the cache
+                _patterns.tag_group(tag)
             if self._tags is not None:
                 late_tags = functools.partial(_call_with, self._tags, arguments)
         return Request(

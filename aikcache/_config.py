@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from .errors import ConfigError
 
@@ -119,7 +120,7 @@ class CacheConfig:
             )
         if not isinstance(self.strict, bool):
             raise ConfigError(f"strict must be True or False, got {self.strict!r}.")
-        if self.secret is not None and len(self.secret) < 16:
+        if self.secret is not None and (not isinstance(self.secret, (str, bytes)) or len(self.secret) < 16):
             raise ConfigError("secret must be at least 16 characters or bytes. `secrets.token_urlsafe(32)` makes one.")
         ttls = {check_name("a prefix in ttls", p): check_seconds(f"ttls[{p!r}]", t) for p, t in self.ttls.items()}
         object.__setattr__(self, "ttls", ttls)
@@ -145,6 +146,17 @@ def check_url(url: object) -> None:
         near = difflib.get_close_matches(scheme, SCHEMES, 1)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise ConfigError(f"url has the unknown scheme {scheme!r}; known are {', '.join(SCHEMES)}.{hint}")
+    if scheme in ("redis", "rediss"):
+        try:
+            parts = urlsplit(url)
+            sound = parts.port != 0 and re.fullmatch(r"/?[0-9]*", parts.path)
+        except ValueError:  # says what it stumbled on, which may be a part of the password
+            sound = None
+        if not sound:
+            raise ConfigError(
+                f"url must look like {scheme}://[[user]:password@]host:port/database, with a number for port and "
+                f"database. In user and password percent-encode ':', '/', '@', '?', '#', '[' and ']'."
+            )
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(CacheConfig)}

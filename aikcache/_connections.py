@@ -14,13 +14,12 @@ thread's. After `fork` the child starts without any.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 import time
-import weakref
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _embedded
 from ._breaker import Breaker
@@ -40,6 +39,13 @@ _UNSERVING = ("LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", 
 
 class Refusal(Exception):
     """An error reply, as the reader hands it over; the text is the server's own and holds no value."""
+
+
+class Run(NamedTuple):
+    """One run of a server, from its start to its end; `uptime` in seconds."""
+
+    id: str
+    uptime: int
 
 
 class Link:
@@ -63,6 +69,47 @@ class Link:
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
+
+    def send_command(self, *command: str | bytes | int) -> None:
+        import hiredis
+
+        try:
+            self.sock.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        except OSError as error:
+            raise RemoteUnavailableError(f"the connection broke: {type(error).__name__}") from error
+
+    def poll(self, seconds: float) -> list[Any]:
+        """What has arrived, waiting for it `seconds` at most; for a connection that is not asked but listens."""
+        messages: list[Any] = []
+        try:
+            while (message := self.reader.gets()) is not _MORE:
+                messages.append(message)
+            if messages:
+                return messages
+            self.sock.settimeout(seconds)
+            size = self.sock.recv_into(self._buffer)
+        except TimeoutError:
+            return []
+        except OSError as error:
+            raise RemoteUnavailableError(f"the connection broke: {type(error).__name__}") from error
+        if not size:
+            raise RemoteUnavailableError("the server closed the connection")
+        self.reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]
+        while (message := self.reader.gets()) is not _MORE:
+            messages.append(message)
+        return messages
+
+    def interrupt(self) -> None:
+        """Make a `poll` in another thread return."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def ask(self, commands: list[Command]) -> list[Any]:
+        """Replies to commands, within the connection's own timeout; for the first words on a new connection."""
+        import hiredis
+
+        self.send(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type]
+        return self.receive(len(commands), time.monotonic() + self.timeout)
 
     def receive(self, count: int, deadline: float) -> list[Any]:
         """`count` replies, all before `deadline` (monotonic seconds)."""
@@ -104,7 +151,8 @@ class Connections:
         self._server: _embedded.Attachment | None = None
         self._factory: Any = None
         self._closed = False
-        _living.add(self)
+        self.run_id: str | None = None
+        self.greet: Callable[[Run, bool, Callable[[list[Command]], list[Any]]], None] | None = None
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all commands at once and return their replies, a `Refusal` where the server answered with an error.
@@ -173,11 +221,29 @@ class Connections:
             if self._factory is None:
                 self._factory = self._make_factory()
             timeout = timeout or self.config.timeout
-            return Link(self._factory(protocol=protocol, client_name=name, socket_timeout=timeout), timeout)
+            link = Link(self._factory(protocol=protocol, client_name=name, socket_timeout=timeout), timeout)
         except ConfigError:
             raise
         except Exception as error:  # redis-py's, the resolver's, the embedded server's: all mean "no server"
             raise self._translate(error) from error
+        try:
+            self._meet(link)
+        except BaseException as error:
+            link.close()
+            raise self._translate(error) from error
+        return link
+
+    def _meet(self, link: Link) -> None:
+        """Who is this? A server not met before is greeted before anything is asked of it."""
+        (reply,) = link.ask([("INFO", "server")])
+        if not isinstance(reply, bytes):  # refused by an ACL: its restarts then go unnoticed
+            return
+        told = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+        run = Run(told.get("run_id", ""), int(told.get("uptime_in_seconds", "0")))
+        if run.id != self.run_id:
+            if self.greet is not None:
+                self.greet(run, self.run_id is not None, link.ask)
+            self.run_id = run.id
 
     def _make_factory(self) -> Any:
         from redis.connection import Connection, parse_url
@@ -213,14 +279,3 @@ class Connections:
         self._drop_idle()
         if self._server is not None:
             self._server.close()
-
-
-_living: weakref.WeakSet[Connections] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for connections in list(_living):
-        connections.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

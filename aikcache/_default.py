@@ -7,7 +7,6 @@ has replaced it.
 
 from __future__ import annotations
 
-import atexit
 import threading
 from typing import Any
 
@@ -20,7 +19,8 @@ class Default(Decorators):
     """Stands in for a cache that may not exist yet."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects `_made` while it is replaced; no user code runs under it
+        # Protects `_made` while it is replaced. Re-entrant: a finaliser that calls a cached function may run inside.
+        self._lock = threading.RLock()
         self._made: Cache | None = None
         self._regions: dict[str, Region] = {}
         self._declared: dict[str, tuple[str, str]] = {}
@@ -29,9 +29,10 @@ class Default(Decorators):
         made = self._made
         if made is not None:
             return made
+        new = Cache.from_env()
         with self._lock:
             if self._made is None:
-                self._made = Cache.from_env()
+                self._made = new
             return self._made
 
     def _region(self, name: str) -> Region:
@@ -45,13 +46,8 @@ class Default(Decorators):
             old.close()
         return made
 
-    def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
-
 
 default = Default()
-atexit.register(default.close)
 cached = default.cached
 cached_many = default.cached_many
 invalidates = default.invalidates

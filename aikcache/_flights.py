@@ -11,9 +11,7 @@ that waiters pass on. After `fork` the child has no flights, for their leaders a
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,10 +30,11 @@ class Held(NamedTuple):
 class Flight:
     """One load, and what came of it. `ended`: an invalidation has hit it, so its result is for its waiters alone."""
 
-    __slots__ = ("_landing", "ended", "groups", "held", "key", "state", "thread")
+    __slots__ = ("_landing", "began", "ended", "groups", "held", "key", "state", "thread")
 
-    def __init__(self, key: str, groups: tuple[str, ...]) -> None:
+    def __init__(self, key: str, groups: tuple[str, ...], began: float) -> None:
         self.key = key
+        self.began = began
         self.groups = groups
         self.thread = threading.get_ident()
         self.state = UNDER_WAY
@@ -62,18 +61,17 @@ class Flight:
 class Flights:
     """The loads under way in this process for one cache."""
 
-    __slots__ = ("__weakref__", "_flying")
+    __slots__ = ("_flying",)
 
     def __init__(self) -> None:
         self._flying: dict[str, Flight] = {}
-        _living.add(self)
 
     def __len__(self) -> int:
         return len(self._flying)
 
-    def join(self, key: str, groups: tuple[str, ...]) -> tuple[Flight, bool]:
+    def join(self, key: str, groups: tuple[str, ...], now: float) -> tuple[Flight, bool]:
         """The flight of a key, and whether the caller leads it."""
-        mine = Flight(key, groups)
+        mine = Flight(key, groups, now)
         flight = self._flying.setdefault(key, mine)
         return flight, flight is mine
 
@@ -98,14 +96,3 @@ class Flights:
 
     def forget(self) -> None:
         self._flying.clear()
-
-
-_living: weakref.WeakSet[Flights] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for flights in list(_living):
-        flights.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

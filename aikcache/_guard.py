@@ -19,21 +19,20 @@ from types import TracebackType
 class Guard:
     """Mutual exclusion for short sections. Entering twice in one thread is an error: ask `held()` first, or `do`."""
 
-    __slots__ = ("_dead", "_later", "_lock", "_owner")
+    __slots__ = ("_dead", "_later", "_lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner = 0
+        # Re-entrant for one reason: it knows its owner without a gap, in which a finaliser or signal handler could run.
+        self._lock = threading.RLock()
         self._later: deque[Callable[[], object]] = deque()
         self._dead: list[object] = []
 
     def held(self) -> bool:
         """True when this very thread is inside."""
-        return self._owner == threading.get_ident()
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._owner = threading.get_ident()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -41,9 +40,18 @@ class Guard:
         while self._later:
             self._later.popleft()()
         dead, self._dead = self._dead, []
-        self._owner = 0
         self._lock.release()
         del dead  # here their finalisers may run: user code, so outside the lock
+        if self._later:  # left by a finaliser that ran after the loop above
+            with self:
+                pass
+
+    def after_fork(self) -> bool:
+        """In the child: a new lock. True when a thread that is not here was inside: nothing can then be relied on."""
+        free = self._lock.acquire(blocking=False)
+        self._lock = threading.RLock()
+        self._later.clear()
+        return not free
 
     def release(self, thing: object) -> None:
         """Keep `thing` alive until the section has ended."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _invalidation, _keys, _patterns
 from ._patterns import EVERYTHING, Target, Template
+from ._trouble import log
 from .errors import AikcacheError, ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +63,19 @@ class _Ends:
         self._patterns = [Template(text, names, f"{where}: a pattern") for text in patterns]
         self._tags = [Template(text, names, f"{where}: a tag") for text in tags]
         for template in self._patterns:  # a pattern that is malformed is so with any argument
-            _patterns.resolve(template.fill_with("x"))
+            self._hint(where, template, _patterns.resolve(template.fill_with("x")))
+
+    def _hint(self, where: str, template: Template, target: Target) -> None:
+        if target.kind == "glob":
+            fields = template.fields() or ["…"]
+            log.warning(
+                "%s: %r is a glob, so each call sweeps all of Redis. A tag on the cached functions, as in "
+                'tags=("%s:{%s}",), and the same in @invalidates, ends the same in one round trip.',
+                where,
+                template.text,
+                template.text.split(":", 1)[0].strip("*?") or "name",
+                fields[0],
+            )
 
     def end(self, cache: Cache, args: Any, kwargs: Any, **result: object) -> None:
         try:

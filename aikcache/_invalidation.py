@@ -6,27 +6,14 @@ told, what is local ends all the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from . import _patterns
+from . import _patterns, _sweep
 from ._flights import Flight
-from ._patterns import ANY_TAG, EVERYTHING, Target
+from ._patterns import ANY_TAG, EVERYTHING, Ending, Target
+from ._sweep import Sweep
 from ._tiers import Tiers
 from .errors import RemoteError
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What one invalidation ends: groups by name, keys in full, globs below the space's lead."""
-
-    groups: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    globs: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.groups or self.keys or self.globs)
 
 
 def ending(tiers: Tiers, targets: Iterable[Target], tags: Iterable[str] = ()) -> Ending:
@@ -43,16 +30,25 @@ def ending(tiers: Tiers, targets: Iterable[Target], tags: Iterable[str] = ()) ->
     return Ending(tuple(groups), tuple(named["key"]), tuple(named["glob"]))
 
 
-def end(tiers: Tiers, what: Ending) -> None:
-    """End it everywhere. Blocks for one round trip, for globs as long as their sweeps take; never raises."""
+def end(tiers: Tiers, what: Ending, progress: Sweep | None = None) -> None:
+    """End it everywhere. Blocks for one round trip, for globs as long as their sweeps take; never raises.
+
+    What Redis cannot be told is kept, and told before this process reads from it again.
+    """
+    remote, recovery = tiers.remote, tiers.recovery
+    if what.globs:
+        end_here(tiers, Ending(globs=what.globs))
     try:
-        if tiers.remote is not None:
-            tiers.remote.invalidate(what.groups, what.keys)
-            for glob in what.globs:
-                tiers.remote.sweep(glob)
+        if remote is not None and recovery is not None:
+            tiers.ready()
+            _sweep.end(remote, what, progress)
+            recovery.sent(what)
     except RemoteError as error:
-        names = ", ".join((*what.groups, *what.keys, *what.globs))
-        tiers.trouble.report("invalidate", f"Redis could not be told that {names} ended: {error}")
+        if recovery is not None:
+            recovery.keep(what)
+        tiers.trouble.report("invalidate", f"Redis could not be told of an invalidation, which is kept: {error}")
+        if progress is not None:
+            progress.error = error
     finally:
         end_here(tiers, what)
 
@@ -67,7 +63,7 @@ def end_here(tiers: Tiers, what: Ending) -> None:
     for key in what.keys:
         tiers.drop_key(key)
     for glob in what.globs:
-        matches = re.compile(re.escape(tiers.space.lead) + _translate(glob)).fullmatch
+        matches = _patterns.matcher(tiers.space.lead, glob)
         tiers.flights.end(lambda flight, matches=matches: bool(matches(flight.key)))  # type: ignore[misc]
         tiers.local.drop_matching(matches)
 
@@ -76,31 +72,40 @@ def _touches(flight: Flight, groups: Sequence[str]) -> bool:
     return any(group in flight.groups for group in groups)
 
 
-def _translate(glob: str) -> str:
-    """Redis's glob as a regular expression: `*`, `?`, `[a-z]`, `[^a]`, and `\\` before what is meant literally."""
-    out, i = [], 0
-    while i < len(glob):
-        char = glob[i]
-        i += 1
-        if char == "*":
-            out.append(".*")
-        elif char == "?":
-            out.append(".")
-        elif char == "\\" and i < len(glob):
-            out.append(re.escape(glob[i]))
-            i += 1
-        elif char == "[" and "]" in glob[i:]:
-            close = glob.index("]", i)
-            inside = glob[i:close]
-            negated = "^" if inside.startswith("^") else ""
-            body = inside.removeprefix("^")
-            # an empty class matches nothing, its negation anything, as in Redis
-            out.append(f"[{negated}{_set(body)}]" if body else ("." if negated else "(?!)"))
-            i = close + 1
-        else:
-            out.append(re.escape(char))
-    return "(?s:" + "".join(out) + ")"
+class Hearing:
+    """What the channel tells of others' invalidations, carried out in this process."""
 
+    __slots__ = ("_tiers",)
 
-def _set(body: str) -> str:
-    return re.sub(r"([\\\[\]&~|^])", r"\\\1", body)
+    def __init__(self, tiers: Tiers) -> None:
+        self._tiers = tiers
+
+    def group_ended(self, group: str) -> None:
+        end_here(self._tiers, Ending(groups=(group,)))
+
+    def key_ended(self, key: str) -> None:
+        end_here(self._tiers, Ending(keys=(key,)))
+
+    def glob_ended(self, glob: str) -> None:
+        end_here(self._tiers, Ending(globs=(glob,)))
+
+    def everything_ended(self) -> None:
+        """A flush, or a server that is not the one it was: nothing that was learnt from it counts."""
+        self._tiers.stamps.forget_all(trusted=self._tiers.stamps.trusted)
+        end_here(self._tiers, Ending(groups=(EVERYTHING,)))
+
+    def channel_live(self, *, emptied: bool, alive_at: float) -> None:
+        """The channel has answered a question sent at `alive_at`; `emptied`: it is new, so what came before is not."""
+        tiers = self._tiers
+        if emptied:
+            tiers.stamps.forget_all(trusted=True)
+            end_here(tiers, Ending(groups=(EVERYTHING,)))
+        tiers.trust_until(alive_at + tiers.config.max_staleness)
+        if tiers.recovery is not None:
+            try:
+                tiers.recovery.settle()
+            except RemoteError as error:
+                tiers.trouble.report("invalidate", f"pending invalidations could not be sent yet: {error}")
+
+    def channel_lost(self) -> None:
+        self._tiers.stamps.forget_all(trusted=False)

@@ -125,7 +125,7 @@ def _other(value: object) -> str | None:
     if hasattr(cls, "__cache_key__"):
         return f"{escape(_name(cls))}'{parameter(value.__cache_key__())}'"  # type: ignore[attr-defined]
     if isinstance(value, type) and hasattr(value, "__cache_key__"):  # a class, as in a classmethod's cls
-        return f"{escape(_name(value))}'{parameter(value.__cache_key__())}'"
+        return f"@{escape(_name(value))}'{parameter(value.__cache_key__())}'"
     if fields_of(cls) is not None:
         return None
     raise InvalidKeyError(
@@ -174,12 +174,14 @@ def _canonical(value: object) -> bytes:
         return _sized(b"a", f"{cls.__name__} {render(value)}".encode())
     text = _other(value)  # raises for what has no form
     if hasattr(value, "__cache_key__"):
-        inner = _canonical(value.__cache_key__())
-        return _many(b"k", [_sized(b"c", _name(value if isinstance(value, type) else cls).encode()), inner])
+        tag, named = (b"K", value) if isinstance(value, type) else (b"k", cls)
+        return _many(tag, [_sized(b"c", _name(named).encode()), _canonical(value.__cache_key__())])
     if text is not None:
         return _sized(b"e", text.encode())
     names = fields_of(cls) or ()
     parts = [_canonical(getattr(value, name)) for name in names]
+    if extra := getattr(value, "__pydantic_extra__", None):
+        parts.append(_canonical(extra))
     return _many(b"r", [_sized(b"c", _name(cls).encode()), *parts])
 
 
@@ -195,7 +197,7 @@ class Space:
     """The key space of one cache: everything below `{instance}:{version}:`.
 
     Beside the values it holds leases (`!lease:{KEY}`; the braces are a hash tag, so a lease lives in its value's slot),
-    stamps (`~stamp:GROUP`) and marks (`~key:{KEY}`, `~glob:GLOB`). Only what begins with `~` is pushed.
+    stamps (`~stamp:GROUP`) and marks (`~key:{KEY}:WRITER`, `~glob:WRITER:GLOB`). Only what begins with `~` is pushed.
     """
 
     __slots__ = ("lead", "pushed", "stamps")
@@ -220,8 +222,11 @@ class Space:
     def lease(self, key: str) -> str:
         return f"{self.lead}!lease:{{{key}}}"
 
-    def mark(self, key: str) -> str:
-        return f"{self.pushed}key:{{{key}}}"
+    def mark(self, key: str, writer: str) -> str:
+        return f"{self.pushed}key:{{{key}}}:{writer}"
+
+    def glob_mark(self, glob: str, writer: str) -> str:
+        return f"{self.pushed}glob:{writer}:{glob}"
 
     def stamp(self, group: str) -> str:
         return self.stamps + group

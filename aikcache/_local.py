@@ -105,8 +105,8 @@ class EntryStore(S3FIFOCache):
 class LocalTier:
     """All regions of one cache, and the store that bounds them."""
 
-    def __init__(self, config: CacheConfig, clock: Callable[[], float], guard: Guard) -> None:
-        self.clock = clock
+    def __init__(self, config: CacheConfig, guard: Guard) -> None:
+        self._config = config
         self.guard = guard
         self.regions: dict[str, list[Region]] = {}
         self.max_entries = config.local_max_entries
@@ -160,6 +160,20 @@ class LocalTier:
             r for name, found in list(self.regions.items()) if name == group or name.startswith(lead) for r in found
         ]
 
+    def trust_until(self, horizon: float) -> None:
+        """Hits need no look at their entry's age before this time."""
+        self.horizon = horizon
+        for region in self.all_regions():
+            region.horizon = horizon
+
+    def after_fork(self) -> None:
+        """In the child. What a thread of the parent's was changing at the moment cannot be used: then start empty."""
+        if self.guard.after_fork():
+            for region in self.all_regions():
+                region.table.clear()
+            self._store = self._make_store(self._config)
+            self._tags, self._purge, self._linked, self.bytes = {}, [], 0, 0
+
     # Look up and fill
 
     def find(self, key: str, region: Region, local_key: Hashable | None) -> Entry | None:
@@ -180,6 +194,8 @@ class LocalTier:
 
     def peek(self, key: str) -> Entry | None:
         """The live entry of a key, without counting a hit."""
+        if self.guard.held():
+            return None
         with self.guard:
             entry: Entry | None = self._store.get(key)
             return None if entry is None or entry.epoch < entry.region.cleared else entry

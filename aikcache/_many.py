@@ -89,7 +89,7 @@ class _Batch:
     def _lead(self, i: int) -> bool:
         request = self.requests[i]
         request.groups = self.tiers.groups_of(request)
-        flight, leading = self.tiers.flights.join(request.key, request.all_groups())
+        flight, leading = self.tiers.flights.join(request.key, request.all_groups(), self.tiers.clock())
         if leading:
             self.flights[i] = flight
             request.epoch = request.region.epoch
@@ -104,10 +104,10 @@ class _Batch:
     def look(self, places: list[int]) -> list[int]:
         """Read all values at once; what is fresh is handed out, the rest comes back."""
         tiers = self.tiers
-        if tiers.remote is None or not places:
+        if tiers.shared is None or not places:
             return places
         try:
-            reads = self._read(places)
+            reads = tiers.shared.read_many([self.requests[i] for i in places])
             missing = []
             for i, read in zip(places, reads, strict=True):
                 if not self._take(i, read):
@@ -116,25 +116,6 @@ class _Batch:
         except RemoteError as error:
             tiers.failed(self.requests[places[0]], error)
             return [i for i in places if self.values[i] is MISSING]
-
-    def _read(self, places: list[int]) -> list[Read]:
-        tiers = self.tiers
-        assert tiers.remote is not None
-        groups: dict[str, None] = {}
-        for i in places:
-            groups.update(dict.fromkeys(self.requests[i].all_groups()))
-        names = list(groups)
-        epoch, asked = tiers.stamps.epoch, tiers.clock()
-        known = dict(zip(names, tiers.stamps.known(names), strict=True))
-        unknown = [name for name, stamp in known.items() if stamp is None]
-        reads, stamps = tiers.remote.read_many([self.requests[i].key for i in places], unknown)
-        tiers.stamps.remember(unknown, stamps, epoch)
-        known.update(zip(unknown, stamps, strict=True))
-        for i in places:
-            request = self.requests[i]
-            request.asked = asked
-            request.known = {name: known[name] for name in request.all_groups()}
-        return reads
 
     def _take(self, i: int, read: Read) -> bool:
         found = self.tiers.look(self.requests[i], read)
@@ -188,7 +169,7 @@ class _Batch:
                     continue
                 request.region.counters.loads += 1
                 leased = i in self.tokens
-                self.values[i], held, ready = tiers.prepare(request, self.flights.get(i), result, cost, leased=leased)
+                self.values[i], held, ready = tiers.prepare(request, result, cost, leased=leased)
                 if held is None or ready is None:
                     self._land(i, ALONE if held is None else LANDED, held)
                 elif leased:

@@ -15,7 +15,7 @@ tag, which ends more than need be and never less.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Literal
@@ -41,10 +41,38 @@ class Target:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What one invalidation ends: groups by name, keys in full, globs below the space's lead."""
+
+    groups: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    globs: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.keys or self.globs)
+
+    def names(self) -> list[tuple[str, str]]:
+        return [(kind, name) for kind in ("groups", "keys", "globs") for name in getattr(self, kind)]
+
+
+def joined(names: Sequence[tuple[str, str]]) -> Ending:
+    """Many (kind, name) as one ending."""
+    kinds: dict[str, list[str]] = {"groups": [], "keys": [], "globs": []}
+    for kind, name in names:
+        kinds[kind].append(name)
+    return Ending(tuple(kinds["groups"]), tuple(kinds["keys"]), tuple(kinds["globs"]))
+
+
 def tag_group(tag: str) -> str:
     """The group of a tag."""
     if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG:
         raise InvalidKeyError(f"a tag must be a str of 1 to {MAX_TAG} characters, got {type(tag).__name__}.")
+    if not tag.isascii():
+        try:
+            tag.encode()
+        except UnicodeEncodeError:
+            raise InvalidKeyError("a tag must be text that UTF-8 can write, got one with a lone surrogate.") from None
     return "#" + tag
 
 
@@ -72,6 +100,35 @@ def resolve(pattern: str) -> Target:
     for what, part in zip(("a pattern's prefix", "a pattern's operation"), parts, strict=False):
         check_name(what, part)
     return Target("group", ":".join(parts))
+
+
+def matcher(lead: str, glob: str) -> Callable[[str], re.Match[str] | None]:
+    """Whether a full key matches `glob`, as Redis would say: `*`, `?`, `[a-z]`, `[^a]`, and `\\` for the literal."""
+    out, i = [], 0
+    while i < len(glob):
+        char = glob[i]
+        i += 1
+        if char == "*":
+            out.append(".*")
+        elif char == "?":
+            out.append(".")
+        elif char == "\\" and i < len(glob):
+            out.append(re.escape(glob[i]))
+            i += 1
+        elif char == "[" and "]" in glob[i:]:
+            close = glob.index("]", i)
+            out.append(_character_class(glob[i:close]))
+            i = close + 1
+        else:
+            out.append(re.escape(char))
+    return re.compile(re.escape(lead) + "".join(out), re.DOTALL).fullmatch
+
+
+def _character_class(inside: str) -> str:
+    negated = "^" if inside.startswith("^") else ""
+    body = re.sub(r"([\\\[\]&~|^])", r"\\\1", inside.removeprefix("^"))
+    # an empty class matches nothing, its negation anything, as in Redis
+    return f"[{negated}{body}]" if body else ("." if negated else "(?!)")
 
 
 class Template:
@@ -110,12 +167,16 @@ class Template:
             if name is not None:
                 try:
                     value, _ = _FORMATTER.get_field(name, (), values)
+                    out.append(render(value))
                 except Exception as error:
                     raise InvalidKeyError(
                         f"the field {{{name}}} of {self.text!r} cannot be filled: {error!r}"
                     ) from error
-                out.append(render(value))
         return "".join(out)
+
+    def fields(self) -> list[str]:
+        """The names in its fields, in order."""
+        return [name for _, name in self._parts if name is not None]
 
     def fill_with(self, text: str) -> str:
         """The text with the same in every field, to see its form."""

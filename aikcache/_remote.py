@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from . import _scripts
 from ._connections import Command, Connections, Refusal
 from ._keys import Space
-from ._scripts import Script
+from ._patterns import EVERYTHING
+from ._scripts import CLAIM, Script
+from ._stamps import Stamps
 from .errors import RemoteUnavailableError
 
-MARK_MS = 60_000
-"""How long the mark of an ended key stays: only its being written matters, for that is pushed."""
+CLAIM_MS = 3_600_000
+"""How long it is known that a server's start was seen: longer than it counts as just started."""
 TAG_MS = 86_400_000
 """How long a tag's stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
 MISSING_TTL = -2
@@ -44,11 +46,13 @@ def fresh_stamp() -> bytes:
 class Remote:
     """Redis, as a cache sees it."""
 
-    __slots__ = ("connections", "space")
+    __slots__ = ("connections", "space", "stamps", "writer")
 
-    def __init__(self, connections: Connections, space: Space) -> None:
+    def __init__(self, connections: Connections, space: Space, stamps: Stamps) -> None:
         self.connections = connections
         self.space = space
+        self.stamps = stamps  # told what is written, so that its echo is known
+        self.writer = os.urandom(6).hex()  # this process's name in marks
 
     # Values and stamps
 
@@ -70,28 +74,37 @@ class Remote:
         stamps = replies.pop() if groups else []
         return [Read(data, pttl, []) for data, pttl in zip(replies[0], replies[1:], strict=True)], stamps
 
-    def stamps(self, groups: Sequence[str]) -> list[bytes | None]:
+    def read_stamps(self, groups: Sequence[str]) -> list[bytes | None]:
         """The stamps of `groups` as they stand."""
         stamps: list[bytes | None] = self._ask([("MGET", *map(self.space.stamp, groups))])[0]
         return stamps
 
-    def ensure(self, groups: Sequence[str], keep_ms: int) -> list[bytes]:
-        """The stamps of `groups`, made where there is none; those of tags live on for `keep_ms` at least."""
+    def ensure(self, groups: Sequence[str], known: Sequence[bytes | None], keep_ms: int) -> list[bytes]:
+        """The stamps of `groups`, made where there is none; those of tags live on for `keep_ms` at least.
+
+        `known` are those already read: a stamp made or prolonged is pushed back to us, and must not end what we do.
+        """
         commands: list[Command] = []
-        for group in groups:
-            stamp = self.space.stamp(group)
+        made = [fresh_stamp() for _ in groups]
+        for group, stamp, before in zip(groups, made, known, strict=True):
+            name = self.space.stamp(group)
+            self.stamps.expect(group, stamp, before)
             if group.startswith("#"):
-                commands.append(_call(_scripts.STAMP, (stamp,), fresh_stamp(), max(keep_ms, 1)))
+                commands.append(_call(_scripts.STAMP, (name,), stamp, max(keep_ms, 1)))
             else:
-                commands.append(("SET", stamp, fresh_stamp(), "NX", "GET"))
-        replies = self._ask(commands)
-        return [
-            reply if reply is not None else fresh_of(command) for command, reply in zip(commands, replies, strict=True)
-        ]
+                commands.append(("SET", name, stamp, "NX", "GET"))
+        found: list[bytes] = []
+        for group, stamp, before, reply in zip(groups, made, known, self._ask(commands), strict=True):
+            current, wrote = reply if isinstance(reply, list) else (reply or stamp, reply is None)
+            if not wrote:
+                self.stamps.unexpect(group, stamp, before)
+            found.append(current)
+        return found
 
     def put(self, key: str, frame: bytes, keep_ms: int) -> None:
         """Write a value as it is told, voiding any load under way, and let all processes hear of it."""
-        self._ask([("SET", key, frame, "PX", keep_ms), ("UNLINK", self.space.lease(key)), self._mark(key)])
+        mark = self._mark(self.space.mark(key, self.writer))
+        self._ask([("SET", key, frame, "PX", keep_ms), ("UNLINK", self.space.lease(key)), *mark])
 
     # Leases
 
@@ -127,42 +140,51 @@ class Remote:
 
     # Invalidation
 
-    def invalidate(self, groups: Sequence[str], keys: Sequence[str]) -> None:
+    def end(self, groups: Sequence[str], keys: Sequence[str]) -> None:
         """End groups and keys for every process: one round trip, whatever the number of entries."""
-        commands: list[Command] = []
-        for group in groups:
-            tag = group.startswith("#")
-            commands.append(("SET", self.space.stamp(group), fresh_stamp(), *(("PX", TAG_MS) if tag else ())))
-        for key in keys:
-            commands += [("UNLINK", key, self.space.lease(key)), self._mark(key)]
+        commands = self.ending(groups, keys)
         if commands:
             self._ask(commands)
 
-    def _mark(self, key: str) -> Command:
-        return ("SET", self.space.mark(key), fresh_stamp(), "PX", MARK_MS)
+    def ending(self, groups: Sequence[str], keys: Sequence[str]) -> list[Command]:
+        """The commands that end groups (a fresh stamp each) and keys (with their leases)."""
+        commands: list[Command] = []
+        for group in groups:
+            stamp = fresh_stamp()
+            self.stamps.expect(group, stamp)
+            tag = group.startswith("#")
+            commands.append(("SET", self.space.stamp(group), stamp, *(("PX", TAG_MS) if tag else ())))
+        for key in keys:
+            commands += [("UNLINK", key, self.space.lease(key)), *self._mark(self.space.mark(key, self.writer))]
+        return commands
 
-    def sweep(self, glob: str, batch: int = 1000) -> int:
-        """Unlink every value and lease that matches `glob` (below the space's lead). Returns how many keys matched."""
-        swept = 0
-        lead = self.space.lead
-        for pattern in (lead + glob, f"{lead}!lease:{{{lead}{glob}}}"):
-            cursor: bytes | int = b"0"
-            while True:
-                cursor, found = self._ask([("SCAN", cursor, "MATCH", pattern, "COUNT", batch)])[0]
-                values = [
-                    key for key in found if not key.startswith((self.space.pushed.encode(), lead.encode() + b"!"))
-                ]
-                if pattern != lead + glob:
-                    values = found
-                if values:
-                    self._ask([("UNLINK", *values)])
-                    swept += len(values)
-                if cursor == b"0":
-                    break
-        return swept
+    def _mark(self, name: str) -> list[Command]:
+        """A name that is pushed, and leaves nothing behind that could expire and be pushed again."""
+        return [("SET", name, "1"), ("UNLINK", name)]
+
+    def mark_glob(self, glob: str) -> None:
+        """Local tiers everywhere drop what matches."""
+        self._ask(self._mark(self.space.glob_mark(glob, self.writer)))
+
+    def scan(self, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
+        cursor, found = self._ask([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])[0]
+        return cursor, found
+
+    def unlink(self, names: Sequence[bytes]) -> int:
+        removed: int = self._ask([("UNLINK", *names)])[0]
+        return removed
+
+    def claim(self, run: str) -> Command:
+        """End all that a server restored when it started, once for each start, whoever comes first."""
+        stamp = self.space.stamp(EVERYTHING)
+        return ("EVAL", CLAIM.text, 2, stamp, f"{self.space.lead}!run:{{{stamp}}}:{run}", fresh_stamp(), CLAIM_MS)
 
     def ping(self) -> None:
         self._ask([("PING",)])
+
+    def after_fork(self) -> None:
+        self.writer = os.urandom(6).hex()
+        self.connections.forget()
 
     def _ask(self, commands: list[Command]) -> list[Any]:
         replies = self.connections.exchange(commands)
@@ -180,13 +202,6 @@ class Remote:
 
 def _call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:
     return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-
-
-def fresh_of(command: Command) -> bytes:
-    """The stamp that a `SET … NX GET` wrote, which answers with nothing when there was none before."""
-    stamp = command[2]
-    assert isinstance(stamp, bytes)
-    return stamp
 
 
 def _granted(reply: Any) -> Read | Busy | None:

@@ -10,6 +10,7 @@ from ._local import Region
 from ._patterns import ANY_TAG, tag_group
 from ._policy import Policy
 from ._stamps import digest
+from .errors import ConfigError
 
 MISSING: Any = object()
 """No value; `None` is one."""
@@ -39,11 +40,32 @@ class Request:
         return self.groups if self.late_tags is None else (*self.groups, ANY_TAG)
 
     def digest(self, tags: Iterable[str] | None = None) -> bytes:
-        """Of the stamps known, for a frame with `tags` (by default those known before the load)."""
-        names = (
-            self.groups if tags is None else (*self.groups[: len(self.groups) - len(self.tags)], *map(tag_group, tags))
-        )
+        """Of the stamps known, for a frame with `tags`; None: for the lease, which all groups can doom."""
+        base = self.groups[: len(self.groups) - len(self.tags)]
+        names = self.all_groups() if tags is None else (*base, *map(tag_group, tags))
         return digest(b"".join(self.known[name] or b"" for name in names))
+
+    def seconds(self, result: object) -> float:
+        """How long to keep a result, 0 where it is not to be kept. The user's own functions cannot make a call fail."""
+        policy = self.policy
+        try:
+            if policy.cache_if is not None and not policy.cache_if(result):
+                return 0.0
+            return policy.seconds(result, self.ttl)
+        except Exception as error:
+            raise ConfigError(f"cache_if or ttl failed on the result: {type(error).__name__}: {error}") from error
+
+    def tags_of(self, result: object) -> tuple[str, ...]:
+        """All tags: those known before the load, and those of its result."""
+        if self.late_tags is None:
+            return self.tags
+        try:
+            tags = tuple(dict.fromkeys((*self.tags, *self.late_tags(result))))
+        except Exception as error:
+            raise ConfigError(f"tags failed on the result: {type(error).__name__}: {error}") from error
+        for name in tags:
+            tag_group(name)
+        return tags
 
 
 class Ready(NamedTuple):

@@ -58,15 +58,25 @@ return 1
 
 STAMP = Script("""
 -- KEYS: stamp. ARGV: a fresh stamp, ms that entries under it may live. Gives the stamp, made when there was none,
--- and sees to it that it outlives them. (A PEXPIRE is pushed like a write, so it doubles, and is rare.)
+-- and whether anything was written: it must outlive them. (A PEXPIRE is pushed like a write, so it doubles: rare.)
 local stamp = redis.call('GET', KEYS[1])
 if not stamp then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2] * 2)
-  return ARGV[1]
+  return {ARGV[1], 1}
 end
 local left = redis.call('PTTL', KEYS[1])
-if left >= 0 and left < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2) end
-return stamp
+if left >= 0 and left < tonumber(ARGV[2]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2)
+  return {stamp, 1}
+end
+return {stamp, 0}
+""")
+
+CLAIM = Script("""
+-- KEYS: the stamp of everything, this start's claim. ARGV: a fresh stamp, ms. 1 when this call was the first.
+if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
 """)
 
 ALL = (ACQUIRE, STORE, HOLD, STAMP)

@@ -26,6 +26,10 @@ DISTINCT = frozenset({str, int, bool, bytes, NoneType, UUID, date})
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+class ReceiverError(TypeError):
+    """A method's `self` or `cls` that no key can hold: a mistake in the program, raised whatever `strict` says."""
+
+
 class Signature:
     """The parameters of one function, for its keys."""
 
@@ -119,7 +123,7 @@ class Signature:
         value = values[self.receiver]
         if not hasattr(value, "__cache_key__"):
             cls = value if isinstance(value, type) else type(value)
-            raise TypeError(
+            raise ReceiverError(
                 f"{self.fn.__qualname__} is a method, and its {self.receiver!r} cannot stand in a key. If the result "
                 f"does not depend on it, pass ignore=({self.receiver!r},); if it does, give {cls.__qualname__} a "
                 f"method __cache_key__() that returns what it depends on."
@@ -149,8 +153,9 @@ class Signature:
             hint = hints.get(name)
             default = self.sig.parameters[name].default
             options = [t for t in typing.get_args(hint) if t is not NoneType] or [hint]
-            found = next((t for t in (*options, type(default)) if t in DISTINCT and t not in (NoneType, date)), str)
-            quick[name] = typing.cast(type, found)
+            known = [t for t in (*options, type(default)) if isinstance(t, type) and t in DISTINCT]
+            found = next((t for t in known if t not in (NoneType, date)), str)
+            quick[name] = found
         return quick
 
 

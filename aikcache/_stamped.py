@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ._config import CacheConfig
 from ._frame import Frame, Framer
@@ -31,8 +31,15 @@ class Stamped:
     """The remote tier of one cache, as its stamps make it."""
 
     def __init__(
-        self, config: CacheConfig, remote: Remote, stamps: Stamps, trouble: Trouble, clock: Callable[[], float]
+        self,
+        config: CacheConfig,
+        remote: Remote,
+        stamps: Stamps,
+        trouble: Trouble,
+        clock: Callable[[], float],
+        ready: Callable[[], object],
     ) -> None:
+        self._ready = ready  # before anything is read: the channel runs, and what was to be told has been
         self.remote = remote
         self.stamps = stamps
         self.trouble = trouble
@@ -52,6 +59,7 @@ class Stamped:
 
     def read(self, request: Request) -> Read:
         """What stands under the request's key, and with it all stamps that it needs and that are not believed."""
+        self._ready()
         epoch = self.stamps.epoch
         groups = request.all_groups()
         stamps = self.stamps.known(groups)
@@ -62,6 +70,21 @@ class Stamped:
         request.known = dict(zip(groups, stamps, strict=True))
         request.known.update(zip(unknown, read.stamps, strict=True))
         return read
+
+    def read_many(self, requests: Sequence[Request]) -> list[Read]:
+        """The same for many at once: one round trip for all values and stamps."""
+        self._ready()
+        names = list(dict.fromkeys(group for request in requests for group in request.all_groups()))
+        epoch, asked = self.stamps.epoch, self.clock()
+        known = dict(zip(names, self.stamps.known(names), strict=True))
+        unknown = [name for name, stamp in known.items() if stamp is None]
+        reads, stamps = self.remote.read_many([request.key for request in requests], unknown)
+        self.stamps.remember(unknown, stamps, epoch)
+        known.update(zip(unknown, stamps, strict=True))
+        for request in requests:
+            request.asked = asked
+            request.known = {name: known[name] for name in request.all_groups()}
+        return reads
 
     def unpack(self, request: Request, data: bytes) -> tuple[Frame, bool] | None:
         """The frame, and whether its stamps are the current ones. None: it is no frame of this key."""
@@ -77,7 +100,7 @@ class Stamped:
             epoch = self.stamps.epoch
             stamps = self.stamps.known(unknown)
             if None in stamps:
-                stamps = self.remote.stamps(unknown)
+                stamps = self.remote.read_stamps(unknown)
                 self.stamps.remember(unknown, stamps, epoch)
             request.known.update(zip(unknown, stamps, strict=True))
         base = request.groups[: len(request.groups) - len(request.tags)]
@@ -96,7 +119,7 @@ class Stamped:
                     wanted[group] = stamp
         if wanted:
             epoch = self.stamps.epoch
-            made = self.remote.ensure(list(wanted), max(map(self._keep_ms, requests)))
+            made = self.remote.ensure(list(wanted), list(wanted.values()), max(map(self._keep_ms, requests)))
             self.stamps.remember(list(wanted), made, epoch)
             stamps = dict(zip(wanted, made, strict=True))
             for request in requests:
@@ -127,7 +150,8 @@ class Stamped:
         """Stamps of tags that only the result named. False: some tag ended since before the load, maybe one of them."""
         groups = [group for group in map(tag_group, tags) if group not in request.known]
         before = request.known.get(ANY_TAG)
-        *stamps, after = self.remote.ensure([*groups, ANY_TAG], self._keep_ms(request))  # its stamp after theirs
+        known = [*([None] * len(groups)), before]
+        *stamps, after = self.remote.ensure([*groups, ANY_TAG], known, self._keep_ms(request))  # its stamp after theirs
         request.known.update(zip(groups, stamps, strict=True))
         return before == after
 

@@ -10,9 +10,10 @@ Threads: changes happen under the cache's guard; reading is a dictionary look-up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from math import inf
 
 from ._guard import Guard
 
@@ -29,19 +30,22 @@ def digest(stamps: bytes) -> bytes:
 class Stamps:
     """The stamps known to be current."""
 
-    __slots__ = ("_guard", "_known", "epoch", "trusted")
+    __slots__ = ("_clock", "_guard", "_known", "_mine", "epoch", "horizon", "trusted")
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, clock: Callable[[], float]) -> None:
         self._guard = guard
+        self._clock = clock
         self._known: dict[str, bytes] = {}
+        self._mine: dict[str, tuple[bytes | None, ...]] = {}
         self.epoch = 0
+        self.horizon = -inf  # until when the channel vouches
         self.trusted = False
 
     def __len__(self) -> int:
         return len(self._known)
 
     def known(self, groups: Sequence[str]) -> list[bytes | None]:
-        if not self.trusted:
+        if not self.trusted or self._clock() >= self.horizon:
             return [None] * len(groups)
         return [self._known.get(group) for group in groups]
 
@@ -73,6 +77,31 @@ class Stamps:
         def work() -> None:
             self.epoch += 1
             self._known.clear()
+            self._mine.clear()
             self.trusted = trusted
 
         self._guard.do(work)
+
+    # What this process writes is pushed back to it. Writing says beforehand what the push will be about. (Two threads
+    # at one group may lose one expectation: the push then ends a little too much.)
+
+    def expect(self, group: str, *stamps: bytes | None) -> None:
+        """A push of this group is to come, because one of `stamps` is about to be written."""
+        if len(self._mine) > MAX_STAMPS:
+            self._mine.clear()
+        self._mine[group] = (*self._mine.get(group, ()), *stamps)
+
+    def unexpect(self, group: str, *stamps: bytes | None) -> None:
+        """It was not written after all."""
+        left = tuple(stamp for stamp in self._mine.get(group, ()) if stamp not in stamps)
+        if left:
+            self._mine[group] = left
+        else:
+            self._mine.pop(group, None)
+
+    def expected(self, group: str) -> bool:
+        return group in self._mine
+
+    def settle(self, group: str, stamp: bytes | None) -> bool:
+        """The stamp as it stands after the push that was expected: True when it is one written here."""
+        return stamp is not None and stamp in self._mine.pop(group, ())

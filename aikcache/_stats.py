@@ -41,12 +41,23 @@ class OperationStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats(OperationStats):
-    """The same over all operations. `uptime` is in seconds; `local_entries` is what the local tier holds now."""
+    """The same over all operations, and the state of coherence. All times are in seconds.
+
+    `coherent`: the channel is live, so others' invalidations arrive at once (always true without a URL).
+    `coherent_for`: since when; `last_heartbeat`: how long ago the last answered heartbeat was sent; None while there is no channel.
+    `pending_invalidations` could not be sent to Redis yet, the oldest for `oldest_pending` seconds.
+    """
 
     uptime: float = 0.0
     local_entries: int = 0
     coherent: bool = False
+    coherent_for: float | None = None
+    last_heartbeat: float | None = None
+    channel_connects: int = 0
+    pushes: int = 0
     pending_invalidations: int = 0
+    oldest_pending: float | None = None
+    replayed_invalidations: int = 0
     operations: Mapping[str, OperationStats]
 
 
@@ -71,12 +82,22 @@ def snapshot(tiers: Tiers, started: float) -> CacheStats:
         sums["local_hits"] += region.local_hits()
         for name in region.counters.__slots__:
             sums[name] += getattr(region.counters, name)
+    now = tiers.clock()
+    channel, recovery = tiers.channel, tiers.recovery
+    since = None if channel is None else channel.live_since
+    alive_at = None if channel is None else channel.alive_at
     totals = {name: sum(sums[name] for sums in operations.values()) for name in _SUMMED}
     return CacheStats(
         **totals,
-        uptime=tiers.clock() - started,
+        uptime=now - started,
         local_entries=len(tiers.local),
-        coherent=tiers.remote is None,
-        pending_invalidations=0,
+        coherent=tiers.coherent,
+        coherent_for=None if since is None else now - since,
+        last_heartbeat=None if alive_at is None else now - alive_at,
+        channel_connects=0 if channel is None else channel.connects,
+        pushes=0 if channel is None else channel.pushes,
+        pending_invalidations=0 if recovery is None else len(recovery),
+        oldest_pending=None if recovery is None else recovery.oldest(),
+        replayed_invalidations=0 if recovery is None else recovery.replayed,
         operations={name: OperationStats(**sums) for name, sums in operations.items()},
     )

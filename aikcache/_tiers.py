@@ -15,11 +15,15 @@ value is kept locally alone. Threads: flights make one load of a key at a time; 
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Sequence
+from math import inf
 from threading import get_ident
 from typing import Any
 
 from . import _patterns
+from ._channel import Channel
 from ._codec import Codec
 from ._config import CacheConfig
 from ._flights import ALONE, FAILED, LANDED, Flight, Flights, Held
@@ -28,6 +32,7 @@ from ._guard import Guard
 from ._keys import Space
 from ._leases import Leases
 from ._local import Entry, LocalTier, Packed
+from ._recovery import Recovery
 from ._remote import Read, Remote
 from ._request import MISSING, Ready, Request
 from ._stamped import Stamped
@@ -39,19 +44,45 @@ from .errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, Remo
 class Tiers:
     """Both tiers of one cache."""
 
-    def __init__(self, config: CacheConfig, space: Space, remote: Remote | None, clock: Callable[[], float]) -> None:
+    def __init__(self, config: CacheConfig, space: Space, clock: Callable[[], float]) -> None:
         self.config = config
         self.space = space
         self.clock = clock
         self.guard = Guard()
-        self.local = LocalTier(config, clock, self.guard)
-        self.stamps = Stamps(self.guard)
+        self.local = LocalTier(config, self.guard)
+        self.stamps = Stamps(self.guard, clock)
         self.flights = Flights()
         self.trouble = Trouble()
-        self.remote = remote
-        self.shared = None if remote is None else Stamped(config, remote, self.stamps, self.trouble, clock)
-        self.leases = Leases(1.0 if self.shared is None else self.shared.lease_seconds, self._extend)
         self.closed = False
+        self.remote: Remote | None = None
+        self.shared: Stamped | None = None
+        self.recovery: Recovery | None = None
+        self.channel: Channel | None = None
+        self.leases = Leases(1.0, self._extend)
+        _living.add(self)
+
+    def back(self, remote: Remote, recovery: Recovery, channel: Channel) -> None:
+        """Put Redis behind the local tier."""
+        self.remote, self.recovery, self.channel = remote, recovery, channel
+        self.shared = Stamped(self.config, remote, self.stamps, self.trouble, self.clock, self.ready)
+        self.leases = Leases(self.shared.lease_seconds, self._extend)
+        self.trust_until(-inf)
+
+    def ready(self) -> None:
+        """Before Redis is asked for anything: the channel runs, and it has been told all. May raise `RemoteError`."""
+        if self.channel is not None and self.recovery is not None:
+            self.channel.start()
+            self.recovery.settle()
+
+    @property
+    def coherent(self) -> bool:
+        """Whether others' invalidations arrive at once."""
+        return self.remote is None or (self.stamps.trusted and self.clock() < self.stamps.horizon)
+
+    def trust_until(self, horizon: float) -> None:
+        """What is held locally, and the stamps believed, are vouched for until then."""
+        self.stamps.horizon = horizon
+        self.local.trust_until(horizon)
 
     # A call
 
@@ -85,9 +116,14 @@ class Tiers:
         deadline = self.clock() + self.config.lease_wait
         request.groups = self.groups_of(request)
         while True:
-            flight, leading = self.flights.join(request.key, request.all_groups())
+            flight, leading = self.flights.join(request.key, request.all_groups(), self.clock())
             if leading:
                 return self._lead(request, flight, deadline)
+            now = self.clock()
+            if now >= request.region.horizon and now >= flight.began + self.config.max_staleness:
+                flight.ended = True  # nobody vouches that it has not been overtaken: it is not joined any more
+                self.flights.end_key(request.key)
+                continue
             if flight.thread == get_ident() or not flight.wait(deadline - self.clock()) or flight.state == ALONE:
                 counters.misses += 1
                 result = request.load()
@@ -114,13 +150,13 @@ class Tiers:
         request.epoch = request.region.epoch
         request.began = self.clock()
         try:
-            value, held = self._find_or_load(request, flight, deadline)
+            value, held = self._find_or_load(request, deadline)
             state = ALONE if held is None else LANDED
             return value
         finally:
             self.flights.done(flight, state, held)
 
-    def _find_or_load(self, request: Request, flight: Flight, deadline: float) -> tuple[Any, Held | None]:
+    def _find_or_load(self, request: Request, deadline: float) -> tuple[Any, Held | None]:
         token: bytes | None = None
         if self.shared is not None:
             try:
@@ -131,9 +167,9 @@ class Tiers:
             except RemoteError as error:
                 self.failed(request, error)
         if token is None:
-            return self.load(request, flight, None)
+            return self.load(request, None)
         with self.leases.holding([(request.key, token)]):
-            return self.load(request, flight, token)
+            return self.load(request, token)
 
     def _find_or_lease(
         self, shared: Stamped, request: Request, deadline: float
@@ -165,15 +201,15 @@ class Tiers:
             except RemoteError as error:
                 self.failed(request, error)
         with self.leases.holding([(request.key, token)] if token else []):
-            return self.load(request, None, token)[0]
+            return self.load(request, token)[0]
 
     def put(self, request: Request, value: object, end: Callable[[], None]) -> None:
         """Keep `value` as it is told. `end` ends what was kept before, which all processes must hear of."""
         request.groups = self.groups_of(request)
         encoded = request.policy.codec.encode(value)
         packed = Packed(encoded.codec, encoded.payload, request.policy.codec.schema)
-        seconds = self.seconds(request, value)
-        tags = self.tags_of(request, value)
+        seconds = request.seconds(value)
+        tags = request.tags_of(value)
         if self.shared is None or seconds <= 0:
             end()
             if self.shared is None and seconds > 0:
@@ -225,7 +261,7 @@ class Tiers:
 
     # Loading
 
-    def load(self, request: Request, flight: Flight | None, token: bytes | None) -> tuple[Any, Held | None]:
+    def load(self, request: Request, token: bytes | None) -> tuple[Any, Held | None]:
         """Run the function, and keep what it gives where that is allowed. None for the second: nobody can share it."""
         request.region.counters.misses += 1
         started = self.clock()
@@ -234,7 +270,7 @@ class Tiers:
             result = request.load()
             request.region.counters.loads += 1
             cost = self.clock() - started
-            value, held, ready = self.prepare(request, flight, result, cost, leased=token is not None)
+            value, held, ready = self.prepare(request, result, cost, leased=token is not None)
             if held is not None and ready is not None:
                 if token is not None:
                     stored = self._store(request, token, ready)
@@ -257,20 +293,20 @@ class Tiers:
         return stored
 
     def prepare(
-        self, request: Request, flight: Flight | None, result: object, cost: float, *, leased: bool
+        self, request: Request, result: object, cost: float, *, leased: bool
     ) -> tuple[Any, Held | None, Ready | None]:
         """A result as its caller gets it, as others can share it, and as it is kept; None where that cannot be."""
         try:
             policy = request.policy
-            seconds = self.seconds(request, result)
+            seconds = request.seconds(result)
             if self.shared is None and policy.share:
-                return result, Held(result), Ready(b"", seconds, self.tags_of(request, result))
+                return result, Held(result), Ready(b"", seconds, request.tags_of(result))
             encoded = policy.codec.encode(result)
             packed = Packed(encoded.codec, encoded.payload, policy.codec.schema)
             held = Held(encoded.value) if encoded.shared or policy.share else Held(None, packed)
-            if seconds <= 0 or (flight is not None and flight.ended):
+            if seconds <= 0:
                 return encoded.value, held, None
-            tags = self.tags_of(request, result)
+            tags = request.tags_of(result)
             frame = b""
             if leased and self.shared is not None:
                 if request.late_tags is not None and not self.shared.late(request, tags):
@@ -286,27 +322,6 @@ class Tiers:
                 raise
             self.trouble.report(f"keep:{request.region.name}", f"a result of {request.key} was not cached: {error}")
             return result, None, None
-
-    def seconds(self, request: Request, result: object) -> float:
-        """How long to keep a result, 0 where it is not to be kept. The user's own functions cannot make a call fail."""
-        policy = request.policy
-        try:
-            if policy.cache_if is not None and not policy.cache_if(result):
-                return 0.0
-            return policy.seconds(result, request.ttl)
-        except Exception as error:
-            raise ConfigError(f"cache_if or ttl failed on the result: {type(error).__name__}: {error}") from error
-
-    def tags_of(self, request: Request, result: object) -> tuple[str, ...]:
-        if request.late_tags is None:
-            return request.tags
-        try:
-            tags = tuple(dict.fromkeys((*request.tags, *request.late_tags(result))))
-        except Exception as error:
-            raise ConfigError(f"tags failed on the result: {type(error).__name__}: {error}") from error
-        for name in tags:
-            _patterns.tag_group(name)
-        return tags
 
     def keep_here(self, request: Request, held: Held, ready: Ready) -> None:
         """File a result locally."""
@@ -362,5 +377,32 @@ class Tiers:
         self.closed = True
         self.leases.close()
         self.local.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.recovery is not None:
+            self.recovery.close()
         if self.remote is not None:
             self.remote.connections.close()
+
+    def after_fork(self) -> None:
+        """In the child: no thread, no connection, no lock of the parent's; what it held locally is still good."""
+        self.flights.forget()
+        self.local.after_fork()
+        self.stamps.forget_all(trusted=False)
+        self.leases = Leases(self.leases.seconds, self._extend)
+        if self.remote is not None and self.recovery is not None and self.channel is not None:
+            self.trust_until(-inf)
+            self.remote.after_fork()
+            self.recovery.after_fork()
+            self.channel.forget()
+
+
+_living: weakref.WeakSet[Tiers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for tiers in list(_living):
+        tiers.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,11 +7,13 @@ For `def get(resource_id: UUID, deep: bool = False)` this is compiled:
             entry = table[(resource_id.int, deep) if type(resource_id) is UUID and type(deep) is bool
                           else other((resource_id, deep), {})]
         except KeyError:
-            return miss(…)
-        entry.hits += 1
-        if entry.until > (now := clock()) < region.horizon:
-            return entry.value
-        return late(entry, …)
+            pass
+        else:
+            entry.hits += 1
+            if entry.until > (now := clock()) < region.horizon:
+                return entry.value
+            return late(entry, …)
+        return miss(…)  # outside the handler, so that what the function raises carries no KeyError as its context
 
 It has the function's own signature, so the interpreter binds the arguments, and `get(i)`, `get(i, False)` and
 `get(resource_id=i)` are one entry. A value is used as a key only where its type is the expected one: `1`, `1.0` and
@@ -62,11 +64,13 @@ def factory({", ".join(_N + n for n in names)}):
         try:
             {_N}entry = {_N}table[{key}]
         except {_N}KeyError:
-            return {_N}miss({passed})
-        {_N}entry.hits += 1
-        if {_N}entry.until > ({_N}now := {_N}clock()) < {_N}region.horizon:
-            return {_N}entry.value
-        return {_N}late({_N}entry, {passed})
+            pass
+        else:
+            {_N}entry.hits += 1
+            if {_N}entry.until > ({_N}now := {_N}clock()) < {_N}region.horizon:
+                return {_N}entry.value
+            return {_N}late({_N}entry, {passed})
+        return {_N}miss({passed})
     return {name}
 """
     scope: dict[str, Any] = {}

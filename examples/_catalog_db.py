@@ -9,6 +9,7 @@ Connections are one per thread, opened at first use. Writers queue up at SQLite'
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -117,7 +118,7 @@ def build(directory: Path, limit: int | None = None, progress: TextIO | None = N
     """Index the environment into `directory`; returns the database's path, and whether it was there already."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / _FILE
-    about = json.dumps([_LAYOUT, limit, platform.python_version(), sys.prefix])
+    about = _about(limit)
     if path.exists() and _describes(path, about):
         return path, True
     unfinished = directory / f"{_FILE}.{os.getpid()}"
@@ -140,6 +141,12 @@ def build(directory: Path, limit: int | None = None, progress: TextIO | None = N
         opened.close()
         unfinished.unlink(missing_ok=True)
     return path, False
+
+
+def _about(limit: int | None) -> str:
+    """What a database must be about to be reused: this environment, with these distributions, as far as `limit`."""
+    installed = sorted(f"{d.name} {d.version}" for d in importlib.metadata.distributions())
+    return json.dumps([_LAYOUT, limit, platform.python_version(), sys.prefix, installed])
 
 
 def _describes(path: Path, about: str) -> bool:

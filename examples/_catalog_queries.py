@@ -106,14 +106,14 @@ def _like(words: list[str]) -> tuple[str, list[str]]:
 
 
 @cached("version", tags=("resource:{resource_id}",))
-def version_history(resource_id: UUID) -> list[Version]:
+def version_history(resource_id: UUID) -> tuple[Version, ...]:
     """What each indexing of this resource found, latest first."""
     rows = connection().execute(
         "SELECT number, distribution_version, size, lines, sha256, recorded_at FROM versions "
         "WHERE resource_id = ? ORDER BY number DESC",
         (str(resource_id),),
     )
-    return [Version(*_dated(row)) for row in rows]
+    return tuple(Version(*_dated(row)) for row in rows)
 
 
 @cached("lineage")

@@ -181,7 +181,8 @@ def verdict(report: Report, settled: float) -> str:
     errors = report.total.counts.errors
     if errors:
         lines.append(f"Errors      {errors} counted by the cache; each call got the database's answer instead.")
-    lines += [f"  wrong: {line}" for checked in report.checked for line in checked.differences]
+    differences = dict.fromkeys(line for checked in report.checked for line in checked.differences)
+    lines += [f"  wrong: {line}"[:_WIDTH] for line in differences]
     return "\n".join([*lines, "", "PASSED" if report.passed else "FAILED"])
 
 

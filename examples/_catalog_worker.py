@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import signal
 import time
 from array import array
 from collections.abc import Iterable
@@ -109,6 +110,7 @@ def counts() -> dict[str, Counts]:
 
 def work(pipe: Connection[Any, Any], plan: Plan, number: int) -> None:
     """A worker process, from start to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     db.use(plan.database)
     cache = configure(plan.url, plan.instance)
     cache.ping()

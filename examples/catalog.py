@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EOFError:
         print("A worker has ended early; what it said is above.", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
     print(f"\n{table(report)}\n\n{verdict(report, SETTLE_SECONDS)}")
     if options.json:
         options.json.write_text(as_json(report), encoding="utf-8")

@@ -1,0 +1,217 @@
+"""The channel: how this process hears, at once, of what others have ended.
+
+One connection with RESP3 broadcast tracking on the key space's `~` prefix: Redis pushes the name of every stamp and
+mark that is written, evicted, expired or flushed, and of nothing else, so fills and leases make no traffic. Names that
+end something: `~stamp:GROUP`, `~key:{KEY}:WRITER`, `~glob:WRITER:GLOB`; a flush arrives as "everything".
+
+A push about a stamp that this process is itself writing (`Stamps.expect`) is checked against the stamp's value before
+anything is dropped: if it is the one written here, it says nothing new. Marks carry their writer's name instead.
+
+Alive: a PING each second. Pushes and replies share one connection, so a PONG proves that whatever was pushed before it
+has been handled; what is held is trusted until `max_staleness` after the last answered PING was *sent*. Emptied on
+every (re)connection, because what happened before it is not known.
+
+Threads: one daemon thread, started by the first call that needs Redis; all that it does to the cache it does through
+`Tiers`, under its guard. After `fork` the child has none until its own first call.
+
+Source: Redis, "Client-side caching in Redis", broadcasting mode.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ._connections import Link
+from ._remote import Remote
+from ._trouble import Trouble
+from .errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
+
+HEARTBEAT = 1.0
+SILENCE = 3.0
+"""Seconds without an answer after which a connection is given up and made anew."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 1.0
+
+
+class Listener(Protocol):
+    """What a channel tells."""
+
+    def group_ended(self, group: str) -> None: ...
+    def key_ended(self, key: str) -> None: ...
+    def glob_ended(self, glob: str) -> None: ...
+    def everything_ended(self) -> None: ...
+    def channel_live(self, *, emptied: bool, alive_at: float) -> None: ...
+    def channel_lost(self) -> None: ...
+
+
+class Channel:
+    """The channel of one cache to one server."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        listener: Listener,
+        trouble: Trouble,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.live = threading.Event()
+        self.live_since: float | None = None
+        self.alive_at: float | None = None
+        self.connects = 0
+        self.pushes = 0
+        self._remote = remote
+        self._stamps = remote.stamps
+        self._listener = listener
+        self._trouble = trouble
+        self._clock = clock
+        self._closed = threading.Event()
+        self._starting = threading.Lock()  # taken without waiting: whoever finds it taken need not start a thread
+        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
+        self._asked: deque[str | None] = deque()  # what replies are to come: of a PING (None) or a stamp's GET
+        self._pinged: deque[float] = deque()
+
+    def start(self) -> None:
+        """See to it that the thread runs. Costs nothing when it does."""
+        if self._thread is None and not self._closed.is_set() and self._starting.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="aikcache-channel", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            except RuntimeError:  # no thread can be started any more: the interpreter is ending
+                pass
+            finally:
+                self._starting.release()
+
+    def forget(self) -> None:
+        """After a fork, in the child: the thread is the parent's, and so is the connection."""
+        self.__init__(  # type: ignore[misc]
+            self._remote, self._listener, self._trouble, self._clock
+        )
+
+    def close(self) -> None:
+        """End the thread; returns when it has ended, or after a second."""
+        self._closed.set()
+        link, thread = self._link, self._thread
+        if link is not None:
+            link.interrupt()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
+    # The thread
+
+    def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._closed.is_set():
+            started = self._clock()
+            try:
+                self._connect_and_listen()
+            except RemoteError as error:
+                if not self._closed.is_set():
+                    self._trouble.report("channel", f"the invalidation channel is down, and will be made anew: {error}")
+            except Exception as error:  # a bug here must not end coherence for good
+                self._trouble.report("channel", f"the invalidation channel failed: {type(error).__name__}: {error}")
+            finally:
+                self._lost()
+            if self._clock() - started > LONGEST_BACKOFF:
+                backoff = FIRST_BACKOFF
+            self._closed.wait(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    def _connect_and_listen(self) -> None:
+        link = self._remote.connections.connect(protocol=3, name="aikcache-channel", timeout=HEARTBEAT)
+        try:
+            self._link = link
+            self._asked.clear()
+            self._pinged.clear()
+            began = self._clock()
+            deadline = began + self._remote.connections.config.connect_timeout
+            link.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._remote.space.pushed)
+            (reply,) = link.receive(1, deadline)
+            if isinstance(reply, Exception):
+                raise RemoteUnavailableError(f"the server refuses tracking: {reply}")
+            # Subscribed first, emptied then: what ends in between is pushed.
+            self.live_since = self.alive_at = began
+            self.connects += 1
+            self._listener.channel_live(emptied=True, alive_at=began)
+            self.live.set()
+            self._listen(link)
+        finally:
+            self._link = None
+            link.close()
+
+    def _lost(self) -> None:
+        if self.live_since is not None:
+            self.live_since = None
+            self.live.clear()
+            self._listener.channel_lost()
+
+    def _listen(self, link: Link) -> None:
+        next_ping = self._clock()
+        while not self._closed.is_set():
+            now = self._clock()
+            if now >= next_ping:
+                self._pinged.append(now)
+                self._asked.append(None)
+                link.send_command("PING")
+                next_ping = now + HEARTBEAT
+            if self.alive_at is not None and now - self.alive_at > max(SILENCE, HEARTBEAT * 2):
+                raise RemoteTimeoutError(f"no answer for {now - self.alive_at:.1f} seconds")
+            for message in link.poll(max(next_ping - now, 0.001)):
+                self._handle(link, message)
+
+    def _handle(self, link: Link, message: Any) -> None:
+        if isinstance(message, Exception):
+            raise RemoteUnavailableError(f"the server refuses: {message}")
+        if is_push(message):
+            self._pushed(link, message)
+        else:
+            self._replied(message)
+
+    def _pushed(self, link: Link, message: list[Any]) -> None:
+        if len(message) != 2 or message[0] != b"invalidate":
+            return
+        self.pushes += 1
+        if message[1] is None:
+            self._listener.everything_ended()
+            return
+        lead = len(self._remote.space.pushed)
+        for name in message[1]:
+            kind, _, rest = name[lead:].decode("utf-8", "surrogateescape").partition(":")
+            if kind == "stamp" and self._stamps.expected(rest):
+                self._asked.append(rest)
+                link.send_command("GET", name)
+            else:
+                self._ended(kind, rest)
+
+    def _ended(self, kind: str, rest: str) -> None:
+        if kind == "stamp":
+            self._listener.group_ended(rest)
+        elif kind == "key":
+            key, _, writer = rest.rpartition(":")
+            if writer != self._remote.writer:
+                self._listener.key_ended(key[1:-1])  # without the braces of the hash tag
+        elif kind == "glob":
+            writer, _, glob = rest.partition(":")
+            if writer != self._remote.writer:
+                self._listener.glob_ended(glob)
+
+    def _replied(self, reply: Any) -> None:
+        group = self._asked.popleft() if self._asked else None
+        if group is not None:
+            if not self._stamps.settle(group, reply):
+                self._listener.group_ended(group)
+            return
+        if self._pinged:
+            self.alive_at = self._pinged.popleft()
+            self._listener.channel_live(emptied=False, alive_at=self.alive_at)
+
+
+def is_push(message: Any) -> bool:
+    """Whether hiredis read this as a push: a list of a class of its own, while PONG and stamps are bytes."""
+    return isinstance(message, list)

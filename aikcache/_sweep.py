@@ -1,0 +1,85 @@
+"""Removing what a glob ended: SCAN in batches, UNLINK, and rests between them so that others are not held up.
+
+A sweep takes values and leases alike, so a load under way cannot store what it began before; SCAN gives everything that
+was there from its start to its end. Its cost is in proportion to the keyspace: a tag does the same in one round trip.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from . import _patterns
+from ._patterns import Ending
+from ._remote import Remote
+from .errors import AikcacheError
+
+BATCH = 1000
+REST = 0.01
+"""The longest rest after a batch, in seconds; a batch is followed by as much rest as it took."""
+
+
+class Sweep:
+    """A sweep's progress; from `invalidate(..., background=True)` a handle on one that goes on by itself.
+
+    `scanned` counts the rounds of 1000 looked through, `removed` the keys that are gone, `error` is why it failed (what
+    it was to end is then kept and sent again). `done` is true when it has ended, one way or the other.
+    """
+
+    def __init__(self) -> None:
+        self.scanned = 0
+        self.removed = 0
+        self.error: AikcacheError | None = None
+        self._ended = threading.Event()
+
+    @property
+    def done(self) -> bool:
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, `timeout` seconds at most. False: it has not."""
+        return self._ended.wait(timeout)
+
+    def run(self, work: Callable[[Sweep], object]) -> None:
+        try:
+            work(self)
+        except AikcacheError as error:
+            self.error = error
+        finally:
+            self._ended.set()
+
+    def __repr__(self) -> str:
+        state = "running" if not self.done else "failed" if self.error else "done"
+        return f"<Sweep {state}: {self.removed} keys removed in {self.scanned} rounds>"
+
+
+def end(remote: Remote, what: Ending, progress: Sweep | None = None) -> None:
+    """End groups and keys in one round trip, then what globs match, sweep by sweep. Raises `RemoteError`."""
+    remote.end(what.groups, what.keys)
+    for glob in what.globs:
+        remote.mark_glob(glob)  # local tiers drop their matches at once …
+        _sweep(remote, glob, progress or Sweep())
+        remote.mark_glob(glob)  # … and what they fetched while the sweep was on its way
+
+
+def _sweep(remote: Remote, glob: str, progress: Sweep) -> None:
+    """Unlink every value and lease that matches `glob`, which is below the space's lead. Raises `RemoteError`."""
+    lead = remote.space.lead
+    matches = _patterns.matcher(lead, glob)
+    lease_lead = f"{lead}!lease:{{"
+    cursor: bytes = b"0"
+    while True:
+        began = time.monotonic()
+        cursor, found = remote.scan(cursor, f"*{lead}{glob}*", BATCH)
+        ended = []
+        for raw in found:
+            key = raw.decode("utf-8", "surrogateescape")
+            if matches(key.removeprefix(lease_lead).removesuffix("}") if key.startswith(lease_lead) else key):
+                ended.append(raw)
+        if ended:
+            progress.removed += remote.unlink(ended)
+        progress.scanned += 1
+        if cursor == b"0":
+            return
+        time.sleep(min(time.monotonic() - began, REST))

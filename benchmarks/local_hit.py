@@ -1,0 +1,93 @@
+"""A local hit takes some 3.3 times functools.lru_cache, and beats cachetools 6, cachebox 2.7, dogpile 70 times.
+
+Measured is a call with one string argument that is in the local tier, value included in the entry (a `str`): deadline
+and channel horizon are checked and the hit is counted. lru_cache is C and does none of these; the rivals expire. That
+mutable values are decoded for each caller, unless `share=True`, is shown for information.
+"""
+
+from __future__ import annotations
+
+import functools
+import timeit
+from collections.abc import Callable
+from typing import Any
+
+from aikcache import Cache
+
+from . import _rivals
+from ._measure import Bar, Row, Samples, Settings, absent, timed
+from ._server import record
+
+KEY = "resource-1"
+MANY = [f"resource-{i}" for i in range(1000)]
+BARS = {
+    "cachetools TTLCache and lock": Bar(7, least=True),
+    "cachebox TTLCache": Bar(3, least=True),
+    "dogpile.cache memory": Bar(80, least=True),
+}
+
+
+def run(settings: Settings) -> list[Row]:
+    """Against each rival, then what other values and more keys cost."""
+    with Cache() as cache:
+        functions = _contenders(cache, settings)
+        installed = {name: f for name, f in functions.items() if f is not None}
+        samples = timed({name: _timer(f) for name, f in installed.items()}, settings)
+        rows = [_row("local hit", samples, "aikcache", "functools.lru_cache", Bar(3))]
+        for rival, bar in BARS.items():
+            if rival in samples:
+                rows.append(_row("local hit, times faster", samples, rival, "aikcache", bar, faster=True))
+            else:
+                rows.append(absent("local hit, times faster", rival, bar))
+        rows.append(_row("local hit, mutable value decoded", samples, "aikcache, decoded", "functools.lru_cache"))
+        rows.append(_row("local hit, mutable value shared", samples, "aikcache, share=True", "functools.lru_cache"))
+        return [*rows, _in_turn(installed, settings)]
+
+
+def _contenders(cache: Cache, settings: Settings) -> dict[str, Callable[[str], Any] | None]:
+    value = record(settings.value_size)
+
+    def text(key: str) -> str:
+        return key
+
+    def load(key: str) -> dict[str, Any]:
+        return value
+
+    return {
+        "functools.lru_cache": functools.lru_cache(maxsize=_rivals.ENTRIES)(text),
+        "aikcache": cache.cached("bench", ttl=300)(text),
+        "cachetools TTLCache and lock": _rivals.cachetools_ttl(text),
+        "cachebox TTLCache": _rivals.cachebox_ttl(text),
+        "dogpile.cache memory": _rivals.dogpile(text, "memory"),
+        "aikcache, decoded": cache.cached("bench", ttl=300, operation="decoded")(load),
+        "aikcache, share=True": cache.cached("bench", ttl=300, operation="shared", share=True)(load),
+    }
+
+
+def _timer(function: Callable[[str], Any]) -> timeit.Timer:
+    return timeit.Timer("; ".join(["f(k)"] * 10), globals={"f": function, "k": KEY})
+
+
+def _in_turn(functions: dict[str, Callable[[str], Any]], settings: Settings) -> Row:
+    """The same over a thousand keys in turn: the memory is touched as in a service."""
+    ours, theirs = "aikcache", "functools.lru_cache"
+    timers = {}
+    for name in (ours, theirs):
+        statement = "for k in keys: f(k)"  # a thousand calls; `timed` takes a statement for ten
+        timers[name] = timeit.Timer(statement, globals={"f": functions[name], "keys": MANY})
+    samples = {name: Samples([s / 100 for s in found.rounds]) for name, found in timed(timers, settings).items()}
+    return _row("local hit, 1000 keys in turn", samples, ours, theirs)
+
+
+def _row(
+    question: str, samples: dict[str, Samples], slow: str, fast: str, bar: Bar | None = None, *, faster: bool = False
+) -> Row:
+    """`slow` over `fast`; `faster`: ours is the fast one."""
+    ours, rival = (fast, slow) if faster else (slow, fast)
+    return Row(
+        question=question,
+        figure=str(samples[ours]),
+        rival=f"{rival}: {samples[rival]}",
+        measured=samples[slow].over(samples[fast]),
+        bar=bar,
+    )

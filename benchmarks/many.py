@@ -1,0 +1,64 @@
+"""`many` of 100 remote hits takes some 8 times one bare MGET with 100 `orjson.loads`.
+
+Values as in `remote_hit`, 100 different keys, `local_ttl=0`: one round trip on both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import redis
+
+from aikcache import Cache
+
+from ._measure import Bar, Row, Settings, interleaved
+from ._server import INSTANCE, record, servers
+
+COUNT = 100
+
+
+def run(settings: Settings) -> list[Row]:
+    """Over each transport there is."""
+    rows = []
+    with servers(settings.url) as urls:
+        for transport, url in urls.items():
+            rows.append(_measure(transport, url, settings))
+    return rows
+
+
+def _measure(transport: str, url: str, settings: Settings) -> Row:
+    values = {f"resource-{i}": record(settings.value_size, seed=i) for i in range(COUNT)}
+    client = redis.Redis.from_url(url)
+    bare_keys = []
+    for key, value in values.items():
+        bare_keys.append(f"{INSTANCE}-many-{key}")
+        client.set(bare_keys[-1], orjson.dumps(value), px=600_000)
+
+    with Cache(url, instance=INSTANCE, local_ttl=0) as cache:
+
+        @cache.cached("bench", ttl=600, operation=f"many-{transport}")
+        def load(key: str) -> dict[str, Any]:
+            return values[key]
+
+        keys = list(values)
+        if load.many(keys) != list(values.values()):
+            raise RuntimeError("many gave other values than the function")
+        before = cache.stats().misses
+        samples = interleaved(
+            {
+                "aikcache": lambda: load.many(keys),
+                "bare": lambda: [orjson.loads(data) for data in client.mget(bare_keys)],  # type: ignore[arg-type]
+            },
+            settings,
+        )
+        if cache.stats().misses != before:
+            raise RuntimeError("some calls were no hits")
+    client.close()
+    return Row(
+        question=f"many, {COUNT} remote hits, {transport}",
+        figure=str(samples["aikcache"]),
+        rival=f"bare MGET + loads: {samples['bare']}",
+        measured=samples["aikcache"].over(samples["bare"]),
+        bar=Bar(1.5),
+    )

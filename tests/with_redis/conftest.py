@@ -1,0 +1,88 @@
+"""Fixtures for tests with a server: shops and their database, other processes, and a proxy that counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from aikcache.testing import Server
+
+from ._proxy import Proxy
+from ._workers import Database, Shop, Spec, Worker, close_shops
+
+_instances = itertools.count()
+
+
+@pytest.fixture
+def instance() -> str:
+    """An instance name that no other test has, for workers outlive tests."""
+    return f"test{next(_instances)}"
+
+
+@pytest.fixture
+def spec(redis_url: str, instance: str) -> Spec:
+    """A cache on the session's server, with the default settings."""
+    return Spec(redis_url, instance)
+
+
+@pytest.fixture
+def bare(spec: Spec) -> Spec:
+    """The same cache without a local tier: it sees what Redis holds."""
+    return spec.but(local_ttl=0)
+
+
+@pytest.fixture
+def database(redis_url: str) -> Iterator[Database]:
+    with closing(Database(redis_url)) as database:
+        yield database
+
+
+@pytest.fixture
+def open_shop() -> Iterator[Callable[[Spec], Shop]]:
+    """Opens shops in this process, each with a cache of its own, closed after the test."""
+    with ExitStack() as stack:
+        yield lambda spec: stack.enter_context(closing(Shop(spec)))
+
+
+@pytest.fixture(scope="session")
+def crowd() -> Iterator[list[Worker]]:
+    """Eight other processes."""
+    with ExitStack() as stack:
+        workers = [Worker() for _ in range(8)]
+        for worker in workers:
+            stack.callback(worker.stop)
+        yield workers
+
+
+@pytest.fixture
+def workers(crowd: list[Worker]) -> Iterator[list[Worker]]:
+    """The eight processes, without caches of earlier tests."""
+    yield crowd
+    for pending in [worker.start(close_shops) for worker in crowd]:
+        pending.result()
+
+
+@pytest.fixture
+def worker(workers: list[Worker]) -> Worker:
+    """One other process."""
+    return workers[0]
+
+
+@pytest.fixture
+def victim() -> Iterator[Worker]:
+    """A process to be killed."""
+    worker = Worker()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+@pytest.fixture
+def proxy(redis_server: Server, redis_url: str) -> Iterator[Proxy]:
+    """A way to the session's server on which round trips are counted."""
+    with Proxy(redis_server.socket) as proxy:
+        yield proxy

@@ -1,0 +1,316 @@
+"""The lease: the right to load a key and to store what came of it, and everything that can end it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aikcache.testing import wait_until
+
+from . import _workers
+from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker
+
+OpenShop = Callable[[Spec], Shop]
+
+
+def leases(database: Database, spec: Spec) -> list[str]:
+    return list(database.client.scan_iter(f"{spec.instance}:v1:!lease:*"))
+
+
+def test_a_load_that_outlasts_its_lease_keeps_it(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+    """A lease is extended for as long as the load runs, so nobody else loads, and the slow load is stored."""
+    slow, other = open_shop(spec.but(lease_ttl=0.4)), open_shop(bare.but(lease_ttl=0.4))
+    database.hold("tea")
+    first = Background(slow.get, "tea")
+    database.wait_held("tea")
+    (lease,) = leases(database, spec)
+    second = Background(other.get, "tea")
+    seen = [database.client.pttl(lease)]
+
+    def extended() -> int:
+        seen.append(database.client.pttl(lease))
+        assert seen[-1] > 0, "the lease ended"
+        return sum(after > before for before, after in zip(seen, seen[1:], strict=False))
+
+    wait_until(lambda: extended() >= 6, PATIENCE, "extensions")
+    database.let_go("tea")
+    assert first.result() == second.result() == "tea as it is"
+    assert database.loads("tea") == 1
+    assert other.get.peek("tea") == "tea as it is"
+    assert leases(database, spec) == []
+
+
+def test_a_batch_that_outlasts_its_leases_keeps_them(bare: Spec, database: Database, open_shop: OpenShop) -> None:
+    """The leases of all keys of a batch are extended together."""
+    shop = open_shop(bare.but(lease_ttl=0.4))
+    database.hold("b")
+    first = Background(shop.get_all, ["a", "b", "c"])
+    database.wait_held("b")
+    began = time.monotonic()
+    held = leases(database, bare)
+    wait_until(lambda: time.monotonic() > began + 1.0 or len(leases(database, bare)) < 3, PATIENCE)
+    assert sorted(leases(database, bare)) == sorted(held)
+    assert len(held) == 3
+    database.let_go("b")
+    first.result()
+    assert [shop.get.peek(name) is not None for name in "abc"] == [True] * 3
+    assert leases(database, bare) == []
+
+
+def test_a_lease_whose_owner_died_ends_by_itself(
+    victim: Worker, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """When the loading process is killed, its lease ends within lease_ttl, and the next caller loads and stores."""
+    shop = open_shop(bare.but(lease_ttl=0.4))
+    database.hold("tea")
+    victim.start(_workers.get, bare.but(lease_ttl=0.4), "tea")
+    database.wait_held("tea")
+    victim.kill()
+    (lease,) = leases(database, bare)
+    assert 0 < database.client.pttl(lease) <= 400
+    assert shop.get("tea") == "tea as it is"
+    assert database.loads("tea") == 2
+    assert shop.get.peek("tea") == "tea as it is"
+    assert leases(database, bare) == []
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, SystemExit])
+def test_a_failing_load_gives_its_lease_up(
+    error: type[BaseException], bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """A load that raises, whatever it raises, leaves no lease, so the next caller loads at once."""
+    shop, other = open_shop(bare), open_shop(bare)
+    numbers = iter(range(9))
+
+    def load() -> int:
+        if next(numbers) == 0:
+            assert len(leases(database, bare)) == 1
+            raise error
+        return 1
+
+    with pytest.raises(error):
+        shop.cache.get_or_load("thing:broken:1", load)
+    assert leases(database, bare) == []
+    began = time.monotonic()
+    assert other.cache.get_or_load("thing:broken:1", load) == 1
+    assert time.monotonic() - began < other.cache.config.lease_wait / 2
+    assert shop.cache.get("thing:broken:1") == 1
+
+
+def test_a_failing_batch_gives_its_leases_up(bare: Spec, database: Database, open_shop: OpenShop) -> None:
+    """A batch whose function raises leaves no lease, and what was in Redis before stays."""
+    shop = open_shop(bare)
+    shop.get("a")
+
+    @shop.cache.cached_many("thing", operation="get")
+    def broken(name: list[str]) -> dict[str, str]:
+        assert len(leases(database, bare)) == 2
+        raise LookupError(name)
+
+    with pytest.raises(LookupError) as caught:
+        broken(["b", "c"])
+    assert caught.value.args == (["b", "c"],)
+    assert leases(database, bare) == []
+    assert shop.get.peek("a") == "a as it is"
+
+
+@pytest.mark.parametrize("result", ["not kept", "not to be kept", "not encodable"])
+def test_a_result_that_is_not_stored_gives_the_lease_up(
+    result: str, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """A result that is not to be cached, or cannot be, is returned and leaves neither a value nor a lease."""
+    shop = open_shop(bare)
+    odd = object()
+
+    @shop.cache.cached("thing", ttl=lambda result: 0 if result == "not kept" else 60, cache_if=lambda r: "to be" not in str(r))
+    def picky(name: str) -> object:
+        return odd if result == "not encodable" else result
+
+    assert picky("tea") == (odd if result == "not encodable" else result)
+    assert leases(database, bare) == []
+    assert not database.client.exists(picky.key("tea"))
+
+
+def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
+    worker: Worker, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """Whoever comes under newer stamps does not wait for a doomed load: he loads and stores, and it is not stored."""
+    shop = open_shop(bare)
+    for end in (shop.cache.clear, lambda: shop.cache.invalidate("thing"), lambda: shop.cache.invalidate_tags("things")):
+        database.put("tea", "old")
+        database.hold("tea")
+        first = worker.start(_workers.get, bare, "tea")
+        database.wait_held("tea")
+        database.put("tea", "new")
+        end()
+        assert len(leases(database, bare)) == 1
+        began = time.monotonic()
+        assert shop.get("tea") == "new"
+        assert time.monotonic() - began < shop.cache.config.lease_wait / 2
+        assert shop.get.peek("tea") == "new"
+        database.let_go("tea")
+        assert first.result() == "old"
+        assert shop.get.peek("tea") == "new"
+        end()
+
+
+@pytest.mark.parametrize("by", ["set", "store", "set_many"])
+def test_a_value_that_is_set_voids_a_load_under_way(
+    by: str, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """A value put by hand stays: a load that was under way does not replace it, in Redis or locally."""
+    loading, other = open_shop(spec), open_shop(bare)
+    database.hold("tea")
+    first = Background(loading.get, "tea")
+    database.wait_held("tea")
+    key = "thing:get:tea"
+    if by == "set":
+        other.cache.set(key, "by hand", tags=("thing:tea", "things"))
+    elif by == "store":
+        other.get.store("by hand", "tea")
+    else:
+        other.cache.set_many({key: "by hand"}, tags=("thing:tea", "things"))
+    assert leases(database, spec) == []
+    database.let_go("tea")
+    assert first.result() == "tea as it is"
+    assert other.get("tea") == loading.get("tea") == "by hand"
+    assert database.loads("tea") == 1
+
+
+def test_refresh_runs_the_function_and_replaces_the_value(
+    spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """A refresh loads although there is a value, and everybody gets the new one."""
+    shop, other = open_shop(spec), open_shop(bare)
+    database.put("tea", "old")
+    assert shop.get("tea") == other.get("tea") == "old"
+    database.put("tea", "new")
+    assert shop.get("tea") == "old"
+    assert shop.get.refresh("tea") == "new"
+    assert shop.get("tea") == other.get("tea") == "new"
+    assert database.loads("tea") == 2
+
+
+def test_a_refresh_takes_over_a_load_under_way(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+    """A load that was under way when a refresh began does not replace what the refresh stored."""
+    loading, other = open_shop(bare), open_shop(bare)
+    database.put("tea", "old")
+    database.hold("tea")
+    first = Background(loading.get, "tea")
+    database.wait_held("tea")
+    database.put("tea", "new")
+    began = time.monotonic()
+    assert other.get.refresh("tea") == "new"
+    assert time.monotonic() - began < other.cache.config.lease_wait / 2
+    database.let_go("tea")
+    assert first.result() == "old"
+    assert other.get.peek("tea") == loading.get("tea") == "new"
+
+
+def test_a_caller_who_has_waited_long_enough_loads_by_himself_and_stores_nothing(
+    worker: Worker, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """After lease_wait a call is answered by its own load, which does not disturb the one under way."""
+    shop = open_shop(bare.but(lease_wait=0.2))
+    database.hold("tea")
+    first = worker.start(_workers.get, bare, "tea")
+    database.wait_held("tea")
+    assert shop.get("tea") == "tea as it is"
+    assert database.loads("tea") == 2
+    assert shop.get.peek("tea") is None
+    assert len(leases(database, bare)) == 1
+    database.let_go("tea")
+    first.result()
+    assert shop.get.peek("tea") == "tea as it is"
+
+
+def test_a_thread_that_has_waited_long_enough_loads_by_itself(
+    bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """Within one process nobody waits longer than lease_wait for another thread's load either."""
+    shop = open_shop(bare.but(lease_wait=0.2))
+    database.hold("tea")
+    first = Background(shop.get, "tea")
+    database.wait_held("tea")
+    assert shop.get("tea") == "tea as it is"
+    assert database.loads("tea") == 2
+    database.let_go("tea")
+    first.result()
+
+
+def test_a_load_that_lost_its_lease_is_not_stored(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+    """A load whose lease is gone, as after an eviction or a failover, is returned and stored nowhere."""
+    shop, other = open_shop(spec), open_shop(bare)
+    database.hold("tea")
+    first = Background(shop.get, "tea")
+    database.wait_held("tea")
+    database.client.delete(*leases(database, spec))
+    database.let_go("tea")
+    assert first.result() == "tea as it is"
+    assert shop.get.peek("tea") is None
+    assert other.get.peek("tea") is None
+    assert shop.get("tea") == other.get("tea")
+    assert database.loads("tea") == 2
+
+
+def test_a_lease_is_in_the_slot_of_its_value(spec: Spec, database: Database, open_shop: OpenShop) -> None:
+    """The server computes one cluster slot for a value and its lease, as scripts over both need."""
+    from redis.crc import key_slot
+
+    shop = open_shop(spec)
+    found: list[str] = []
+
+    def load() -> str:
+        found.extend(leases(database, spec))
+        return "x"
+
+    shop.cache.get_or_load("thing:slot:1", load)
+    assert key_slot(found[0].encode()) == key_slot(f"{spec.instance}:v1:thing:slot:1".encode())
+
+
+def test_a_load_after_another_has_just_finished_is_not_repeated(
+    bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """Whoever waited for another process's load is handed its value, not told to load."""
+    first, second = open_shop(bare), open_shop(bare)
+    database.hold("tea")
+    one = Background(first.get, "tea")
+    database.wait_held("tea")
+    begun = threading.Event()
+
+    def call() -> str:
+        begun.set()
+        return second.get("tea")
+
+    two = Background(call)
+    assert begun.wait(PATIENCE)
+    database.let_go("tea")
+    assert one.result() == two.result()
+    assert database.loads("tea") == 1
+    assert second.cache.stats().loads == 0
+
+
+def test_two_batches_that_want_the_same_keys_in_opposite_order_do_not_block_each_other(
+    bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """Batches that overlap wait for what the other loads and load the rest, each key once."""
+    shops = [open_shop(bare) for _ in range(4)]
+    names = [f"n{i}" for i in range(30)]
+    orders = [names, names[::-1], names[10:] + names[:10], names[::2] + names[1::2]]
+    line = threading.Barrier(len(shops))
+
+    def fetch(shop: Shop, order: list[str]) -> dict[str, str]:
+        line.wait(PATIENCE)
+        return shop.get_all(order)
+
+    began = time.monotonic()
+    calls = [Background(fetch, shop, order) for shop, order in zip(shops, orders, strict=True)]
+    for call, order in zip(calls, orders, strict=True):
+        found = call.result()
+        assert found == {name: f"{name} as it is" for name in names}
+        assert list(found) == order
+    assert time.monotonic() - began < shops[0].cache.config.lease_wait
+    assert [database.loads(name) for name in names] == [1] * len(names)

@@ -1,0 +1,124 @@
+"""However many call at once, the function runs once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aikcache.testing import wait_until
+
+from . import _workers
+from ._workers import PATIENCE, Background, Database, Rush, Shop, Spec, Worker, in_threads
+
+THREADS = 16
+OpenShop = Callable[[Spec], Shop]
+
+
+def test_a_cold_key_called_by_128_threads_in_8_processes_is_loaded_once(
+    workers: list[Worker], spec: Spec, database: Database
+) -> None:
+    """128 calls of a cold key in 8 processes, all of them waiting when the load ends, run the function once."""
+    database.hold("tea")
+    calls = [worker.start(_workers.rush, spec, "tea", THREADS, len(workers)) for worker in workers]
+    database.wait_held("tea")
+    wait_until(lambda: database.client.get("db:begun:tea") == str(THREADS * len(workers)), PATIENCE, "all calls")
+    database.let_go("tea")
+    rushes: list[Rush] = [call.result() for call in calls]
+    assert [value for rush in rushes for value in rush.values] == ["tea as it is"] * THREADS * len(workers)
+    assert database.loads("tea") == 1
+
+
+def test_a_load_that_ends_while_others_ask_is_still_the_only_one(
+    workers: list[Worker], bare: Spec, database: Database
+) -> None:
+    """Calls that come at any moment of a short load, before, during or after it, do not run the function again."""
+    for name in ("oolong", "mate", "rooibos"):
+        calls = [worker.start(_workers.rush, bare, name, THREADS, len(workers)) for worker in workers]
+        for call in calls:
+            assert set(call.result().values) == {f"{name} as it is"}
+        assert database.loads(name) == 1
+
+
+def test_a_leader_killed_while_loading_costs_one_more_load_and_no_more_than_the_lease(
+    workers: list[Worker], victim: Worker, spec: Spec, database: Database
+) -> None:
+    """When the loading process is killed, one of the others loads, and with default settings nobody waits 10 s."""
+    others = workers[:7]
+    database.hold("tea")
+    victim.start(_workers.get, spec, "tea")
+    database.wait_held("tea")
+    calls = [worker.start(_workers.rush, spec, "tea", THREADS, len(others)) for worker in others]
+    wait_until(lambda: database.client.get("db:begun:tea") == str(THREADS * len(others)), PATIENCE, "all calls")
+    assert database.loads("tea") == 1
+    victim.kill()
+    rushes: list[Rush] = [call.result() for call in calls]
+    assert [value for rush in rushes for value in rush.values] == ["tea as it is"] * THREADS * len(others)
+    assert database.loads("tea") == 2
+    assert max(rush.longest for rush in rushes) < 10
+
+
+def test_threads_that_wait_for_a_load_are_counted_as_joined(
+    spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """In one process one call of many loads, and each of the others is counted once, as joined or as a hit."""
+    shop = open_shop(spec)
+    database.hold("tea")
+    begun = threading.Semaphore(0)
+    values = []
+
+    def call() -> None:
+        begun.release()
+        values.append(shop.get("tea"))
+
+    calls = Background(in_threads, call, THREADS)
+    database.wait_held("tea")
+    for _ in range(THREADS):
+        assert begun.acquire(timeout=PATIENCE)
+    database.let_go("tea")
+    calls.result()
+    assert values == ["tea as it is"] * THREADS
+    stats = shop.cache.stats()
+    assert (stats.loads, stats.misses, stats.remote_hits) == (1, 1, 0)
+    assert stats.joined + stats.local_hits == THREADS - 1
+
+
+def test_a_failing_load_fails_for_its_caller_alone(spec: Spec, open_shop: OpenShop) -> None:
+    """Everybody who waited for a load that raised runs the function himself and gets his own exception."""
+    shop = open_shop(spec)
+    numbers = iter(range(THREADS))
+    raised = []
+
+    @shop.cache.cached("thing")
+    def broken(name: str) -> str:
+        raise LookupError(next(numbers))
+
+    line = threading.Barrier(THREADS)
+
+    def call() -> None:
+        line.wait(PATIENCE)
+        with pytest.raises(LookupError) as caught:
+            broken("tea")
+        raised.append(caught.value.args[0])
+
+    in_threads(call, THREADS)
+    assert sorted(raised) == list(range(THREADS))
+
+
+def test_a_function_that_calls_itself_for_the_same_key_goes_straight_through(spec: Spec, open_shop: OpenShop) -> None:
+    """A load that asks for its own key runs the function again instead of waiting for itself."""
+    shop = open_shop(spec)
+    depth = 0
+
+    @shop.cache.cached("thing")
+    def nested(name: str) -> int:
+        nonlocal depth
+        depth += 1
+        return depth if depth == 3 else nested(name)
+
+    began = time.monotonic()
+    assert nested("tea") == 3
+    assert time.monotonic() - began < shop.cache.config.lease_wait
+    assert nested.peek("tea") == 3
