@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import _many
-from ._call import CachedCall
+from ._call import CachedCall, Owner
 from ._local import Region
 from ._policy import Policy
 from ._request import MISSING, Request
 from ._signature import Signature
 from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
-
-if TYPE_CHECKING:
-    from ._cache import Cache
 
 
 class BatchCall:
@@ -24,7 +21,7 @@ class BatchCall:
     def __init__(
         self,
         fn: Callable[..., Any],
-        cache: Callable[[], Cache],
+        cache: Callable[[], Owner],
         region: Region,
         signature: Signature,
         prefix: str,

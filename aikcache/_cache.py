@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _config, _deferred, _explain, _invalidation, _keys, _many, _patterns, _policy, _stats
+from . import _config, _deferred, _invalidation, _keys, _many, _patterns, _policy, _stats
 from ._channel import Channel
 from ._codec import Codec
 from ._connections import Connections
@@ -123,7 +123,8 @@ class Cache(Decorators):
 
     def get(self, key: str, default: Any = None, type: Any = None) -> Any:
         """The value under a key, or `default`. `type` is what it is decoded to, as a return annotation would say."""
-        return self.peek_request(self._request(key, self._policy_for(type), _nothing), default)
+        (value,) = _many.peek(self.tiers, [self._request(key, self._policy_for(type), _nothing)])
+        return default if value is MISSING else value
 
     def get_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Any]:
         """The values there are, by the keys they were asked for under; one round trip."""
@@ -140,7 +141,7 @@ class Cache(Decorators):
             EncodeError: the value cannot be kept and come back equal.
         """
         policy = _policy.make("Cache.set", self._codec, ttl=ttl)
-        self.store_request(self._request(key, policy, _nothing, tags), value)
+        self.tiers.put(self._request(key, policy, _nothing, tags), value, self.end)
 
     def set_many(self, values: Mapping[str, Any], ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
         """`set` for each of `values`."""
@@ -163,28 +164,6 @@ class Cache(Decorators):
 
     def _policy_for(self, type: Any) -> Policy:
         return self._policy if type is None else Policy(Codec(type))
-
-    # What decorated functions ask, too
-
-    def peek_request(self, request: Request, default: Any) -> Any:
-        """The value of a request if it is cached; counted as a hit or a miss."""
-        value = _many.peek(self.tiers, [request])[0]
-        return default if value is MISSING else value
-
-    def store_request(self, request: Request, value: object) -> None:
-        self.tiers.put(request, value, lambda: self.end(Ending(keys=(request.key,))))
-
-    def refresh_request(self, request: Request) -> Any:
-        return self.tiers.reload(request)
-
-    def many_requests(self, requests: Sequence[Request]) -> list[Any]:
-        def load(places: Sequence[int]) -> list[Any]:
-            return [requests[i].load() for i in places]
-
-        return _many.fetch(self.tiers, requests, load)
-
-    def explain_request(self, request: Request) -> dict[str, Any]:
-        return _explain.explain(self.tiers, request)
 
     # Invalidation
 

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from . import _patterns
+from . import _explain, _many, _patterns
 from ._config import check_name
 from ._local import Entry, Region
-from ._patterns import Template
+from ._patterns import Ending, Template
 from ._policy import Policy
 from ._request import MISSING, Request
 from ._signature import Arguments, ReceiverError, Signature
 from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
-if TYPE_CHECKING:
-    from ._cache import Cache
+
+class Owner(Protocol):
+    """The cache that a function belongs to, as far as a decorated function needs it."""
+
+    @property
+    def tiers(self) -> Tiers: ...
+
+    def end(self, what: Ending) -> None: ...
+
 
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 
@@ -42,7 +49,7 @@ class CachedCall:
     def __init__(
         self,
         fn: Callable[..., Any],
-        cache: Callable[[], Cache],
+        cache: Callable[[], Owner],
         region: Region,
         signature: Signature,
         prefix: str,
@@ -172,9 +179,9 @@ class CachedCall:
             setattr(wrapper, name, getattr(self, name))
         wrapper.bypass = self.fn  # type: ignore[attr-defined]
 
-    def _requested(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Cache, Request]:
+    def _requested(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tiers, Request]:
         tiers = self.tiers()
-        return self._cache(), self.request(tiers, *self._bind(args, kwargs))
+        return tiers, self.request(tiers, *self._bind(args, kwargs))
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         return self.signature.bind(args, kwargs)
@@ -185,27 +192,27 @@ class CachedCall:
 
     def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
         """The value that is cached for this call, or `default`; the function is not run."""
-        cache, request = self._requested(args, kwargs)
-        return cache.peek_request(request, default)
+        tiers, request = self._requested(args, kwargs)
+        (value,) = _many.peek(tiers, [request])
+        return default if value is MISSING else value
 
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """End what is cached for this call, everywhere."""
-        self._cache().invalidate_key(self.key(*args, **kwargs))
+        self._cache().end(Ending(keys=(self.key(*args, **kwargs),)))
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function and cache its result in place of what is cached now."""
-        cache, request = self._requested(args, kwargs)
-        return cache.refresh_request(request)
+        tiers, request = self._requested(args, kwargs)
+        return tiers.reload(request)
 
     def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
         """Cache `value` as the result of this call."""
-        cache, request = self._requested(args, kwargs)
-        cache.store_request(request, value)
+        tiers, request = self._requested(args, kwargs)
+        tiers.put(request, value, self._cache().end)
 
     def explain(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Where this call would be answered from, and why; for people and logs, no contract on the details."""
-        cache, request = self._requested(args, kwargs)
-        return cache.explain_request(request)
+        return _explain.explain(*self._requested(args, kwargs))
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
@@ -214,7 +221,7 @@ class CachedCall:
         for call in calls:
             args, kwargs = ((), call) if type(call) is dict else (call if type(call) is tuple else (call,), {})
             requests.append(self.request(tiers, *self._bind(args, kwargs)))
-        return self._cache().many_requests(requests)
+        return _many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places])
 
     def cache_info(self) -> CacheInfo:
         """Hits (of both tiers) and misses so far, and the local tier's bound and what it holds of this operation."""
@@ -225,7 +232,7 @@ class CachedCall:
 
     def cache_clear(self) -> None:
         """End everything that is cached of this operation, everywhere."""
-        self._cache().invalidate(self.region.name)
+        self._cache().end(Ending(groups=(self.region.name,)))
 
 
 def _call_with(tags: Callable[..., Iterable[str]], arguments: Mapping[str, Any], result: object) -> Iterable[str]:

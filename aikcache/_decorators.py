@@ -11,20 +11,17 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from . import _call, _invalidating, _policy, _wrapper
 from ._batch_function import BatchCall
-from ._call import CachedCall, Tags
+from ._call import CachedCall, Owner, Tags
 from ._codec import Codec
 from ._local import Region
 from ._policy import Ttl
 from ._signature import Signature, return_type
 from ._typing import CachedFunction
 from .errors import ConfigError
-
-if TYPE_CHECKING:
-    from ._cache import Cache
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +34,7 @@ class Decorators:
 
     _declared: dict[str, tuple[str, str]]
 
-    def _cache(self) -> Cache:
+    def _cache(self) -> Owner:
         raise NotImplementedError
 
     def _region(self, name: str) -> Region:

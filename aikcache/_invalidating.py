@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from . import _invalidation, _keys, _patterns
-from ._patterns import EVERYTHING, Target, Template
+from ._call import Owner
+from ._patterns import EVERYTHING, Ending, Target, Template
 from ._trouble import log
 from .errors import AikcacheError, ConfigError
-
-if TYPE_CHECKING:
-    from ._cache import Cache
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +23,7 @@ _WHEN = ("after", "before", "both")
 
 
 def wrap(
-    fn: Callable[P, R], cache: Callable[[], Cache], patterns: Sequence[str], tags: Sequence[str], when: str
+    fn: Callable[P, R], cache: Callable[[], Owner], patterns: Sequence[str], tags: Sequence[str], when: str
 ) -> Callable[P, R]:
     """`fn`, ending `patterns` and `tags` around itself."""
     where = f"@invalidates on {fn.__qualname__}"
@@ -77,7 +75,7 @@ class _Ends:
                 fields[0],
             )
 
-    def end(self, cache: Cache, args: Any, kwargs: Any, **result: object) -> None:
+    def end(self, cache: Owner, args: Any, kwargs: Any, **result: object) -> None:
         try:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -87,9 +85,9 @@ class _Ends:
             cache.end(_invalidation.ending(cache.tiers, [*targets, *more], tags))
         except AikcacheError as error:  # a name that only the arguments made impossible
             self._report(cache, EVERYTHING, error)
-            cache.clear()
+            cache.end(Ending(groups=(EVERYTHING,)))
 
-    def _target(self, cache: Cache, template: Template, values: Mapping[str, object]) -> Target:
+    def _target(self, cache: Owner, template: Template, values: Mapping[str, object]) -> Target:
         try:
             return _patterns.resolve(template.fill(values, _keys.parameter))
         except AikcacheError as error:
@@ -97,7 +95,7 @@ class _Ends:
             self._report(cache, widest, error)
             return _patterns.resolve(widest)
 
-    def _filled(self, cache: Cache, values: Mapping[str, object]) -> tuple[list[str], list[Target]]:
+    def _filled(self, cache: Owner, values: Mapping[str, object]) -> tuple[list[str], list[Target]]:
         tags = []
         for template in self._tags:
             try:
@@ -107,7 +105,7 @@ class _Ends:
                 return [], [Target("group", EVERYTHING)]
         return tags, []
 
-    def _report(self, cache: Cache, ended: str, error: AikcacheError) -> None:
+    def _report(self, cache: Owner, ended: str, error: AikcacheError) -> None:
         message = f"@invalidates on {self._name} could not name what to end, so {ended!r} was ended: {error}"
         cache.tiers.trouble.report(f"invalidates:{self._name}", message)
 

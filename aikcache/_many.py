@@ -129,6 +129,7 @@ class _Batch:
     def _acquire(self, places: list[int]) -> list[int]:
         """Ask for all leases at once; gives the places that others are loading."""
         tiers = self.tiers
+        places = [i for i in places if self.requests[i].known]  # the others' first question was not answered
         if tiers.shared is None or not places:
             return []
         try:
@@ -202,8 +203,9 @@ class _Batch:
         while busy and self.tiers.clock() < deadline:
             time.sleep(pause)
             pause = min(pause * 1.6, LONGEST_PAUSE)
-            busy = self._acquire(self.look(busy))
-            self._run([i for i in self.tokens if self.values[i] is MISSING])
+            missing = self.look(busy)
+            busy = self._acquire(missing)
+            self._run([i for i in missing if i not in busy])
         self._run(busy)
 
     def _release(self) -> None:

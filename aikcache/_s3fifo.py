@@ -60,7 +60,11 @@ class S3FIFOCache(cachetools.Cache[Any, Any]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         node = self._node(key, value)
-        place = self._remove(key) if key in self else GONE
+        place = GONE
+        if key in self:
+            if self.getsizeof(node) > self.maxsize:
+                raise ValueError("value too large")  # as cachetools: a refused replacement changes nothing
+            place = self._remove(key)
         super().__setitem__(key, node)  # evicts through popitem until there is room
         ghost = hash(key)
         if ghost in self._ghost:

@@ -44,8 +44,8 @@ class CacheStats(OperationStats):
     """The same over all operations, and the state of coherence. All times are in seconds.
 
     `coherent`: the channel is live, so others' invalidations arrive at once (always true without a URL).
-    `coherent_for`: since when; `last_heartbeat`: how long ago the last answered heartbeat was sent; None while there is no channel.
-    `pending_invalidations` could not be sent to Redis yet, the oldest for `oldest_pending` seconds.
+    `coherent_for`: since when; `last_heartbeat`: how long ago the last answered heartbeat was sent; None while there is
+    no channel. `pending_invalidations` could not be sent to Redis yet, the oldest for `oldest_pending` seconds.
     """
 
     uptime: float = 0.0

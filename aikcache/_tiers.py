@@ -203,7 +203,7 @@ class Tiers:
         with self.leases.holding([(request.key, token)] if token else []):
             return self.load(request, token)[0]
 
-    def put(self, request: Request, value: object, end: Callable[[], None]) -> None:
+    def put(self, request: Request, value: object, end: Callable[[_patterns.Ending], None]) -> None:
         """Keep `value` as it is told. `end` ends what was kept before, which all processes must hear of."""
         request.groups = self.groups_of(request)
         encoded = request.policy.codec.encode(value)
@@ -211,7 +211,7 @@ class Tiers:
         seconds = request.seconds(value)
         tags = request.tags_of(value)
         if self.shared is None or seconds <= 0:
-            end()
+            end(_patterns.Ending(keys=(request.key,)))
             if self.shared is None and seconds > 0:
                 request.began, request.epoch = self.clock(), request.region.epoch
                 held = Held(encoded.value) if encoded.shared else Held(None, packed)
@@ -228,7 +228,7 @@ class Tiers:
             self.drop_key(request.key)
         except RemoteError as error:
             self.failed(request, error)
-            end()  # what stands there now is not what was put
+            end(_patterns.Ending(keys=(request.key,)))  # what stands there now is not what was put
 
     def drop_key(self, key: str) -> None:
         """A key ended: here, nothing of it is held, and nobody joins its load."""

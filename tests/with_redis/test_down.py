@@ -1,0 +1,462 @@
+"""Redis away, dying, hung, or somebody else: every call is answered, soon, and with few words about it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from aikcache import Cache
+from aikcache._server import short_directory
+from aikcache.errors import RemoteError
+from aikcache.testing import Server, wait_until
+
+from ._proxy import Impostor, Proxy
+from ._workers import PATIENCE, Background, in_threads
+
+QUICK = {"timeout": 0.1, "connect_timeout": 0.1, "breaker_reset": 0.1}
+PASSWORD = "not the right one"
+
+
+class Squares:
+    """A cache of a function that counts its calls."""
+
+    def __init__(self, url: str, instance: str, **settings: object) -> None:
+        self.cache = Cache(url, instance=instance, **{**QUICK, **settings})
+        self.loads: list[int] = []
+
+        @self.cache.cached("thing", tags=("n:{n}",))
+        def square(n: int) -> int:
+            self.loads.append(n)
+            return n * n
+
+        self.square = square
+
+    def close(self) -> None:
+        self.cache.close()
+
+
+@pytest.fixture
+def squares(instance: str) -> Iterator[Callable[..., Squares]]:
+    with ExitStack() as stack:
+        yield lambda url, **settings: stack.enter_context(closing(Squares(url, instance, **settings)))
+
+
+# Servers that are none
+
+
+def wait_for_the_end(link: socket.socket) -> None:
+    while link.recv(4096):
+        pass
+
+
+def answer_http(link: socket.socket) -> None:
+    while link.recv(4096):
+        link.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def hang_up(link: socket.socket) -> None:
+    link.recv(4096)
+
+
+def answer_nonsense(link: socket.socket) -> None:
+    while link.recv(4096):
+        link.sendall(bytes(range(256)) * 4)
+
+
+def answer_a_huge_length(link: socket.socket) -> None:
+    while link.recv(4096):
+        link.sendall(b"$99999999999\r\nx")
+
+
+def answer_a_bad_length(link: socket.socket) -> None:
+    while link.recv(4096):
+        link.sendall(b"$abc\r\n*-7\r\n:x\r\n")
+
+
+def answer_ok(link: socket.socket) -> None:
+    while data := link.recv(4096):
+        link.sendall(b"+OK\r\n" * max(data.count(b"*"), 1))
+
+
+def answer_errors(link: socket.socket) -> None:
+    while data := link.recv(4096):
+        link.sendall(b"-ERR no\r\n" * max(data.count(b"*"), 1))
+
+
+IMPOSTORS = (
+    wait_for_the_end, hang_up, answer_http, answer_nonsense, answer_a_huge_length, answer_a_bad_length, answer_ok,
+    answer_errors,
+)  # fmt: skip
+
+
+@contextmanager
+def nobody(where: str, binary: Path) -> Iterator[str]:
+    """The URL of a server that cannot be used, and why not."""
+    with ExitStack() as stack:
+        if where == "a closed port":
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                port = taken.getsockname()[1]
+            yield f"redis://127.0.0.1:{port}/0"
+        elif where == "no such socket":
+            yield f"unix://{short_directory()}/none.sock"
+        elif where == "no such host":
+            yield "redis://no-such-host.invalid:6379/0"
+        elif where == "a wrong password":
+            server = stack.enter_context(Server(binary=binary, port=0, password="right"))
+            yield f"redis://:wrong@127.0.0.1:{server.port}/0"
+        elif where == "no password":
+            server = stack.enter_context(Server(binary=binary, port=0, password="right"))
+            yield f"redis://127.0.0.1:{server.port}/0"
+        elif where == "no such database":
+            server = stack.enter_context(Server(binary=binary, port=0))
+            yield f"redis://127.0.0.1:{server.port}/999"
+        else:
+            serve = next(serve for serve in IMPOSTORS if serve.__name__ == where)
+            yield stack.enter_context(Impostor(serve)).url
+
+
+NOBODY = (
+    "a closed port", "no such socket", "a wrong password", "no password", "no such database",
+    *(serve.__name__ for serve in IMPOSTORS),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", NOBODY)
+def test_without_a_usable_server_every_call_is_answered_soon_and_quietly(
+    where: str, binary: Path, squares: Callable[..., Squares], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is at the other end, calls, batches and invalidations do their work, with few log lines and counts."""
+    with nobody(where, binary) as url:
+        shop = squares(url)
+        began = time.monotonic()
+        assert [shop.square(n) for n in range(30)] == [n * n for n in range(30)]
+        assert shop.square.many(range(30, 40)) == [n * n for n in range(30, 40)]
+        assert shop.square.refresh(3) == 9
+        shop.square.store(9, 3)
+        shop.cache.set("thing:put:1", 1)
+        shop.cache.get("thing:put:1")
+        shop.square.invalidate(1)
+        shop.cache.invalidate("thing:*1*")
+        shop.cache.invalidate_tags("n:1")
+        shop.cache.clear()
+        assert shop.square(5) == 25
+        took = time.monotonic() - began
+        assert not shop.cache.health().ok
+        with pytest.raises(RemoteError):
+            shop.cache.ping()
+        stats = shop.cache.stats()
+    # five bounded timeouts until the breaker opens, connecting included, and a probe now and then
+    assert took < 5 * 0.2 + 2.0
+    assert stats.errors > 0
+    assert stats.loads == len(shop.loads)
+    causes = [getattr(record, "aikcache_cause", None) for record in caplog.records]
+    assert 1 <= len(causes) == len(set(causes)) <= 4
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize("where", ["a closed port", "wait_for_the_end"])
+def test_without_a_server_the_local_tier_still_caches(
+    where: str, binary: Path, squares: Callable[..., Squares]
+) -> None:
+    """With Redis away a call repeated at once is a local hit, and an invalidation here still ends it."""
+    with nobody(where, binary) as url:
+        shop = squares(url)
+        assert [shop.square(7) for _ in range(50)] == [49] * 50
+        assert len(shop.loads) == 1
+        shop.square.invalidate(7)
+        assert shop.square(7) == 49
+        assert len(shop.loads) == 2
+
+
+def test_while_the_breaker_is_open_no_call_touches_the_server(squares: Callable[..., Squares]) -> None:
+    """After the failures that open the breaker, hundreds of calls make no connection."""
+    with Impostor(hang_up) as impostor:
+        shop = squares(impostor.url, breaker_reset=60, breaker_failures=3)
+        while not shop.cache.health().breaker_open:
+            shop.square(len(shop.loads))
+        before = impostor.accepted
+        began = time.monotonic()
+        for n in range(1000, 1300):
+            shop.square(n)
+        assert time.monotonic() - began < 2.0
+        assert impostor.accepted == before <= 2 * 3
+
+
+def test_many_threads_wait_for_a_silent_server_no_longer_than_one(squares: Callable[..., Squares]) -> None:
+    """50 threads before a server that accepts and is silent are answered within a few timeouts, all of them."""
+    with Impostor(wait_for_the_end) as impostor:
+        shop = squares(impostor.url)
+        began = time.monotonic()
+        numbers = iter(range(1000))
+        in_threads(lambda: shop.square(next(numbers)), 50)
+        assert time.monotonic() - began < 3.0
+        assert len(shop.loads) == 50
+
+
+# Servers that drip
+
+
+def drip_from_the_start(link: socket.socket) -> None:
+    """A byte every 100 ms, and never a whole reply."""
+    link.sendall(b"+")
+    while True:
+        link.sendall(b"O")
+        if threading.Event().wait(0.1):
+            return
+
+
+@pytest.mark.parametrize("where", ["from the start", "once connected"])
+def test_a_server_that_drips_bytes_does_not_hold_a_call_longer_than_its_timeout(
+    where: str, redis_server: Server, redis_url: str, squares: Callable[..., Squares]
+) -> None:
+    """One byte every 100 ms resets the timeout of every receive, and still ends a call after `timeout`, not later."""
+    with ExitStack() as stack:
+        if where == "from the start":
+            url = stack.enter_context(Impostor(drip_from_the_start)).url
+        else:
+            proxy = stack.enter_context(Dripping(redis_server.socket))
+            url = proxy.url
+        shop = squares(url, timeout=0.5, connect_timeout=0.5, local_ttl=0, breaker_failures=1, breaker_reset=60)
+        if where == "once connected":
+            shop.square(12)
+            proxy.drips.set()
+        began = time.monotonic()
+        call = Background(shop.square, 12)
+        assert call.result(timeout=10) == 144
+        # 0.5 to connect and 0.5 for the exchange, or the exchange alone
+        assert time.monotonic() - began < (1.5 if where == "from the start" else 1.0)
+
+
+class Dripping(Proxy):
+    """A proxy that, when told, passes the server's bytes on one by one, 100 ms apart."""
+
+    def __init__(self, upstream: Path) -> None:
+        super().__init__(upstream)
+        self.drips = threading.Event()
+
+    def _back(self, server: socket.socket, link: socket.socket, turn: threading.Event) -> None:
+        pause = threading.Event()
+        try:
+            while data := server.recv(1 << 16):
+                turn.set()
+                if not self.drips.is_set():
+                    link.sendall(data)
+                    continue
+                for byte in data:
+                    pause.wait(0.1)
+                    link.sendall(bytes([byte]))
+        except OSError:
+            return
+
+
+# Servers that were there
+
+
+def test_a_server_that_dies_and_comes_back_is_used_again(
+    own_server: Server, squares: Callable[..., Squares], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed in the middle, Redis is done without; restarted, values are shared again, by the same caches."""
+    first, second = squares(own_server.url, local_ttl=0), squares(own_server.url, local_ttl=0)
+    assert first.square(1) == second.square(1) == 1
+    assert second.loads == []
+    own_server.kill()
+    for n in range(20):
+        assert first.square(n) == second.square(n) == n * n
+    assert len(second.loads) == 20
+    assert not first.cache.health().ok
+    errors = first.cache.stats().errors
+    assert errors > 0
+    assert len(caplog.records) <= 2 * 3
+    caplog.clear()
+
+    own_server.restart()
+    wait_until(lambda: first.cache.health().ok and second.cache.health().ok, PATIENCE, "the breakers")
+    del first.loads[:], second.loads[:]
+    for n in range(100, 120):
+        assert first.square(n) == second.square(n) == n * n
+    assert (len(first.loads), len(second.loads)) == (20, 0)
+    assert first.cache.stats().errors >= errors
+    assert caplog.records == []
+
+
+def test_a_hung_server_is_done_without_and_used_again(own_server: Server, squares: Callable[..., Squares]) -> None:
+    """While Redis is stopped calls cost a few timeouts altogether; when it goes on, values are shared again."""
+    first, second = squares(own_server.url, local_ttl=0), squares(own_server.url, local_ttl=0)
+    assert first.square(1) == second.square(1) == 1
+    own_server.pause()
+    try:
+        began = time.monotonic()
+        for n in range(200):
+            assert first.square(n) == n * n
+        assert time.monotonic() - began < 5 * 0.2 + 3.0
+        assert not first.cache.health().ok
+    finally:
+        own_server.resume()
+    wait_until(lambda: first.cache.health().ok, PATIENCE, "the breaker")
+    assert first.square(500) == second.square(500) == 250_000
+    assert 500 not in second.loads
+
+
+def test_a_server_that_dies_during_a_load_costs_the_storing_alone(
+    own_server: Server, squares: Callable[..., Squares]
+) -> None:
+    """A load under way when Redis dies returns its value, and raises nothing."""
+    shop = squares(own_server.url)
+
+    @shop.cache.cached("thing")
+    def killing(n: int) -> int:
+        own_server.kill()
+        return n
+
+    assert killing(3) == 3
+    own_server.restart()
+    wait_until(lambda: shop.cache.health().ok, PATIENCE, "the breaker")
+    assert shop.square(3) == 9
+
+
+def test_a_load_that_raises_while_the_server_is_away_raises_its_own_exception(
+    own_server: Server, squares: Callable[..., Squares]
+) -> None:
+    """The exception of the function comes through unchanged, and is not replaced by one of Redis's."""
+    shop = squares(own_server.url)
+
+    @shop.cache.cached("thing")
+    def failing(n: int) -> int:
+        own_server.kill()
+        raise LookupError(n)
+
+    with pytest.raises(LookupError, match="^3$"):
+        failing(3)
+    with pytest.raises(LookupError, match="^3$"):
+        failing(3)
+
+
+def test_who_waits_for_a_lease_when_the_server_dies_loads_by_himself(
+    own_server: Server, squares: Callable[..., Squares]
+) -> None:
+    """A call that waits for another cache's load does not wait on when Redis dies."""
+    first, second = squares(own_server.url), squares(own_server.url)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return "slow"
+
+    one = Background(first.cache.get_or_load, "thing:x:1", slow)
+    assert inside.wait(PATIENCE)
+    began = time.monotonic()
+    two = Background(second.cache.get_or_load, "thing:x:1", lambda: "own")
+    with redis.Redis.from_url(own_server.url) as client:
+        wait_until(lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 3, PATIENCE, "the wait")
+    own_server.kill()
+    assert two.result() == "own"
+    assert time.monotonic() - began < first.cache.config.lease_wait
+    go_on.set()
+    assert one.result() == "slow"
+
+
+def test_a_batch_that_waits_for_leases_when_the_server_dies_loads_by_itself(
+    own_server: Server, squares: Callable[..., Squares]
+) -> None:
+    """A batch that waits for what another cache loads is answered in full when Redis dies."""
+    first, second = squares(own_server.url), squares(own_server.url)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return 4
+
+    one = Background(first.cache.get_or_load, "thing:square:2", slow)
+    assert inside.wait(PATIENCE)
+    two = Background(second.square.many, [1, 2, 3])
+    with redis.Redis.from_url(own_server.url) as client:
+        wait_until(lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 8, PATIENCE, "the wait")
+    own_server.kill()
+    assert two.result() == [1, 4, 9]
+    assert second.loads == [1, 3, 2]
+    go_on.set()
+    assert one.result() == 4
+
+
+def test_connections_cut_in_the_middle_of_an_answer_lose_no_call(
+    redis_server: Server, redis_url: str, squares: Callable[..., Squares]
+) -> None:
+    """However often connections are cut under them, threads get the right answers."""
+    with Proxy(redis_server.socket) as proxy:
+        shop = squares(proxy.url, local_ttl=0, breaker_reset=0.01)
+        stop = threading.Event()
+
+        def cut() -> None:
+            while not stop.wait(0.01):
+                proxy.cut()
+
+        cutting = Background(cut)
+        numbers = iter(range(10_000))
+
+        def call() -> None:
+            for _ in range(60):
+                n = next(numbers) % 20
+                assert shop.square(n) == n * n
+
+        in_threads(call, 8)
+        stop.set()
+        cutting.result()
+        wait_until(lambda: shop.cache.health().ok, PATIENCE, "the breaker")
+        shop.square(7)
+        assert shop.square.peek(7) == 49
+
+
+def test_trouble_is_logged_once_for_its_cause_however_many_calls_meet_it(
+    own_server: Server, squares: Callable[..., Squares], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hundreds of failures of one kind are one log line, and all of them are counted."""
+    shop = squares(own_server.url, local_ttl=0)
+    shop.square(1)
+    own_server.kill()
+    for n in range(300):
+        shop.square(n)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 1, lines
+    assert "Redis" in lines[0]
+    assert shop.cache.stats().errors >= 300
+
+
+def test_a_server_that_refuses_writes_is_done_without(own_server: Server, squares: Callable[..., Squares]) -> None:
+    """A full server that evicts nothing, or one that is a replica, costs the caching and no answer."""
+    shop = squares(own_server.url, local_ttl=0)
+    with redis.Redis.from_url(own_server.url) as client:
+        shop.square(1)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        assert [shop.square(n) for n in range(5)] == [n * n for n in range(5)]
+        assert shop.cache.stats().errors > 0
+        client.config_set("maxmemory", 0)
+        wait_until(lambda: shop.cache.health().ok, PATIENCE, "the breaker")
+        assert shop.square(6) == 36
+        assert shop.square.peek(6) == 36
+        client.replicaof("127.0.0.1", 1)
+        assert [shop.square(n) for n in range(10, 15)] == [n * n for n in range(10, 15)]
+        shop.cache.clear()
+        client.replicaof("NO", "ONE")
+
+
+def test_too_many_clients_cost_the_caching_and_no_answer(own_server: Server, squares: Callable[..., Squares]) -> None:
+    """A server that takes no more connections is done without."""
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxclients", 2)
+        client.ping()
+        first = squares(own_server.url, local_ttl=0)
+        first.square(1)
+        second = squares(own_server.url, local_ttl=0)
+        assert [second.square(n) for n in range(10)] == [n * n for n in range(10)]
+        assert second.cache.stats().errors > 0
