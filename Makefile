@@ -19,8 +19,8 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -34,6 +34,10 @@ $(VENV)/.made:
 $(VENV)/.embedded: setup.py $(VENV)/.made
 	$(PIP) install -e '.[embedded]'
 	@touch $@
+
+$(VENV)/.bench: setup.py $(VENV)/.made
+	$(PIP) install -e '.[bench]'
+	@touch $(VENV)/.embedded $@
 
 # All that .embedded has, and more: both stamps, so that a demo after the tests installs nothing.
 $(VENV)/.dev: setup.py $(VENV)/.made

@@ -30,6 +30,15 @@ DEV = [
     "codespell>=2.3",
     "types-cachetools>=5.5",
 ]
+# What the benchmarks compare with; each of them may be missing.
+BENCH = [
+    *EMBEDDED,
+    *FLASK,
+    "cachebox>=6.2",
+    "theine>=2.0",
+    "dogpile.cache>=1.5",
+    "Flask-Caching>=2.5",
+]
 
 README = Path(__file__).with_name("README.md")
 
@@ -72,5 +81,6 @@ setup(
         "crypto": CRYPTO,
         "test": TEST,
         "dev": DEV,
+        "bench": BENCH,
     },
 )

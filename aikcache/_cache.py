@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _config, _deferred, _invalidation, _keys, _many, _patterns, _policy, _stats
+from . import _config, _deferred, _invalidation, _keys, _many, _patterns, _policy, _stats, _writing
 from ._channel import Channel
 from ._codec import Codec
 from ._connections import Connections
@@ -141,7 +141,7 @@ class Cache(Decorators):
             EncodeError: the value cannot be kept and come back equal.
         """
         policy = _policy.make("Cache.set", self._codec, ttl=ttl)
-        self.tiers.put(self._request(key, policy, _nothing, tags), value, self.end)
+        _writing.put(self.tiers, self._request(key, policy, _nothing, tags), value, self.end)
 
     def set_many(self, values: Mapping[str, Any], ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
         """`set` for each of `values`."""

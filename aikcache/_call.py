@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from . import _explain, _many, _patterns
+from . import _explain, _many, _patterns, _writing
 from ._config import check_name
 from ._local import Entry, Region
 from ._patterns import Ending, Template
@@ -97,9 +97,11 @@ class CachedCall:
 
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An entry that the wrapper could not hand out as it is: mutable, expired, or beyond the horizon."""
-        value = self.tiers().serve(entry, self.policy.codec)
-        if value is not MISSING:
-            return value
+        tiers = self.tiers()
+        if not self.policy.ages:
+            value = tiers.serve(entry, self.policy.codec)
+            if value is not MISSING:
+                return value
         self.region.retired -= 1  # the wrapper counted a hit
         return self.miss(args, kwargs)
 
@@ -203,12 +205,12 @@ class CachedCall:
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function and cache its result in place of what is cached now."""
         tiers, request = self._requested(args, kwargs)
-        return tiers.reload(request)
+        return _writing.reload(tiers, request)
 
     def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
         """Cache `value` as the result of this call."""
         tiers, request = self._requested(args, kwargs)
-        tiers.put(request, value, self._cache().end)
+        _writing.put(tiers, request, value, self._cache().end)
 
     def explain(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Where this call would be answered from, and why; for people and logs, no contract on the details."""

@@ -225,6 +225,7 @@ class Connections:
         except ConfigError:
             raise
         except Exception as error:  # redis-py's, the resolver's, the embedded server's: all mean "no server"
+            self._factory = None  # an embedded server that has died is started anew
             raise self._translate(error) from error
         try:
             self._meet(link)
@@ -250,7 +251,9 @@ class Connections:
 
         url = self._url
         if url.startswith("embedded://"):
-            self._server = _embedded.attach(url.removeprefix("embedded://") or None)
+            gone, self._server = self._server, _embedded.attach(url.removeprefix("embedded://") or None)
+            if gone is not None:
+                gone.close()
             url = f"unix://{self._server.socket}"
         options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
         kind = options.pop("connection_class", Connection)

@@ -54,6 +54,10 @@ class Decorators:
         jitter: float = 0.0,
         cache_if: Callable[[Any], object] | None = None,
         share: bool = False,
+        stale_ttl: float | timedelta = 0.0,
+        error_ttl: float | timedelta = 0.0,
+        early_refresh: float = 0.0,
+        load_timeout: float | timedelta | None = None,
         type: Any = None,
     ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
         """Cache a function's results under `{instance}:{version}:{prefix}:{operation}:{parameters}`.
@@ -74,6 +78,11 @@ class Decorators:
             jitter: a fraction of `ttl` by which it is shortened at random, so that not all expire at once.
             cache_if: asked with each result; false: returned, not stored.
             share: the local tier hands every caller the same object. They must not change it.
+            stale_ttl: seconds after `ttl` in which a stale value answers at once and is renewed in the background.
+            error_ttl: seconds after `ttl` in which a stale value answers when the function raises or takes too long.
+            early_refresh: XFetch's beta: a value is renewed in the background shortly before its end, the earlier the
+                longer its load takes; 1 is usual, 0 is off.
+            load_timeout: seconds after which a stale value answers while the load goes on in the background.
             type: what results are decoded to, where the return annotation is missing or too wide.
 
         Raises:
@@ -93,6 +102,10 @@ class Decorators:
                 jitter=jitter,
                 cache_if=cache_if,
                 share=share,
+                stale_ttl=stale_ttl,
+                error_ttl=error_ttl,
+                early_refresh=early_refresh,
+                load_timeout=load_timeout,
             )
             signature = Signature(fn, key=key, ignore=ignore, normalize=normalize)
             region = self._region(name)

@@ -25,12 +25,13 @@ class Held(NamedTuple):
 
     value: object
     packed: Packed | None = None
+    size: int = 0  # bytes of the value, where it is known and not packed
 
 
 class Flight:
     """One load, and what came of it. `ended`: an invalidation has hit it, so its result is for its waiters alone."""
 
-    __slots__ = ("_landing", "began", "ended", "groups", "held", "key", "state", "thread")
+    __slots__ = ("_landing", "aside", "began", "ended", "groups", "held", "key", "state", "thread")
 
     def __init__(self, key: str, groups: tuple[str, ...], began: float) -> None:
         self.key = key
@@ -40,6 +41,7 @@ class Flight:
         self.state = UNDER_WAY
         self.held = Held(None)
         self.ended = False
+        self.aside = False  # a background thread lands it
         self._landing = threading.Lock()
         self._landing.acquire()
 

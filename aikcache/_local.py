@@ -43,13 +43,15 @@ class Packed(NamedTuple):
 class Entry(Node):
     """One value in the local tier. Times are this process's monotonic seconds."""
 
-    __slots__ = ("born", "deadline", "epoch", "local_key", "region", "size", "tags", "until")
+    __slots__ = ("born", "deadline", "due", "epoch", "fresh", "local_key", "region", "size", "tags", "until")
 
     region: Region
     local_key: Hashable
     size: int
     tags: tuple[str, ...]
     until: float  # handed out as it is before this
+    due: float  # to be renewed in the background from here on
+    fresh: float  # stale from here on
     deadline: float  # not handed out at all from here on
     born: float  # when the question that gave it was asked
     epoch: int  # of its region, when it was filled
@@ -130,7 +132,7 @@ class LocalTier:
         return config.policy(config.local_max_entries)  # type: ignore[operator]
 
     def __len__(self) -> int:
-        return len(self._store)
+        return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
 
     # Regions
 
@@ -216,6 +218,8 @@ class LocalTier:
         value: object,
         *,
         born: float,
+        fresh: float,
+        due: float,
         deadline: float,
         shared: bool,
         size: int = 0,
@@ -227,7 +231,8 @@ class LocalTier:
         entry = Entry(key, value)
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
         entry.born, entry.deadline = born, deadline
-        entry.until = deadline if shared and self._native else -inf
+        entry.fresh, entry.due = fresh, due
+        entry.until = min(due, fresh) if shared and self._native else -inf
         entry.tags = tags
         entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
         with self.guard:
@@ -255,7 +260,8 @@ class LocalTier:
         for _ in range(min(PURGE, len(self._purge))):
             entry = self._purge.pop()
             if self._store.get(entry.key) is entry:
-                self._forget(entry)
+                self._store.pop(entry.key)
+            self._depart(entry)  # also what a store that drops by itself has dropped
         while len(self._store) >= self.max_entries or (
             self.max_bytes is not None and self.bytes + size > self.max_bytes and len(self._store)
         ):
@@ -285,8 +291,11 @@ class LocalTier:
             entry.hits = entry.spent = 0
 
     def _depart(self, entry: Entry) -> None:
-        """An entry that has left the store leaves everything else."""
+        """An entry that has left the store leaves everything else, once."""
+        if entry.epoch < 0:
+            return
         self._unlink(entry)
+        entry.epoch = -1
         self._linked -= 1
         self.bytes -= entry.size
         for tag in entry.tags:

@@ -30,7 +30,7 @@ def fetch(tiers: Tiers, requests: Sequence[Request], load: Load) -> list[Any]:
     for i, request in enumerate(requests):
         entry = tiers.local.find(request.key, request.region, None)
         if entry is not None:
-            values[i] = tiers.serve(entry, request.policy.codec)
+            values[i] = tiers.take(entry, request)
             if values[i] is MISSING:
                 entry.region.retired -= 1
         if values[i] is MISSING:
@@ -114,7 +114,7 @@ class _Batch:
                     missing.append(i)
             return missing
         except RemoteError as error:
-            tiers.failed(self.requests[places[0]], error)
+            tiers.keeper.failed(self.requests[places[0]], error)
             return [i for i in places if self.values[i] is MISSING]
 
     def _take(self, i: int, read: Read) -> bool:
@@ -136,7 +136,7 @@ class _Batch:
             tiers.shared.ensure(*(self.requests[i] for i in places))
             return self._ask_leases(places)
         except RemoteError as error:
-            tiers.failed(self.requests[places[0]], error)
+            tiers.keeper.failed(self.requests[places[0]], error)
             return []
 
     def _ask_leases(self, places: list[int]) -> list[int]:
@@ -158,7 +158,7 @@ class _Batch:
         if not places:
             return
         tiers = self.tiers
-        with tiers.leases.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
+        with tiers.keeper.leases.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
             started = tiers.clock()
             results = self.load(places)
             cost = tiers.clock() - started
@@ -170,13 +170,13 @@ class _Batch:
                     continue
                 request.region.counters.loads += 1
                 leased = i in self.tokens
-                self.values[i], held, ready = tiers.prepare(request, result, cost, leased=leased)
+                self.values[i], held, ready = tiers.keeper.prepare(request, result, cost, leased=leased)
                 if held is None or ready is None:
                     self._land(i, ALONE if held is None else LANDED, held)
                 elif leased:
                     stores.append((i, held, ready))
                 else:
-                    tiers.keep_here(request, held, ready)
+                    tiers.keeper.keep_here(request, held, ready)
                     self._land(i, LANDED, held)
             self._store(stores)
 
@@ -188,13 +188,13 @@ class _Batch:
         try:
             stored = tiers.remote.store(items)
         except RemoteError as error:
-            tiers.failed(self.requests[stores[0][0]], error)
+            tiers.keeper.failed(self.requests[stores[0][0]], error)
             stored = [False] * len(stores)
         for (i, held, ready), done in zip(stores, stored, strict=True):
             if done:
                 del self.tokens[i]
-                tiers.wrote(self.requests[i], len(ready.frame))
-                tiers.keep_here(self.requests[i], held, ready)
+                tiers.keeper.wrote(self.requests[i], len(ready.frame))
+                tiers.keeper.keep_here(self.requests[i], held, ready)
             self._land(i, LANDED, held)
 
     def _wait(self, busy: list[int], deadline: float) -> None:
@@ -211,4 +211,4 @@ class _Batch:
     def _release(self) -> None:
         left = [(self.requests[i].key, token) for i, token in self.tokens.items()]
         if left:
-            self.tiers.hold(left, 0)
+            self.tiers.keeper.hold(left, 0)

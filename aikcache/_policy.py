@@ -25,6 +25,20 @@ class Policy:
     jitter: float = 0.0
     cache_if: Callable[[Any], object] | None = None
     share: bool = False
+    stale_ttl: float = 0.0
+    error_ttl: float = 0.0
+    early_refresh: float = 0.0
+    load_timeout: float | None = None
+
+    @property
+    def ages(self) -> bool:
+        """Whether a value can be renewed before its end, or served after it."""
+        return bool(self.stale_ttl or self.error_ttl or self.early_refresh)
+
+    @property
+    def extra(self) -> float:
+        """Seconds that a value is kept beyond its `ttl`."""
+        return max(self.stale_ttl, self.error_ttl)
 
     def seconds(self, result: object, default: float) -> float:
         """How long to keep this result; 0: not at all. Raises what a `ttl` function raises, or `ConfigError`."""
@@ -47,6 +61,10 @@ def make(
     jitter: float = 0.0,
     cache_if: Callable[[Any], object] | None = None,
     share: bool = False,
+    stale_ttl: float | timedelta = 0.0,
+    error_ttl: float | timedelta = 0.0,
+    early_refresh: float = 0.0,
+    load_timeout: float | timedelta | None = None,
 ) -> Policy:
     """A checked `Policy`; `where` begins every message."""
     if ttl is not None and not callable(ttl):
@@ -57,4 +75,25 @@ def make(
         raise ConfigError(f"{where}: jitter must be a fraction of ttl, at least 0 and below 1, got {jitter!r}.")
     if cache_if is not None and not callable(cache_if):
         raise ConfigError(f"{where}: cache_if must be a function of the result, got {type(cache_if).__name__}.")
-    return Policy(codec, ttl, local_ttl, float(jitter), cache_if, bool(share))
+    if isinstance(early_refresh, bool) or not isinstance(early_refresh, (int, float)) or not 0 <= early_refresh <= 100:
+        raise ConfigError(
+            f"{where}: early_refresh must be XFetch's beta, from 0 (off) to 100, got {early_refresh!r}. 1 is usual."
+        )
+    if load_timeout is not None:
+        load_timeout = check_seconds(f"{where}: load_timeout", load_timeout, zero="None waits for the load.")
+        if not stale_ttl and not error_ttl:
+            raise ConfigError(
+                f"{where}: load_timeout answers with a stale value, and none is kept. Give stale_ttl or error_ttl."
+            )
+    return Policy(
+        codec,
+        ttl,
+        local_ttl,
+        float(jitter),
+        cache_if,
+        bool(share),
+        check_seconds(f"{where}: stale_ttl", stale_ttl),
+        check_seconds(f"{where}: error_ttl", error_ttl),
+        float(early_refresh),
+        load_timeout,
+    )

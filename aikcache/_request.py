@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ._flights import Held
 from ._local import Region
 from ._patterns import ANY_TAG, tag_group
 from ._policy import Policy
@@ -34,6 +35,7 @@ class Request:
     epoch: int = 0
     groups: tuple[str, ...] = ()
     known: dict[str, bytes | None] = field(default_factory=dict)  # the stamps as of the first question
+    fallback: Held | None = None  # a stale value, to answer with when the function fails
     seen: bytes = b""  # what stood remotely and was of no use
 
     def all_groups(self) -> tuple[str, ...]:
@@ -72,9 +74,16 @@ class Ready(NamedTuple):
     """A result ready to be kept: its frame (empty where it is for this process alone), its seconds, its tags."""
 
     frame: bytes
-    seconds: float
+    seconds: float  # fresh
+    extra: float  # kept beyond that
+    cost: float  # of the load
     tags: tuple[str, ...]
 
     @property
     def keep_ms(self) -> int:
-        return max(int(self.seconds * 1000), 1)
+        return milliseconds(self.seconds) + milliseconds(self.extra)
+
+
+def milliseconds(seconds: float) -> int:
+    """As Redis takes them: whole, and at least one of anything above zero."""
+    return max(int(seconds * 1000), 1) if seconds > 0 else 0

@@ -19,10 +19,10 @@ from ._frame import Frame, Framer
 from ._local import Packed
 from ._patterns import ANY_TAG, tag_group
 from ._remote import Busy, Read, Remote
-from ._request import Request
+from ._request import Request, milliseconds
 from ._stamps import Stamps
 from ._trouble import Trouble
-from .errors import DecodeError
+from .errors import DecodeError, InvalidKeyError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
@@ -90,11 +90,11 @@ class Stamped:
         """The frame, and whether its stamps are the current ones. None: it is no frame of this key."""
         try:
             frame = self.framer.unpack(request.key, data)
-        except DecodeError as error:
+            groups = [tag_group(name) for name in frame.tags]
+        except (DecodeError, InvalidKeyError) as error:
             request.region.counters.errors += 1
             self.trouble.report("decode", f"what Redis holds for {request.key} is not a frame of it: {error}")
             return None
-        groups = [tag_group(name) for name in frame.tags]
         unknown = [group for group in groups if group not in request.known]
         if unknown:
             epoch = self.stamps.epoch
@@ -157,15 +157,14 @@ class Stamped:
 
     def pack(self, request: Request, packed: Packed, seconds: float, cost: float, tags: tuple[str, ...]) -> bytes:
         """The frame of a value, under the stamps known before its load."""
-        keep_ms = max(int(seconds * 1000), 1)
         return self.framer.pack(
             request.key,
             codec=packed.codec,
             schema=packed.schema,
             digest=request.digest(tags),
             cost=cost,
-            ttl_ms=keep_ms,
-            keep_ms=keep_ms,
+            ttl_ms=milliseconds(seconds),
+            keep_ms=milliseconds(seconds) + milliseconds(request.policy.extra),
             tags=tags,
             payload=packed.payload,
         )
@@ -173,4 +172,5 @@ class Stamped:
     def _keep_ms(self, request: Request) -> int:
         """How long stamps must live for what this request may store."""
         ttl = request.policy.ttl
-        return int(1000 * (ttl if isinstance(ttl, float) else max(request.ttl, self._longest)))
+        longest = ttl if isinstance(ttl, float) else max(request.ttl, self._longest)
+        return milliseconds(longest + request.policy.extra)

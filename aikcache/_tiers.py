@@ -17,28 +17,30 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from threading import get_ident
 from typing import Any
 
-from . import _patterns
+from . import _patterns, _refresh
+from ._background import Background
 from ._channel import Channel
 from ._codec import Codec
 from ._config import CacheConfig
-from ._flights import ALONE, FAILED, LANDED, Flight, Flights, Held
+from ._flights import ALONE, FAILED, LANDED, UNDER_WAY, Flight, Flights, Held
 from ._frame import Frame
 from ._guard import Guard
+from ._keeping import Keeper
 from ._keys import Space
-from ._leases import Leases
 from ._local import Entry, LocalTier, Packed
 from ._recovery import Recovery
+from ._refresh import Refresher
 from ._remote import Read, Remote
-from ._request import MISSING, Ready, Request
+from ._request import MISSING, Request
 from ._stamped import Stamped
 from ._stamps import Stamps
 from ._trouble import Trouble
-from .errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
+from .errors import DecodeError
 
 
 class Tiers:
@@ -53,19 +55,21 @@ class Tiers:
         self.stamps = Stamps(self.guard, clock)
         self.flights = Flights()
         self.trouble = Trouble()
+        self.background = Background()
+        self.refresher = Refresher(self.background, self.renew, clock)
         self.closed = False
         self.remote: Remote | None = None
         self.shared: Stamped | None = None
         self.recovery: Recovery | None = None
         self.channel: Channel | None = None
-        self.leases = Leases(1.0, self._extend)
+        self.keeper = Keeper(config, self.local, None, self.trouble, clock)
         _living.add(self)
 
     def back(self, remote: Remote, recovery: Recovery, channel: Channel) -> None:
         """Put Redis behind the local tier."""
         self.remote, self.recovery, self.channel = remote, recovery, channel
         self.shared = Stamped(self.config, remote, self.stamps, self.trouble, self.clock, self.ready)
-        self.leases = Leases(self.shared.lease_seconds, self._extend)
+        self.keeper = Keeper(self.config, self.local, self.shared, self.trouble, self.clock)
         self.trust_until(-inf)
 
     def ready(self) -> None:
@@ -90,19 +94,36 @@ class Tiers:
         """The value of a request: from a tier, from another's load, or from its own."""
         entry = self.local.find(request.key, request.region, request.local_key if request.relink else None)
         if entry is not None:
-            value = self.serve(entry, request.policy.codec)
+            value = self.take(entry, request)
             if value is not MISSING:
                 return value
             request.region.retired -= 1  # `find` counted a hit
         return self._fly(request)
 
     def serve(self, entry: Entry, codec: Codec) -> Any:
-        """An entry's value, or `MISSING` when it may not be handed out. The hit is counted by the caller."""
+        """An entry's value while it is fresh, else `MISSING`. The hit is counted by the caller."""
         now = self.clock()
+        return MISSING if now >= entry.fresh or self._gone(entry, now) else self._value(entry, codec)
+
+    def take(self, entry: Entry, request: Request) -> Any:
+        """The same for a call, which may also be answered with what is due, or stale, and then has it renewed."""
+        now = self.clock()
+        if self._gone(entry, now):
+            return MISSING
+        value = self._value(entry, request.policy.codec)
+        if value is MISSING or now < min(entry.due, entry.fresh):
+            return value
+        if now < entry.fresh:
+            entry.due, entry.until = inf, (entry.fresh if entry.until > -inf else -inf)
+        held = Held(None, entry.value) if type(entry.value) is Packed else Held(value)
+        return value if self._serves(request, entry.fresh, held) else MISSING
+
+    def _gone(self, entry: Entry, now: float) -> bool:
         if now >= entry.deadline or (now >= entry.region.horizon and now >= entry.born + self.config.max_staleness):
-            return MISSING
-        if not self.local.touch(entry):
-            return MISSING
+            return True
+        return not self.local.touch(entry)
+
+    def _value(self, entry: Entry, codec: Codec) -> Any:
         value = entry.value
         if type(value) is Packed:
             try:
@@ -110,6 +131,21 @@ class Tiers:
             except DecodeError:  # asked for as another type than it was stored as
                 return MISSING
         return value
+
+    def _serves(self, request: Request, fresh: float, held: Held) -> bool:
+        """Whether a value that is due, or has been stale since `fresh`, still answers a call; it is renewed then."""
+        late = self.clock() - fresh
+        policy = request.policy
+        if late < policy.stale_ttl or late < 0:
+            request.region.counters.stale += late >= 0
+            self.refresher.soon(request)
+            return True
+        if late < policy.error_ttl:
+            if self.refresher.resting(request.key):  # it has just failed: not every call need find out again
+                request.region.counters.stale += 1
+                return True
+            request.fallback = held
+        return False
 
     def _fly(self, request: Request) -> Any:
         counters = request.region.counters
@@ -124,7 +160,9 @@ class Tiers:
                 flight.ended = True  # nobody vouches that it has not been overtaken: it is not joined any more
                 self.flights.end_key(request.key)
                 continue
-            if flight.thread == get_ident() or not flight.wait(deadline - self.clock()) or flight.state == ALONE:
+            if flight.thread != get_ident() and not flight.wait(self._patience(request, deadline)) and request.fallback:
+                return self._fall_back(request, None)
+            if flight.thread == get_ident() or flight.state in (UNDER_WAY, ALONE):
                 counters.misses += 1
                 result = request.load()
                 counters.loads += 1
@@ -150,13 +188,35 @@ class Tiers:
         request.epoch = request.region.epoch
         request.began = self.clock()
         try:
-            value, held = self._find_or_load(request, deadline)
+            value, held = self._find_or_load(request, flight, deadline)
             state = ALONE if held is None else LANDED
             return value
+        except Exception as error:
+            if request.fallback is None or flight.ended:  # what was invalidated meanwhile is gone
+                raise
+            state, held = LANDED, request.fallback
+            return self._fall_back(request, error)
         finally:
-            self.flights.done(flight, state, held)
+            if not flight.aside:
+                self.flights.done(flight, state, held)
 
-    def _find_or_load(self, request: Request, deadline: float) -> tuple[Any, Held | None]:
+    def _patience(self, request: Request, deadline: float) -> float:
+        """Seconds to wait for another's load: less when there is a stale value to answer with."""
+        left = deadline - self.clock()
+        timeout = request.policy.load_timeout
+        return left if request.fallback is None or timeout is None else min(left, timeout)
+
+    def _fall_back(self, request: Request, error: Exception | None) -> Any:
+        """The stale value, because the function failed or takes too long."""
+        if error is not None:
+            self.refresher.failed(request.key)
+        why = "takes too long" if error is None else f"failed: {type(error).__name__}"
+        self.trouble.report(f"stale:{request.region.name}", f"the load of {request.key} {why}; a stale value answers.")
+        request.region.counters.stale += 1
+        assert request.fallback is not None
+        return self.hand_out(request.fallback, request.policy.codec)
+
+    def _find_or_load(self, request: Request, flight: Flight, deadline: float) -> tuple[Any, Held | None]:
         token: bytes | None = None
         if self.shared is not None:
             try:
@@ -164,12 +224,72 @@ class Tiers:
                 if found is not None:
                     request.region.counters.remote_hits += 1
                     return found
-            except RemoteError as error:
-                self.failed(request, error)
-        if token is None:
-            return self.load(request, None)
-        with self.leases.holding([(request.key, token)]):
-            return self.load(request, token)
+                if token is None and request.fallback is not None:  # somebody else loads it, and takes too long
+                    return self._fall_back(request, None), request.fallback
+            except Exception as error:  # whatever it is, the function can still answer
+                self.keeper.failed(request, error)
+        if request.fallback is not None and request.policy.load_timeout is not None:
+            return self._load_aside(request, flight, token, request.policy.load_timeout)
+        return self.keeper.load(request, token)
+
+    def _load_aside(
+        self, request: Request, flight: Flight, token: bytes | None, timeout: float
+    ) -> tuple[Any, Held | None]:
+        """Load in the background and wait `timeout` seconds; then the stale value answers, and the load goes on."""
+
+        def work() -> tuple[Any, Held | None]:
+            state, held = FAILED, None
+            try:
+                value, held = self.keeper.load(request, token)
+                state = ALONE if held is None else LANDED
+                return value, held
+            finally:
+                self.flights.done(flight, state, held)
+
+        flight.aside = True
+        task = self.background.submit(work)
+        if task is None:
+            flight.aside = False
+            return self.keeper.load(request, token)
+        if not task.wait(timeout):
+            return self._fall_back(request, None), None
+        if task.error is not None:
+            raise task.error
+        return task.result  # type: ignore[return-value]
+
+    def renew(self, request: Request) -> bool:
+        """Load a value anew in the background, unless somebody else does. True: it has been.
+
+        With Redis a lease alone says who does, not a flight: callers that ask Redis meanwhile must not wait for it.
+        """
+        request.groups = self.groups_of(request)
+        request.fallback = None
+        flight: Flight | None = None
+        if self.shared is None:
+            flight, leading = self.flights.join(request.key, request.all_groups(), self.clock())
+            if not leading:
+                return False
+        held: Held | None = None
+        request.epoch, request.began = request.region.epoch, self.clock()
+        try:
+            token: bytes | None = None
+            if self.shared is not None:
+                self.shared.read(request)
+                self.shared.ensure(request)
+                answer = self.shared.lease(request, self.clock())
+                if not isinstance(answer, bytes):
+                    return answer is not None and self.look(request, answer) is not None
+                token = answer
+            _, held = self.keeper.load(request, token, asked=False)
+        except Exception as error:
+            request.region.counters.errors += 1
+            self.trouble.report(
+                f"renew:{request.region.name}", f"{request.key} was not renewed: {type(error).__name__}"
+            )
+        finally:
+            if flight is not None:
+                self.flights.done(flight, FAILED if held is None else LANDED, held)
+        return held is not None
 
     def _find_or_lease(
         self, shared: Stamped, request: Request, deadline: float
@@ -178,57 +298,13 @@ class Tiers:
         found = self.look(request, shared.read(request))
         if found is None:
             shared.ensure(request)
+            deadline = self.clock() + self._patience(request, deadline)
         while found is None:
             answer = shared.lease(request, deadline)
             if not isinstance(answer, Read):
                 return None, answer
             found = self.look(request, answer)
         return found, None
-
-    # Beside a call
-
-    def reload(self, request: Request) -> Any:
-        """Run the function and keep its result, whatever is kept now; an invalidation meanwhile still undoes it."""
-        request.epoch = request.region.epoch
-        request.began = self.clock()
-        request.groups = self.groups_of(request)
-        token: bytes | None = None
-        if self.shared is not None:
-            try:
-                self.shared.read(request)
-                self.shared.ensure(request)
-                token = self.shared.take_lease(request)
-            except RemoteError as error:
-                self.failed(request, error)
-        with self.leases.holding([(request.key, token)] if token else []):
-            return self.load(request, token)[0]
-
-    def put(self, request: Request, value: object, end: Callable[[_patterns.Ending], None]) -> None:
-        """Keep `value` as it is told. `end` ends what was kept before, which all processes must hear of."""
-        request.groups = self.groups_of(request)
-        encoded = request.policy.codec.encode(value)
-        packed = Packed(encoded.codec, encoded.payload, request.policy.codec.schema)
-        seconds = request.seconds(value)
-        tags = request.tags_of(value)
-        if self.shared is None or seconds <= 0:
-            end(_patterns.Ending(keys=(request.key,)))
-            if self.shared is None and seconds > 0:
-                request.began, request.epoch = self.clock(), request.region.epoch
-                held = Held(encoded.value) if encoded.shared else Held(None, packed)
-                self.keep_here(request, held, Ready(b"", seconds, tags))
-            return
-        try:
-            self.shared.read(request)
-            self.shared.ensure(request)
-            if request.late_tags is not None:
-                self.shared.late(request, tags)
-            ready = Ready(self.shared.pack(request, packed, seconds, 0.0, tags), seconds, tags)
-            self.shared.remote.put(request.key, ready.frame, ready.keep_ms)
-            self.wrote(request, len(ready.frame))
-            self.drop_key(request.key)
-        except RemoteError as error:
-            self.failed(request, error)
-            end(_patterns.Ending(keys=(request.key,)))  # what stands there now is not what was put
 
     def drop_key(self, key: str) -> None:
         """A key ended: here, nothing of it is held, and nobody joins its load."""
@@ -254,128 +330,20 @@ class Tiers:
             self.trouble.report("decode", f"the value of {request.key} cannot be decoded: {error}")
             return None
         shared = request.policy.share or codec.shareable(value)
-        held = Held(value) if shared else Held(None, Packed(frame.codec, frame.payload, frame.schema))
-        left = pttl / 1000 if pttl >= 0 else frame.ttl_ms / 1000 if pttl == -1 else 0.0
-        self._fill(request, held, request.asked + left, frame.tags)
+        packed = Packed(frame.codec, frame.payload, frame.schema)
+        held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
+        left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == -1 else 0.0
+        fresh = request.asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+        due = fresh - _refresh.early(request.policy, frame.cost)
+        self.keeper.fill(request, held, fresh, due, request.asked + left, frame.tags)
+        if self.clock() >= due and not self._serves(request, fresh, held):
+            return None
         return value, held
-
-    # Loading
-
-    def load(self, request: Request, token: bytes | None) -> tuple[Any, Held | None]:
-        """Run the function, and keep what it gives where that is allowed. None for the second: nobody can share it."""
-        request.region.counters.misses += 1
-        started = self.clock()
-        stored = False
-        try:
-            result = request.load()
-            request.region.counters.loads += 1
-            cost = self.clock() - started
-            value, held, ready = self.prepare(request, result, cost, leased=token is not None)
-            if held is not None and ready is not None:
-                if token is not None:
-                    stored = self._store(request, token, ready)
-                if stored or token is None:
-                    self.keep_here(request, held, ready)
-            return value, held
-        finally:
-            if token is not None and not stored:
-                self.hold([(request.key, token)], 0)
-
-    def _store(self, request: Request, token: bytes, ready: Ready) -> bool:
-        assert self.remote is not None
-        try:
-            (stored,) = self.remote.store([(request.key, token, ready.frame, ready.keep_ms)])
-        except RemoteError as error:
-            self.failed(request, error)
-            return False
-        if stored:
-            self.wrote(request, len(ready.frame))
-        return stored
-
-    def prepare(
-        self, request: Request, result: object, cost: float, *, leased: bool
-    ) -> tuple[Any, Held | None, Ready | None]:
-        """A result as its caller gets it, as others can share it, and as it is kept; None where that cannot be."""
-        try:
-            policy = request.policy
-            seconds = request.seconds(result)
-            if self.shared is None and policy.share:
-                return result, Held(result), Ready(b"", seconds, request.tags_of(result))
-            encoded = policy.codec.encode(result)
-            packed = Packed(encoded.codec, encoded.payload, policy.codec.schema)
-            held = Held(encoded.value) if encoded.shared or policy.share else Held(None, packed)
-            if seconds <= 0:
-                return encoded.value, held, None
-            tags = request.tags_of(result)
-            frame = b""
-            if leased and self.shared is not None:
-                if request.late_tags is not None and not self.shared.late(request, tags):
-                    return encoded.value, held, None
-                frame = self.shared.pack(request, packed, seconds, cost, tags)
-            return encoded.value, held, Ready(frame, seconds, tags)
-        except RemoteError as error:
-            self.failed(request, error)
-            return result, None, None
-        except (EncodeError, InvalidKeyError, ConfigError) as error:
-            request.region.counters.errors += 1
-            if self.config.strict:
-                raise
-            self.trouble.report(f"keep:{request.region.name}", f"a result of {request.key} was not cached: {error}")
-            return result, None, None
-
-    def keep_here(self, request: Request, held: Held, ready: Ready) -> None:
-        """File a result locally."""
-        self._fill(request, held, self.clock() + ready.seconds, ready.tags)
-
-    def _fill(self, request: Request, held: Held, deadline: float, tags: tuple[str, ...]) -> None:
-        bound = request.policy.local_ttl
-        if self.shared is not None:
-            bound = self.config.local_ttl if bound is None else min(bound, self.config.local_ttl)
-        now = self.clock()
-        if bound is not None:
-            deadline = min(deadline, now + bound)
-        if deadline <= now:
-            return
-        packed = held.packed
-        self.local.fill(
-            request.key,
-            request.region,
-            request.local_key,
-            request.epoch,
-            held.value if packed is None else packed,
-            born=request.began,
-            deadline=deadline,
-            shared=packed is None,
-            size=0 if packed is None else len(packed.payload),
-            tags=tags,
-        )
-
-    # Trouble and the end
-
-    def failed(self, request: Request, error: RemoteError) -> None:
-        request.region.counters.errors += 1
-        self.trouble.report(
-            f"redis:{type(error).__name__}", f"Redis failed on {request.key}, answered without: {error}"
-        )
-
-    def wrote(self, request: Request, size: int) -> None:
-        request.region.counters.writes += 1
-        request.region.counters.bytes_written += size
-
-    def _extend(self, leases: Sequence[tuple[str, bytes]]) -> None:
-        self.hold(leases, int(self.leases.seconds * 1000))
-
-    def hold(self, leases: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
-        """Extend leases, or give them up (0)."""
-        try:
-            if self.remote is not None:
-                self.remote.hold(leases, lease_ms)
-        except RemoteError as error:
-            self.trouble.report(f"redis:{type(error).__name__}", f"a lease could not be held or given up: {error}")
 
     def close(self) -> None:
         self.closed = True
-        self.leases.close()
+        self.keeper.leases.close()
+        self.background.close()
         self.local.close()
         if self.channel is not None:
             self.channel.close()
@@ -389,7 +357,9 @@ class Tiers:
         self.flights.forget()
         self.local.after_fork()
         self.stamps.forget_all(trusted=False)
-        self.leases = Leases(self.leases.seconds, self._extend)
+        self.keeper = Keeper(self.config, self.local, self.shared, self.trouble, self.clock)
+        self.background = Background()
+        self.refresher = Refresher(self.background, self.renew, self.clock)
         if self.remote is not None and self.recovery is not None and self.channel is not None:
             self.trust_until(-inf)
             self.remote.after_fork()

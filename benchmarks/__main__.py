@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from ._measure import Row, Settings, as_json, circumstances, table
+from ._measure import Row, Settings
+from ._report import as_json, circumstances, table
 
 QUESTIONS = (
-    "local_hit", "remote_hit", "many", "hit_ratio", "memory", "import_time", "compression", "threads", "invalidation",
+    "local_hit", "remote_hit", "many", "invalidation", "push", "hung", "threads", "hit_ratio", "memory", "compression",
+    "import_time",
 )  # fmt: skip
 
 

@@ -2,20 +2,19 @@
 
 These machines are noisy, so a figure alone says little. All that is compared runs in one process, in short rounds that
 alternate; each round gives one ratio, and the median of the ratios counts. Spread is half the interquartile range.
+
+Round trips have two speeds here: where a core goes to sleep between question and answer, waking it costs several times
+the work. So they are measured on the clock, which the bars are about, and once more in the caller's own CPU time.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
+import time
 import timeit
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -75,9 +74,6 @@ class Row:
         return (self.question, self.figure, self.rival, ratio, bar, self.verdict)
 
 
-HEADINGS = ("question", "figure", "rival", "ratio", "bar", "verdict")
-
-
 def absent(question: str, rival: str, bar: Bar | None = None) -> Row:
     """The row of a rival that is not installed here."""
     return Row(question=question, figure="", rival=f"{rival}: not installed", bar=bar)
@@ -110,10 +106,16 @@ class Samples:
         return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], settings: Settings) -> dict[str, Samples]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]],
+    settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Samples]:
     """Time each contender in short rounds, in an order that is shuffled every round."""
-    timers = {name: timeit.Timer("; ".join(["f()"] * _UNROLLED), globals={"f": f}) for name, f in contenders.items()}
-    return timed(timers, settings)
+    statement = "; ".join(["f()"] * _UNROLLED)
+    return timed(
+        {name: timeit.Timer(statement, timer=clock, globals={"f": f}) for name, f in contenders.items()}, settings
+    )
 
 
 def timed(timers: Mapping[str, timeit.Timer], settings: Settings) -> dict[str, Samples]:
@@ -130,46 +132,3 @@ def timed(timers: Mapping[str, timeit.Timer], settings: Settings) -> dict[str, S
         for name in order:
             rounds[name].append(timers[name].timeit(loops[name]) / loops[name] / _UNROLLED)
     return {name: Samples(samples) for name, samples in rounds.items()}
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table whose columns line up."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
-
-
-def circumstances() -> dict[str, str]:
-    """Machine, Python, commit and command: what a figure is worth nothing without."""
-    models = [line.split(":")[1].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
-    commit = _run("git", "rev-parse", "--short", "HEAD") or "unknown"
-    changed = " with changes" if _run("git", "status", "--porcelain", "--", "aikcache") else ""
-    return {
-        "machine": f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "commit": commit + changed,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-    }
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """The rows and their circumstances, for a file."""
-    told = [{**asdict(row), "bar": None if row.bar is None else str(row.bar), "verdict": row.verdict} for row in rows]
-    return json.dumps({**circumstances(), "rows": told}, indent=1, ensure_ascii=False) + "\n"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _run(*command: str) -> str:
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -40,9 +40,7 @@ def run(settings: Settings) -> list[Row]:
             used = _grown(cached) - sum(sys.getsizeof(cached.key(key)) for key in KEYS[:100]) / 100
             if len(cache.tiers.local) != COUNT:
                 raise RuntimeError("not all entries were kept")
-        rows.append(
-            Row(question=f"memory per local entry{what}", figure="", measured=used, unit=" bytes", bar=bar)
-        )
+        rows.append(Row(question=f"memory per local entry{what}", figure="", measured=used, unit=" bytes", bar=bar))
     used = _grown(_rivals.cachetools_ttl(lambda key: key), KEYS[: _rivals.ENTRIES])
     rows.append(Row(question="memory per entry", figure=f"{used:.0f} bytes", rival="cachetools TTLCache"))
     return rows

@@ -7,6 +7,7 @@ say: both unpickle what they find.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -54,6 +55,8 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
                 contenders["Flask-Caching redis"] = lambda: memoized(KEY)
         try:
             samples = interleaved(contenders, settings)
+            ours_and_bare = {name: contenders[name] for name in ("aikcache", "bare")}
+            cpu = interleaved(ours_and_bare, settings, time.thread_time)
         finally:
             if leave is not None:
                 leave()
@@ -70,7 +73,13 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
             rival=f"bare get + loads: {samples['bare']}",
             measured=mine.over(samples["bare"]),
             bar=Bar(1.0),
-        )
+        ),
+        Row(
+            question=f"remote hit, {size} bytes, {transport}, CPU",
+            figure=str(cpu["aikcache"]),
+            rival=f"bare get + loads: {cpu['bare']}",
+            measured=cpu["aikcache"].over(cpu["bare"]),
+        ),
     ]
     for rival, bar in BARS.items() if rivals else ():
         question = "remote hit, times faster"

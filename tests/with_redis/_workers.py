@@ -107,6 +107,12 @@ class Shop:
         self.database.close()
 
 
+def connect(cache: Cache) -> None:
+    """Use a cache for the first time and wait for its channel, whose coming empties the local tier."""
+    cache.get("nothing:at:all")
+    wait_until(lambda: cache.stats().coherent, PATIENCE, "the channel")
+
+
 # What a worker is told to run. Shops stay open from one call to the next, so that their local tiers do.
 
 _shops: dict[Spec, Shop] = {}

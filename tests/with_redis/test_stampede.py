@@ -11,7 +11,7 @@ import pytest
 from aikcache.testing import wait_until
 
 from . import _workers
-from ._workers import PATIENCE, Background, Database, Rush, Shop, Spec, Worker, in_threads
+from ._workers import PATIENCE, Background, Database, Rush, Shop, Spec, Worker, connect, in_threads
 
 THREADS = 16
 OpenShop = Callable[[Spec], Shop]
@@ -65,6 +65,7 @@ def test_threads_that_wait_for_a_load_are_counted_as_joined(
 ) -> None:
     """In one process one call of many loads, and each of the others is counted once, as joined or as a hit."""
     shop = open_shop(spec)
+    connect(shop.cache)
     database.hold("tea")
     begun = threading.Semaphore(0)
     values = []
@@ -80,7 +81,7 @@ def test_threads_that_wait_for_a_load_are_counted_as_joined(
     database.let_go("tea")
     calls.result()
     assert values == ["tea as it is"] * THREADS
-    stats = shop.cache.stats()
+    stats = shop.cache.stats().operations["thing:get"]
     assert (stats.loads, stats.misses, stats.remote_hits) == (1, 1, 0)
     assert stats.joined + stats.local_hits == THREADS - 1
 
@@ -107,18 +108,33 @@ def test_a_failing_load_fails_for_its_caller_alone(spec: Spec, open_shop: OpenSh
     assert sorted(raised) == list(range(THREADS))
 
 
-def test_a_function_that_calls_itself_for_the_same_key_goes_straight_through(spec: Spec, open_shop: OpenShop) -> None:
+@pytest.mark.parametrize(
+    "when",
+    [
+        "at any time",
+        pytest.param(
+            "while the channel comes",
+            marks=pytest.mark.xfail(reason="the ended flight is not met again, and the lease is waited for", strict=True),
+        ),
+    ],
+)
+def test_a_function_that_calls_itself_for_the_same_key_goes_straight_through(
+    when: str, spec: Spec, open_shop: OpenShop
+) -> None:
     """A load that asks for its own key runs the function again instead of waiting for itself."""
-    shop = open_shop(spec)
+    shop = open_shop(spec.but(lease_wait=0.5))
+    if when == "at any time":
+        connect(shop.cache)
     depth = 0
 
     @shop.cache.cached("thing")
     def nested(name: str) -> int:
         nonlocal depth
         depth += 1
+        wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "the channel")
         return depth if depth == 3 else nested(name)
 
     began = time.monotonic()
     assert nested("tea") == 3
-    assert time.monotonic() - began < shop.cache.config.lease_wait
+    assert time.monotonic() - began < 0.5
     assert nested.peek("tea") == 3
