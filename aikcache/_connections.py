@@ -251,9 +251,12 @@ class Connections:
 
         url = self._url
         if url.startswith("embedded://"):
-            gone, self._server = self._server, _embedded.attach(url.removeprefix("embedded://") or None)
+            server = _embedded.attach(url.removeprefix("embedded://") or None)
+            gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
             if gone is not None:
                 gone.close()
+            if self._closed:
+                server.close()
             url = f"unix://{self._server.socket}"
         options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
         kind = options.pop("connection_class", Connection)

@@ -3,8 +3,9 @@
     fresh ── due ──────────── stale ─────────────────────────── gone
       └ early_refresh └ ttl     └ stale_ttl: served, renewed      └ error_ttl: served only if the function fails
 
-`due` is XFetch: a value whose load took `cost` seconds is renewed early with a probability that grows towards its end;
-the random draw is made once per copy, when it is filed, so that a hit pays nothing for it.
+`due` is XFetch: a value whose load took `cost` seconds is renewed early, at random, so that it is there before the end
+and not everybody renews at once. The draw is made once per copy, when it is filed, so that a hit pays nothing for it;
+as XFetch draws at every hit, and so hardly ever too late, the load's own time is added to each draw.
 
 A value that was invalidated is gone, never stale: locally it is dropped, remotely its stamps no longer match.
 
@@ -26,11 +27,12 @@ AGAIN = 1.0
 MAX_KEYS = 10_000
 
 
-def early(policy: Policy, cost: float) -> float:
+def early(policy: Policy, cost: float, ttl: float) -> float:
     """How long before its end a value is due, in seconds, drawn at random; 0.0 without `early_refresh`."""
     if not policy.early_refresh or cost <= 0:
         return 0.0
-    return -cost * policy.early_refresh * math.log(1.0 - random.random())
+    draw = 1.0 - math.log(1.0 - random.random())
+    return min(cost * policy.early_refresh * draw, ttl / 2)
 
 
 class Refresher:

@@ -37,9 +37,9 @@ def _cached(cache: Cache) -> Any:
     return moment
 
 
-def _watch(url: str, pipe: Connection) -> None:
+def _watch(url: str, instance: str, pipe: Connection) -> None:
     """The other process: say when there is an entry, then when it has gone."""
-    with Cache(url, instance=INSTANCE) as cache:
+    with Cache(url, instance=instance) as cache:
         moment = _cached(cache)
         while pipe.recv():
             held = moment("a")
@@ -47,15 +47,15 @@ def _watch(url: str, pipe: Connection) -> None:
                 moment("a")
             pipe.send(None)
             until = time.monotonic() + PATIENCE
-            while moment("a") == held and time.monotonic() < until:
+            while (new := moment("a")) == held and time.monotonic() < until:
                 pass
-            pipe.send(time.monotonic())
+            pipe.send(time.monotonic() if new != held else None)
 
 
 def _measure(url: str, what: str) -> Row:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    child = context.Process(target=_watch, args=(url, there), daemon=True)
+    child = context.Process(target=_watch, args=(url, INSTANCE, there), daemon=True)
     child.start()
     seconds = []
     with Cache(url, instance=INSTANCE) as cache:
@@ -68,7 +68,10 @@ def _measure(url: str, what: str) -> Row:
                 moment.invalidate("a")
             else:
                 cache.invalidate("pushed:*")
-            seconds.append(here.recv() - began)
+            heard = here.recv()
+            if heard is None:
+                raise RuntimeError(f"the other process did not hear of a {what} within {PATIENCE:g} seconds")
+            seconds.append(heard - began)
         here.send(False)
     child.join(PATIENCE)
     p99 = statistics.quantiles(seconds[20:], n=100)[-1]  # after its channel is up

@@ -154,7 +154,7 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
         database.let_go("tea")
         assert first.result() == "old"
         assert shop.get.peek("tea") == "new"
-        end()
+        shop.get.invalidate("tea")
 
 
 @pytest.mark.parametrize("by", ["set", "store", "set_many"])
