@@ -113,7 +113,7 @@ class Keeper:
     def keep_here(self, request: Request, held: Held, ready: Ready) -> None:
         """File a result locally."""
         fresh = self.clock() + ready.seconds
-        due = fresh - _refresh.early(request.policy, ready.cost)
+        due = fresh - _refresh.early(request.policy, ready.cost, ready.seconds)
         self.fill(request, held, fresh, due, fresh + request.policy.extra, ready.tags)
 
     def fill(

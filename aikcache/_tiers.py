@@ -283,9 +283,7 @@ class Tiers:
             _, held = self.keeper.load(request, token, asked=False)
         except Exception as error:
             request.region.counters.errors += 1
-            self.trouble.report(
-                f"renew:{request.region.name}", f"{request.key} was not renewed: {type(error).__name__}"
-            )
+            self.trouble.report(f"renew:{request.region.name}", f"{request.key} not renewed: {type(error).__name__}")
         finally:
             if flight is not None:
                 self.flights.done(flight, FAILED if held is None else LANDED, held)
@@ -334,7 +332,7 @@ class Tiers:
         held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
         left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == -1 else 0.0
         fresh = request.asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-        due = fresh - _refresh.early(request.policy, frame.cost)
+        due = fresh - _refresh.early(request.policy, frame.cost, frame.ttl_ms / 1000)
         self.keeper.fill(request, held, fresh, due, request.asked + left, frame.tags)
         if self.clock() >= due and not self._serves(request, fresh, held):
             return None
