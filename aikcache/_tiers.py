@@ -274,7 +274,7 @@ class Tiers:
         try:
             token: bytes | None = None
             if self.shared is not None:
-                self.shared.read(request)
+                request.seen = self.shared.read(request).data or b""  # what is to be renewed is no news
                 self.shared.ensure(request)
                 answer = self.shared.lease(request, self.clock())
                 if not isinstance(answer, bytes):
