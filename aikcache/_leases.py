@@ -34,7 +34,8 @@ class Leases:
         """Keep `leases`, each a (key, token), alive for as long as the block runs."""
         for lease in leases:
             self._held[lease] = [0]
-        self._start()
+        if leases:
+            self._start()
         try:
             yield
         finally:

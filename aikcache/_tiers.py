@@ -188,6 +188,12 @@ class Tiers:
         request.epoch = request.region.epoch
         request.began = self.clock()
         try:
+            entry = self.local.find(request.key, request.region, request.local_key if request.relink else None)
+            if entry is not None:  # another's load may have landed between our look and our flight
+                value = self.serve(entry, request.policy.codec)
+                if value is not MISSING:
+                    return value  # those who wait for us look again
+                request.region.retired -= 1
             value, held = self._find_or_load(request, flight, deadline)
             state = ALONE if held is None else LANDED
             return value

@@ -69,7 +69,8 @@ class Row:
         return "reached" if self.bar.met(self.measured) else "MISSED"
 
     def cells(self) -> tuple[str, ...]:
-        ratio = "" if self.measured is None else f"{self.measured:.3g}{self.unit}"
+        digits = ".0f" if self.measured is not None and abs(self.measured) >= 1000 else ".3g"
+        ratio = "" if self.measured is None else f"{self.measured:{digits}}{self.unit}"
         bar = "" if self.bar is None else str(self.bar)
         return (self.question, self.figure, self.rival, ratio, bar, self.verdict)
 

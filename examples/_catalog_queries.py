@@ -183,10 +183,11 @@ def reindex(resource: Resource) -> Resource:
 def reindex_many(resources: list[Resource]) -> list[Resource]:
     """Re-index in one transaction, all or none of them."""
     scans = [_scan(resource) for resource in resources]
-    with transaction() as opened:
+    with default_cache().deferred(), transaction() as opened:
         renewed = [_record(opened, *pair)[0] for pair in zip(resources, scans, strict=True)]
-    # How many tags a call ends is known only here, so no template can name them. One round trip for the batch.
-    default_cache().invalidate_tags(*(_tag(resource.id) for resource in renewed))
+        # How many tags a call ends is known only here, so no template can name them. They end after the commit, in one
+        # round trip for the batch, or not at all.
+        default_cache().invalidate_tags(*(_tag(resource.id) for resource in renewed))
     return renewed
 
 

@@ -39,7 +39,7 @@ class Database:
     def load(self, name: str) -> str:
         """Read a value, count the read, and wait at the gate when it is shut."""
         self.client.incr(f"db:loads:{name}")
-        value: str = self.client.get(f"db:value:{name}") or f"{name} as it is"
+        value = str(self.client.get(f"db:value:{name}") or f"{name} as it is")
         if self.client.lpop(f"db:gate:{name}"):
             self.client.rpush(f"db:held:{name}", "1")
             self.client.blpop([f"db:go:{name}"], timeout=PATIENCE)

@@ -58,8 +58,8 @@ def counted(proxy: Proxy, instance: str) -> Iterator[Counted]:
 
 
 def test_the_proxy_counts(counted: Counted) -> None:
-    """Three pings are three round trips: the tests below rest on it."""
-    assert counted.round_trips(lambda: [counted.cache.ping() for _ in range(3)]) == 3
+    """Three questions are three round trips: the tests below rest on it."""
+    assert counted.round_trips(lambda: [counted.cache.get("thing:x:1") for _ in range(3)]) == 3
 
 
 def test_a_remote_hit_is_one_round_trip(counted: Counted) -> None:
@@ -189,7 +189,7 @@ def test_ids_that_the_function_leaves_out_are_left_out_and_not_cached(counted: C
 def test_ids_left_out_are_not_asked_for_again_while_others_load_the_rest(
     counted: Counted, spec: Spec, open_shop: OpenShop
 ) -> None:
-    """A batch that waits for another's load of one id calls the function once for the others, whatever it leaves out."""
+    """A batch that waits for another's load of one id calls the function once, whatever that leaves out."""
     inside, go_on = threading.Event(), threading.Event()
 
     def slow() -> list[int]:

@@ -124,9 +124,15 @@ def test_a_closed_cache_still_answers(redis_url: str, instance: str, caplog: pyt
 def test_a_cache_is_a_context_manager(redis_server: Server, redis_url: str, instance: str) -> None:
     """`with Cache(...)` closes at the end of the block, also when it raises."""
     with redis.Redis.from_url(redis_url) as plain:
-        with pytest.raises(LookupError), Cache(redis_url, instance=instance) as cache:
-            cache.ping()
-            raise LookupError
+        cache = Cache(redis_url, instance=instance)
+
+        def use() -> None:
+            with cache as entered:
+                entered.ping()
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            use()
         with pytest.raises(RemoteError):
             cache.ping()
         wait_until(lambda: clients(plain) == 0, PATIENCE, "the end of its connections")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -22,13 +23,12 @@ from ._proxy import Impostor, Proxy
 from ._workers import PATIENCE, Background, in_threads
 
 QUICK = {"timeout": 0.1, "connect_timeout": 0.1, "breaker_reset": 0.1}
-PASSWORD = "not the right one"
 
 
 class Squares:
     """A cache of a function that counts its calls."""
 
-    def __init__(self, url: str, instance: str, **settings: object) -> None:
+    def __init__(self, url: str, instance: str, **settings: Any) -> None:
         self.cache = Cache(url, instance=instance, **{**QUICK, **settings})
         self.loads: list[int] = []
 
@@ -129,7 +129,9 @@ NOBODY = (
 )  # fmt: skip
 
 
-out_of_turn = pytest.mark.xfail(reason="replies of another shape, to MGET and SCAN, come out as ValueError", strict=True)
+out_of_turn = pytest.mark.xfail(
+    reason="replies of another shape, to MGET and SCAN, come out as ValueError", strict=True
+)
 
 
 @pytest.mark.parametrize("where", [pytest.param(w, marks=out_of_turn if w == "answer_ok" else ()) for w in NOBODY])
@@ -225,12 +227,8 @@ def test_a_server_that_drips_bytes_does_not_hold_a_call_longer_than_its_timeout(
     where: str, redis_server: Server, redis_url: str, squares: Callable[..., Squares]
 ) -> None:
     """One byte every 100 ms resets the timeout of every receive, and still ends a call after `timeout`, not later."""
-    with ExitStack() as stack:
-        if where == "from the start":
-            url = stack.enter_context(Impostor(drip_from_the_start)).url
-        else:
-            proxy = stack.enter_context(Dripping(redis_server.socket))
-            url = proxy.url
+    with Impostor(drip_from_the_start) as impostor, Dripping(redis_server.socket) as proxy:
+        url = impostor.url if where == "from the start" else proxy.url
         shop = squares(url, timeout=0.5, connect_timeout=0.5, local_ttl=0, breaker_failures=1, breaker_reset=60)
         if where == "once connected":
             shop.square(12)
@@ -340,9 +338,9 @@ def test_a_load_that_raises_while_the_server_is_away_raises_its_own_exception(
         own_server.kill()
         raise LookupError(n)
 
-    with pytest.raises(LookupError, match="^3$"):
+    with pytest.raises(LookupError, match=r"^3$"):
         failing(3)
-    with pytest.raises(LookupError, match="^3$"):
+    with pytest.raises(LookupError, match=r"^3$"):
         failing(3)
 
 
@@ -363,7 +361,9 @@ def test_who_waits_for_a_lease_when_the_server_dies_loads_by_himself(
     began = time.monotonic()
     two = Background(second.cache.get_or_load, "thing:x:1", lambda: "own")
     with redis.Redis.from_url(own_server.url) as client:
-        wait_until(lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 3, PATIENCE, "the wait")
+        wait_until(
+            lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 3, PATIENCE, "the wait"
+        )
     own_server.kill()
     assert two.result() == "own"
     assert time.monotonic() - began < first.cache.config.lease_wait
@@ -387,7 +387,9 @@ def test_a_batch_that_waits_for_leases_when_the_server_dies_loads_by_itself(
     assert inside.wait(PATIENCE)
     two = Background(second.square.many, [1, 2, 3])
     with redis.Redis.from_url(own_server.url) as client:
-        wait_until(lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 8, PATIENCE, "the wait")
+        wait_until(
+            lambda: client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0) > 8, PATIENCE, "the wait"
+        )
     own_server.kill()
     assert two.result() == [1, 4, 9]
     assert second.loads == [1, 3, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,9 @@ def leases(database: Database, spec: Spec) -> list[str]:
     return list(database.client.scan_iter(f"{spec.instance}:v1:!lease:*"))
 
 
-def test_a_load_that_outlasts_its_lease_keeps_it(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+def test_a_load_that_outlasts_its_lease_keeps_it(
+    spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
     """A lease is extended for as long as the load runs, so nobody else loads, and the slow load is stored."""
     slow, other = open_shop(spec.but(lease_ttl=0.4)), open_shop(bare.but(lease_ttl=0.4))
     database.hold("tea")
@@ -33,7 +36,7 @@ def test_a_load_that_outlasts_its_lease_keeps_it(spec: Spec, bare: Spec, databas
     def extended() -> int:
         seen.append(database.client.pttl(lease))
         assert seen[-1] > 0, "the lease ended"
-        return sum(after > before for before, after in zip(seen, seen[1:], strict=False))
+        return sum(after > before for before, after in itertools.pairwise(seen))
 
     wait_until(lambda: extended() >= 6, PATIENCE, "extensions")
     database.let_go("tea")
@@ -125,7 +128,9 @@ def test_a_result_that_is_not_stored_gives_the_lease_up(
     shop = open_shop(bare)
     odd = object()
 
-    @shop.cache.cached("thing", ttl=lambda result: 0 if result == "not kept" else 60, cache_if=lambda r: "to be" not in str(r))
+    @shop.cache.cached(
+        "thing", ttl=lambda result: 0 if result == "not kept" else 60, cache_if=lambda r: "to be" not in str(r)
+    )
     def picky(name: str) -> object:
         return odd if result == "not encodable" else result
 
@@ -139,7 +144,12 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
 ) -> None:
     """Whoever comes under newer stamps does not wait for a doomed load: he loads and stores, and it is not stored."""
     shop = open_shop(bare)
-    for end in (shop.cache.clear, lambda: shop.cache.invalidate("thing"), lambda: shop.cache.invalidate_tags("things")):
+    ends: list[Callable[[], object]] = [
+        shop.cache.clear,
+        lambda: shop.cache.invalidate("thing"),
+        lambda: shop.cache.invalidate_tags("things"),
+    ]
+    for end in ends:
         database.put("tea", "old")
         database.hold("tea")
         first = worker.start(_workers.get, bare, "tea")
@@ -241,7 +251,9 @@ def test_a_thread_that_has_waited_long_enough_loads_by_itself(
     first.result()
 
 
-def test_a_load_that_lost_its_lease_is_not_stored(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+def test_a_load_that_lost_its_lease_is_not_stored(
+    spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
     """A load whose lease is gone, as after an eviction or a failover, is returned and stored nowhere."""
     shop, other = open_shop(spec), open_shop(bare)
     database.hold("tea")

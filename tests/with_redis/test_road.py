@@ -360,8 +360,7 @@ def test_a_result_that_cannot_be_kept_is_returned_all_the_same(
 def test_instances_and_versions_share_nothing(spec: Spec, open_shop: OpenShop) -> None:
     """Caches that differ in instance or version neither see nor end each other's values."""
     caches = [
-        open_shop(one).cache
-        for one in (spec, spec._replace(instance=spec.instance + ".b"), spec.but(version="v2"))
+        open_shop(one).cache for one in (spec, spec._replace(instance=spec.instance + ".b"), spec.but(version="v2"))
     ]
     for n, cache in enumerate(caches):
         assert cache.get_or_load("thing:x:1", lambda n=n: n) == n  # type: ignore[misc]

@@ -84,7 +84,14 @@ def overtake(
 @pytest.mark.parametrize("issuer", ISSUERS)
 @pytest.mark.parametrize(("function", "way"), CASES)
 def test_a_load_that_an_invalidation_overtook_leaves_nothing_in_redis(
-    function: str, way: str, issuer: str, worker: Worker, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+    function: str,
+    way: str,
+    issuer: str,
+    worker: Worker,
+    spec: Spec,
+    bare: Spec,
+    database: Database,
+    open_shop: OpenShop,
 ) -> None:
     """Whatever is invalidated, and whoever does it, Redis serves nobody the value of a load that was under way."""
     loading, other = open_shop(spec), open_shop(bare)
@@ -110,9 +117,16 @@ def test_a_load_that_its_own_cache_ended_leaves_nothing_in_the_local_tier(
 @pytest.mark.parametrize("issuer", ISSUERS[1:])
 @pytest.mark.parametrize(("function", "way"), CASES)
 def test_a_load_that_another_cache_ended_leaves_nothing_in_the_local_tier(
-    function: str, way: str, issuer: str, worker: Worker, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+    function: str,
+    way: str,
+    issuer: str,
+    worker: Worker,
+    spec: Spec,
+    bare: Spec,
+    database: Database,
+    open_shop: OpenShop,
 ) -> None:
-    """Whatever another cache invalidates, the local tier of the loading cache drops or refuses the old value at once."""
+    """Whatever another cache invalidates, the loading cache's local tier drops or refuses the old value at once."""
     loading, other = open_shop(spec), open_shop(bare)
     overtake(loading, function, way, issuer, other, worker, bare, database)
     wait_until(lambda: peek(loading, function) is None, PUSH_WITHIN, "the push")
@@ -235,9 +249,7 @@ def test_who_waited_before_an_invalidation_may_share_the_old_load(
     assert shop.get(NAME) == NEW
 
 
-def test_an_invalidation_inside_a_load_of_the_same_key_is_not_lost(
-    spec: Spec, bare: Spec, open_shop: OpenShop
-) -> None:
+def test_an_invalidation_inside_a_load_of_the_same_key_is_not_lost(spec: Spec, bare: Spec, open_shop: OpenShop) -> None:
     """A function that invalidates its own key while it runs is not cached by that run."""
     shop, other = open_shop(spec), open_shop(bare)
     runs = []
@@ -257,7 +269,7 @@ def test_an_invalidation_inside_a_load_of_the_same_key_is_not_lost(
 def test_a_value_stored_before_an_invalidation_is_gone_everywhere(
     workers: list[Worker], spec: Spec, database: Database
 ) -> None:
-    """When an invalidation has returned, its process answers anew at once, and the others as soon as they hear of it."""
+    """After an invalidation its own process answers anew at once, and the others as soon as they hear of it."""
     first, second, third = workers[:3]
 
     def all_say(value: str) -> bool:
@@ -299,12 +311,18 @@ def storm(shop: Shop, number: int) -> None:
             assert shop.get(NAME) == f"{turn}"
         return
     ended = -1
+
+    def heard() -> bool:
+        return ended == -1 or int(shop.get(NAME)) >= ended
+
     while ended < TURNS - 1:
         ended = int(client.get(f"db:ended:{NAME}") or "-1")
-        wait_until(lambda: ended == -1 or int(shop.get(NAME)) >= ended, PUSH_WITHIN, "the push")
+        wait_until(heard, PUSH_WITHIN, "the push")
 
 
-def test_the_race_of_two_loads_is_won_by_the_newer(spec: Spec, bare: Spec, database: Database, open_shop: OpenShop) -> None:
+def test_the_race_of_two_loads_is_won_by_the_newer(
+    spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
     """Of an overtaken load and its successor, finishing in either order, only the successor's value stays."""
     for successor_first in (True, False):
         older, newer = open_shop(spec), open_shop(bare)

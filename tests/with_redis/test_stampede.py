@@ -114,7 +114,9 @@ def test_a_failing_load_fails_for_its_caller_alone(spec: Spec, open_shop: OpenSh
         "at any time",
         pytest.param(
             "while the channel comes",
-            marks=pytest.mark.xfail(reason="the ended flight is not met again, and the lease is waited for", strict=True),
+            marks=pytest.mark.xfail(
+                reason="the ended flight is not met again, and the lease is waited for", strict=True
+            ),
         ),
     ],
 )
