@@ -28,8 +28,10 @@ class BatchCall:
         policy: Policy,
         tags: Sequence[str],
     ) -> None:
-        if not signature.bare:
-            raise ConfigError(f"@cached_many on {fn.__qualname__}: the first parameter must be the ids; there is none.")
+        ids = signature.sig.parameters[signature.bare[0]] if signature.bare else None
+        if ids is None or ids.kind is ids.KEYWORD_ONLY:
+            why = "there is none" if ids is None else "it cannot be keyword-only"
+            raise ConfigError(f"@cached_many on {fn.__qualname__}: the first parameter must be the ids; {why}.")
         self._one = CachedCall(fn, cache, region, signature, prefix, policy, tags)
         self._fn = fn
         self._cache = cache

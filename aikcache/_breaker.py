@@ -45,6 +45,10 @@ class Breaker:
         finally:
             self._claim.release()
 
+    def reconsider(self) -> None:
+        """The endpoint is another one now: the next call may try it."""
+        self._retry_at = self._clock()
+
     def success(self) -> None:
         self.failures = 0
 

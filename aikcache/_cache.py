@@ -34,7 +34,7 @@ from ._sweep import Sweep
 from ._tiers import Tiers
 from .errors import ConfigError, RemoteError, RemoteUnavailableError
 
-_SERVED = ("redis", "rediss", "unix", "embedded")
+_SERVED = ("redis", "rediss", "unix", "embedded", "redis+sentinel", "rediss+sentinel")
 
 
 class Cache(Decorators):
@@ -77,7 +77,11 @@ class Cache(Decorators):
             forget, limit = hearing.everything_ended, config.max_pending_invalidations
             recovery = Recovery(remote, tiers.trouble, tiers.clock, limit, journal, forget)
             connections.greet = recovery.greet
-            tiers.back(remote, recovery, Channel(remote, hearing, tiers.trouble, tiers.clock))
+            channel = Channel(remote, hearing, tiers.trouble, tiers.clock)
+            connections.on_move = channel.reconnect
+            if connections.sentinels is not None:
+                connections.sentinels.report = tiers.trouble.report
+            tiers.back(remote, recovery, channel)
         weakref.finalize(self, tiers.close)  # also when the interpreter ends
         return tiers
 

@@ -78,8 +78,9 @@ class CachedCall:
         """The tiers of the cache that this function belongs to, bound at the first call and when it is replaced."""
         tiers = self._tiers
         if tiers is None or tiers.closed:
-            tiers = self._tiers = self._cache().tiers
+            tiers = self._cache().tiers
             tiers.local.adopt(self.region)
+            self._tiers = tiers
         return tiers
 
     # What the wrapper asks

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ._connections import Link
+from ._link import Link
 from ._remote import Remote
 from ._trouble import Trouble
 from .errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
@@ -69,6 +69,8 @@ class Channel:
         self._trouble = trouble
         self._clock = clock
         self._closed = threading.Event()
+        self._wake = threading.Event()  # set: no rest before the next connection
+        self._left = False  # the connection is to be given up for a new one
         self._starting = threading.Lock()  # taken without waiting: whoever finds it taken need not start a thread
         self._thread: threading.Thread | None = None
         self._link: Link | None = None
@@ -97,11 +99,23 @@ class Channel:
     def close(self) -> None:
         """End the thread; returns when it has ended, or after a second."""
         self._closed.set()
+        self._wake.set()
         link, thread = self._link, self._thread
         if link is not None:
             link.interrupt()
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
+
+    def reconnect(self, at_once: bool) -> None:
+        """The server may be another now: give this connection up, and make a new one, `at_once` without a rest."""
+        if threading.current_thread() is self._thread:  # it has found out itself, by connecting
+            return
+        self._left = True
+        link = self._link
+        if link is not None:
+            link.interrupt()
+        if at_once:
+            self._wake.set()
 
     # The thread
 
@@ -112,7 +126,7 @@ class Channel:
             try:
                 self._connect_and_listen()
             except RemoteError as error:
-                if not self._closed.is_set():
+                if not self._closed.is_set() and not self._left:
                     self._trouble.report("channel", f"the invalidation channel is down, and will be made anew: {error}")
             except Exception as error:  # a bug here must not end coherence for good
                 self._trouble.report("channel", f"the invalidation channel failed: {type(error).__name__}: {error}")
@@ -120,10 +134,13 @@ class Channel:
                 self._lost()
             if self._clock() - started > LONGEST_BACKOFF:
                 backoff = FIRST_BACKOFF
-            self._closed.wait(backoff * random.uniform(0.5, 1.5))
-            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            self._wake.wait(backoff * random.uniform(0.5, 1.5))
+            backoff = FIRST_BACKOFF if self._wake.is_set() else min(backoff * 2, LONGEST_BACKOFF)
+            if not self._closed.is_set():
+                self._wake.clear()
 
     def _connect_and_listen(self) -> None:
+        self._left = False
         link = self._remote.connections.connect(protocol=3, name="aikcache-channel", timeout=HEARTBEAT)
         try:
             self._link = link
@@ -153,7 +170,7 @@ class Channel:
 
     def _listen(self, link: Link) -> None:
         next_ping = self._clock()
-        while not self._closed.is_set():
+        while not self._closed.is_set() and not self._left:
             now = self._clock()
             if now >= next_ping:
                 self._pinged.append(now)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
+from . import _url
 from .errors import ConfigError
 
 ENV = "AIKCACHE_"
@@ -146,17 +146,8 @@ def check_url(url: object) -> None:
         near = difflib.get_close_matches(scheme, SCHEMES, 1)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise ConfigError(f"url has the unknown scheme {scheme!r}; known are {', '.join(SCHEMES)}.{hint}")
-    if scheme in ("redis", "rediss"):
-        try:
-            parts = urlsplit(url)
-            sound = parts.port != 0 and re.fullmatch(r"/?[0-9]*", parts.path)
-        except ValueError:  # says what it stumbled on, which may be a part of the password
-            sound = None
-        if not sound:
-            raise ConfigError(
-                f"url must look like {scheme}://[[user]:password@]host:port/database, with a number for port and "
-                f"database. In user and password percent-encode ':', '/', '@', '?', '#', '[' and ']'."
-            )
+    if scheme != "embedded":
+        _url.parse(url)
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(CacheConfig)}

@@ -1,12 +1,16 @@
 """Connections to one server, and the one place where their trouble becomes a `RemoteError`.
 
-redis-py connects (TLS, authentication, database, unix sockets); from then on its socket is driven directly, with a
-hiredis reader of our own: one send for all commands of an exchange, one deadline for the exchange as a whole, and
-nothing else on the way (half the cost of `Redis.get`).
+A connection is dialled, and its login, database and server checked in one round trip, all before one deadline
+(`connect_timeout`). From then on its socket is driven directly: one send for all commands of an exchange, one deadline
+for the exchange as a whole, and nothing else on the way (half the cost of `Redis.get`).
 
 An exchange either gives a reply for every command or raises `RemoteError`; after any trouble its connection is closed,
 for what is still under way on it belongs to nobody. A kept connection that turns out dead before the first reply is
 tried once more on a new one: all commands sent here may be sent twice.
+
+Moving: behind a URL there may be another server from one moment to the next. Every connection carries the generation in
+which its address was found. A switch that Sentinel tells of, a refusal that an old primary gives, another run or
+replication id at a new connection: each begins a new generation, and connections of earlier ones are not used again.
 
 Threads: idle connections lie in a deque, whose ends are safe to use from all threads; a connection in use is one
 thread's. After `fork` the child starts without any.
@@ -14,130 +18,41 @@ thread's. After `fork` the child starts without any.
 
 from __future__ import annotations
 
-import contextlib
-import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _embedded
+import hiredis
+
+from . import _embedded, _url
 from ._breaker import Breaker
 from ._config import CacheConfig
+from ._dial import Dialer
+from ._link import Command as Command
+from ._link import Link as Link
+from ._link import Refusal as Refusal
+from ._sentinel import SHARE, Sentinels
 from .errors import ConfigError, RemoteError, RemoteTimeoutError, RemoteUnavailableError
 
 if TYPE_CHECKING:
-    from redis.connection import AbstractConnection
+    import socket
 
-Command = tuple[str | bytes | int, ...]
 MAX_IDLE = 64
 """Connections kept when nobody uses them; more threads than this at once connect anew."""
-_MORE = object()
-_BUFFER = 65536
-_UNSERVING = ("LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "CLUSTERDOWN", "READONLY", "ERR max")
-
-
-class Refusal(Exception):
-    """An error reply, as the reader hands it over; the text is the server's own and holds no value."""
+MOVE_REST = 0.1
+"""Seconds between two generations that refusals begin: one failing server must not make a storm of connections."""
+_ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING")
+"""Refusals of a server that is not the primary (any more), or not yet."""
+_UNSERVING = (*_ELSEWHERE, "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "CLUSTERDOWN", "ERR max")
 
 
 class Run(NamedTuple):
-    """One run of a server, from its start to its end; `uptime` in seconds."""
+    """One run of a server as a primary, from its start or promotion to its end; `uptime` of the process in seconds."""
 
     id: str
     uptime: int
-
-
-class Link:
-    """One connection: redis-py's, its socket, and a reader."""
-
-    __slots__ = ("_buffer", "_connection", "reader", "sock", "timeout")
-
-    def __init__(self, connection: AbstractConnection, timeout: float) -> None:
-        import hiredis
-
-        connection.connect()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        self.sock: socket.socket = connection._sock  # type: ignore[assignment]
-        self.timeout = timeout
-        self.reader = hiredis.Reader(
-            protocolError=RemoteUnavailableError,
-            replyError=Refusal,
-            notEnoughData=_MORE,
-        )
-        self._buffer = bytearray(_BUFFER)
-
-    def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
-
-    def send_command(self, *command: str | bytes | int) -> None:
-        import hiredis
-
-        try:
-            self.sock.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
-        except OSError as error:
-            raise RemoteUnavailableError(f"the connection broke: {type(error).__name__}") from error
-
-    def poll(self, seconds: float) -> list[Any]:
-        """What has arrived, waiting for it `seconds` at most; for a connection that is not asked but listens."""
-        messages: list[Any] = []
-        try:
-            while (message := self.reader.gets()) is not _MORE:
-                messages.append(message)
-            if messages:
-                return messages
-            self.sock.settimeout(seconds)
-            size = self.sock.recv_into(self._buffer)
-        except TimeoutError:
-            return []
-        except OSError as error:
-            raise RemoteUnavailableError(f"the connection broke: {type(error).__name__}") from error
-        if not size:
-            raise RemoteUnavailableError("the server closed the connection")
-        self.reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]
-        while (message := self.reader.gets()) is not _MORE:
-            messages.append(message)
-        return messages
-
-    def interrupt(self) -> None:
-        """Make a `poll` in another thread return."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-
-    def ask(self, commands: list[Command]) -> list[Any]:
-        """Replies to commands, within the connection's own timeout; for the first words on a new connection."""
-        import hiredis
-
-        self.send(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type]
-        return self.receive(len(commands), time.monotonic() + self.timeout)
-
-    def receive(self, count: int, deadline: float) -> list[Any]:
-        """`count` replies, all before `deadline` (monotonic seconds)."""
-        replies: list[Any] = []
-        gets, sock, buffer = self.reader.gets, self.sock, self._buffer
-        late = shortened = False
-        while len(replies) < count:
-            reply = gets()
-            if reply is not _MORE:
-                replies.append(reply)
-                continue
-            if late:  # the socket's own timeout is per receive: from the second on it is what is left
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                sock.settimeout(left)
-                shortened = True
-            size = sock.recv_into(buffer)
-            if not size:
-                raise ConnectionResetError("closed by the server")
-            self.reader.feed(buffer, 0, size)  # type: ignore[arg-type]
-            late = True
-        if shortened:
-            sock.settimeout(self.timeout)
-        return replies
-
-    def close(self) -> None:
-        self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 class Connections:
@@ -147,126 +62,190 @@ class Connections:
         self.config = config
         self.breaker = Breaker(config.breaker_failures, config.breaker_reset, time.monotonic)
         self._url = url or config.url or ""
+        self._embedded = self._url.startswith("embedded://")
+        self._where = _url.parse("unix:///embedded" if self._embedded else self._url)
+        self._within = _url.number(self._where.options, "socket_connect_timeout") or config.connect_timeout
+        self._dialer = Dialer(self._where.options, tls=self._where.tls)
+        self.sentinels: Sentinels | None = None
+        if self._where.service:
+            self.sentinels = Sentinels(self._where, self._within, lambda address: self.moved(switched=True))
         self._idle: deque[Link] = deque()
         self._server: _embedded.Attachment | None = None
-        self._factory: Any = None
+        self._attached = False
         self._closed = False
+        self._meeting = threading.Lock()
+        self._moved_at = 0.0
+        self.generation = 0
         self.run_id: str | None = None
         self.greet: Callable[[Run, bool, Callable[[list[Command]], list[Any]]], None] | None = None
+        self.on_move: Callable[[bool], object] | None = None
+        """Told of each new generation; True: it is known that the new primary is there."""
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], within: float | None = None) -> list[Any]:
         """Send all commands at once and return their replies, a `Refusal` where the server answered with an error.
 
-        Blocks for `timeout` seconds at most, and `connect_timeout` more when it has to connect. Raises
-        `RemoteTimeoutError` or `RemoteUnavailableError`; whether anything was done is then not known.
+        Blocks for `within` seconds at most (`timeout` by default), and `connect_timeout` more when it has to connect.
+        Raises `RemoteTimeoutError` or `RemoteUnavailableError`; whether anything was done is then not known.
         """
-        import hiredis
-
         if self._closed:
             raise RemoteUnavailableError("this cache is closed.")
         if not self.breaker.allows():
             raise RemoteUnavailableError("the server has failed repeatedly; the breaker is open.")
         data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
         try:
-            replies = self._attempt(data, len(commands))
+            replies = self._attempt(data, len(commands), within or self.config.timeout)
         except RemoteError:
             self.breaker.failure()
             raise
         for reply in replies:
             if type(reply) is Refusal and str(reply).startswith(_UNSERVING):
                 self.breaker.failure()
+                if str(reply).startswith(_ELSEWHERE):
+                    self.moved()
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
         self.breaker.success()
         return replies
 
-    def _attempt(self, data: bytes, count: int) -> list[Any]:
+    def _attempt(self, data: bytes, count: int, within: float) -> list[Any]:
+        link = self._kept()
+        if link is None:
+            return self._on(self.connect(), data, count, time.monotonic() + within)
+        began = time.monotonic()
         try:
-            link = self._idle.pop()
-        except IndexError:
-            return self._on(self.connect(), data, count)
-        try:
-            return self._on(link, data, count)
+            return self._on(link, data, count, began + within)
         except RemoteTimeoutError:
             raise
         except RemoteUnavailableError:
             self._drop_idle()  # the server went away while they lay here: the others are dead as well
-            return self._on(self.connect(), data, count)
+            spent = time.monotonic() - began
+            return self._on(self.connect(), data, count, time.monotonic() + within - spent)
 
-    def _on(self, link: Link, data: bytes, count: int) -> list[Any]:
-        deadline = time.monotonic() + self.config.timeout
+    def _kept(self) -> Link | None:
+        """A connection that is kept, unless it is of an earlier generation."""
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return None
+            if link.generation == self.generation:
+                return link
+            link.close()
+
+    def _on(self, link: Link, data: bytes, count: int, deadline: float) -> list[Any]:
         try:
-            link.send(data)
-            replies = link.receive(count, deadline)
+            replies = link.exchange(data, count, deadline)
         except BaseException as error:
             link.close()
-            raise self._translate(error) from error
-        if len(self._idle) < MAX_IDLE and not self._closed:
+            raise self._translate(error, self.config.timeout) from error
+        if link.generation == self.generation and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(link)
         else:
             link.close()
         return replies
 
-    def _translate(self, error: BaseException) -> BaseException:
+    def _translate(self, error: BaseException, within: float) -> BaseException:
         if isinstance(error, RemoteError) or not isinstance(error, Exception):
             return error
-        from redis.exceptions import TimeoutError as RedisTimeoutError
-
-        if isinstance(error, (TimeoutError, RedisTimeoutError)):
-            return RemoteTimeoutError(f"Redis did not answer within {self.config.timeout:g} seconds.")
+        if isinstance(error, TimeoutError):
+            return RemoteTimeoutError(f"Redis did not answer within {within:g} seconds.")
         return RemoteUnavailableError(f"Redis cannot be used: {type(error).__name__}: {error}")
 
     def connect(self, *, protocol: int = 2, name: str = "aikcache", timeout: float | None = None) -> Link:
-        """A new connection, authenticated; for a use other than `exchange` the caller closes it."""
+        """A new connection to the server as it is now, logged in; for a use other than `exchange` the caller closes it.
+
+        Blocks for `connect_timeout` at most, whatever takes the time: names, Sentinels, TLS, the first words.
+        """
+        generation = self.generation  # before the address is found: what moves from here on makes it stale
+        link: Link | None = None
         try:
-            if self._factory is None:
-                self._factory = self._make_factory()
-            timeout = timeout or self.config.timeout
-            link = Link(self._factory(protocol=protocol, client_name=name, socket_timeout=timeout), timeout)
-        except ConfigError:
-            raise
-        except Exception as error:  # redis-py's, the resolver's, the embedded server's: all mean "no server"
-            self._factory = None  # an embedded server that has died is started anew
-            raise self._translate(error) from error
-        try:
-            self._meet(link)
+            if self._embedded:
+                self._attach()
+            deadline = time.monotonic() + self._within
+            link = Link(self._dial(deadline), timeout or self.config.timeout, generation)
+            who = [("INFO", "server", "replication")]
+            told, replies = link.introduce(self._where, protocol, name, deadline, more=who)
+            self._meet(link, told, replies[0], deadline)
         except BaseException as error:
-            link.close()
-            raise self._translate(error) from error
+            if link is not None:
+                link.close()
+            self._doubt()
+            if isinstance(error, ConfigError):
+                raise
+            raise self._translate(error, self._within) from error
         return link
 
-    def _meet(self, link: Link) -> None:
+    def _dial(self, deadline: float) -> socket.socket:
+        if self._server is not None:
+            return self._dialer.dial_unix(self._server.socket, deadline)
+        if self._where.path:
+            return self._dialer.dial_unix(self._where.path, deadline)
+        host, port = self._where.hosts[0]
+        if self.sentinels is not None:
+            now = time.monotonic()
+            host, port = self.sentinels.primary(now + (deadline - now) * SHARE)
+        return self._dialer.dial(host, port, deadline)
+
+    def _meet(self, link: Link, told: dict[str, Any], info: Any, deadline: float) -> None:
         """Who is this? A server not met before is greeted before anything is asked of it."""
-        (reply,) = link.ask([("INFO", "server")])
-        if not isinstance(reply, bytes):  # refused by an ACL: its restarts then go unnoticed
+        role = told.get("role", b"")
+        if self.sentinels is not None and role != b"master":
+            raise RemoteUnavailableError(f"the server is not the primary, but says it is {role.decode()!r}")
+        if not isinstance(info, bytes):  # refused by an ACL: its restarts and failovers then go unnoticed
             return
-        told = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
-        run = Run(told.get("run_id", ""), int(told.get("uptime_in_seconds", "0")))
-        if run.id != self.run_id:
+        facts = dict(line.split(":", 1) for line in info.decode("utf-8", "replace").splitlines() if ":" in line)
+        # The replication id changes at each promotion, the run's at each start.
+        run = Run(f"{facts.get('run_id', '')}-{facts.get('master_replid', '')}", int(facts.get("uptime_in_seconds", 0)))
+        if run.id == self.run_id:
+            return
+        if not self._meeting.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise TimeoutError
+        try:  # one thread greets; the others come when it is done
+            if run.id == self.run_id:
+                return
+            known = self.run_id is not None
+            if known:
+                self._begin_generation()  # before the greeting: from then on nothing is said to the one before
             if self.greet is not None:
-                self.greet(run, self.run_id is not None, link.ask)
+                self.greet(run, known, lambda commands: _said(link.ask(commands, deadline)))
             self.run_id = run.id
+        finally:
+            self._meeting.release()
+        if known and self.on_move is not None:
+            self.on_move(False)
 
-    def _make_factory(self) -> Any:
-        from redis.connection import Connection, parse_url
+    def _doubt(self) -> None:
+        """After a failure to connect: whatever was believed about the way there may be wrong."""
+        self._dialer.doubt()
+        if self.sentinels is not None:
+            self.sentinels.doubt()
+        self._attached = False  # an embedded server that has died is started anew
 
-        url = self._url
-        if url.startswith("embedded://"):
-            server = _embedded.attach(url.removeprefix("embedded://") or None)
-            gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
-            if gone is not None:
-                gone.close()
-            if self._closed:
-                server.close()
-            url = f"unix://{self._server.socket}"
-        options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
-        kind = options.pop("connection_class", Connection)
-        options.setdefault("socket_connect_timeout", self.config.connect_timeout)
+    def _attach(self) -> None:
+        if self._attached:
+            return
+        server = _embedded.attach(self._url.removeprefix("embedded://") or None)
+        gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
+        self._attached = True
+        if gone is not None:
+            gone.close()
+        if self._closed:
+            server.close()
 
-        def make(**extra: Any) -> AbstractConnection:
-            connection: AbstractConnection = kind(**{**options, **extra})
-            return connection
+    def moved(self, *, switched: bool = False) -> None:
+        """The server may be another now: connections made before are not used again. `switched`: it is known to be."""
+        now = time.monotonic()
+        if not switched and now - self._moved_at < MOVE_REST:
+            return
+        self._moved_at = now
+        self._begin_generation()
+        if switched:
+            self.breaker.reconsider()
+        if self.on_move is not None:
+            self.on_move(switched)
 
-        return make
+    def _begin_generation(self) -> None:
+        self.generation += 1
+        self._drop_idle()
 
     def _drop_idle(self) -> None:
         while self._idle:
@@ -278,10 +257,24 @@ class Connections:
     def forget(self) -> None:
         """After a fork, in the child: the sockets are the parent's."""
         self._idle = deque()
+        self._meeting = threading.Lock()
         self.breaker = Breaker(self.config.breaker_failures, self.config.breaker_reset, time.monotonic)
+        self._dialer.forget()
+        if self.sentinels is not None:
+            self.sentinels.forget()
 
     def close(self) -> None:
         self._closed = True
         self._drop_idle()
+        if self.sentinels is not None:
+            self.sentinels.close()
         if self._server is not None:
             self._server.close()
+
+
+def _said(replies: list[Any]) -> list[Any]:
+    """Replies to a greeting, none of which may be refused: what a server was not told, it does not know."""
+    for reply in replies:
+        if isinstance(reply, Refusal):
+            raise RemoteUnavailableError(f"the server refuses: {reply}")
+    return replies

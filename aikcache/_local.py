@@ -132,6 +132,8 @@ class LocalTier:
         return config.policy(config.local_max_entries)  # type: ignore[operator]
 
     def __len__(self) -> int:
+        if self.closed:
+            return 0  # its regions may be another cache's by now
         return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
 
     # Regions
@@ -142,7 +144,13 @@ class LocalTier:
         return found[0] if found else self.adopt(Region(name))
 
     def adopt(self, region: Region) -> Region:
-        """Take in a region that a wrapper made before it knew its cache."""
+        """Take in a region that a wrapper made before it knew its cache; its counts begin then, for all threads at once."""
+        if not self.guard.held():
+            with self.guard:
+                return self._adopt(region)
+        return self._adopt(region)
+
+    def _adopt(self, region: Region) -> Region:
         regions = self.regions.setdefault(region.name, [])
         if region not in regions:
             region.counters, region.retired, region.horizon = Counters(), 0, self.horizon
@@ -232,7 +240,7 @@ class LocalTier:
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
         entry.born, entry.deadline = born, deadline
         entry.fresh, entry.due = fresh, due
-        entry.until = min(due, fresh) if shared and self._native else -inf
+        entry.until = min(due, fresh, deadline) if shared and self._native else -inf
         entry.tags = tags
         entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
         with self.guard:

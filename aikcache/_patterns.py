@@ -86,9 +86,10 @@ def resolve(pattern: str) -> Target:
     """A pattern, with its fields filled, as what it ends."""
     if pattern == EVERYTHING:
         return Target("group", EVERYTHING)
-    if not isinstance(pattern, str) or not pattern or _UNFIT.search(pattern):
+    if not isinstance(pattern, str) or not pattern or pattern[0] in "~!" or _UNFIT.search(pattern):
         raise ConfigError(
-            f"a pattern must be prefix[:operation[:parameters]] without spaces or control characters, got {pattern!r}."
+            "a pattern must be prefix[:operation[:parameters]] without spaces or control characters, and must not "
+            f"begin with '~' or '!', got {pattern!r}."
         )
     parts = pattern.split(":", 2)
     if parts[-1] == "*":

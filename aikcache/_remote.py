@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import _scripts
-from ._connections import Command, Connections, Refusal
+from ._connections import Connections
 from ._keys import Space
+from ._link import Command, Refusal
 from ._patterns import EVERYTHING
 from ._scripts import CLAIM, Script
 from ._stamps import Stamps

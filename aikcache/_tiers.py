@@ -114,7 +114,7 @@ class Tiers:
         if value is MISSING or now < min(entry.due, entry.fresh):
             return value
         if now < entry.fresh:
-            entry.due, entry.until = inf, (entry.fresh if entry.until > -inf else -inf)
+            entry.due, entry.until = inf, (min(entry.fresh, entry.deadline) if entry.until > -inf else -inf)
         held = Held(None, entry.value) if type(entry.value) is Packed else Held(value)
         return value if self._serves(request, entry.fresh, held) else MISSING
 

@@ -4,7 +4,7 @@ A fault is a generator: it does something, yields the seconds until it goes on, 
 for the server and one for each worker, so that a worker is stopped while the server restarts, but no server is paused
 while it is down. Each lane deals all its faults in random order, then again.
 
-What may hold pushes up, or cuts the channel, is noted as a disturbance, of one worker or of all.
+All are noted, and of each whether it may hold pushes up, or cuts the channel, and of which worker, or of all.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ CONTEXT = multiprocessing.get_context("spawn")
 PATIENCE = 30.0
 
 
-class Disturbance(NamedTuple):
-    """From `began` to `ended` pushes may have been held up, or cut, for the workers of one slot, or of all (None)."""
+class Happened(NamedTuple):
+    """A fault, of one slot's worker or of the server (None); with `cuts` pushes may have been held up, or cut."""
 
+    name: str
     slot: int | None
     began: float
     ended: float
+    cuts: bool
 
 
 class Worker:
@@ -95,7 +97,7 @@ class Stage:
         self.max_staleness = max_staleness
         self.random = random
         self.happened: Counter[str] = Counter()
-        self.disturbances: list[Disturbance] = []
+        self.noted: list[Happened] = []
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -106,12 +108,12 @@ class Stage:
             link.close()
 
     @contextmanager
-    def disturbed(self, slot: int | None = None) -> Iterator[None]:
+    def note(self, name: str, slot: int | None = None, *, cuts: bool = True) -> Iterator[None]:
         began = clock()
         try:
             yield
         finally:
-            self.disturbances.append(Disturbance(slot, began, clock()))
+            self.noted.append(Happened(name, slot, began, clock(), cuts))
 
     def saved(self, *, keep: bool) -> None:
         """Have the server find, when it starts again, all it holds now, or nothing."""
@@ -134,19 +136,20 @@ def _kill_connections(stage: Stage, name: str) -> None:
 
 
 def kill_channel(stage: Stage) -> Iterator[float]:
-    with stage.disturbed():
+    with stage.note("kill-channel"):
         _kill_connections(stage, "aikcache-channel")
     yield 0
 
 
 def kill_data(stage: Stage) -> Iterator[float]:
-    _kill_connections(stage, "aikcache")
+    with stage.note("kill-data", cuts=False):
+        _kill_connections(stage, "aikcache")
     yield 0
 
 
 def pause(stage: Stage) -> Iterator[float]:
     """CLIENT PAUSE, of all commands or of writes."""
-    with stage.disturbed():
+    with stage.note("pause"):
         seconds = stage.random.uniform(0.1, 0.9)
         with stage.client() as client:
             client.client_pause(int(seconds * 1000), all=stage.random.random() < 0.5)
@@ -155,7 +158,7 @@ def pause(stage: Stage) -> Iterator[float]:
 
 def hang(stage: Stage) -> Iterator[float]:
     """SIGSTOP, for less than a timeout, or until breakers open and channels are given up."""
-    with stage.disturbed():
+    with stage.note("hang"):
         stage.server.pause()
         try:
             yield stage.random.choice((0.2, 0.8, stage.max_staleness + 2.0))
@@ -178,9 +181,10 @@ def down(stage: Stage) -> Iterator[float]:
 
 
 def _restart(stage: Stage, *, keep: bool, between: float, down: float) -> Iterator[float]:
-    stage.saved(keep=keep)
+    with stage.note("saved" if keep else "unsaved", cuts=False):
+        stage.saved(keep=keep)
     yield between
-    with stage.disturbed():
+    with stage.note("back with old data" if keep else "back empty"):
         stage.server.kill()
         try:
             yield down
@@ -189,7 +193,7 @@ def _restart(stage: Stage, *, keep: bool, between: float, down: float) -> Iterat
 
 
 def flushall(stage: Stage) -> Iterator[float]:
-    with stage.client() as client:
+    with stage.note("flushall", cuts=False), stage.client() as client:
         client.flushall()
     yield 0
 
@@ -197,7 +201,7 @@ def flushall(stage: Stage) -> Iterator[float]:
 def drop_stamps(stage: Stage) -> Iterator[float]:
     """As an eviction would: some stamps are gone, or all."""
     share = stage.random.choice((0.3, 1.0))
-    with stage.client() as client:
+    with stage.note("drop-stamps", cuts=False), stage.client() as client:
         names = [name for name in client.scan_iter(match="*:~stamp:*", count=1000) if stage.random.random() < share]
         if names:
             client.delete(*names)
@@ -208,7 +212,7 @@ def drop_stamps(stage: Stage) -> Iterator[float]:
 
 
 def kill_worker(stage: Stage, slot: int) -> Iterator[float]:
-    with stage.disturbed(slot):
+    with stage.note("kill-worker", slot):
         stage.workers[slot].replace()
     yield stage.random.uniform(0.5, 1.5)
 
@@ -216,7 +220,7 @@ def kill_worker(stage: Stage, slot: int) -> Iterator[float]:
 def stop_worker(stage: Stage, slot: int) -> Iterator[float]:
     """SIGSTOP, for a moment or for longer than `max_staleness`."""
     worker = stage.workers[slot]
-    with stage.disturbed(slot):
+    with stage.note("stop-worker", slot):
         worker.signal(signal.SIGSTOP)
         try:
             yield stage.random.choice((0.1, 0.6, stage.max_staleness + 0.5))
@@ -227,7 +231,7 @@ def stop_worker(stage: Stage, slot: int) -> Iterator[float]:
 def silence_channel(stage: Stage, slot: int) -> Iterator[float]:
     """One worker's channel hears nothing, while its other connections work."""
     seconds = stage.random.choice((0.5, 2.0, stage.max_staleness * 2 + 4.0))
-    with stage.disturbed(slot):
+    with stage.note("silence-channel", slot):
         stage.workers[slot].pipe.send(("silence", seconds))
         yield seconds
 

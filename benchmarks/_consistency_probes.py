@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from random import random
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ from aikcache.errors import RemoteTimeoutError
 from ._consistency_records import Log, clock
 
 Function = Callable[..., Any]
+DAWDLING = 0.05
 
 
 def _around(owner: type | ModuleType, name: str, wrap: Callable[[Function], Function]) -> None:
@@ -44,6 +46,7 @@ class Probes:
         _around(Recovery, "settle", self._settle)
         _around(Link, "poll", self._poll)
         _around(Connections, "connect", self._connect)
+        _around(Connections, "exchange", _dawdling)
 
     def kept(self) -> float | None:
         """When this thread's invalidations were kept, if any was since it asked last."""
@@ -85,9 +88,13 @@ class Probes:
                 return original(recovery)  # type: ignore[no-any-return]
             self._log.event("settling")
             before = recovery.replayed
-            original(recovery)
-            looked = clock()
-            if recovery.replayed != before and not len(recovery):  # all that was kept until `looked` has been told
+            looked = None
+            try:
+                original(recovery)
+                looked = clock()
+                if recovery.replayed == before or len(recovery):
+                    looked = None
+            finally:  # all that was kept until `looked` has been told; None: not all, or nothing is known of it
                 self._log.event("settled", kept_until=looked)
 
         return settle
@@ -112,6 +119,23 @@ class Probes:
             return link
 
         return connect
+
+
+def _dawdling(original: Function) -> Function:
+    """Some questions leave late, and some answers are looked at late, as on a busy machine or a slow network.
+
+    What cannot be seen when every answer is used at once: that it was overtaken by an invalidation.
+    """
+
+    def exchange(connections: Connections, commands: Any) -> list[Any]:
+        if random() < DAWDLING:
+            time.sleep(0.005 * random())
+        replies: list[Any] = original(connections, commands)
+        if random() < DAWDLING:
+            time.sleep(0.005 * random())
+        return replies
+
+    return exchange
 
 
 # Broken variants: each takes one rule away

@@ -10,21 +10,25 @@ A read that began at time t must give the version of every change
          before the cache reads its clock, and `told` after the server answered;
   live   of any process, t > told + LIVE, unless the channel was disturbed since; and when it was, then LIVE after the
          disturbance ended: a channel made anew begins with an emptied tier.
+A tag that was made of a result ends what was made of the row before the change, and nothing older: that is another
+change's to end. For such a change read "not the version before it" instead of "at least its version".
+
 LIVE is far more than a push takes; it is what a busy machine may take to run a thread. Before `told` other processes
 read what Redis still holds: nobody has told them. What is told late is reported, and must have been told by the end.
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._consistency_faults import Disturbance
+from ._consistency_faults import Happened
 from ._consistency_records import Read, read_events, read_reads
 from ._consistency_worker import READ_WAYS
 
@@ -43,6 +47,7 @@ class Change(NamedTuple):
     committed: float
     process: str
     way: str
+    narrow: bool
 
 
 class Violation(NamedTuple):
@@ -55,10 +60,10 @@ class Violation(NamedTuple):
 class Story:
     """The past of one process: when its channel was disturbed."""
 
-    def __init__(self, name: str, events: Sequence[dict[str, Any]], disturbances: Sequence[Disturbance]) -> None:
+    def __init__(self, name: str, events: Sequence[dict[str, Any]], happened: Sequence[Happened]) -> None:
         self.name = name
         self.slot = int(name.split(".")[0])
-        spans = [(d.began, d.ended) for d in disturbances if d.slot in (None, self.slot)]
+        spans = [(h.began, h.ended) for h in happened if h.cuts and h.slot in (None, self.slot)]
         lost = -inf  # until it was first live
         for event in events:
             if event["what"] == "silent":
@@ -108,15 +113,15 @@ class Verdict:
 
 
 def judge(
-    directory: Path, names: Sequence[str], disturbances: Sequence[Disturbance], max_staleness: float, start: float
+    directory: Path, names: Sequence[str], happened: Sequence[Happened], max_staleness: float, start: float
 ) -> Verdict:
     """Read all logs and check every read."""
     verdict = Verdict()
     events = {name: read_events(directory, name) for name in names}
     changes = _changes(verdict, names, events)
-    court = _Court(verdict, changes, max_staleness, start)
+    court = _Court(verdict, changes, happened, max_staleness, start)
     for name in names:
-        story = Story(name, events[name], disturbances)
+        story = Story(name, events[name], happened)
         for event in events[name]:
             if event["what"] == "raised":
                 verdict.violate("raised", f"worker {name}, at {event['at'] - start:.3f}: {event['error']}")
@@ -145,69 +150,106 @@ def _changes(verdict: Verdict, names: Sequence[str], events: dict[str, list[dict
                     told = _told(verdict, event["kept"], [events[later] for later in slot[place:]], event["way"], name)
                 for record, version in event["records"]:
                     verdict.changes += 1
-                    change = Change(told, version, record, event["returned"], event["committed"], name, event["way"])
-                    changes.append(change)
+                    changes.append(
+                        Change(
+                            told=told,
+                            version=version,
+                            record=record,
+                            returned=event["returned"],
+                            committed=event["committed"],
+                            process=name,
+                            way=event["way"],
+                            narrow=event["narrow"],
+                        )
+                    )
     return sorted(changes)
 
 
 def _told(verdict: Verdict, kept: float, histories: list[list[dict[str, Any]]], way: str, name: str) -> float:
     """When what was kept at `kept` by the first of these processes was told by it, or one of its followers."""
     for number, history in enumerate(histories):
+        telling = 0
         for event in history:
-            if event["what"] == "settled" and (number or event["kept_until"] >= kept):
+            telling += (event["what"] == "settling") - (event["what"] == "settled")
+            if event["what"] == "settled" and event["kept_until"] and (number or event["kept_until"] >= kept):
                 verdict.late.append(float(event["at"]) - kept)
                 return float(event["at"])
-        if number == 0 and any(event["what"] == "settling" and event["at"] >= kept for event in history):
-            if len(histories) > 1:  # killed while telling: whether it had been told is not known
-                verdict.unknown += 1
-                return inf
+        if telling and len(histories) > number + 1:  # killed while telling: whether it had been told is not known
+            verdict.unknown += 1
+            return inf
     verdict.violate("never told", f"worker {name}: an invalidation ({way}) kept at {kept:.3f} was never told")
     return inf
+
+
+class _Promises:
+    """What reads of one record must have seen, by a time that changes are sorted by."""
+
+    def __init__(self, changes: Sequence[Change], when: Callable[[Change], float]) -> None:
+        self._wide = sorted((change for change in changes if not change.narrow), key=when)
+        self._narrow = {change.version - 1: change for change in changes if change.narrow}
+        self._when = when
+        self._times = list(map(when, self._wide))
+        self._newest = list(itertools.accumulate((change.version for change in self._wide), max))
+
+    def broken_by(self, read: Read) -> Change | None:
+        """The earliest change that this read had to see and did not."""
+        found = None
+        place = bisect_left(self._times, read.began)
+        if place and self._newest[place - 1] > read.version:
+            found = next(change for change in self._wide[:place] if change.version > read.version)
+        narrow = self._narrow.get(read.version)
+        if narrow is not None and self._when(narrow) < read.began:
+            found = narrow if found is None else min(found, narrow, key=self._when)
+        return found
 
 
 class _Court:
     """Checks reads one by one."""
 
-    def __init__(self, verdict: Verdict, changes: list[Change], max_staleness: float, start: float) -> None:
+    def __init__(
+        self,
+        verdict: Verdict,
+        changes: list[Change],
+        happened: Sequence[Happened],
+        max_staleness: float,
+        start: float,
+    ) -> None:
         self._verdict = verdict
+        self._happened = sorted(happened, key=lambda h: h.began)
         self._max_staleness = max_staleness
         self._start = start
-        self._told: dict[int, list[Change]] = defaultdict(list)
-        self._own: dict[tuple[str, int], list[Change]] = defaultdict(list)
+        told: dict[int, list[Change]] = defaultdict(list)
+        own: dict[tuple[str, int], list[Change]] = defaultdict(list)
         for change in changes:
-            self._told[change.record].append(change)
-            self._own[change.process, change.record].append(change)
-        self._told_at = {record: [change.told for change in found] for record, found in self._told.items()}
-        self._newest = {record: _running_maximum(found) for record, found in self._told.items()}
-        for found in self._own.values():
-            found.sort(key=lambda change: change.returned)
-        self._own_at = {key: [change.returned for change in found] for key, found in self._own.items()}
-        self._own_newest = {key: _running_maximum(found) for key, found in self._own.items()}
+            told[change.record].append(change)
+            own[change.process, change.record].append(change)
+        self._told = {record: _Promises(found, lambda change: change.told) for record, found in told.items()}
+        self._own = {key: _Promises(found, lambda change: change.returned) for key, found in own.items()}
 
     def hear(self, read: Read, story: Story) -> None:
-        key = (story.name, read.record)
-        if key in self._own:
-            place = bisect_left(self._own_at[key], read.began)
-            if place and self._own_newest[key][place - 1] > read.version:
-                missed = next(change for change in self._own[key][:place] if change.version > read.version)
-                self._violate("own", read, missed, story, read.began - missed.returned)
-        if read.record not in self._told:
-            return
-        place = bisect_left(self._told_at[read.record], read.began)
-        if not place or self._newest[read.record][place - 1] <= read.version:
+        own = self._own.get((story.name, read.record))
+        missed = own.broken_by(read) if own is not None else None
+        if missed is not None:
+            self._violate("own", read, missed, story, read.began - missed.returned)
+        told = self._told.get(read.record)
+        missed = told.broken_by(read) if told is not None else None
+        if missed is None:
             return
         calm = story.undisturbed_since(read.began)
-        missed = [change for change in self._told[read.record][:place] if change.version > read.version]
-        oldest = missed[0]
-        age = read.began - oldest.told
-        (self._verdict.stale_live if calm < oldest.told else self._verdict.stale_cut).append(age)
+        age = read.began - missed.told
+        (self._verdict.stale_live if calm < missed.told else self._verdict.stale_cut).append(age)
         if age >= self._max_staleness:
-            self._violate("bound", read, oldest, story, age)
-        elif read.began - max(oldest.told, calm) > LIVE:
-            self._violate("live", read, oldest, story, read.began - max(oldest.told, calm))
+            self._violate("bound", read, missed, story, age)
+        elif read.began - max(missed.told, calm) > LIVE:
+            self._violate("live", read, missed, story, read.began - max(missed.told, calm))
 
     def _violate(self, law: str, read: Read, missed: Change, story: Story, by: float) -> None:
         start = self._start
+        meanwhile = [
+            f"{h.name}{'' if h.slot is None else f' of {h.slot}'} {h.began - start:.4f}-{h.ended - start:.4f}"
+            for h in self._happened
+            if h.ended > missed.committed - 2.0 and h.began < read.ended
+        ]
         self._verdict.violate(
             law,
             f"worker {story.name} read record {read.record} at version {read.version} by {READ_WAYS[read.way]}, "
@@ -215,13 +257,5 @@ class _Court:
             f"{missed.version} by worker {missed.process} was committed at {missed.committed - start:.4f}, its "
             f"invalidation ({missed.way}) returned at {missed.returned - start:.4f}, Redis was told at "
             f"{missed.told - start:.4f}; the channel is undisturbed since "
-            f"{story.undisturbed_since(read.began) - start:.4f}",
+            f"{story.undisturbed_since(read.began) - start:.4f}. Meanwhile: {', '.join(meanwhile) or 'nothing'}",
         )
-
-
-def _running_maximum(changes: Sequence[Change]) -> list[int]:
-    newest, found = 0, []
-    for change in changes:
-        newest = max(newest, change.version)
-        found.append(newest)
-    return found

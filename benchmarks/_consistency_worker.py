@@ -6,6 +6,7 @@ were changed, and often more. A worker does what it is told through its pipe: fa
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ class Way(NamedTuple):
     end: Callable[[list[Row]], object]
     most: int = 3  # records changed at once
     deferred: bool = False
+    narrow: bool = False  # names what the row before the change had, and so ends that version alone
 
 
 class Shop:
@@ -144,9 +146,9 @@ class Shop:
             return (
                 *every,
                 Way("call", 3, lambda rows: [self.shelved.invalidate(row.record) for row in rows]),
-                Way("tag of results", 6, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows})),
+                Way("tag of results", 6, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows}), narrow=True),
                 Way("tag", 3, lambda rows: tags(*(f"shelved:{row.record}" for row in rows))),
-                Way("tag of results", 2, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows}), deferred=True),
+                Way("tag of results", 2, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows}), 3, True, narrow=True),
             )
         if family == "aging":
             return (
@@ -209,6 +211,7 @@ class Busy:
             committed=committed,
             returned=returned,
             kept=self.probes.kept(),
+            narrow=way.narrow,
         )
 
     def _read(self) -> None:
@@ -257,6 +260,7 @@ class Busy:
 
 def serve(plan: Plan, pipe: Connection) -> None:
     """The worker's process: works until its pipe says stop, reads all once more when told, and ends with the pipe."""
+    logging.getLogger("aikcache").addHandler(logging.NullHandler())  # it has much to say here
     log = Log(plan.directory, plan.name)
     if plan.broken is not None:
         BREAKS[plan.broken]()

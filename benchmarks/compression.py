@@ -1,4 +1,4 @@
-"""Catalog values of 4 KiB take some 0.4 of their plain JSON in Redis, the frame included.
+"""Catalog values of 4 KiB take 0.29 of their plain JSON in Redis, the frame included; below 1 KiB they take more.
 
 Compared are the bytes of the value stored (STRLEN) with those of the same value as orjson writes it. What Redis adds
 for itself to either (MEMORY USAGE) is shown for information, and so is what inflating adds to a remote hit.

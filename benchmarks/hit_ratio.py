@@ -1,4 +1,4 @@
-"""S3-FIFO hits more often than LRU on all real traces but one setting, by points in double figures on scans.
+"""On real traces S3-FIFO is 1.0 points above LRU on average, 4 at best, and 3 below it on one setting of nine.
 
 Each policy is asked for every key of a trace in order, and given those it does not have. The traces are real ones, read
 from `--traces` (../shared/traces); without them synthetic ones stand in, which say less. Ours is the store that
@@ -21,7 +21,7 @@ import cachetools
 from aikcache._s3fifo import S3FIFOCache
 
 from . import _rivals
-from ._measure import Bar, Row, Settings, absent
+from ._measure import Bar, Row, Settings
 
 OURS, BASE, THEINE = "aikcache s3fifo", "cachetools LRU", "theine"
 FILES = {  # name: (file, format of a key)
@@ -59,17 +59,28 @@ def run(settings: Settings) -> list[Row]:
                     unit=" points over LRU",
                 )
             )
-    worst, mean = min(over_lru), statistics.mean(over_lru)
-    question = "hit ratio over LRU, points"
-    rows.append(Row(question=f"{question}, worst", figure="", measured=worst, unit="", bar=Bar(-0.1, "", least=True)))
-    rows.append(Row(question=f"{question}, mean", figure="", measured=mean, unit="", bar=Bar(2, "", least=True)))
-    beyond = Bar(0, "", least=True)
-    if over_theine:
-        question = "hit ratio over theine, points, worst"
-        rows.append(Row(question=question, figure="", measured=min(over_theine), unit="", bar=beyond))
-    else:
-        rows.append(absent("hit ratio over theine", THEINE, beyond))
-    return rows
+    real = any((settings.traces / file).exists() for file, _ in FILES.values())
+    return rows + _judged(over_lru, over_theine, real)
+
+
+def _judged(over_lru: list[float], over_theine: list[float], real: bool) -> list[Row]:
+    """What the bars ask, in points. They are about real traces: of synthetic ones nothing is measured for them."""
+    asked = [
+        ("over LRU, worst", Bar(-0.1, "", least=True), min(over_lru)),
+        ("over LRU, mean", Bar(2, "", least=True), statistics.mean(over_lru)),
+        ("over theine, worst", Bar(0, "", least=True), min(over_theine, default=None)),
+    ]
+    return [
+        Row(
+            question=f"hit ratio, points {what}",
+            figure="" if real else "no real traces here",
+            rival="" if found is not None else f"{THEINE}: not installed",
+            measured=found if real else None,
+            unit="",
+            bar=bar,
+        )
+        for what, bar, found in asked
+    ]
 
 
 def _policies() -> dict[str, Count]:

@@ -16,24 +16,26 @@ from uuid import UUID
 
 import pytest
 
-from aikcache import Cache, ConfigError, EncodeError, _wrapper
+from aikcache import Cache, ConfigError, EncodeError, _cache, _wrapper
 from aikcache._same import same
 from aikcache.testing import FakeClock
 
 
 @pytest.fixture
-def cache() -> Iterator[Cache]:
-    with Cache() as made:
-        yield made
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock of caches made from here on, and of what they decorate; there is no public way to give one."""
+    clock = FakeClock()
+    monkeypatch.setattr(_cache, "monotonic", clock)
+    monkeypatch.setattr(_wrapper, "make", functools.partial(_wrapper.make, clock=clock))
+    return clock
 
 
 @pytest.fixture
-def clock(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    """The clock that `cache` and the functions it decorates from here on go by; there is no public way to give one."""
-    clock = FakeClock()
-    monkeypatch.setattr(cache.tiers, "clock", clock)
-    monkeypatch.setattr(_wrapper, "make", functools.partial(_wrapper.make, clock=clock))
-    return clock
+def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    if "clock" in request.fixturenames:
+        request.getfixturevalue("clock")
+    with Cache() as made:
+        yield made
 
 
 class Counted:
@@ -163,7 +165,9 @@ class TestHits:
         f()
         assert len(runs) == 2
 
-    @pytest.mark.parametrize("annotation", [None, int, str, float, bool, UUID, date, datetime, object, bytes, Any], ids=str)
+    @pytest.mark.parametrize(
+        "annotation", [None, int, str, float, bool, UUID, date, datetime, object, bytes, Any], ids=str
+    )
     def test_types_are_told_apart_in_the_local_tier(self, cache: Cache, annotation: Any) -> None:
         """Equal arguments of different types are different calls, whatever the annotation promises."""
         at = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -253,10 +257,9 @@ class TestTime:
         f(1)
         assert counted.runs == 2
 
-    def test_the_ttl_is_the_prefixs_when_none_is_given(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_ttl_is_the_prefixs_when_none_is_given(self, clock: FakeClock) -> None:
         """Without `ttl` the settings decide, by prefix; `local_ttl` of a cache without URL does not."""
         cache = Cache(ttls={"p": 1000}, local_ttl=60)
-        monkeypatch.setattr(cache.tiers, "clock", clock)
         f, counted = counting(cache)
         f(1)
         clock.advance(999)
@@ -536,7 +539,9 @@ class TestTags:
         assert counted.runs == 2
         assert len(caplog.records) == 1
 
-    @pytest.mark.parametrize("tags", [lambda r, x: 1 / 0, lambda r, x: "a str", lambda r, x: [1], lambda r: [], lambda r, x: [""]])
+    @pytest.mark.parametrize(
+        "tags", [lambda r, x: 1 / 0, lambda r, x: "a str", lambda r, x: [1], lambda r: [], lambda r, x: [""]]
+    )
     def test_a_tags_function_that_fails_costs_the_cache_and_not_the_call(
         self, cache: Cache, tags: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -583,7 +588,17 @@ class TestWrapper:
         """Parameters may be called as the wrapper calls its own things."""
 
         @cache.cached("p")
-        def f(table: int, region: int, clock: int, entry: int, now: int, miss: int = 1, *, type: int = 2, KeyError: int = 3) -> int:
+        def f(
+            table: int,
+            region: int,
+            clock: int,
+            entry: int,
+            now: int,
+            miss: int = 1,
+            *,
+            type: int = 2,
+            KeyError: int = 3,
+        ) -> int:
             return table + region + clock + entry + now + miss + type + KeyError
 
         assert f(1, 2, 3, 4, 5) == f(1, 2, 3, 4, 5) == 21
@@ -656,7 +671,7 @@ class TestWrapper:
 
     def test_invalidate_ends_one_call(self, cache: Cache) -> None:
         """`.invalidate` ends this call's value and no other."""
-        f, counted = counting(cache)
+        f, _counted = counting(cache)
         f(1)
         f(2)
         f.invalidate(1)
@@ -751,7 +766,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"ttl": -1}, "@cached on .*f: ttl must be between 0 and 3.1536e\\+08 seconds, got -1. 0 means: do not store."),
+            (
+                {"ttl": -1},
+                "@cached on .*f: ttl must be between 0 and 3.1536e\\+08 seconds, got -1. 0 means: do not store.",
+            ),
             ({"ttl": float("nan")}, "ttl must be between 0 and .* got nan"),
             ({"ttl": True}, "ttl must be seconds \\(a number or a timedelta\\), got bool"),
             ({"ttl": "60"}, "ttl must be seconds \\(a number or a timedelta\\), got str"),
@@ -770,7 +788,10 @@ class TestBadInput:
             ({"normalize": {"y": str}}, "normalize names 'y', which is no parameter; there are x"),
             ({"normalize": {"x": 1}}, "normalize\\['x'\\] must be a function, got int"),
             ({"key": "x"}, "key must be a function of the call's arguments, got str"),
-            ({"key": str, "ignore": ("x",)}, "key= decides the key by itself; ignore= and normalize= do not go with it"),
+            (
+                {"key": str, "ignore": ("x",)},
+                "key= decides the key by itself; ignore= and normalize= do not go with it",
+            ),
             ({"operation": "a:b"}, "operation must be letters, digits"),
             ({"operation": "a*"}, "operation must be letters, digits"),
         ],
@@ -804,7 +825,7 @@ class TestBadInput:
         async def stream() -> Any:
             yield 1
 
-        def generator() -> Any:
+        def generator(cls: Any = None) -> Any:
             yield 1
 
         class Thing:
@@ -813,11 +834,17 @@ class TestBadInput:
             def method(self) -> None: ...
 
         cases: list[tuple[Any, str]] = [
-            (coroutine, "@cached is synchronous, and .*coroutine is `async def`. Decorate the function that does the work"),
+            (
+                coroutine,
+                "@cached is synchronous, and .*coroutine is `async def`. Decorate the function that does the work",
+            ),
             (stream, "@cached is synchronous, and .*stream is `async def`"),
             (generator, "@cached cannot keep a generator, and .*generator is one. Let it return a list"),
             (Thing, "@cached decorates functions, and .*Thing is a class. Decorate its methods, or a factory function"),
-            (classmethod(generator), "@cached goes below @classmethod, next to the function: put @classmethod on the outside"),
+            (
+                classmethod(generator),
+                "@cached goes below @classmethod, next to the function: put @classmethod on the outside",
+            ),
             (staticmethod(generator), "@cached goes below @staticmethod"),
             (property(generator), "@cached goes below @property"),
             (len, "@cached decorates plain functions, got builtin_function_or_method len. Wrap it in a def"),
@@ -837,7 +864,9 @@ class TestBadInput:
         def one(x: int) -> int:
             return x
 
-        with pytest.raises(ConfigError, match=r"two: p:get is already the key of .*one, so each would .*Pass operation= with"):
+        with pytest.raises(
+            ConfigError, match=r"two: p:get is already the key of .*one, so each would .*Pass operation= with"
+        ):
 
             @cache.cached("p", operation="get")
             def two(x: int) -> int:

@@ -34,7 +34,9 @@ def test_every_exported_name_exists_once_and_in_order(module: object) -> None:
 
 def test_no_public_name_is_forgotten() -> None:
     """Whatever stands in the package without an underscore is exported, or is a module."""
-    public = {name for name, value in vars(aikcache).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    public = {
+        name for name, value in vars(aikcache).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
     assert public == set(aikcache.__all__)
 
 

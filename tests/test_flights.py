@@ -77,10 +77,16 @@ def together(pool: ThreadPoolExecutor, count: int, work: Callable[[], Any]) -> l
 
 def waiting(cache: Cache, before: int = 0) -> Callable[[], bool]:
     """Whether threads stand in `Flight.wait`: as many as there are frames of it."""
-    return lambda: sum(
-        any(frame.f_code.co_name == "wait" and frame.f_code.co_filename.endswith("_flights.py") for frame in stack(top))
-        for top in sys._current_frames().values()
-    ) > before
+    return lambda: (
+        sum(
+            any(
+                frame.f_code.co_name == "wait" and frame.f_code.co_filename.endswith("_flights.py")
+                for frame in stack(top)
+            )
+            for top in sys._current_frames().values()
+        )
+        > before
+    )
 
 
 def stack(frame: Any) -> Iterator[Any]:
@@ -239,7 +245,7 @@ class TestOneLoad:
         assert len({id(call.result(20)) for call in calls}) == 4
 
 
-ENDINGS: dict[str, Callable[[Any, Cache], None]] = {
+ENDINGS: dict[str, Callable[[Any, Cache], object]] = {
     "key": lambda f, cache: f.invalidate(1),
     "invalidate_key": lambda f, cache: cache.invalidate_key("p:f:1"),
     "pattern of a key": lambda f, cache: cache.invalidate("p:f:{x}", x=1),
@@ -343,7 +349,9 @@ class TestNoStaleWriteBack:
         assert call.result(20) == ["old"]
         assert f.cache_info().currsize == 0
 
-    def test_readers_never_see_what_was_invalidated(self, cache: Cache, pool: ThreadPoolExecutor, switching: None) -> None:
+    def test_readers_never_see_what_was_invalidated(
+        self, cache: Cache, pool: ThreadPoolExecutor, switching: None
+    ) -> None:
         """While a writer changes and invalidates, no reader who comes after gets an older version."""
         version = 0
         stop = threading.Event()
@@ -424,7 +432,7 @@ def in_time(work: Callable[[], object], seconds: float = 60.0) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - handed to the test's thread
+        except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

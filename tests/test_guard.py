@@ -20,7 +20,7 @@ def in_time(work: Callable[[], object], seconds: float = 20.0) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - handed to the test's thread
+        except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -83,9 +83,14 @@ def test_work_inside_waits_for_the_end_of_the_section() -> None:
     """What is asked for inside a section is done at its end, in order, still under the lock."""
     guard = Guard()
     done: list[tuple[str, bool]] = []
+
+    def two() -> None:
+        done.append(("two", guard.held()))
+        guard.do(lambda: done.append(("three", guard.held())))
+
     with guard:
         guard.do(lambda: done.append(("one", guard.held())))
-        guard.do(lambda: (done.append(("two", guard.held())), guard.do(lambda: done.append(("three", guard.held())))))
+        guard.do(two)
         assert done == []
     assert done == [("one", True), ("two", True), ("three", True)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import inf
 from typing import Any, cast
 
 import cachetools
@@ -78,7 +79,18 @@ class LocalTierMachine(RuleBasedStateMachine):
         current = region.epoch == epoch
         before = self.tier.evictions
         kept = self.tier.fill(
-            key, region, key, epoch, value, born=1.0, deadline=2.0, shared=True, size=size, tags=tags
+            key,
+            region,
+            key,
+            epoch,
+            value,
+            born=1.0,
+            deadline=2.0,
+            fresh=2.0,
+            due=inf,
+            shared=True,
+            size=size,
+            tags=tags,
         )
         assert kept == current
         if kept:
@@ -137,9 +149,7 @@ class LocalTierMachine(RuleBasedStateMachine):
 
     @invariant()
     def tables_and_store_hold_the_same_entries(self) -> None:
-        linked = [
-            (local_key, entry) for region in self.tier.all_regions() for local_key, entry in region.table.items()
-        ]
+        linked = [(local_key, entry) for region in self.tier.all_regions() for local_key, entry in region.table.items()]
         assert {entry.key: local_key for local_key, entry in linked} == {
             key: local_key for key, (_, _, local_key) in self.model.items()
         }
@@ -321,7 +331,7 @@ class TestPolicies:
         def g(x: int) -> int:
             return x
 
-        ends: list[Callable[[], None]] = [
+        ends: list[Callable[[], object]] = [
             lambda: f.invalidate(1),
             lambda: cache.invalidate_tags("odd:2"),
             lambda: cache.invalidate("*:f:3"),

@@ -43,7 +43,9 @@ class TestResolve:
         target = resolve(pattern)
         assert (target.kind, target.name) == (kind, name)
 
-    @pytest.mark.parametrize("pattern", ["", " ", "a b", "a\n", "{a}", "a:b:{", "\x7f", "\x00", ":", ":a", "a:", "-a", "é"])
+    @pytest.mark.parametrize(
+        "pattern", ["", " ", "a b", "a\n", "{a}", "a:b:{", "\x7f", "\x00", ":", ":a", "a:", "-a", "é"]
+    )
     def test_refuses_what_can_be_none(self, pattern: str) -> None:
         """Spaces, braces, control characters and empty or odd names are a `ConfigError`."""
         with pytest.raises(ConfigError, match="pattern"):

@@ -46,7 +46,12 @@ class TestMapping:
     def test_missing_keys_are_key_errors(self, factory: Factory) -> None:
         """Getting, deleting and popping what is not there, or anything from an empty cache, is a `KeyError`."""
         cache = factory(2)
-        for act in (lambda: cache["a"], lambda: cache.__delitem__("a"), lambda: cache.pop("a"), lambda: cache.popitem()):
+        for act in (
+            lambda: cache["a"],
+            lambda: cache.__delitem__("a"),
+            lambda: cache.pop("a"),
+            lambda: cache.popitem(),
+        ):
             with pytest.raises(KeyError):
                 act()
 

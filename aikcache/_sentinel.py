@@ -1,0 +1,210 @@
+"""Which server is the primary: asked of the Sentinels at every new connection, and heard from one of them.
+
+Asked: the Sentinels in turn, the one that answered last first, each with its share of the time, so that dead ones (even
+those that swallow packets) leave some for the living. The answer is not kept: a connection is made where the primary is
+now. It may still be wrong for a moment, so the server itself is asked for its role too (`_connections`).
+
+Heard: one thread subscribes to `+switch-master` and its forerunners on one Sentinel, because an old primary may answer
+for many seconds after it was replaced (trap 9). Each second it also asks that Sentinel for the primary, which shows
+that the Sentinel lives and finds a switch whose message was missed. When it fails, the next one is taken.
+
+Threads: any thread asks; the watcher is a daemon started by the first question, gone after `close`, and after a fork
+until the child's first question. Failure: `RemoteUnavailableError`; the watcher reports and goes on.
+
+Source: Redis, "Guidelines for Redis clients with support for Sentinel".
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ._dial import Dialer
+from ._link import Link, Refusal
+from ._url import Where
+from .errors import RemoteUnavailableError
+
+Address = tuple[str, int]
+EVENTS = ("+switch-master", "+promoted-slave", "+failover-end", "+config-update-from")
+HEARTBEAT = 1.0
+SILENCE = 3.0
+"""Seconds without an answer after which a Sentinel is left for the next one."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
+SHARE = 0.7
+"""How much of the time for connecting the Sentinels may take."""
+
+
+class Sentinels:
+    """The Sentinels of one service."""
+
+    def __init__(self, where: Where, within: float, switched: Callable[[Address], object]) -> None:
+        self.service = where.service
+        self._within = within
+        self._switched = switched
+        self._order = list(where.hosts)  # replaced as a whole, never changed
+        options = where.options
+        self._login = where._replace(
+            username=options.get("sentinel_username"), password=options.get("sentinel_password"), db=0
+        )
+        self._dialer = Dialer(options, tls=where.tls)
+        self._starting = threading.Lock()  # taken without waiting: whoever finds it taken need not start a thread
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._link: Link | None = None
+        self.report: Callable[[str, str], object] = lambda cause, message: None
+        self.current: Address | None = None
+        self.listening = False
+
+    # Asked
+
+    def primary(self, deadline: float) -> Address:
+        """Where the primary is, as the first Sentinel says that answers; before `deadline` (monotonic seconds)."""
+        self._watch()
+        order, trouble = self._order, []
+        for tried, address in enumerate(order):
+            now = time.monotonic()
+            try:
+                found = self._ask(address, now + (deadline - now) / (len(order) - tried))
+            except Exception as error:
+                trouble.append(_said(address, error))
+                continue
+            self._prefer(address)
+            self.current = self.current or found
+            return found
+        raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {'; '.join(trouble)}")
+
+    def doubt(self) -> None:
+        """What the first Sentinel said is not so: the next one is asked first. (Locks nothing: the order is a hint.)"""
+        order = self._order
+        self._order = [*order[1:], order[0]]
+        self._dialer.doubt()
+
+    def _prefer(self, address: Address) -> None:
+        order = self._order
+        if order[0] != address:
+            self._order = [address, *(other for other in order if other != address)]
+
+    def _ask(self, address: Address, deadline: float) -> Address:
+        link = self._connect(address, deadline, protocol=2)
+        try:
+            (reply,) = link.ask([self._question()], deadline)
+        finally:
+            link.close()
+        return self._address(reply)
+
+    def _connect(self, address: Address, deadline: float, protocol: int) -> Link:
+        link = Link(self._dialer.dial(*address, deadline), HEARTBEAT)
+        try:
+            link.introduce(self._login, protocol, "aikcache-sentinel", deadline)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _question(self) -> tuple[str, str, str]:
+        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+
+    def _address(self, reply: Any) -> Address:
+        if isinstance(reply, Refusal):
+            raise RemoteUnavailableError(f"refuses: {reply}")
+        if reply is None:
+            raise RemoteUnavailableError(f"knows no service {self.service!r}")
+        host, port = reply
+        return host.decode(), int(port)
+
+    # Heard
+
+    def _watch(self) -> None:
+        """See to it that the watcher runs. Costs nothing when it does."""
+        if self._thread is None and not self._closed.is_set() and self._starting.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="aikcache-sentinel", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            except RuntimeError:  # no thread can be started any more: the interpreter is ending
+                pass
+            finally:
+                self._starting.release()
+
+    def _run(self) -> None:
+        closed = self._closed
+        backoff = FIRST_BACKOFF
+        while not closed.is_set():
+            address, began = self._order[0], time.monotonic()
+            try:
+                self._listen(address, closed)
+            except Exception as error:  # a bug here must not end the watching for good
+                if not closed.is_set():
+                    self.report("sentinel", f"Sentinel {_said(address, error)}; the next one is asked.")
+            finally:
+                self.listening = False
+            if time.monotonic() - began > LONGEST_BACKOFF:
+                backoff = FIRST_BACKOFF
+            if self._order[0] == address:
+                self.doubt()
+            closed.wait(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    def _listen(self, address: Address, closed: threading.Event) -> None:
+        link = self._connect(address, time.monotonic() + self._within, protocol=3)
+        try:
+            self._link = link
+            link.send_command("SUBSCRIBE", *EVENTS)
+            heard_at, next_question = time.monotonic(), 0.0
+            while not closed.is_set():
+                now = time.monotonic()
+                if now - heard_at > SILENCE:
+                    raise RemoteUnavailableError(f"silent for {now - heard_at:.1f} seconds")
+                if now >= next_question:
+                    link.send_command(*self._question())
+                    next_question = now + HEARTBEAT
+                for message in link.poll(max(next_question - now, 0.001)):
+                    heard_at = now
+                    if self._event(message):
+                        next_question = 0.0  # whatever it was, where is the primary now?
+                    elif type(message) is list or message is None:
+                        self._compare(self._address(message))
+                    elif isinstance(message, Refusal):
+                        raise RemoteUnavailableError(f"refuses: {message}")
+        finally:
+            self._link = None
+            link.close()
+
+    def _event(self, message: Any) -> bool:
+        """Whether it is a push that tells of our service; hiredis gives pushes a class of their own."""
+        if type(message) is list or not isinstance(message, list) or message[0] != b"message":
+            return False
+        return self.service.encode() in message[2].split()
+
+    def _compare(self, address: Address) -> None:
+        self.listening = True
+        before, self.current = self.current, address
+        if before is not None and before != address:
+            self._switched(address)
+
+    # Its end
+
+    def close(self) -> None:
+        """End the thread; returns when it has ended, or after a second."""
+        self._closed.set()
+        link, thread = self._link, self._thread
+        if link is not None:
+            link.interrupt()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
+    def forget(self) -> None:
+        """After a fork, in the child: the thread is the parent's, and so is its connection."""
+        self._starting = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = self._link = None
+        self.listening = False
+        self._dialer.forget()
+
+
+def _said(address: Address, error: Exception) -> str:
+    return f"{address[0]}:{address[1]}: {error if isinstance(error, RemoteUnavailableError) else type(error).__name__}"

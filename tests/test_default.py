@@ -1,0 +1,211 @@
+"""The default cache: decorated before it exists, made when first needed, replaced at any time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import aikcache
+from aikcache import Cache, CacheConfig, ConfigError, _default
+from aikcache._default import Default
+
+
+@pytest.fixture
+def default(monkeypatch: pytest.MonkeyPatch) -> Iterator[Default]:
+    """A default cache of this test's own, without an environment."""
+    for name in [name for name in os.environ if name.startswith("AIKCACHE_")]:
+        monkeypatch.delenv(name)
+    made = Default()
+    monkeypatch.setattr(_default, "default", made)
+    yield made
+    made.configure().close()
+
+
+def counting(default: Default) -> tuple[Any, list[int]]:
+    runs: list[int] = []
+
+    @default.cached("p", tags=("t",))
+    def f(x: int) -> int:
+        runs.append(x)
+        return x
+
+    return f, runs
+
+
+def test_the_modules_decorators_act_on_the_default_cache() -> None:
+    """`aikcache.cached` and `aikcache.default_cache()` mean the same cache, which is local without a URL."""
+
+    @aikcache.cached("test_default")
+    def f(x: int) -> int:
+        return x
+
+    assert f(1) == f(1) == 1
+    assert f.key(1) == aikcache.default_cache().key("test_default", "f", 1)
+    assert aikcache.default_cache().stats().operations["test_default:f"].hits == 1
+    aikcache.default_cache().invalidate("test_default")
+    assert f.peek(1) is None
+
+
+def test_decorating_makes_no_cache(default: Default) -> None:
+    """A module may decorate before anything is configured; the first call looks the cache up."""
+    f, runs = counting(default)
+    assert default._made is None
+    made = aikcache.configure(instance="shop")
+    assert f(1) == f(1) == 1
+    assert f.key(1) == "shop:v1:p:f:1"
+    assert runs == [1]
+    assert made is aikcache.default_cache()
+    assert made.stats().operations["p:f"].hits == 1
+
+
+def test_without_configure_the_environment_decides(default: Default, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache that is made at the first call is the environment's."""
+    monkeypatch.setenv("AIKCACHE_INSTANCE", "fromenv")
+    f, _ = counting(default)
+    assert f.key(1) == "fromenv:v1:p:f:1"
+
+
+def test_the_same_cache_every_time(default: Default) -> None:
+    """The default cache is made once, by however many threads."""
+    barrier = threading.Barrier(8)
+
+    def get() -> Cache:
+        barrier.wait(20)
+        return aikcache.default_cache()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(found.result(20)) for found in [pool.submit(get) for _ in range(8)]}) == 1
+
+
+def test_configure_replaces_and_closes(default: Default) -> None:
+    """After `configure` decorated functions meet the new cache, with nothing of the old one and fresh counts."""
+    f, runs = counting(default)
+    old = aikcache.configure(instance="one")
+    f(1)
+    f(1)
+    new = aikcache.configure(instance="two")
+    assert f(1) == f(1) == 1
+    assert f.key(1) == "two:v1:p:f:1"
+    assert runs == [1, 1]
+    assert new.stats().operations["p:f"].hits == new.stats().operations["p:f"].misses == 1
+    assert old.stats().local_entries == 0
+    with pytest.raises(aikcache.RemoteUnavailableError, match="this cache is closed"):
+        old.ping()
+
+
+def test_a_refused_configuration_changes_nothing(default: Default) -> None:
+    """When a setting breaks a rule, the default cache stays what it was."""
+    f, runs = counting(default)
+    made = aikcache.configure()
+    f(1)
+    with pytest.raises(ConfigError):
+        aikcache.configure(timeout=-1)
+    assert aikcache.default_cache() is made
+    f(1)
+    assert runs == [1]
+
+
+def test_invalidations_meet_the_new_cache_too(default: Default) -> None:
+    """`@invalidates` of the default cache acts on the one there is at the call."""
+    f, _ = counting(default)
+
+    @default.invalidates("p", tags=("t",))
+    def change() -> str:
+        return "done"
+
+    for _ in range(2):
+        aikcache.configure()
+        f(1)
+        assert change() == "done"
+        assert f.peek(1) is None
+
+
+def test_a_load_that_began_under_the_old_cache_is_not_kept_in_the_new(default: Default) -> None:
+    """What is under way when the cache is replaced answers its caller and is forgotten."""
+    inside, go = threading.Event(), threading.Event()
+
+    @default.cached("p")
+    def f(x: int) -> str:
+        if not inside.is_set():
+            inside.set()
+            assert go.wait(20)
+            return "old"
+        return "new"
+
+    aikcache.configure()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(f, 1)
+        assert inside.wait(20)
+        aikcache.configure()
+        go.set()
+        assert call.result(20) == "old"
+    assert f.peek(1) is None
+    assert f(1) == "new"
+
+
+def test_first_calls_of_many_threads_are_all_counted(default: Default) -> None:
+    """Counts are exact from the very first call, however many threads make it at once."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(60):
+                f, _ = counting(Default())
+                barrier = threading.Barrier(8)
+
+                def call(f: Callable[[int], int] = f, barrier: threading.Barrier = barrier) -> None:
+                    barrier.wait(20)
+                    f(1)
+
+                for done in [pool.submit(call) for _ in range(8)]:
+                    done.result(20)
+                info = f.cache_info()
+                assert info.hits + info.misses == 8
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_finaliser_may_make_the_default_cache(default: Default, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached function called while the default cache is being made, in the same thread, does not hang."""
+    f, _ = counting(default)
+    seen: list[int] = []
+    build = Cache.from_env
+
+    def from_env(*args: Any, **kwargs: Any) -> Cache:
+        if not seen:
+            seen.append(0)
+            seen.append(f(7))
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(Cache, "from_env", from_env)
+    thread = threading.Thread(target=lambda: seen.append(f(1)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert seen == [0, 7, 1]
+    assert f.peek(7) == 7
+
+
+def test_closing_is_idempotent_and_functions_go_on(default: Default) -> None:
+    """After the default cache is closed, calls run their functions."""
+    f, runs = counting(default)
+    made = aikcache.configure()
+    f(1)
+    made.close()
+    made.close()
+    assert [f(1), f(1)] == [1, 1]
+    assert runs == [1, 1, 1]
+
+
+def test_a_cache_is_a_context_manager() -> None:
+    """Leaving the block closes the cache."""
+    with Cache() as cache:
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+    assert cache.get("k") is None
+    assert isinstance(cache.config, CacheConfig)

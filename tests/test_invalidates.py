@@ -1,0 +1,330 @@
+"""`@invalidates` in one process: what ends, when, and that it is never in the way of the function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from aikcache import Cache, ConfigError
+
+
+@dataclass
+class Resource:
+    id: Any
+    owner: str = "me"
+
+
+@pytest.fixture
+def cache() -> Iterator[Cache]:
+    with Cache() as made:
+        yield made
+
+
+@pytest.fixture
+def get(cache: Cache) -> Any:
+    """A cached function of an id, with a tag; `held(get)` says for which ids it holds a value."""
+
+    @cache.cached("resource", tags=("resource:{id}",))
+    def get(id: Any) -> str:
+        return f"value {id}"
+
+    return get
+
+
+@pytest.fixture
+def search(cache: Cache) -> Any:
+    @cache.cached("search")
+    def search(query: str, page: int = 1) -> str:
+        return query
+
+    return search
+
+
+IDS = (1, 2, "1", "*", "a:b")
+
+
+def fill(get: Any, search: Any) -> None:
+    for id in IDS:
+        get(id)
+    for query in ("x", "*"):
+        search(query)
+
+
+def held(get: Any) -> list[Any]:
+    return [id for id in IDS if get.peek(id) is not None]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tags", "left", "searches"),
+    [
+        (("resource:get:{resource.id}",), (), [2, "1", "*", "a:b"], 2),
+        ((), ("resource:{resource.id}",), [2, "*", "a:b"], 2),
+        (("search:*",), (), list(IDS), 0),
+        (("resource:get", "search"), (), [], 0),
+        (("resource:*:{resource.id}",), (), [2, "1", "*", "a:b"], 2),
+        (("*",), (), [], 0),
+        (("resource:get:{result.id}",), (), [1, "1", "*", "a:b"], 2),
+        (("search:search:{result.owner}:*",), ("resource:{result.id}",), [1, "1", "*", "a:b"], 1),
+    ],
+)
+def test_ends_what_its_templates_name(
+    cache: Cache, get: Any, search: Any, patterns: Any, tags: Any, left: list[Any], searches: int
+) -> None:
+    """Patterns and tags are filled from arguments and result, and end that and nothing else."""
+
+    @cache.invalidates(*patterns, tags=tags)
+    def update(resource: Resource) -> Resource:
+        return Resource(2, "x")
+
+    fill(get, search)
+    assert update(Resource(1)) == Resource(2, "x")
+    assert held(get) == left
+    assert sum(search.peek(query) is not None for query in ("x", "*")) == searches
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_field_ends_exactly_its_own(cache: Cache, get: Any, search: Any, id: Any) -> None:
+    """Whatever an argument holds, wildcards and separators included, only that argument's entry ends."""
+
+    @cache.invalidates("resource:get:{id}")
+    def update(id: Any) -> None: ...
+
+    fill(get, search)
+    update(id)
+    assert held(get) == [other for other in IDS if other is not id]
+
+
+def test_after_is_after_the_function_and_only_on_success(cache: Cache, get: Any, search: Any) -> None:
+    """By default the end comes when the function has returned; when it raises nothing ends."""
+
+    @cache.invalidates("resource")
+    def update(fail: bool) -> list[Any]:
+        if fail:
+            raise LookupError("no")
+        return held(get)
+
+    fill(get, search)
+    with pytest.raises(LookupError, match="no"):
+        update(True)
+    assert held(get) == list(IDS)
+    assert update(False) == list(IDS)
+    assert held(get) == []
+
+
+def test_before_is_before_the_function(cache: Cache, get: Any, search: Any) -> None:
+    """With `when="before"` the end comes first, also for a function that then raises."""
+
+    @cache.invalidates("resource", when="before")
+    def update(fail: bool) -> list[Any]:
+        if fail:
+            raise LookupError("no")
+        return held(get)
+
+    fill(get, search)
+    assert update(False) == []
+    fill(get, search)
+    with pytest.raises(LookupError):
+        update(True)
+    assert held(get) == []
+
+
+def test_both_ends_what_was_cached_meanwhile(cache: Cache, get: Any, search: Any) -> None:
+    """With `when="both"` what the function itself caused to be cached ends too."""
+
+    @cache.invalidates("resource", when="both")
+    def update() -> list[Any]:
+        before = held(get)
+        fill(get, search)
+        return before
+
+    fill(get, search)
+    assert update() == []
+    assert held(get) == []
+
+
+def test_is_the_function_to_all_who_look(cache: Cache) -> None:
+    """Signature, name, docstring and `__wrapped__` are the function's; arguments and result pass through untouched."""
+
+    def update(a: int, /, *rest: int, b: str = "x", **more: int) -> tuple[Any, ...]:
+        """Changes it."""
+        return a, rest, b, more
+
+    wrapped = cache.invalidates("p:f:{a}:{rest[0]}", tags=("t:{b}:{more[z]}",))(update)
+    assert (wrapped.__name__, wrapped.__doc__) == ("update", "Changes it.")
+    assert inspect.signature(wrapped) == inspect.signature(update)
+    assert wrapped(1, 2, 3, z=4) == (1, (2, 3), "x", {"z": 4})
+    with pytest.raises(TypeError):
+        wrapped()  # type: ignore[call-arg]
+
+
+def test_methods_and_defaults_can_be_named(cache: Cache, get: Any, search: Any) -> None:
+    """`{self...}` and parameters left to their default are fields like any other."""
+
+    class Store:
+        id = 2
+
+        @cache.invalidates("resource:get:{self.id}", "resource:get:{other}")
+        def update(self, other: int = 1) -> None: ...
+
+    fill(get, search)
+    Store().update()
+    assert held(get) == ["1", "*", "a:b"]
+
+
+class Awkward:
+    """Its property and its key fail."""
+
+    @property
+    def id(self) -> int:
+        raise RuntimeError("no id")
+
+    def __cache_key__(self) -> str:
+        raise RuntimeError("no key")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tags", "left", "searches"),
+    [
+        (("resource:get:{x.id}",), (), [], 2),
+        (("resource:get:{x}",), (), [], 2),
+        (("search:search:{x.nothing}",), (), list(IDS), 0),
+        (("resource:{x.id}:1",), (), [], 2),
+        ((), ("resource:{x.id}",), [], 0),
+        ((), ("resource:{x}",), [], 0),
+    ],
+)
+def test_a_field_that_cannot_be_filled_ends_more_and_never_less(
+    cache: Cache,
+    get: Any,
+    search: Any,
+    caplog: pytest.LogCaptureFixture,
+    patterns: Any,
+    tags: Any,
+    left: list[Any],
+    searches: int,
+) -> None:
+    """Then all that the template could have named ends, one warning says so, and the function's result is returned."""
+
+    @cache.invalidates(*patterns, tags=tags)
+    def update(x: object) -> str:
+        return "done"
+
+    fill(get, search)
+    assert update(Awkward()) == "done"
+    assert held(get) == left
+    assert sum(search.peek(query) is not None for query in ("x", "*")) == searches
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "could not name what to end" in caplog.text
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 600])
+def test_an_argument_that_makes_no_tag_ends_more_and_never_less(
+    cache: Cache, get: Any, search: Any, tag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tag that comes out empty or too long does not keep anything alive, nor the result back."""
+
+    @cache.invalidates(tags=("{tag}",))
+    def update(tag: str) -> str:
+        return "done"
+
+    fill(get, search)
+    assert update(tag) == "done"
+    assert held(get) == []
+
+
+def test_works_on_a_closed_cache(cache: Cache) -> None:
+    """After `close` the function is called as ever."""
+
+    @cache.invalidates("p", tags=("t",))
+    def update() -> str:
+        return "done"
+
+    cache.close()
+    assert update() == "done"
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("patterns", "options", "message"),
+        [
+            (
+                ("p:f:{nothing}",),
+                {},
+                "a pattern 'p:f:\\{nothing\\}' names 'nothing', which is no argument .* x, result",
+            ),
+            (("p:f:{}",), {}, "names 'an unnamed field'"),
+            (("p:f:{x!s}",), {}, "must have plain fields"),
+            (("p:f:{x",), {}, "is not a template"),
+            (("p f",), {}, "a pattern must be prefix\\[:operation\\[:parameters\\]\\] without spaces"),
+            ((":f",), {}, "a pattern's prefix must be letters"),
+            (("",), {}, "a pattern must be prefix"),
+            ((1,), {}, "a pattern must be a str, got int"),
+            ((), {}, "it names nothing to end. Give a pattern, as in @invalidates\\('search'\\)"),
+            (("p:f:{result.id}",), {"when": "before"}, "names 'result', which is no argument"),
+            (("p:f:{result.id}",), {"when": "both"}, "names 'result', which is no argument"),
+            (("p",), {"when": "later"}, "when must be one of after, before, both, got 'later'"),
+            ((), {"tags": "t:{x}"}, "a tags tuple is needed, as in tags=\\('t:\\{x\\}',\\), got a str"),
+            ((), {"tags": ("t:{y}",)}, "a tag 't:\\{y\\}' names 'y'"),
+            (("~a:b:c",), {}, "pattern"),
+        ],
+        ids=str,
+    )
+    def test_templates(self, cache: Cache, patterns: Any, options: dict[str, Any], message: str) -> None:
+        """Each mistake in a decoration is a `ConfigError` while decorating."""
+
+        def update(x: int) -> int:
+            return x
+
+        with pytest.raises(ConfigError, match=message):
+            cache.invalidates(*patterns, **options)(update)
+
+    def test_what_is_no_plain_function(self, cache: Cache) -> None:
+        """Coroutines, generators, classes and method objects are each a `TypeError` with a way out."""
+
+        async def coroutine() -> None: ...
+
+        def generator(cls: Any = None) -> Any:
+            yield 1
+
+        things: list[tuple[Any, str]] = [
+            (coroutine, "@invalidates is synchronous, and .*coroutine is `async def`"),
+            (generator, "@invalidates cannot .*generator"),
+            (Resource, "@invalidates decorates functions, and Resource is a class"),
+            (classmethod(generator), "@invalidates goes below @classmethod"),
+            (len, "@invalidates decorates plain functions"),
+        ]
+        for thing, message in things:
+            with pytest.raises(TypeError, match=message):
+                cache.invalidates("p")(thing)
+
+
+class TestDeferred:
+    def test_waits_for_the_block_to_succeed(self, cache: Cache, get: Any, search: Any) -> None:
+        """Inside `deferred()` nothing ends; when the block has succeeded everything does."""
+
+        @cache.invalidates("resource:get:{id}")
+        def update(id: Any) -> None: ...
+
+        fill(get, search)
+        with cache.deferred():
+            update(1)
+            cache.invalidate("search")
+            cache.invalidate_tags("resource:2")
+            assert held(get) == list(IDS)
+            assert search.peek("x") == "x"
+        assert held(get) == ["1", "*", "a:b"]
+        assert search.peek("x") is None
+
+    def test_drops_what_it_waited_for_when_the_block_raises(self, cache: Cache, get: Any, search: Any) -> None:
+        """A block that raises, as a transaction that is rolled back, has changed nothing and ends nothing."""
+        fill(get, search)
+        with pytest.raises(LookupError), cache.deferred():
+            cache.invalidate("resource")
+            raise LookupError
+        assert held(get) == list(IDS)
+        cache.invalidate("resource")
+        assert held(get) == []
