@@ -16,6 +16,8 @@ from typing import Any
 
 from . import _config, _deferred, _invalidation, _keys, _many, _patterns, _policy, _stats, _writing
 from ._channel import Channel
+from ._channels import Channels
+from ._cluster import Cluster
 from ._codec import Codec
 from ._connections import Connections
 from ._decorators import Decorators
@@ -32,9 +34,7 @@ from ._request import MISSING, Request
 from ._stats import CacheStats, Health
 from ._sweep import Sweep
 from ._tiers import Tiers
-from .errors import ConfigError, RemoteError, RemoteUnavailableError
-
-_SERVED = ("redis", "rediss", "unix", "embedded", "redis+sentinel", "rediss+sentinel")
+from .errors import RemoteError, RemoteUnavailableError
 
 
 class Cache(Decorators):
@@ -54,10 +54,6 @@ class Cache(Decorators):
         self, url: str | None = None, *, instance: str = "aikernel", version: str = "v1", **settings: Any
     ) -> None:
         config = _config.build({"url": url, "instance": instance, "version": version, **settings})
-        if url is not None and url.split("://", 1)[0] not in _SERVED:
-            raise ConfigError(
-                f"{url.split('://', 1)[0]}:// is not served yet; a single server is, as redis://host:6379/0."
-            )
         self.config = config
         self.space = Space(config.instance, config.version)
         self._started = monotonic()
@@ -70,14 +66,20 @@ class Cache(Decorators):
         config = self.config
         tiers = Tiers(config, self.space, monotonic)
         if config.url is not None:
-            connections = Connections(config)
+            clustered = config.url.split("://", 1)[0].endswith("+cluster")
+            connections = Cluster(config) if clustered else Connections(config)
             remote = Remote(connections, self.space, tiers.stamps)
             hearing = Hearing(tiers)
             journal = None if config.journal is None else Journal(config.journal)
             forget, limit = hearing.everything_ended, config.max_pending_invalidations
             recovery = Recovery(remote, tiers.trouble, tiers.clock, limit, journal, forget)
             connections.greet = recovery.greet
-            channel = Channel(remote, hearing, tiers.trouble, tiers.clock)
+            channel: Channel | Channels
+            if isinstance(connections, Cluster):
+                channel = Channels(connections, remote, hearing, tiers.trouble, tiers.clock)
+            else:
+                beat, check = connections.heartbeat
+                channel = Channel(remote, hearing, tiers.trouble, tiers.clock, heartbeat=beat, check=check)
             connections.on_move = channel.reconnect
             if connections.sentinels is not None:
                 connections.sentinels.report = tiers.trouble.report

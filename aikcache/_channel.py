@@ -26,7 +26,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ._link import Link
+from ._connections import Connections
+from ._link import Command, Link
 from ._remote import Remote
 from ._trouble import Trouble
 from .errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
@@ -46,6 +47,7 @@ class Listener(Protocol):
     def everything_ended(self) -> None: ...
     def channel_live(self, *, emptied: bool, alive_at: float) -> None: ...
     def channel_lost(self) -> None: ...
+    def settle(self) -> None: ...
 
 
 class Channel:
@@ -57,13 +59,21 @@ class Channel:
         listener: Listener,
         trouble: Trouble,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        connections: Connections | None = None,
+        heartbeat: Command = ("PING",),
+        check: Callable[[Any], object] | None = None,
     ) -> None:
+        """`connections`: to one of several servers; `check` is given what each heartbeat was answered."""
         self.live = threading.Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
         self.connects = 0
         self.pushes = 0
         self._remote = remote
+        self._connections = connections or remote.server
+        self._heartbeat = heartbeat
+        self._check = check
         self._stamps = remote.stamps
         self._listener = listener
         self._trouble = trouble
@@ -93,18 +103,24 @@ class Channel:
     def forget(self) -> None:
         """After a fork, in the child: the thread is the parent's, and so is the connection."""
         self.__init__(  # type: ignore[misc]
-            self._remote, self._listener, self._trouble, self._clock
+            self._remote,
+            self._listener,
+            self._trouble,
+            self._clock,
+            connections=self._connections,
+            heartbeat=self._heartbeat,
+            check=self._check,
         )
 
-    def close(self) -> None:
-        """End the thread; returns when it has ended, or after a second."""
+    def close(self, wait: float = 1.0) -> None:
+        """End the thread; returns when it has ended, or after `wait` seconds."""
         self._closed.set()
         self._wake.set()
         link, thread = self._link, self._thread
         if link is not None:
             link.interrupt()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(1.0)
+            thread.join(wait)
 
     def reconnect(self, at_once: bool) -> None:
         """The server may be another now: give this connection up, and make a new one, `at_once` without a rest."""
@@ -129,6 +145,8 @@ class Channel:
                 if not self._closed.is_set() and not self._left:
                     self._trouble.report("channel", f"the invalidation channel is down, and will be made anew: {error}")
             except Exception as error:  # a bug here must not end coherence for good
+                if self._closed.is_set():
+                    return
                 self._trouble.report("channel", f"the invalidation channel failed: {type(error).__name__}: {error}")
             finally:
                 self._lost()
@@ -141,13 +159,13 @@ class Channel:
 
     def _connect_and_listen(self) -> None:
         self._left = False
-        link = self._remote.connections.connect(protocol=3, name="aikcache-channel", timeout=HEARTBEAT)
+        link = self._connections.connect(protocol=3, name="aikcache-channel", timeout=HEARTBEAT)
         try:
             self._link = link
             self._asked.clear()
             self._pinged.clear()
             began = self._clock()
-            deadline = began + self._remote.connections.config.connect_timeout
+            deadline = began + self._connections.config.connect_timeout
             link.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._remote.space.pushed)
             (reply,) = link.receive(1, deadline)
             if isinstance(reply, Exception):
@@ -156,6 +174,7 @@ class Channel:
             self.live_since = self.alive_at = began
             self.connects += 1
             self._listener.channel_live(emptied=True, alive_at=began)
+            self._listener.settle()
             self.live.set()
             self._listen(link)
         finally:
@@ -175,7 +194,7 @@ class Channel:
             if now >= next_ping:
                 self._pinged.append(now)
                 self._asked.append(None)
-                link.send_command("PING")
+                link.send_command(*self._heartbeat)
                 next_ping = now + HEARTBEAT
             if self.alive_at is not None and now - self.alive_at > max(SILENCE, HEARTBEAT * 2):
                 raise RemoteTimeoutError(f"no answer for {now - self.alive_at:.1f} seconds")
@@ -183,7 +202,7 @@ class Channel:
                 self._handle(link, message)
 
     def _handle(self, link: Link, message: Any) -> None:
-        if isinstance(message, Exception):
+        if isinstance(message, Exception) and not (self._asked and self._asked[0]):
             raise RemoteUnavailableError(f"the server refuses: {message}")
         if is_push(message):
             self._pushed(link, message)
@@ -221,12 +240,15 @@ class Channel:
     def _replied(self, reply: Any) -> None:
         group = self._asked.popleft() if self._asked else None
         if group is not None:
-            if not self._stamps.settle(group, reply):
+            if not self._stamps.settle(group, reply):  # nor when it is refused: the stamp is on another node now
                 self._listener.group_ended(group)
             return
         if self._pinged:
+            if self._check is not None:
+                self._check(reply)
             self.alive_at = self._pinged.popleft()
             self._listener.channel_live(emptied=False, alive_at=self.alive_at)
+            self._listener.settle()
 
 
 def is_push(message: Any) -> bool:

@@ -69,6 +69,13 @@ class CacheConfig:
     `local_ttl` bounds what the local tier keeps of a shared cache (0: no local tier); without a URL it does not apply.
     `timeout` is for one Redis operation as a whole, `lease_wait` how long a call waits for another's load of its key,
     `lease_ttl` the longest that a lease outlives an owner that died.
+
+    `failover` is what to think of a server that takes over from another, which may not have heard of the last
+    invalidations: `"replay"` sends it this process's last minute again before anything is read from it; `"distrust"`
+    also ends all that it holds, which covers the invalidations of processes that are gone, for the price of a cold
+    cache. `invalidate_wait` is how many replicas must acknowledge an invalidation (0: none). One that fewer acknowledge
+    in half of `timeout` is done all the same, but stays pending: it is asked for again with each heartbeat, and told to
+    a server that takes over, however long after.
     """
 
     url: str | None = field(default=None, repr=False)
@@ -91,6 +98,8 @@ class CacheConfig:
     breaker_failures: int = 5
     breaker_reset: float = 1.0
     max_pending_invalidations: int = 10_000
+    failover: str = "replay"
+    invalidate_wait: int = 0
     journal: str | None = None
     strict: bool = False
     publish_interval: float = 60.0
@@ -108,6 +117,7 @@ class CacheConfig:
         for name, least in (
             ("local_max_entries", 1), ("compress_min_bytes", 0), ("compress_level", 1),
             ("max_value_bytes", 1), ("breaker_failures", 1), ("max_pending_invalidations", 1),
+            ("invalidate_wait", 0),
         ):  # fmt: skip
             self._check_count(name, least)
         if self.local_max_bytes is not None:
@@ -118,6 +128,8 @@ class CacheConfig:
             raise ConfigError(
                 f"policy must be 's3fifo', 'lru' or a function from a size to a cachetools.Cache, got {self.policy!r}."
             )
+        if self.failover not in ("replay", "distrust"):
+            raise ConfigError(f"failover must be 'replay' or 'distrust', got {self.failover!r}.")
         if not isinstance(self.strict, bool):
             raise ConfigError(f"strict must be True or False, got {self.strict!r}.")
         if self.secret is not None and (not isinstance(self.secret, (str, bytes)) or len(self.secret) < 16):

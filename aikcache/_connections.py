@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hiredis
@@ -55,8 +55,20 @@ class Run(NamedTuple):
     uptime: int
 
 
+class Sent(NamedTuple):
+    """Commands under way: `finish` gives their replies. Whoever does not finish closes the link."""
+
+    link: Link
+    data: bytes
+    replies: int
+    kept: bool
+
+
 class Connections:
     """The connections of one cache to one server, behind one breaker."""
+
+    ordered = True
+    """Whether the commands of one exchange are carried out in their order."""
 
     def __init__(self, config: CacheConfig, url: str | None = None) -> None:
         self.config = config
@@ -87,16 +99,61 @@ class Connections:
         Blocks for `within` seconds at most (`timeout` by default), and `connect_timeout` more when it has to connect.
         Raises `RemoteTimeoutError` or `RemoteUnavailableError`; whether anything was done is then not known.
         """
-        if self._closed:
-            raise RemoteUnavailableError("this cache is closed.")
-        if not self.breaker.allows():
-            raise RemoteUnavailableError("the server has failed repeatedly; the breaker is open.")
+        self._admit()
         data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
         try:
             replies = self._attempt(data, len(commands), within or self.config.timeout)
         except RemoteError:
             self.breaker.failure()
             raise
+        return self._judged(replies)
+
+    def begin(self, commands: Sequence[Command]) -> Sent:
+        """The first half of an exchange, for who asks several servers at once."""
+        self._admit()
+        data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
+        try:
+            link = self._kept()
+            if link is not None and self._sends(link, data):
+                return Sent(link, data, len(commands), True)
+            link = self.connect()
+            if not self._sends(link, data):
+                raise RemoteUnavailableError("the connection broke before anything was sent.")
+            return Sent(link, data, len(commands), False)
+        except RemoteError:
+            self.breaker.failure()
+            raise
+
+    def finish(self, sent: Sent, deadline: float) -> list[Any]:
+        """The second half, before `deadline` (monotonic seconds)."""
+        try:
+            try:
+                replies = sent.link.receive(sent.replies, deadline, late=True)
+            except BaseException as error:
+                sent.link.close()
+                raise self._translate(error, self.config.timeout) from error
+            self._keep(sent.link)
+        except RemoteTimeoutError:
+            self.breaker.failure()
+            raise
+        except RemoteError:
+            try:
+                if not sent.kept:
+                    raise
+                self._drop_idle()
+                replies = self._on(self.connect(), sent.data, sent.replies, deadline)
+            except RemoteError:
+                self.breaker.failure()
+                raise
+        return self._judged(replies)
+
+    def _admit(self) -> None:
+        if self._closed:
+            raise RemoteUnavailableError("this cache is closed.")
+        if not self.breaker.allows():
+            raise RemoteUnavailableError("the server has failed repeatedly; the breaker is open.")
+
+    def _judged(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
             if type(reply) is Refusal and str(reply).startswith(_UNSERVING):
                 self.breaker.failure()
@@ -105,6 +162,17 @@ class Connections:
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
         self.breaker.success()
         return replies
+
+    def _sends(self, link: Link, data: bytes) -> bool:
+        try:
+            link.sock.sendall(data)
+            return True
+        except TimeoutError as error:
+            link.close()
+            raise self._translate(error, self.config.timeout) from error
+        except OSError:
+            link.close()
+            return False
 
     def _attempt(self, data: bytes, count: int, within: float) -> list[Any]:
         link = self._kept()
@@ -137,11 +205,14 @@ class Connections:
         except BaseException as error:
             link.close()
             raise self._translate(error, self.config.timeout) from error
+        self._keep(link)
+        return replies
+
+    def _keep(self, link: Link) -> None:
         if link.generation == self.generation and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(link)
         else:
             link.close()
-        return replies
 
     def _translate(self, error: BaseException, within: float) -> BaseException:
         if isinstance(error, RemoteError) or not isinstance(error, Exception):
@@ -187,9 +258,8 @@ class Connections:
 
     def _meet(self, link: Link, told: dict[str, Any], info: Any, deadline: float) -> None:
         """Who is this? A server not met before is greeted before anything is asked of it."""
-        role = told.get("role", b"")
-        if self.sentinels is not None and role != b"master":
-            raise RemoteUnavailableError(f"the server is not the primary, but says it is {role.decode()!r}")
+        if self.sentinels is not None:
+            self._check_role(told)
         if not isinstance(info, bytes):  # refused by an ACL: its restarts and failovers then go unnoticed
             return
         facts = dict(line.split(":", 1) for line in info.decode("utf-8", "replace").splitlines() if ":" in line)
@@ -212,6 +282,26 @@ class Connections:
             self._meeting.release()
         if known and self.on_move is not None:
             self.on_move(False)
+
+    @property
+    def heartbeat(self) -> tuple[Command, Callable[[Any], object] | None]:
+        """What the channel asks each second, and what is to be made of the answer.
+
+        Behind Sentinel that is the role: a primary that becomes a replica goes on answering reads, for ever.
+        """
+        return (("PING",), None) if self.sentinels is None else (("HELLO",), self._check_heartbeat)
+
+    def _check_heartbeat(self, told: Any) -> None:
+        try:
+            self._check_role({name.decode(): value for name, value in told.items()})
+        except RemoteError:
+            self.moved()
+            raise
+
+    def _check_role(self, told: dict[str, Any]) -> None:
+        role = told.get("role", b"")
+        if role != b"master":
+            raise RemoteUnavailableError(f"the server is not the primary, but says it is {role.decode()!r}")
 
     def _doubt(self) -> None:
         """After a failure to connect: whatever was believed about the way there may be wrong."""
@@ -243,6 +333,14 @@ class Connections:
         if self.on_move is not None:
             self.on_move(switched)
 
+    def parts(self) -> Iterator[Connections]:
+        """The servers that hold a part of the data each: this one holds all."""
+        yield self
+
+    def tags(self) -> Sequence[str]:
+        """What a name begins with to be on each server: here there is one."""
+        return ("",)
+
     def _begin_generation(self) -> None:
         self.generation += 1
         self._drop_idle()
@@ -273,8 +371,11 @@ class Connections:
 
 
 def _said(replies: list[Any]) -> list[Any]:
-    """Replies to a greeting, none of which may be refused: what a server was not told, it does not know."""
+    """Replies to a greeting, none of which may be refused: what a server was not told, it does not know.
+
+    On a cluster "elsewhere" is no refusal: what is for another node is told to that one.
+    """
     for reply in replies:
-        if isinstance(reply, Refusal):
+        if isinstance(reply, Refusal) and not str(reply).startswith(("MOVED ", "ASK ")):
             raise RemoteUnavailableError(f"the server refuses: {reply}")
     return replies

@@ -12,7 +12,8 @@ that waiters pass on. After `fork` the child has no flights, for their leaders a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ._local import Packed
@@ -31,13 +32,12 @@ class Held(NamedTuple):
 class Flight:
     """One load, and what came of it. `ended`: an invalidation has hit it, so its result is for its waiters alone."""
 
-    __slots__ = ("_landing", "aside", "began", "ended", "groups", "held", "key", "state", "thread")
+    __slots__ = ("_landing", "aside", "began", "ended", "groups", "held", "key", "state")
 
     def __init__(self, key: str, groups: tuple[str, ...], began: float) -> None:
         self.key = key
         self.began = began
         self.groups = groups
-        self.thread = threading.get_ident()
         self.state = UNDER_WAY
         self.held = Held(None)
         self.ended = False
@@ -63,10 +63,11 @@ class Flight:
 class Flights:
     """The loads under way in this process for one cache."""
 
-    __slots__ = ("_flying",)
+    __slots__ = ("_flying", "_loading")
 
     def __init__(self) -> None:
         self._flying: dict[str, Flight] = {}
+        self._loading: set[tuple[int, str]] = set()  # which thread is running the function for which key
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -96,5 +97,21 @@ class Flights:
         if flight is not None:
             flight.ended = True
 
+    @contextmanager
+    def loading(self, *keys: str) -> Iterator[None]:
+        """While this thread runs the function for `keys`."""
+        thread = threading.get_ident()
+        mine = {(thread, key) for key in keys} - self._loading  # not what an outer call of this thread has put there
+        self._loading.update(mine)
+        try:
+            yield
+        finally:
+            self._loading.difference_update(mine)
+
+    def loading_here(self, key: str) -> bool:
+        """Whether this very thread is running the function for `key`: it cannot wait for itself."""
+        return (threading.get_ident(), key) in self._loading
+
     def forget(self) -> None:
         self._flying.clear()
+        self._loading = {mine for mine in self._loading if mine[0] == threading.get_ident()}

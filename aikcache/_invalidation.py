@@ -41,8 +41,9 @@ def end(tiers: Tiers, what: Ending, progress: Sweep | None = None) -> None:
     try:
         if remote is not None and recovery is not None:
             tiers.ready()
+            met = recovery.greetings
             _sweep.end(remote, what, progress)
-            recovery.sent(what)
+            recovery.sent(what, met)
     except RemoteError as error:
         if recovery is not None:
             recovery.keep(what)
@@ -91,7 +92,7 @@ class Hearing:
 
     def everything_ended(self) -> None:
         """A flush, or a server that is not the one it was: nothing that was learnt from it counts."""
-        self._tiers.stamps.forget_all(trusted=self._tiers.stamps.trusted)
+        self._tiers.stamps.forget_all(trusted=self._tiers.stamps.trusted, era=True)
         end_here(self._tiers, Ending(groups=(EVERYTHING,)))
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:
@@ -101,9 +102,14 @@ class Hearing:
             tiers.stamps.forget_all(trusted=True)
             end_here(tiers, Ending(groups=(EVERYTHING,)))
         tiers.trust_until(alive_at + tiers.config.max_staleness)
+
+    def settle(self) -> None:
+        """The channel lives: what Redis could not be told is told."""
+        tiers = self._tiers
         if tiers.recovery is not None:
             try:
                 tiers.recovery.settle()
+                tiers.recovery.confirm()
             except RemoteError as error:
                 tiers.trouble.report("invalidate", f"pending invalidations could not be sent yet: {error}")
 

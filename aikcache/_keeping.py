@@ -13,10 +13,10 @@ from typing import Any
 
 from . import _refresh
 from ._config import CacheConfig
-from ._flights import Held
+from ._flights import Flights, Held
 from ._leases import Leases
 from ._local import LocalTier, Packed
-from ._request import Ready, Request
+from ._request import Ready, Request, milliseconds
 from ._stamped import Stamped
 from ._trouble import Trouble
 from .errors import ConfigError, EncodeError, InvalidKeyError, RemoteError
@@ -30,12 +30,14 @@ class Keeper:
         config: CacheConfig,
         local: LocalTier,
         shared: Stamped | None,
+        flights: Flights,
         trouble: Trouble,
         clock: Callable[[], float],
     ) -> None:
         self.config = config
         self.local = local
         self.shared = shared
+        self.flights = flights
         self.trouble = trouble
         self.clock = clock
         self.leases = Leases(1.0 if shared is None else shared.lease_seconds, self._extend)
@@ -53,7 +55,8 @@ class Keeper:
         started = self.clock()
         stored = False
         try:
-            result = request.load()
+            with self.flights.loading(request.key):
+                result = request.load()
             request.region.counters.loads += 1
             cost = self.clock() - started
             value, held, ready = self.prepare(request, result, cost, leased=token is not None)
@@ -98,6 +101,8 @@ class Keeper:
             if leased and self.shared is not None:
                 if request.late_tags is not None and not self.shared.late(request, tags):
                     return encoded.value, held, None
+                if callable(policy.ttl):
+                    self.shared.prolong(request, tags, milliseconds(seconds + policy.extra))
                 frame = self.shared.pack(request, packed, seconds, cost, tags)
             return encoded.value, held, Ready(frame, seconds, policy.extra, cost, tags)
         except RemoteError as error:

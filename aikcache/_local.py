@@ -144,7 +144,7 @@ class LocalTier:
         return found[0] if found else self.adopt(Region(name))
 
     def adopt(self, region: Region) -> Region:
-        """Take in a region that a wrapper made before it knew its cache; its counts begin then, for all threads at once."""
+        """Take in a region that a wrapper made before it knew its cache; its counts begin then, once."""
         if not self.guard.held():
             with self.guard:
                 return self._adopt(region)

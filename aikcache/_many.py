@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._flights import ALONE, FAILED, LANDED, Flight, Held
+from ._frame import Frame
 from ._remote import Read
 from ._request import MISSING, Ready, Request
 from ._stamped import FIRST_PAUSE, LONGEST_PAUSE
@@ -108,17 +109,19 @@ class _Batch:
             return places
         try:
             reads = tiers.shared.read_many([self.requests[i] for i in places])
+            frames = tiers.shared.parse([(self.requests[i], read.data) for i, read in zip(places, reads, strict=True)])
             missing = []
-            for i, read in zip(places, reads, strict=True):
-                if not self._take(i, read):
+            for i, read, frame in zip(places, reads, frames, strict=True):
+                self.requests[i].seen = read.data or b""
+                if frame is None or not self._take(i, read, frame):
                     missing.append(i)
             return missing
         except RemoteError as error:
             tiers.keeper.failed(self.requests[places[0]], error)
             return [i for i in places if self.values[i] is MISSING]
 
-    def _take(self, i: int, read: Read) -> bool:
-        found = self.tiers.look(self.requests[i], read)
+    def _take(self, i: int, read: Read, frame: Frame | None = None) -> bool:
+        found = self.tiers.look(self.requests[i], read, frame)
         if found is None:
             return False
         self.values[i], held = found
@@ -160,7 +163,8 @@ class _Batch:
         tiers = self.tiers
         with tiers.keeper.leases.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
             started = tiers.clock()
-            results = self.load(places)
+            with tiers.flights.loading(*(self.requests[i].key for i in places)):
+                results = self.load(places)
             cost = tiers.clock() - started
             stores = []
             for i, result in zip(places, results, strict=True):

@@ -7,20 +7,23 @@ Every method blocks for one exchange and raises `RemoteError`; what to do withou
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from . import _scripts
+from ._cluster import Cluster
 from ._connections import Connections
 from ._keys import Space
 from ._link import Command, Refusal
-from ._patterns import EVERYTHING
+from ._patterns import ANY_TAG, EVERYTHING
 from ._scripts import CLAIM, Script
 from ._stamps import Stamps
 from .errors import RemoteUnavailableError
 
 CLAIM_MS = 3_600_000
 """How long it is known that a server's start was seen: longer than it counts as just started."""
+HEARD_MS = 1000
+"""How long the mark stays that replicas are to acknowledge."""
 TAG_MS = 86_400_000
 """How long a tag's stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
 MISSING_TTL = -2
@@ -49,11 +52,17 @@ class Remote:
 
     __slots__ = ("connections", "space", "stamps", "writer")
 
-    def __init__(self, connections: Connections, space: Space, stamps: Stamps) -> None:
+    def __init__(self, connections: Connections | Cluster, space: Space, stamps: Stamps) -> None:
         self.connections = connections
         self.space = space
         self.stamps = stamps  # told what is written, so that its echo is known
         self.writer = os.urandom(6).hex()  # this process's name in marks
+
+    @property
+    def server(self) -> Connections:
+        """The connections, where there is one server."""
+        assert isinstance(self.connections, Connections)
+        return self.connections
 
     # Values and stamps
 
@@ -84,6 +93,7 @@ class Remote:
         """The stamps of `groups`, made where there is none; those of tags live on for `keep_ms` at least.
 
         `known` are those already read: a stamp made or prolonged is pushed back to us, and must not end what we do.
+        The stamp of any tag, when it is the last, is read after the others wherever they are.
         """
         commands: list[Command] = []
         made = [fresh_stamp() for _ in groups]
@@ -95,7 +105,9 @@ class Remote:
             else:
                 commands.append(("SET", name, stamp, "NX", "GET"))
         found: list[bytes] = []
-        for group, stamp, before, reply in zip(groups, made, known, self._ask(commands), strict=True):
+        last = -1 if groups and groups[-1] == ANY_TAG else len(commands)
+        replies = self._ask_in_order(commands[:last], commands[last:])
+        for group, stamp, before, reply in zip(groups, made, known, replies, strict=True):
             current, wrote = reply if isinstance(reply, list) else (reply or stamp, reply is None)
             if not wrote:
                 self.stamps.unexpect(group, stamp, before)
@@ -105,7 +117,8 @@ class Remote:
     def put(self, key: str, frame: bytes, keep_ms: int) -> None:
         """Write a value as it is told, voiding any load under way, and let all processes hear of it."""
         mark = self._mark(self.space.mark(key, self.writer))
-        self._ask([("SET", key, frame, "PX", keep_ms), ("UNLINK", self.space.lease(key)), *mark])
+        void = ("UNLINK", self.space.lease(key))  # before, or a load could store over it; after, or one begun between
+        self._ask([void, ("SET", key, frame, "PX", keep_ms), void, *mark])
 
     # Leases
 
@@ -144,19 +157,34 @@ class Remote:
     def end(self, groups: Sequence[str], keys: Sequence[str]) -> None:
         """End groups and keys for every process: one round trip, whatever the number of entries."""
         commands = self.ending(groups, keys)
-        if commands:
-            self._ask(commands)
+        first = 1 if ANY_TAG in groups else 0
+        self._ask_in_order(commands[:first], commands[first:])
+
+    def acknowledged(self, replicas: int, within: float) -> bool:
+        """Whether as many replicas have all that was written until now; waits for them `within` seconds.
+
+        Writes are replicated in their order, so a replica that has the mark written here has all that was before it.
+        """
+        marks: list[Command] = []
+        for tag in self.connections.tags():
+            marks.append(("SET", f"{self.space.lead}!heard:{tag}{self.writer}", "1", "PX", HEARD_MS))
+        heard: int = self._ask([*marks, ("WAIT", replicas, max(int(within * 1000), 1))])[-1]
+        return heard >= replicas
 
     def ending(self, groups: Sequence[str], keys: Sequence[str]) -> list[Command]:
-        """The commands that end groups (a fresh stamp each) and keys (with their leases)."""
+        """The commands that end groups (a fresh stamp each) and keys (with their leases).
+
+        The stamp of any tag comes first: a load reads it last, so whoever finds a tag's new stamp finds that one, too.
+        A lease goes before its key, where they cannot go at once: what it allows to store is then unlinked after it.
+        """
         commands: list[Command] = []
-        for group in groups:
+        for group in sorted(groups, key=lambda group: group != ANY_TAG):
             stamp = fresh_stamp()
             self.stamps.expect(group, stamp)
             tag = group.startswith("#")
             commands.append(("SET", self.space.stamp(group), stamp, *(("PX", TAG_MS) if tag else ())))
         for key in keys:
-            commands += [("UNLINK", key, self.space.lease(key)), *self._mark(self.space.mark(key, self.writer))]
+            commands += [("UNLINK", self.space.lease(key), key), *self._mark(self.space.mark(key, self.writer))]
         return commands
 
     def _mark(self, name: str) -> list[Command]:
@@ -167,18 +195,23 @@ class Remote:
         """Local tiers everywhere drop what matches."""
         self._ask(self._mark(self.space.glob_mark(glob, self.writer)))
 
-    def scan(self, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
-        cursor, found = self._ask([("SCAN", cursor, "MATCH", pattern, "COUNT", count)])[0]
+    def parts(self) -> Iterator[Connections]:
+        """The servers to scan, one by one."""
+        return self.connections.parts()
+
+    def scan(self, part: Connections, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
+        command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        ((cursor, found),) = _unrefused([command], part.exchange([command]))
         return cursor, found
 
     def unlink(self, names: Sequence[bytes]) -> int:
         removed: int = self._ask([("UNLINK", *names)])[0]
         return removed
 
-    def claim(self, run: str) -> Command:
-        """End all that a server restored when it started, once for each start, whoever comes first."""
+    def claim(self, run: str, keep_ms: int = CLAIM_MS) -> Command:
+        """End all that a server holds from before its run, once for each run, whoever comes first."""
         stamp = self.space.stamp(EVERYTHING)
-        return ("EVAL", CLAIM.text, 2, stamp, f"{self.space.lead}!run:{{{stamp}}}:{run}", fresh_stamp(), CLAIM_MS)
+        return ("EVAL", CLAIM.text, 2, stamp, f"{self.space.lead}!run:{{{stamp}}}:{run}", fresh_stamp(), keep_ms)
 
     def ping(self) -> None:
         self._ask([("PING",)])
@@ -195,10 +228,22 @@ class Remote:
             calls = [("EVAL", texts[str(commands[i][1])], *commands[i][2:]) for i in again]
             for i, reply in zip(again, self.connections.exchange(calls), strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if type(reply) is Refusal:
+        return _unrefused(commands, replies)
+
+    def _ask_in_order(self, first: list[Command], then: list[Command]) -> list[Any]:
+        """Replies to both: one round trip on one server, two on a cluster, whose nodes know no common order."""
+        if self.connections.ordered:
+            first, then = [*first, *then], []
+        return [reply for commands in (first, then) if commands for reply in self._ask(commands)]
+
+
+def _unrefused(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    for i, reply in enumerate(replies):
+        if type(reply) is Refusal:
+            if commands[i][0] != "GET" or not str(reply).startswith("WRONGTYPE"):
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
-        return replies
+            replies[i] = None  # a foreign thing at our key is no value of ours; the next load overwrites it
+    return replies
 
 
 def _call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:

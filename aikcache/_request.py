@@ -30,9 +30,10 @@ class Request:
     tags: tuple[str, ...] = ()
     late_tags: Callable[[object], Iterable[str]] | None = None
     relink: bool = True  # whether the wrapper looks entries up by `local_key`
-    began: float = 0.0  # when the first question was asked, and where the region stood then
+    began: float = 0.0  # when the first question was asked, or what was believed was known; where the region stood then
     asked: float = 0.0  # when the latest was
     epoch: int = 0
+    era: int = 0  # which server the stamps known are of
     groups: tuple[str, ...] = ()
     known: dict[str, bytes | None] = field(default_factory=dict)  # the stamps as of the first question
     fallback: Held | None = None  # a stale value, to answer with when the function fails

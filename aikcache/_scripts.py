@@ -26,13 +26,13 @@ ACQUIRE = Script("""
 -- KEYS: value, lease. ARGV: token, digest, lease ms, tail of the value already seen as stale, '1' to insist.
 -- Gives {value, pttl} when another value has arrived, the lease's pttl when somebody holds it, 'OK' when it is ours.
 if ARGV[5] ~= '1' then
-  local value = redis.call('GET', KEYS[1])
-  if value and string.sub(value, -16) ~= ARGV[4] then
+  local value = redis.pcall('GET', KEYS[1])  -- what is no string is no value of ours, and is overwritten
+  if type(value) == 'string' and string.sub(value, -16) ~= ARGV[4] then
     return {value, redis.call('PTTL', KEYS[1])}
   end
-  local lease = redis.call('GET', KEYS[2])
+  local lease = redis.pcall('GET', KEYS[2])
   -- a lease under other stamps is a doomed load's: it is taken over
-  if lease and string.sub(lease, 1, 16) ~= ARGV[1] and string.sub(lease, 17) == ARGV[2] then
+  if type(lease) == 'string' and string.sub(lease, 1, 16) ~= ARGV[1] and string.sub(lease, 17) == ARGV[2] then
     return redis.call('PTTL', KEYS[2])
   end
 end

@@ -4,6 +4,9 @@ Asked: the Sentinels in turn, the one that answered last first, each with its sh
 those that swallow packets) leave some for the living. The answer is not kept: a connection is made where the primary is
 now. It may still be wrong for a moment, so the server itself is asked for its role too (`_connections`).
 
+Believed: what has the highest configuration epoch, which each failover raises. Sentinels hear of a switch one after the
+other, and one that lags would send us back to a primary that still takes itself for one.
+
 Heard: one thread subscribes to `+switch-master` and its forerunners on one Sentinel, because an old primary may answer
 for many seconds after it was replaced (trap 9). Each second it also asks that Sentinel for the primary, which shows
 that the Sentinel lives and finds a switch whose message was missed. When it fails, the next one is taken.
@@ -23,11 +26,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ._dial import Dialer
-from ._link import Link, Refusal
+from ._link import Command, Link, Refusal
 from ._url import Where
 from .errors import RemoteUnavailableError
 
 Address = tuple[str, int]
+Known = tuple[int, Address | None]
 EVENTS = ("+switch-master", "+promoted-slave", "+failover-end", "+config-update-from")
 HEARTBEAT = 1.0
 SILENCE = 3.0
@@ -55,15 +59,16 @@ class Sentinels:
         self._closed = threading.Event()
         self._link: Link | None = None
         self.report: Callable[[str, str], object] = lambda cause, message: None
-        self.current: Address | None = None
+        self._known: Known = (-1, None)  # the epoch, and who is the primary in it
         self.listening = False
 
     # Asked
 
     def primary(self, deadline: float) -> Address:
-        """Where the primary is, as the first Sentinel says that answers; before `deadline` (monotonic seconds)."""
+        """Where the primary is, as the first Sentinel says that is up to date; before `deadline` (monotonic)."""
         self._watch()
         order, trouble = self._order, []
+        late: tuple[int, Address] | None = None
         for tried, address in enumerate(order):
             now = time.monotonic()
             try:
@@ -71,9 +76,13 @@ class Sentinels:
             except Exception as error:
                 trouble.append(_said(address, error))
                 continue
-            self._prefer(address)
-            self.current = self.current or found
-            return found
+            if self._learn(*found):
+                self._prefer(address)
+                return found[1]
+            late = found if late is None else max(late, found)
+        if late is not None:  # who knew better is gone, or all of them have been set up anew
+            self._known = late
+            return late[1]
         raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {'; '.join(trouble)}")
 
     def doubt(self) -> None:
@@ -87,33 +96,48 @@ class Sentinels:
         if order[0] != address:
             self._order = [address, *(other for other in order if other != address)]
 
-    def _ask(self, address: Address, deadline: float) -> Address:
-        link = self._connect(address, deadline, protocol=2)
+    def _ask(self, address: Address, deadline: float) -> tuple[int, Address]:
+        link = self._connect(address, deadline)
         try:
-            (reply,) = link.ask([self._question()], deadline)
+            return self._told(*link.ask(self._questions(), deadline))
         finally:
             link.close()
-        return self._address(reply)
 
-    def _connect(self, address: Address, deadline: float, protocol: int) -> Link:
+    def _connect(self, address: Address, deadline: float) -> Link:
         link = Link(self._dialer.dial(*address, deadline), HEARTBEAT)
         try:
-            link.introduce(self._login, protocol, "aikcache-sentinel", deadline)
+            link.introduce(self._login, 3, "aikcache-sentinel", deadline)
         except BaseException:
             link.close()
             raise
         return link
 
-    def _question(self) -> tuple[str, str, str]:
-        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+    def _questions(self) -> list[Command]:
+        return [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service), ("SENTINEL", "MASTER", self.service)]
 
-    def _address(self, reply: Any) -> Address:
-        if isinstance(reply, Refusal):
-            raise RemoteUnavailableError(f"refuses: {reply}")
-        if reply is None:
+    def _told(self, address: Any, facts: Any) -> tuple[int, Address]:
+        """The epoch and the primary, from the replies to the questions."""
+        if address is None:
             raise RemoteUnavailableError(f"knows no service {self.service!r}")
-        host, port = reply
-        return host.decode(), int(port)
+        for reply in (address, facts):
+            if isinstance(reply, Refusal):
+                raise RemoteUnavailableError(f"refuses: {reply}")
+        host, port = address
+        if not isinstance(facts, dict):
+            raise RemoteUnavailableError("does not speak as a Sentinel")
+        # The leader of a failover names the promoted one already, in an epoch to come.
+        coming = (facts[b"ip"], facts[b"port"]) != (host, port)
+        return int(facts[b"config-epoch"]) + coming, (host.decode(), int(port))
+
+    def _learn(self, epoch: int, address: Address) -> bool:
+        """Whether this is not older than what is known; if it is another primary, whoever uses the last one is told."""
+        known, before = self._known
+        if epoch < known:
+            return False
+        self._known = (epoch, address)
+        if before is not None and before != address:
+            self._switched(address)
+        return True
 
     # Heard
 
@@ -150,7 +174,8 @@ class Sentinels:
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def _listen(self, address: Address, closed: threading.Event) -> None:
-        link = self._connect(address, time.monotonic() + self._within, protocol=3)
+        link = self._connect(address, time.monotonic() + self._within)
+        replies: list[Any] = []
         try:
             self._link = link
             link.send_command("SUBSCRIBE", *EVENTS)
@@ -160,31 +185,26 @@ class Sentinels:
                 if now - heard_at > SILENCE:
                     raise RemoteUnavailableError(f"silent for {now - heard_at:.1f} seconds")
                 if now >= next_question:
-                    link.send_command(*self._question())
+                    for question in self._questions():
+                        link.send_command(*question)
                     next_question = now + HEARTBEAT
                 for message in link.poll(max(next_question - now, 0.001)):
                     heard_at = now
-                    if self._event(message):
-                        next_question = 0.0  # whatever it was, where is the primary now?
-                    elif type(message) is list or message is None:
-                        self._compare(self._address(message))
-                    elif isinstance(message, Refusal):
-                        raise RemoteUnavailableError(f"refuses: {message}")
+                    if is_push(message):
+                        if self._concerns_us(message):
+                            next_question = 0.0  # whatever it was, where is the primary now?
+                        continue
+                    replies.append(message)
+                    if len(replies) == 2:
+                        self._learn(*self._told(*replies))
+                        self.listening = True
+                        replies.clear()
         finally:
             self._link = None
             link.close()
 
-    def _event(self, message: Any) -> bool:
-        """Whether it is a push that tells of our service; hiredis gives pushes a class of their own."""
-        if type(message) is list or not isinstance(message, list) or message[0] != b"message":
-            return False
-        return self.service.encode() in message[2].split()
-
-    def _compare(self, address: Address) -> None:
-        self.listening = True
-        before, self.current = self.current, address
-        if before is not None and before != address:
-            self._switched(address)
+    def _concerns_us(self, message: list[Any]) -> bool:
+        return message[0] == b"message" and self.service.encode() in message[2].split()
 
     # Its end
 
@@ -204,6 +224,11 @@ class Sentinels:
         self._thread = self._link = None
         self.listening = False
         self._dialer.forget()
+
+
+def is_push(message: Any) -> bool:
+    """Whether hiredis read this as a push, for which it has a list of a class of its own."""
+    return isinstance(message, list) and type(message) is not list
 
 
 def _said(address: Address, error: Exception) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from .errors import RemoteUnavailableError
@@ -21,9 +21,9 @@ Address = tuple[str, int]
 Command = tuple[str | bytes | int, ...]
 
 
-def slot_of(key: str | bytes) -> int:
+def slot_of(key: str | bytes | int) -> int:
     """The slot of a key."""
-    data = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+    data = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogateescape")
     start = data.find(b"{")
     if start >= 0:
         end = data.find(b"}", start + 1)
@@ -36,12 +36,8 @@ def slot_of_command(command: Command) -> int | None:
     """The slot of a command's first key; None for those without a key."""
     name = command[0]
     if name in ("EVALSHA", "EVAL"):
-        key = command[3]
-    elif len(command) > 1 and name not in ("SCAN", "PING"):
-        key = command[1]
-    else:
-        return None
-    return slot_of(key if isinstance(key, (str, bytes)) else str(key))
+        return slot_of(command[3])
+    return slot_of(command[1]) if len(command) > 1 and name != "WAIT" else None
 
 
 class Redirection(NamedTuple):
@@ -64,15 +60,16 @@ def redirection(text: str, asked: Address) -> Redirection | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:
-    """Who owns what. `primaries` are all that can be written to, with slots or still without."""
+    """Who owns what. `primaries` are all that can be written to, with slots or still without; `nodes` are all."""
 
     epoch: int
     owners: Mapping[int, Address]
     primaries: frozenset[Address]
+    nodes: frozenset[Address]
 
     def moved(self, slot: int, address: Address) -> Topology:
         """The same with one slot elsewhere."""
-        return Topology(self.epoch, {**self.owners, slot: address}, self.primaries | {address})
+        return replace(self, owners={**self.owners, slot: address}, primaries=self.primaries | {address})
 
 
 class Signature(NamedTuple):
@@ -99,18 +96,20 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topo
         raise RemoteUnavailableError(f"the server refuses CLUSTER SHARDS: {shards}")
     owners: dict[int, Address] = {}
     primaries: set[Address] = set()
+    nodes: set[Address] = set()
     for shard in map(_fields, shards):
         numbers = shard.get("slots") or []
         for node in map(_fields, shard.get("nodes") or []):
+            port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
+            address = (_host(_text(node.get("endpoint") or "")) or asked[0], int(port or asked[1]))
+            nodes.add(address)
             failed = _text(node.get("health")) == "fail"
             if _text(node.get("role")) != "master" or (failed and not numbers):
                 continue
-            port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
-            address = (_host(_text(node.get("endpoint") or "")) or asked[0], int(port or asked[1]))
             primaries.add(address)
             for first, last in zip(numbers[::2], numbers[1::2], strict=True):
                 owners.update(dict.fromkeys(range(first, last + 1), address))
-    return Topology(signature(info).epoch, owners, frozenset(primaries))
+    return Topology(signature(info).epoch, owners, frozenset(primaries), frozenset(nodes))
 
 
 def _fields(pairs: Any) -> Mapping[str, Any]:

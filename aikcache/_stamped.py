@@ -44,6 +44,7 @@ class Stamped:
         self.stamps = stamps
         self.trouble = trouble
         self.clock = clock
+        self._max_staleness = config.max_staleness
         self._longest = max((*config.ttls.values(), config.default_ttl))
         self.framer = Framer(
             compress_min_bytes=config.compress_min_bytes,
@@ -60,7 +61,7 @@ class Stamped:
     def read(self, request: Request) -> Read:
         """What stands under the request's key, and with it all stamps that it needs and that are not believed."""
         self._ready()
-        epoch = self.stamps.epoch
+        epoch, request.era, vouched = self._standing()
         groups = request.all_groups()
         stamps = self.stamps.known(groups)
         unknown = [group for group, stamp in zip(groups, stamps, strict=True) if stamp is None]
@@ -69,44 +70,79 @@ class Stamped:
         self.stamps.remember(unknown, read.stamps, epoch)
         request.known = dict(zip(groups, stamps, strict=True))
         request.known.update(zip(unknown, read.stamps, strict=True))
+        if len(unknown) < len(groups):
+            request.began = min(request.began, vouched)
         return read
+
+    def _standing(self) -> tuple[int, int, float]:
+        """The epoch and era of the stamps, and as of when those believed are known to be current."""
+        return self.stamps.epoch, self.stamps.era, self.stamps.horizon - self._max_staleness
 
     def read_many(self, requests: Sequence[Request]) -> list[Read]:
         """The same for many at once: one round trip for all values and stamps."""
         self._ready()
         names = list(dict.fromkeys(group for request in requests for group in request.all_groups()))
-        epoch, asked = self.stamps.epoch, self.clock()
+        (epoch, era, vouched), asked = self._standing(), self.clock()
         known = dict(zip(names, self.stamps.known(names), strict=True))
         unknown = [name for name, stamp in known.items() if stamp is None]
         reads, stamps = self.remote.read_many([request.key for request in requests], unknown)
         self.stamps.remember(unknown, stamps, epoch)
         known.update(zip(unknown, stamps, strict=True))
         for request in requests:
-            request.asked = asked
+            request.asked, request.era = asked, era
+            if len(unknown) < len(names):
+                request.began = min(request.began, vouched)
             request.known = {name: known[name] for name in request.all_groups()}
         return reads
 
     def unpack(self, request: Request, data: bytes) -> tuple[Frame, bool] | None:
         """The frame, and whether its stamps are the current ones. None: it is no frame of this key."""
+        (frame,) = self.parse([(request, data)])
+        return None if frame is None else (frame, self.current(request, frame))
+
+    def parse(self, found: Sequence[tuple[Request, bytes | None]]) -> list[Frame | None]:
+        """The frames of many values. Tags that no request named have their stamps read in one round trip for all."""
+        frames: list[Frame | None] = []
+        unknown: dict[str, None] = {}
+        for request, data in found:
+            frame = None if data is None else self._parse(request, data)
+            frames.append(frame)
+            if frame is not None:
+                unknown.update((tag_group(name), None) for name in frame.tags if tag_group(name) not in request.known)
+        if unknown:
+            names = list(unknown)
+            epoch, _, vouched = self._standing()
+            stamps = self.stamps.known(names)
+            believed = None not in stamps
+            if not believed:
+                stamps = self.remote.read_stamps(names)
+                self.stamps.remember(names, stamps, epoch)
+            for request, _ in found:
+                if believed:
+                    request.began = min(request.began, vouched)
+                for name, stamp in zip(names, stamps, strict=True):
+                    request.known.setdefault(name, stamp)
+        return frames
+
+    def _parse(self, request: Request, data: bytes) -> Frame | None:
         try:
             frame = self.framer.unpack(request.key, data)
-            groups = [tag_group(name) for name in frame.tags]
+            for name in frame.tags:
+                tag_group(name)
         except (DecodeError, InvalidKeyError) as error:
             request.region.counters.errors += 1
             self.trouble.report("decode", f"what Redis holds for {request.key} is not a frame of it: {error}")
             return None
-        unknown = [group for group in groups if group not in request.known]
-        if unknown:
-            epoch = self.stamps.epoch
-            stamps = self.stamps.known(unknown)
-            if None in stamps:
-                stamps = self.remote.read_stamps(unknown)
-                self.stamps.remember(unknown, stamps, epoch)
-            request.known.update(zip(unknown, stamps, strict=True))
+        return frame
+
+    def current(self, request: Request, frame: Frame) -> bool:
+        """Whether a frame's stamps are the current ones, as far as is known."""
+        groups = [tag_group(name) for name in frame.tags]
         base = request.groups[: len(request.groups) - len(request.tags)]
         if any(request.known[group] is None for group in (*base, *groups)):
-            return frame, False
-        return frame, request.digest(frame.tags) == frame.digest
+            return False
+        # Of another server's values (restored from a disk, perhaps) the stamps known of this one say nothing.
+        return request.era == self.stamps.era and request.digest(frame.tags) == frame.digest
 
     # Loading
 
@@ -124,6 +160,12 @@ class Stamped:
             stamps = dict(zip(wanted, made, strict=True))
             for request in requests:
                 request.known.update((group, stamps[group]) for group in request.known if group in stamps)
+
+    def prolong(self, request: Request, tags: Sequence[str], keep_ms: int) -> None:
+        """Let the stamps of `tags` outlive a value that is kept longer than could be known before its load."""
+        groups = [tag_group(name) for name in tags]
+        if groups and keep_ms > self._keep_ms(request):
+            self.remote.ensure(groups, [request.known.get(group) for group in groups], keep_ms)
 
     def lease(self, request: Request, deadline: float) -> bytes | Read | None:
         """The right to load, a token; or the value that has arrived instead; or None: waiting took too long."""

@@ -30,7 +30,7 @@ def digest(stamps: bytes) -> bytes:
 class Stamps:
     """The stamps known to be current."""
 
-    __slots__ = ("_clock", "_guard", "_known", "_mine", "epoch", "horizon", "trusted")
+    __slots__ = ("_clock", "_guard", "_known", "_mine", "epoch", "era", "horizon", "trusted")
 
     def __init__(self, guard: Guard, clock: Callable[[], float]) -> None:
         self._guard = guard
@@ -38,6 +38,7 @@ class Stamps:
         self._known: dict[str, bytes] = {}
         self._mine: dict[str, tuple[bytes | None, ...]] = {}
         self.epoch = 0
+        self.era = 0  # counts servers: what was learnt in one says nothing of what another holds
         self.horizon = -inf  # until when the channel vouches
         self.trusted = False
 
@@ -71,11 +72,12 @@ class Stamps:
         for group in groups:
             self._known.pop(group, None)
 
-    def forget_all(self, *, trusted: bool) -> None:
-        """The channel has come or gone: nothing known before counts."""
+    def forget_all(self, *, trusted: bool, era: bool = False) -> None:
+        """The channel has come or gone: nothing known before counts. `era`: nor for what is being read now."""
 
         def work() -> None:
             self.epoch += 1
+            self.era += era
             self._known.clear()
             self._mine.clear()
             self.trusted = trusted

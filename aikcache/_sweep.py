@@ -1,7 +1,8 @@
 """Removing what a glob ended: SCAN in batches, UNLINK, and rests between them so that others are not held up.
 
-A sweep takes values and leases alike, so a load under way cannot store what it began before; SCAN gives everything that
-was there from its start to its end. Its cost is in proportion to the keyspace: a tag does the same in one round trip.
+A sweep takes the leases first, so that a load under way cannot store what it began before, and then the values; SCAN
+gives everything that was there from its start to its end. Its cost is in proportion to the keyspace: a tag does the
+same in one round trip.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from . import _patterns
+from ._connections import Connections
 from ._patterns import Ending
 from ._remote import Remote
 from .errors import AikcacheError
@@ -64,18 +66,27 @@ def end(remote: Remote, what: Ending, progress: Sweep | None = None) -> None:
 
 
 def _sweep(remote: Remote, glob: str, progress: Sweep) -> None:
-    """Unlink every value and lease that matches `glob`, which is below the space's lead. Raises `RemoteError`."""
+    """Unlink every lease, then every value, that matches `glob`, which is below the space's lead. Raises `RemoteError`.
+
+    In one pass over both, a load could store between the look at its key and the look at its lease.
+    """
+    for before, after in ((f"{remote.space.lead}!lease:{{", "}"), ("", "")):
+        for part in remote.parts():
+            _remove(remote, part, glob, before, after, progress)
+
+
+def _remove(remote: Remote, part: Connections, glob: str, before: str, after: str, progress: Sweep) -> None:
+    """Unlink every name on one server that is a matching key between `before` and `after`."""
     lead = remote.space.lead
     matches = _patterns.matcher(lead, glob)
-    lease_lead = f"{lead}!lease:{{"
     cursor: bytes = b"0"
     while True:
         began = time.monotonic()
-        cursor, found = remote.scan(cursor, f"*{lead}{glob}*", BATCH)
+        cursor, found = remote.scan(part, cursor, f"{before}{lead}{glob}{after}", BATCH)
         ended = []
         for raw in found:
             key = raw.decode("utf-8", "surrogateescape")
-            if matches(key.removeprefix(lease_lead).removesuffix("}") if key.startswith(lease_lead) else key):
+            if matches(key.removeprefix(before).removesuffix(after)):
                 ended.append(raw)
         if ended:
             progress.removed += remote.unlink(ended)

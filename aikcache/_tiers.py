@@ -19,12 +19,12 @@ import os
 import weakref
 from collections.abc import Callable
 from math import inf
-from threading import get_ident
 from typing import Any
 
 from . import _patterns, _refresh
 from ._background import Background
 from ._channel import Channel
+from ._channels import Channels
 from ._codec import Codec
 from ._config import CacheConfig
 from ._flights import ALONE, FAILED, LANDED, UNDER_WAY, Flight, Flights, Held
@@ -61,15 +61,15 @@ class Tiers:
         self.remote: Remote | None = None
         self.shared: Stamped | None = None
         self.recovery: Recovery | None = None
-        self.channel: Channel | None = None
-        self.keeper = Keeper(config, self.local, None, self.trouble, clock)
+        self.channel: Channel | Channels | None = None
+        self.keeper = Keeper(config, self.local, None, self.flights, self.trouble, clock)
         _living.add(self)
 
-    def back(self, remote: Remote, recovery: Recovery, channel: Channel) -> None:
+    def back(self, remote: Remote, recovery: Recovery, channel: Channel | Channels) -> None:
         """Put Redis behind the local tier."""
         self.remote, self.recovery, self.channel = remote, recovery, channel
         self.shared = Stamped(self.config, remote, self.stamps, self.trouble, self.clock, self.ready)
-        self.keeper = Keeper(self.config, self.local, self.shared, self.trouble, self.clock)
+        self.keeper = Keeper(self.config, self.local, self.shared, self.flights, self.trouble, self.clock)
         self.trust_until(-inf)
 
     def ready(self) -> None:
@@ -150,6 +150,8 @@ class Tiers:
     def _fly(self, request: Request) -> Any:
         counters = request.region.counters
         deadline = self.clock() + self.config.lease_wait
+        if self.flights.loading_here(request.key):  # a function that calls itself
+            return self._run(request)
         request.groups = self.groups_of(request)
         while True:
             flight, leading = self.flights.join(request.key, request.all_groups(), self.clock())
@@ -160,13 +162,10 @@ class Tiers:
                 flight.ended = True  # nobody vouches that it has not been overtaken: it is not joined any more
                 self.flights.end_key(request.key)
                 continue
-            if flight.thread != get_ident() and not flight.wait(self._patience(request, deadline)) and request.fallback:
+            if not flight.wait(self._patience(request, deadline)) and request.fallback:
                 return self._fall_back(request, None)
-            if flight.thread == get_ident() or flight.state in (UNDER_WAY, ALONE):
-                counters.misses += 1
-                result = request.load()
-                counters.loads += 1
-                return result
+            if flight.state in (UNDER_WAY, ALONE):
+                return self._run(request)
             if flight.state == LANDED:
                 try:
                     value = self.hand_out(flight.held, request.policy.codec)
@@ -174,6 +173,13 @@ class Tiers:
                     continue
                 counters.joined += 1
                 return value
+
+    def _run(self, request: Request) -> Any:
+        """The function's own result, kept nowhere."""
+        request.region.counters.misses += 1
+        result = request.load()
+        request.region.counters.loads += 1
+        return result
 
     def hand_out(self, held: Held, codec: Codec) -> Any:
         packed = held.packed
@@ -226,7 +232,7 @@ class Tiers:
         token: bytes | None = None
         if self.shared is not None:
             try:
-                found, token = self._find_or_lease(self.shared, request, deadline)
+                found, token = self._find_or_lease(self.shared, request, flight, deadline)
                 if found is not None:
                     request.region.counters.remote_hits += 1
                     return found
@@ -296,10 +302,12 @@ class Tiers:
         return held is not None
 
     def _find_or_lease(
-        self, shared: Stamped, request: Request, deadline: float
+        self, shared: Stamped, request: Request, flight: Flight, deadline: float
     ) -> tuple[tuple[Any, Held] | None, bytes | None]:
         """A fresh value from Redis, or a lease to load it under, or neither when others took too long."""
-        found = self.look(request, shared.read(request))
+        read = shared.read(request)
+        flight.began = min(flight.began, request.began)  # of what was believed, joiners get what was vouched for then
+        found = self.look(request, read)
         if found is None:
             shared.ensure(request)
             deadline = self.clock() + self._patience(request, deadline)
@@ -315,15 +323,16 @@ class Tiers:
         self.flights.end_key(key)
         self.local.drop_key(key, _patterns.groups_of(key, self.space.lead)[-1])
 
-    def look(self, request: Request, read: Read) -> tuple[Any, Held] | None:
-        """The value that stands in Redis if it is fresh, filed locally; else None."""
+    def look(self, request: Request, read: Read, frame: Frame | None = None) -> tuple[Any, Held] | None:
+        """The value that stands in Redis if it is fresh, filed locally; else None. `frame`: it is parsed already."""
         request.seen = read.data or b""
         if read.data is None or self.shared is None:
             return None
-        seen = self.shared.unpack(request, read.data)
-        if seen is None or not seen[1]:
+        if frame is None:
+            (frame,) = self.shared.parse([(request, read.data)])
+        if frame is None or not self.shared.current(request, frame):
             return None
-        return self._accept(request, seen[0], read.pttl)
+        return self._accept(request, frame, read.pttl)
 
     def _accept(self, request: Request, frame: Frame, pttl: int) -> tuple[Any, Held] | None:
         codec = request.policy.codec
@@ -361,7 +370,7 @@ class Tiers:
         self.flights.forget()
         self.local.after_fork()
         self.stamps.forget_all(trusted=False)
-        self.keeper = Keeper(self.config, self.local, self.shared, self.trouble, self.clock)
+        self.keeper = Keeper(self.config, self.local, self.shared, self.flights, self.trouble, self.clock)
         self.background = Background()
         self.refresher = Refresher(self.background, self.renew, self.clock)
         if self.remote is not None and self.recovery is not None and self.channel is not None:

@@ -2,8 +2,8 @@
 
 A record is a row; each change raises its version by one, in a transaction. Every record belongs to one family, the
 functions that cache it. What a process has done it appends to two files of its own, so that nothing it logged is lost
-when it is killed: reads as fixed-size records, everything else as lines of JSON. All times are CLOCK_MONOTONIC, which is
-one clock for all processes of a host.
+when it is killed: reads as fixed-size records, everything else as lines of JSON. All times are CLOCK_MONOTONIC, one
+clock for all processes of a host.
 """
 
 from __future__ import annotations

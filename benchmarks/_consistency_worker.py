@@ -28,7 +28,7 @@ VARIETY: tuple[dict[str, Any], ...] = (
     {"local_ttl": 0},
 )
 """Workers differ: by what they hold locally they are exposed to other failures."""
-READ_WAYS = ("call", "many", "batch", "peek", "refresh", "last")
+READ_WAYS = ("call", "many", "batch", "peek", "refresh", "after", "last")
 WRITES = 0.03
 """The share of operations that change records."""
 TTL = 600.0
@@ -72,11 +72,12 @@ class Shop:
 
         @cache.cached("plain", TTL, tags=("plain:{number}", "plains"))
         def plain(number: int) -> tuple[int, int, int]:
-            return tuple(table.load(number))
+            row = table.load(number)
+            return row.record, row.version, row.shelf
 
         @cache.cached_many("plain", TTL, operation="plain", tags=("plain:{numbers}", "plains"))
         def plains(numbers: list[int]) -> dict[int, tuple[int, int, int]]:
-            return {number: tuple(row) for number, row in table.load_many(numbers).items()}
+            return {n: (row.record, row.version, row.shelf) for n, row in table.load_many(numbers).items()}
 
         @cache.cached("shelved", TTL, tags=lambda row, number: (f"shelf:{row['shelf']}", f"shelved:{number}"))
         def shelved(number: int) -> dict[str, int]:
@@ -125,6 +126,13 @@ class Shop:
 
     def ways(self, family: str) -> tuple[Way, ...]:
         cache, tags = self.cache, self.cache.invalidate_tags
+
+        def calls(function: Any) -> Callable[[list[Row]], object]:
+            return lambda rows: [function.invalidate(row.record) for row in rows]
+
+        def shelves(rows: list[Row]) -> None:
+            tags(*{f"shelf:{row.shelf}" for row in rows})
+
         every = (
             Way("group", 1, lambda rows: cache.invalidate(family), 6),
             Way("clear", 0.3, lambda rows: cache.clear(), 6),
@@ -132,28 +140,28 @@ class Shop:
         if family == "plain":
             return (
                 *every,
-                Way("call", 4, lambda rows: [self.plain.invalidate(row.record) for row in rows]),
+                Way("call", 4, calls(self.plain)),
                 Way("key", 4, lambda rows: cache.invalidate_key(*(f"plain:plain:{row.record}" for row in rows))),
                 Way("pattern", 4, lambda rows: cache.invalidate("plain:plain:{row.record}", row=rows[0]), 1),
                 Way("tag", 4, lambda rows: tags(*(f"plain:{row.record}" for row in rows))),
                 Way("tag of all", 1, lambda rows: tags("plains"), 6),
                 Way("operation", 1, lambda rows: cache.invalidate("plain:plain:*"), 6),
                 Way("glob", 1, lambda rows: cache.invalidate("pl*:plain:*"), 6),
-                Way("key", 2, lambda rows: [self.plain.invalidate(row.record) for row in rows], deferred=True),
+                Way("call", 2, calls(self.plain), deferred=True),
                 Way("tag", 2, lambda rows: tags(*(f"plain:{row.record}" for row in rows)), deferred=True),
             )
         if family == "shelved":
             return (
                 *every,
-                Way("call", 3, lambda rows: [self.shelved.invalidate(row.record) for row in rows]),
-                Way("tag of results", 6, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows}), narrow=True),
+                Way("call", 3, calls(self.shelved)),
+                Way("tag of results", 6, shelves, narrow=True),
                 Way("tag", 3, lambda rows: tags(*(f"shelved:{row.record}" for row in rows))),
-                Way("tag of results", 2, lambda rows: tags(*{f"shelf:{row.shelf}" for row in rows}), 3, True, narrow=True),
+                Way("tag of results", 2, shelves, deferred=True, narrow=True),
             )
         if family == "aging":
             return (
                 *every,
-                Way("call", 4, lambda rows: [self.aging.invalidate(row.record) for row in rows]),
+                Way("call", 4, calls(self.aging)),
                 Way("tag", 4, lambda rows: tags(*(f"aging:{row.record}" for row in rows))),
             )
         return (
@@ -213,6 +221,10 @@ class Busy:
             kept=self.probes.kept(),
             narrow=way.narrow,
         )
+        for row in after:  # whoever stores now what he read before shows at once
+            if self.random.random() < 0.7:
+                began = clock()
+                self._log("after", [row.record], [self.shop.call(row.record)], began)
 
     def _read(self) -> None:
         luck = self.random.random()

@@ -1,7 +1,7 @@
 """Is any read staler than the laws allow, whatever fails? Counted in reads that were; the answer must be none.
 
-Several processes with several threads each read and change versioned records of a SQLite table through cached functions,
-and end what they changed in every way there is, while the main process lets things fail: connections are killed,
+Several processes with several threads each read versioned records of a SQLite table through cached functions, change
+them, and end what they changed in every way there is, while the main process lets things fail: connections are killed,
 commands paused, the server hangs, crashes, comes back empty or with old data, loses stamps or everything; workers are
 stopped and killed, and their channels fall silent. Everything is logged, and every read is checked afterwards; what
 exactly it must have seen is said in `_consistency_verdict`. `--break` takes one rule away: that must be noticed.

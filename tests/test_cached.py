@@ -174,8 +174,9 @@ class TestHits:
         two = at.astimezone(timezone(timedelta(hours=2)))
         assert at == two
         values: list[Any] = [
-            1, True, 1.0, "1", Decimal(1), 0, False, 0.0, -0.0, None, "None", Word.ONE, "one", Color.RED, "red", at, two,
-            at.date(), datetime(2024, 5, 1), b"1", UUID(int=1), (1,), (True,), [1], [1.0], frozenset({1}), frozenset({True}),
+            1, True, 1.0, "1", Decimal(1), 0, False, 0.0, -0.0, None, "None", Word.ONE, "one", Color.RED, "red", at,
+            two, at.date(), datetime(2024, 5, 1), b"1", UUID(int=1), (1,), (True,), [1], [1.0], frozenset({1}),
+            frozenset({True}),
         ]  # fmt: skip
 
         def f(x: Any) -> str:
@@ -383,8 +384,9 @@ class TestWhatIsKept:
     @pytest.mark.parametrize(
         "value",
         [
-            (1, [2.0, (True, None)]), {1: "a", "1": "b"}, {(1, 2): {3}}, float("nan"), [float("inf"), -0.0], b"\x00\xff",
-            "\ud800", 2**100, [datetime(2024, 1, 1, tzinfo=UTC), date(2024, 1, 1), timedelta(1)], Decimal("1.10"),
+            (1, [2.0, (True, None)]), {1: "a", "1": "b"}, {(1, 2): {3}}, float("nan"), [float("inf"), -0.0],
+            b"\x00\xff", "\ud800", 2**100, [datetime(2024, 1, 1, tzinfo=UTC), date(2024, 1, 1), timedelta(1)],
+            Decimal("1.10"),
             UUID(int=7), frozenset({(1, "a")}), [[], {}, set(), ()],
         ],
         ids=lambda value: type(value).__name__,
@@ -818,7 +820,7 @@ class TestBadInput:
             cache.cached(prefix)(f)
 
     def test_what_is_no_plain_function(self, cache: Cache) -> None:
-        """Coroutines, generators, classes, method objects, builtins and callables are each a `TypeError` with a way out."""
+        """Coroutines, generators, classes, method objects, builtins and callables are a `TypeError` with a way out."""
 
         async def coroutine() -> None: ...
 

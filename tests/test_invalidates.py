@@ -322,9 +322,14 @@ class TestDeferred:
     def test_drops_what_it_waited_for_when_the_block_raises(self, cache: Cache, get: Any, search: Any) -> None:
         """A block that raises, as a transaction that is rolled back, has changed nothing and ends nothing."""
         fill(get, search)
-        with pytest.raises(LookupError), cache.deferred():
-            cache.invalidate("resource")
-            raise LookupError
+
+        def roll_back() -> None:
+            with cache.deferred():
+                cache.invalidate("resource")
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            roll_back()
         assert held(get) == list(IDS)
         cache.invalidate("resource")
         assert held(get) == []

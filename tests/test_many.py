@@ -91,7 +91,7 @@ class TestCachedMany:
         assert asked == [[]]
 
     def test_shares_its_entries_with_the_function_of_one(self, cache: Cache) -> None:
-        """A `cached` function of the same prefix, operation and parameters finds what the batch cached, and vice versa."""
+        """A `cached` function of the same prefix, operation and parameters finds what the batch cached, and back."""
         many, asked = batch(cache)
         runs = []
 

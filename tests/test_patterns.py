@@ -32,12 +32,23 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("pattern", "kind", "name"),
         [
-            ("*", "group", "*"), ("p", "group", "p"), ("p:*", "group", "p"), ("p:f", "group", "p:f"),
-            ("p:f:*", "group", "p:f"), ("p:f:1", "key", "p:f:1"), ("p:f:", "key", "p:f:"), ("p:f:1:a|2", "key", "p:f:1:a|2"),
-            ("p*", "glob", "p*"), ("*:f", "glob", "*:f"), ("p:*:1", "glob", "p:*:1"), ("p:f:1:*", "glob", "p:f:1:*"),
-            ("p:f?", "glob", "p:f?"), ("p:[fg]", "glob", "p:[fg]"), ("**", "glob", "**"),
+            ("*", "group", "*"),
+            ("p", "group", "p"),
+            ("p:*", "group", "p"),
+            ("p:f", "group", "p:f"),
+            ("p:f:*", "group", "p:f"),
+            ("p:f:1", "key", "p:f:1"),
+            ("p:f:", "key", "p:f:"),
+            ("p:f:1:a|2", "key", "p:f:1:a|2"),
+            ("p*", "glob", "p*"),
+            ("*:f", "glob", "*:f"),
+            ("p:*:1", "glob", "p:*:1"),
+            ("p:f:1:*", "glob", "p:f:1:*"),
+            ("p:f?", "glob", "p:f?"),
+            ("p:[fg]", "glob", "p:[fg]"),
+            ("**", "glob", "**"),
         ],
-    )  # fmt: skip
+    )
     def test_is_a_group_a_key_or_a_glob(self, pattern: str, kind: str, name: str) -> None:
         """A trailing `*` part adds nothing to a group, three parts are a key, any other wildcard is a glob."""
         target = resolve(pattern)

@@ -31,7 +31,8 @@ class Database:
     """What cached functions read."""
 
     def __init__(self, url: str) -> None:
-        self.client = redis.Redis.from_url(url, decode_responses=True)
+        # redis-py's own timeout is shorter than a test may wait at the gate
+        self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=2 * PATIENCE)
 
     def put(self, name: str, value: str) -> None:
         self.client.set(f"db:value:{name}", value)
@@ -64,11 +65,12 @@ class Database:
 
 
 class Spec(NamedTuple):
-    """A cache as every process can make it."""
+    """A cache as every process can make it. `database`: where it is, if not beside the cache."""
 
     url: str
     instance: str
     settings: tuple[tuple[str, Any], ...] = ()
+    database: str | None = None
 
     def but(self, **settings: Any) -> Spec:
         return self._replace(settings=tuple({**dict(self.settings), **settings}.items()))
@@ -79,7 +81,7 @@ class Shop:
 
     def __init__(self, spec: Spec) -> None:
         self.cache = Cache(spec.url, instance=spec.instance, **dict(spec.settings))
-        self.database = database = Database(spec.url)
+        self.database = database = Database(spec.database or spec.url)
 
         @self.cache.cached("thing", tags=("thing:{name}", "things"))
         def get(name: str) -> str:

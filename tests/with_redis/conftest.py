@@ -54,6 +54,8 @@ def crowd() -> Iterator[list[Worker]]:
         workers = [Worker() for _ in range(8)]
         for worker in workers:
             stack.callback(worker.stop)
+        for started in [worker.start(close_shops) for worker in workers]:
+            started.result(60)  # starting eight interpreters takes its time on a busy machine, and is no test's
         yield workers
 
 
@@ -76,6 +78,7 @@ def victim() -> Iterator[Worker]:
     """A process to be killed."""
     worker = Worker()
     try:
+        worker.start(close_shops).result(60)
         yield worker
     finally:
         worker.stop()

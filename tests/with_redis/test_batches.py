@@ -109,11 +109,6 @@ def test_get_many_is_one_round_trip(counted: Counted) -> None:
     assert found == [values]
 
 
-# The tags of each frame that the request does not name are asked for frame by frame, in Stamped.unpack.
-one_by_one = pytest.mark.xfail(reason="unknown tags of a batch are looked up in a round trip each", strict=True)
-
-
-@one_by_one
 def test_get_many_of_tagged_values_takes_one_round_trip_more_at_most(
     counted: Counted, proxy: Proxy, instance: str
 ) -> None:
@@ -126,7 +121,6 @@ def test_get_many_of_tagged_values_takes_one_round_trip_more_at_most(
     assert found == [{f"thing:one:{n}": [n, n * n] for n in range(100)}]
 
 
-@one_by_one
 def test_many_of_a_function_with_tags_of_its_results_takes_one_round_trip_more_at_most(
     counted: Counted, proxy: Proxy, instance: str
 ) -> None:
@@ -136,13 +130,6 @@ def test_many_of_a_function_with_tags_of_its_results_takes_one_round_trip_more_a
     with closing(Counted(proxy, instance)) as reader:
         tagged = tag_by_result(reader.cache)
         assert reader.round_trips(lambda: tagged.many(calls)) <= 2
-
-
-@pytest.mark.xfail(reason="Stamped.late asks in a round trip for each result", strict=True)
-def test_a_cold_batch_with_tags_of_its_results_takes_few_round_trips(counted: Counted) -> None:
-    """Storing 50 results whose tags were made from them takes no round trip for each."""
-    tagged = tag_by_result(counted.cache)
-    assert counted.round_trips(lambda: tagged.many(list(range(50)))) <= 6
 
 
 def tag_by_result(cache: Cache) -> CachedFunction[[int], int]:

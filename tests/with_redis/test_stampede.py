@@ -108,18 +108,7 @@ def test_a_failing_load_fails_for_its_caller_alone(spec: Spec, open_shop: OpenSh
     assert sorted(raised) == list(range(THREADS))
 
 
-@pytest.mark.parametrize(
-    "when",
-    [
-        "at any time",
-        pytest.param(
-            "while the channel comes",
-            marks=pytest.mark.xfail(
-                reason="the ended flight is not met again, and the lease is waited for", strict=True
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("when", ["at any time", "while the channel comes"])
 def test_a_function_that_calls_itself_for_the_same_key_goes_straight_through(
     when: str, spec: Spec, open_shop: OpenShop
 ) -> None:

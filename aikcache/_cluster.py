@@ -1,0 +1,285 @@
+"""A Redis Cluster, with the interface that `Remote` uses of one server's `Connections`.
+
+It knows who owns which slot, and has one `Connections`, with a breaker of its own, for each primary. The map is asked
+of the first node that answers, over connections that serve nothing else; anew when a node redirects or fails, and when
+a channel's node sees other primaries than before. A primary without slots counts too: a slot on its way to it is
+already answered there.
+
+Restarts: a primary that restarted may have brought back values, and stamps under which values anywhere are fresh. So
+the first of us to meet it ends everything, by the one stamp that every value is under, wherever that is; the claim
+that this was done is beside it. A primary that was none when this cache began has taken over from one that died: it is
+told the last minute's invalidations, as far as they are its own.
+
+Threads: any. Maps are replaced as a whole; a lock is held to replace them, and while one thread asks for a new one.
+Failure: `RemoteError`; a node that fails alone fails the exchanges that need it.
+
+Source: Redis, "Redis cluster specification".
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from . import _slots, _url
+from ._breaker import Breaker
+from ._config import CacheConfig
+from ._connections import Connections, Run
+from ._link import Command, Refusal
+from ._routed import Exchange
+from ._slots import Address, Topology
+from .errors import RemoteError, RemoteUnavailableError
+
+REST = 0.1
+"""Seconds between two questions for the map: a failing node must not make a storm of them."""
+QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
+Greet = Callable[[Run, bool, Callable[[list[Command]], list[Any]]], None]
+
+
+class Cluster:
+    """The primaries of one cluster, as one cache sees them."""
+
+    ordered = False
+    sentinels = None
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self.greet: Greet | None = None
+        self.on_move: Callable[[bool], object] | None = None  # a server's; here `on_change` says it
+        self.on_change: Callable[[], object] | None = None
+        """Told when primaries come or go, before anything is asked of those that came."""
+        self.topology: Topology | None = None
+        self._told: Topology | None = None  # the same, without what channels see beside it
+        self._where = _url.parse(config.url or "")
+        self._closed = False
+        self._met_first: frozenset[Address] = frozenset()
+        self._views: dict[Address, frozenset[Address]] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """After a fork, in the child: sockets and locks are the parent's."""
+        self._lock = threading.RLock()  # a collection inside it may run a finalizer that calls a cached function
+        self._asking = threading.Lock()
+        self._asked_at = -REST
+        self._nodes: dict[Address, Connections] = {}
+        self._scouts: dict[Address, Connections] = {}
+        self._none = Breaker(self.config.breaker_failures, self.config.breaker_reset, time.monotonic)
+        self._views.clear()
+
+    def exchange(self, commands: Sequence[Command], within: float | None = None) -> list[Any]:
+        """Replies to all commands, in their order; what spans nodes is done on all at once, in no common order.
+
+        Blocks for `within` seconds (`timeout` by default), and `connect_timeout` more for each node not connected yet.
+        """
+        if self._closed:
+            raise RemoteUnavailableError("this cache is closed.")
+        return Exchange(self, commands, time.monotonic() + (within or self.config.timeout)).run()
+
+    @property
+    def breaker(self) -> Breaker:
+        """A breaker that is open, if there is one."""
+        some = [*list(self._nodes.values()), *list(self._scouts.values())]
+        return next((node.breaker for node in some if node.breaker.is_open), self._none)
+
+    # Nodes
+
+    def node(self, address: Address) -> Connections:
+        """The connections to a primary."""
+        found = self._nodes.get(address)
+        if found is not None:
+            return found
+        with self._lock:
+            if address not in self._nodes:
+                self._nodes[address] = node = self._connections(address)
+                node.greet = partial(self._meet, address)
+            return self._nodes[address]
+
+    def _connections(self, address: Address) -> Connections:
+        where = self._where
+        host = f"[{address[0]}]" if ":" in address[0] else quote(address[0])
+        login = "" if where.username is None else quote(where.username, safe="")
+        if where.password is not None:
+            login += ":" + quote(where.password, safe="")
+        options = {name: text for name, text in where.options.items() if name not in ("db", "username", "password")}
+        scheme = "rediss" if where.tls else "redis"
+        at = f"{login}@" if login else ""
+        return Connections(self.config, f"{scheme}://{at}{host}:{address[1]}/0?{urlencode(options)}")
+
+    def _meet(self, address: Address, run: Run, known: bool, ask: Callable[[list[Command]], list[Any]]) -> None:
+        """A primary not met before is greeted. What it says is elsewhere: a claim is made there, the rest was kept."""
+
+        def ask_here(commands: list[Command]) -> list[Any]:
+            replies = ask(commands)
+            pairs = zip(commands, replies, strict=True)
+            claims = [command for command, reply in pairs if type(reply) is Refusal and command[0] == "EVAL"]
+            if claims:
+                for reply in self.exchange(claims):
+                    if type(reply) is Refusal:
+                        raise RemoteUnavailableError(f"the server refuses: {reply}")
+            return replies
+
+        if self.greet is not None:
+            self.greet(run, known or address not in self._met_first, ask_here)
+
+    def parts(self) -> Iterator[Connections]:
+        """The primaries, for a sweep. Keys may move meanwhile: if so, a second time, so that none is always elsewhere.
+
+        (A key moves from one primary to another; in two rounds, every first primary comes before every second one.)
+        """
+        before = self._moving()
+        for address in sorted(before[0]):
+            yield self.node(address)
+        after = self._moving()
+        if before != after or after[1]:
+            for address in sorted(before[0] | after[0]):
+                yield self.node(address)
+
+    def tags(self) -> Sequence[str]:
+        """What a name begins with to be on each primary: a hash tag in one of its slots."""
+        owners = self.known(time.monotonic() + self.config.timeout).owners
+        left = set(owners.values())
+        found: list[str] = []
+        for number in range(_slots.SLOTS):
+            if not left:
+                break
+            tag = f"{{{number}}}"
+            owner = owners.get(_slots.slot_of(tag))
+            if owner in left:
+                left.discard(owner)
+                found.append(tag)
+        return found
+
+    def _moving(self) -> tuple[frozenset[Address], bool, Any]:
+        """The primaries as they are, whether a slot is on its way between them, and who owns what."""
+        self.refresh(time.monotonic() + self.config.timeout, anew=True)
+        topology = self.known(time.monotonic() + self.config.timeout)
+        told = [self._scout(address).exchange([("CLUSTER", "NODES")])[0] for address in sorted(topology.primaries)]
+        return topology.primaries, any(b"[" in reply for reply in told if type(reply) is bytes), dict(topology.owners)
+
+    # The map
+
+    def known(self, deadline: float) -> Topology:
+        """The map as it is believed. Raises `RemoteError` when there is none yet and nobody tells it."""
+        if self.topology is None:
+            self.refresh(deadline)
+        if self.topology is None:
+            raise RemoteUnavailableError("no node of the cluster tells who owns what.")
+        return self.topology
+
+    def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None:
+        """`asked` says that a slot is at `address` now."""
+        told = self._told
+        if told is not None and told.owners.get(slot) != address:
+            self._install(told.moved(slot, address))
+            self.refresh(deadline, first=asked)
+
+    def asking(self, address: Address) -> None:
+        """A slot is on its way to this node."""
+        told, topology = self._told, self.topology
+        if told is not None and topology is not None and address not in topology.primaries:
+            self._install(replace(told, primaries=told.primaries | {address}))
+
+    def look(self, address: Address) -> None:
+        """Fetch and keep what a channel's node sees. Raises `RemoteError`."""
+        view = self.view(address)
+        with self._lock:
+            self._views[address] = view.primaries
+            topology = self.topology
+        self._install(view if topology is None or view.epoch >= topology.epoch else None)
+
+    def overlook(self, address: Address) -> None:
+        """The node's channel lives no more, and what it saw is out of date."""
+        with self._lock:
+            known = self._views.pop(address, None)
+        if known is not None:
+            self._install(None)
+
+    def refresh(
+        self, deadline: float, *, first: Address | None = None, but: Address | None = None, anew: bool = False
+    ) -> None:
+        """Ask for the map, `first` of all others, not of `but`. Raises `RemoteError` when there has never been one."""
+        if not self._asking.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            return
+        try:
+            if not anew and self.topology is not None and time.monotonic() - self._asked_at < REST:
+                return
+            found = self._ask_for_map(deadline, first, but)
+            self._asked_at = time.monotonic()
+        finally:
+            self._asking.release()
+        if found is not None:
+            self._install(found)
+
+    def _ask_for_map(self, deadline: float, first: Address | None, but: Address | None) -> Topology | None:
+        current, best = self.topology, None
+        trouble: RemoteError | None = None
+        for address in self._candidates(first, but):
+            try:
+                view = self.view(address)
+            except RemoteError as error:
+                trouble = error
+            else:
+                if current is None or view.epoch >= current.epoch:
+                    return view
+                if best is None or view.epoch > best.epoch:
+                    best = view  # all are behind what we know: the cluster was made anew
+            if time.monotonic() >= deadline:
+                break
+        if best is None and current is None and trouble is not None:
+            raise trouble
+        return best
+
+    def _candidates(self, first: Address | None, but: Address | None) -> list[Address]:
+        topology = self.topology
+        nodes = [] if topology is None else list(topology.primaries | topology.nodes)
+        seeds = list(self._where.hosts)
+        random.shuffle(nodes)
+        random.shuffle(seeds)
+        some = [*([] if first is None else [first]), *nodes, *seeds]
+        return [address for address in dict.fromkeys(some) if address != but]
+
+    def view(self, address: Address) -> Topology:
+        """The cluster as one node sees it. Raises `RemoteError`."""
+        info, shards = self._scout(address).exchange(QUESTION)
+        view = _slots.topology(info, shards, address, tls=self._where.tls)
+        if not view.owners:
+            raise RemoteUnavailableError("the node knows no owner of any slot.")
+        return view
+
+    def _scout(self, address: Address) -> Connections:
+        """Connections that ask for the map alone, of a node that need not be greeted for it."""
+        with self._lock:
+            if address not in self._scouts:
+                self._scouts[address] = self._connections(address)
+            return self._scouts[address]
+
+    def _install(self, told: Topology | None) -> None:
+        """Believe a new map; None: the same, with other views beside it."""
+        with self._lock:
+            before = self.topology
+            self._told = told = told or self._told
+            if told is None:
+                return
+            primaries = told.primaries.union(*self._views.values())
+            self.topology = replace(told, primaries=primaries)
+            self._met_first = primaries if before is None else self._met_first & primaries
+            kept = primaries.union(told.nodes, self._where.hosts)
+            gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in primaries]
+            gone += [self._scouts.pop(address) for address in list(self._scouts) if address not in kept]
+        for node in gone:
+            node.close()
+        if self.on_change is not None and (before is None or before.primaries != primaries):
+            self.on_change()
+
+    def close(self) -> None:
+        self._closed = True
+        with self._lock:
+            nodes = [*self._nodes.values(), *self._scouts.values()]
+        for node in nodes:
+            node.close()

@@ -1,0 +1,469 @@
+"""On a Redis Cluster: every call, lease and invalidation goes to the right node, and all nodes are listened to."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from aikcache import Cache
+from aikcache._cluster import Cluster
+from aikcache._cluster_topology import ClusterTopology
+from aikcache._connections import Connections
+from aikcache._keys import Space
+from aikcache._slots import Redirection, redirection, slot_of
+from aikcache.errors import ConfigError, RemoteUnavailableError
+from aikcache.testing import Server, wait_until
+
+from . import _workers
+from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker, connect
+
+OpenShop = Callable[[Spec], Shop]
+
+
+@pytest.fixture(scope="session")
+def cluster(binary: Path) -> Iterator[ClusterTopology]:
+    """Three primaries with a replica each, behind a password that has to be escaped in a URL."""
+    with ClusterTopology(binary=binary, password="p@ss:w/rd?") as topology:
+        yield topology
+
+
+@pytest.fixture
+def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
+    """A cache on the cluster; its database is on the session's single server."""
+    return Spec(cluster.url, instance, database=redis_url)
+
+
+def inside(cache: Cache) -> Cluster:
+    """What a cache on a cluster has for its connections."""
+    assert cache.tiers.remote is not None
+    connections = cache.tiers.remote.connections
+    assert isinstance(connections, Cluster)
+    return connections
+
+
+def stamp(spec: Spec, group: str) -> str:
+    return f"{spec.instance}:v1:~stamp:{group}"
+
+
+def ask(cluster: ClusterTopology, key: str, *command: str | int) -> Any:
+    """A command, of the node that owns `key`."""
+    return cluster.ask(cluster.owner(slot_of(key)), *command)
+
+
+def names_by_node(cluster: ClusterTopology, spec: Spec, of: Callable[[str], str], each: int) -> dict[int, list[str]]:
+    """`each` names for each primary, by its port, whose keys are there."""
+    ranges = {server.port: server for server in cluster.primaries()}
+    found: dict[int, list[str]] = {port: [] for port in ranges if port is not None}
+    owners = {slot: address[1] for slot, address in inside_map(cluster).items()}
+    n = 0
+    while any(len(names) < each for names in found.values()):
+        port = owners[slot_of(of(f"n{n}"))]
+        if len(found[port]) < each:
+            found[port].append(f"n{n}")
+        n += 1
+    return found
+
+
+def inside_map(cluster: ClusterTopology) -> dict[int, tuple[str, int]]:
+    with closing(Cache(cluster.url)) as cache:
+        return dict(inside(cache).known(float("inf")).owners)
+
+
+def sends(monkeypatch: pytest.MonkeyPatch) -> Counter[Connections]:
+    """Counts, from now on, how often each node is sent something."""
+    counts: Counter[Connections] = Counter()
+    for name in ("begin", "exchange"):
+        original = getattr(Connections, name)
+
+        def counted(self: Connections, *args: Any, original: Any = original) -> Any:
+            if self.greet is not None:  # not those that ask for the map
+                counts[self] += 1
+            return original(self, *args)
+
+        monkeypatch.setattr(Connections, name, counted)
+    return counts
+
+
+# On paper
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://h1:7000",
+        "redis+cluster://h1:7000,h2:7000",
+        "redis+cluster://h1,h2:7001",
+        "redis+cluster://:secret@h1:7000,h2:7000",
+        "redis+cluster://user:p%40ss@h1:7000,[::1]:7001",
+        "rediss+cluster://user:secret@h1:7000,h2:7000?ssl_cert_reqs=none",
+    ],
+)
+def test_urls_of_a_cluster(url: str) -> None:
+    """Several hosts with one login are a cluster; a cache on it constructs without contacting anyone."""
+    with closing(Cache(url)) as cache:
+        assert inside(cache).topology is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://h1:7000/1",
+        "redis+cluster://h1:0",
+        "redis+cluster://h1:seven,h2:7000",
+        "redis+cluster://h1:7000?ssl_ca_certs=x",
+        "redis+cluster://h1:7000?db=2",
+    ],
+)
+def test_urls_that_cannot_be(url: str) -> None:
+    """A database number, a bad port or options of TLS without TLS are refused when the cache is made."""
+    with pytest.raises(ConfigError):
+        Cache(url)
+
+
+@given(st.text(max_size=40))
+def test_slots_are_those_of_redis(key: str) -> None:
+    """Any key's slot is the one redis-py computes, hash tags included."""
+    data = key.encode("utf-8", "surrogatepass")
+    assert slot_of(data) == key_slot(data)
+
+
+@given(st.from_regex(r"[a-z]{1,8}:[a-z]{1,8}:[A-Za-z0-9'|%:@._-]{0,40}", fullmatch=True))
+def test_what_belongs_to_a_key_is_in_its_slot(key: str) -> None:
+    """A key's lease and its mark share its slot, so that scripts and invalidations keep to one node."""
+    space = Space("aik", "v1")
+    full = space.full(key)
+    assert slot_of(full) == slot_of(space.lease(full)) == slot_of(space.mark(full, "w"))
+
+
+def test_redirections() -> None:
+    """MOVED and ASK say where; a node that does not know its name means its own."""
+    asked = ("h1", 7000)
+    assert redirection("MOVED 12 h2:7001", asked) == Redirection(True, 12, ("h2", 7001))
+    assert redirection("ASK 12 ::1:7001", asked) == Redirection(False, 12, ("::1", 7001))
+    assert redirection("MOVED 12 :7001", asked) == Redirection(True, 12, ("h1", 7001))
+    assert redirection("MOVED 12 ?:7001", asked) == Redirection(True, 12, ("h1", 7001))
+    assert redirection("TRYAGAIN Multiple keys request", asked) is None
+
+
+# Calls
+
+
+def test_a_server_that_is_no_cluster_is_said_to_be_none(tcp_server: Server, instance: str) -> None:
+    """A single server behind redis+cluster:// is not used; calls are answered, and ping says why."""
+    with closing(Cache(tcp_server.url.replace("redis:", "redis+cluster:").removesuffix("/0"), instance=instance)) as one:
+        assert one.get_or_load("a:b:c", lambda: 1) == 1
+        with pytest.raises(RemoteUnavailableError, match="cluster support disabled"):
+            one.ping()
+
+
+def test_nobody_there(instance: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without any node calls are answered by the function, and soon at no cost."""
+    with closing(Cache("redis+cluster://127.0.0.1:1,127.0.0.1:2", instance=instance)) as cache:
+        assert [cache.get_or_load(f"a:b:{n}", lambda: "x") for n in range(20)] == ["x"] * 20
+        assert not cache.health().ok
+        assert cache.health().breaker_open
+
+
+def test_the_road_of_a_call(
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """A value loaded here is another process's hit, whichever node it is on."""
+    shop = open_shop(spec)
+    names = names_by_node(cluster, spec, lambda name: shop.get.key(name), 2)
+    assert len(names) == 3
+    for name in sum(names.values(), []):
+        assert shop.get(name) == f"{name} as it is"
+        assert worker.run(_workers.get, spec, name) == f"{name} as it is"
+        assert database.loads(name) == 1
+    assert shop.cache.stats().errors == 0
+    for port, some in names.items():
+        server = next(server for server in cluster.servers if server.port == port)
+        assert all(cluster.ask(server, "EXISTS", shop.get.key(name)) == 1 for name in some)
+
+
+def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: Database) -> None:
+    """However many ask at once, in however many processes, the function runs once."""
+    pending = [worker.start(_workers.rush, spec, "tea", 8, 4) for worker in workers[:4]]
+    values = [value for rush in pending for value in rush.result().values]
+    assert values == ["tea as it is"] * 32
+    assert database.loads("tea") == 1
+
+
+def test_a_lease_whose_owner_died_ends_by_itself(
+    spec: Spec, victim: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """Who waits for a process that was killed loads within `lease_wait`."""
+    quick = spec.but(lease_ttl=0.5)
+    database.hold("tea")
+    victim.start(_workers.get, quick, "tea")
+    database.wait_held("tea")
+    victim.kill()
+    assert open_shop(quick).get("tea") == "tea as it is"
+    assert database.loads("tea") == 2
+
+
+# Invalidations
+
+
+@pytest.mark.parametrize("what", ["key", "operation", "prefix", "tag", "tag of many", "everything", "glob", "set"])
+def test_what_is_ended_here_is_ended_elsewhere(
+    what: str, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """Every kind of invalidation is pushed to the other process, whichever nodes it touches."""
+    shop = open_shop(spec)
+    connect(shop.cache)
+    worker.run(_workers.run, spec, _connect)
+    for name in ("tea", "mate", "cocoa", "milk"):
+        database.put(name, "old")
+        worker.run(_workers.get, spec, name)
+        database.put(name, "new")
+        end: dict[str, Callable[[], object]] = {
+            "key": lambda name=name: shop.get.invalidate(name),  # type: ignore[misc]
+            "operation": lambda: shop.cache.invalidate("thing:get"),
+            "prefix": lambda: shop.cache.invalidate("thing"),
+            "tag": lambda name=name: shop.cache.invalidate_tags(f"thing:{name}"),  # type: ignore[misc]
+            "tag of many": lambda: shop.cache.invalidate_tags("things", "others"),
+            "everything": shop.cache.clear,
+            "glob": lambda name=name: shop.cache.invalidate(f"thing:*:{name[:2]}*"),  # type: ignore[misc]
+            "set": lambda name=name: shop.get.store("new", name),  # type: ignore[misc]
+        }
+        end[what]()
+        assert shop.get(name) == "new"
+        wait_until(lambda name=name: worker.run(_workers.get, spec, name) == "new", 1.0, "the push")  # type: ignore[misc]
+
+
+def _connect(shop: Shop) -> None:
+    connect(shop.cache)
+
+
+@pytest.mark.parametrize("how", ["key", "tag", "glob"])
+def test_a_load_that_an_invalidation_overtook_is_not_stored(
+    how: str, cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """What was read before an invalidation is not there after it, for keys on every node."""
+    shop = open_shop(spec.but(local_ttl=0))
+    for (name,) in names_by_node(cluster, spec, lambda name: shop.get.key(name), 1).values():
+        database.hold(name)
+        loading = worker.start(_workers.get, spec, name)
+        database.wait_held(name)
+        if how == "key":
+            shop.get.invalidate(name)
+        elif how == "tag":
+            shop.cache.invalidate_tags(f"thing:{name}")
+        else:
+            shop.cache.invalidate(f"thing:*:{name}")
+        database.let_go(name)
+        assert loading.result() == f"{name} as it is"
+        assert shop.get.peek(name) is None
+
+
+def test_any_tags_stamp_is_written_before_the_tags_own(
+    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop
+) -> None:
+    """While the node of the stamp `#` does not answer, no tag's own stamp is renewed, wherever it is."""
+    shop = open_shop(spec.but(timeout=0.2))
+    connect(shop.cache)
+    first = cluster.owner(slot_of(stamp(spec, "#")))
+    tag = next(f"t{n}" for n in range(100) if cluster.owner(slot_of(stamp(spec, f"#t{n}"))) is not first)
+    shop.cache.invalidate_tags(tag)
+    before = ask(cluster, stamp(spec, f"#{tag}"), "GET", stamp(spec, f"#{tag}"))
+    assert before is not None
+    first.pause()
+    try:
+        shop.cache.invalidate_tags(tag)
+        assert shop.cache.stats().pending_invalidations > 0
+        assert ask_in_step(cluster, tag, spec) == before
+    finally:
+        first.resume()
+    wait_until(lambda: shop.cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+    assert ask_in_step(cluster, tag, spec) != before
+    cluster.until(cluster.serving, "the cluster")
+
+
+def ask_in_step(cluster: ClusterTopology, tag: str, spec: Spec) -> Any:
+    owners = inside_map(cluster)
+    name = stamp(spec, f"#{tag}")
+    server = next(server for server in cluster.servers if server.port == owners[slot_of(name)][1])
+    return cluster.ask(server, "GET", name)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_tag_that_only_the_result_names_ends_its_load(
+    seen: bool, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """A load during which a tag of its result ended is not stored, whichever nodes the stamps are on."""
+    shop = open_shop(spec.but(local_ttl=0))
+    for name in ("tea", "mate", "cocoa", "milk"):
+        if seen:
+            shop.described(name)
+            shop.described.invalidate(name)
+        database.hold(name)
+        loading = worker.start(_workers.described, spec, name)
+        database.wait_held(name)
+        shop.cache.invalidate_tags(f"made-of:{name}")
+        database.let_go(name)
+        loading.result()
+        assert shop.described.peek(name) is None
+        shop.described(name)
+        assert shop.described.peek(name) == f"{name} as it is"
+
+
+def test_a_sweep_takes_all_primaries(
+    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """A glob ends its matches on every node, and only those."""
+    shop = open_shop(spec)
+    names = [f"n{n}" for n in range(300)]
+    shop.get_all([*names, "tea"])
+    assert len({inside_map(cluster)[slot_of(shop.get.key(name))] for name in names}) == 3
+    progress = shop.cache.invalidate("thing:get:n*", background=True)
+    assert progress is not None
+    assert progress.wait(PATIENCE)
+    assert (progress.removed, progress.error) == (300, None)
+    bare = open_shop(spec.but(local_ttl=0))
+    assert bare.get.many([(name,) for name in names[:0]]) == []
+    assert not any(map(bare.get.peek, names))
+    assert bare.get.peek("tea") == "tea as it is"
+
+
+# Many at once
+
+
+def test_many_hits_are_one_round_trip_for_each_node(
+    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred hits on three nodes, and the stamps that are not known, take one round trip to each."""
+    shop, other = open_shop(spec), open_shop(spec.but(local_ttl=0))
+    names = [f"n{n}" for n in range(100)]
+    values = shop.get_all(names)
+    connect(other.cache)
+    counts = sends(monkeypatch)
+    assert other.get_all(names) == values
+    assert sorted(counts.values()) == [1, 1, 1]
+    counts.clear()
+    assert other.get.many([(name,) for name in names]) == list(values.values())
+    assert sorted(counts.values()) == [1, 1, 1]
+
+
+def test_many_misses_are_a_few_round_trips_for_each_node(
+    spec: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, stamps, leases and stores: each is one round trip to each node, however many the keys."""
+    shop = open_shop(spec)
+    shop.get_all([f"warm{n}" for n in range(30)])
+    wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "the channels")
+    counts = sends(monkeypatch)
+    names = [f"n{n}" for n in range(100)]
+    assert shop.get_all(names) == {name: f"{name} as it is" for name in names}
+    assert max(counts.values()) <= 4
+    assert sum(database.loads(name) for name in names) == 100
+
+
+def test_a_batch_with_something_else_under_one_key(
+    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop
+) -> None:
+    """A list under a key is a miss of that key alone, as with MGET on one server."""
+    shop = open_shop(spec.but(local_ttl=0))
+    shop.get_all(["a", "b", "c"])
+    key = shop.get.key("b")
+    ask(cluster, key, "DEL", key)
+    ask(cluster, key, "LPUSH", key, "x")
+    cluster_connections = inside(shop.cache)
+    keys = [shop.get.key(name) for name in ("a", "b", "c")]
+    found = cluster_connections.exchange([("MGET", *keys)])[0]
+    assert [value is None for value in found] == [False, True, False]
+
+
+# Nodes in trouble
+
+
+def test_flushall_on_one_node_ends_everything_here(
+    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """FLUSHALL on any one node empties the local tier, for a stamp may have been there."""
+    shop = open_shop(spec)
+    connect(shop.cache)
+    for server in cluster.primaries():
+        shop.get("tea")
+        assert shop.cache.stats().local_entries > 0
+        cluster.ask(server, "FLUSHALL")
+        wait_until(lambda: shop.cache.stats().local_entries == 0, 2.0, "the push")
+        assert shop.get("tea") == "tea as it is"
+    assert shop.cache.stats().errors == 0
+    assert shop.cache.stats().coherent
+
+
+def test_one_channel_cut_is_no_coherence(
+    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """When any one node's channel is cut, what is held is forgotten, and coherence returns with a new channel."""
+    shop = open_shop(spec)
+    connect(shop.cache)
+    for server in cluster.primaries():
+        before = shop.cache.stats()
+        shop.get("tea")
+        for line in cluster.ask(server, "CLIENT", "LIST").decode().splitlines():
+            if "name=aikcache-channel" in line:
+                cluster.ask(server, "CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="))
+        wait_until(lambda before=before: shop.cache.stats().channel_connects > before.channel_connects, 5.0, "a channel")  # type: ignore[misc]
+        wait_until(lambda: shop.cache.stats().coherent, 5.0, "coherence")
+        assert shop.cache.stats().local_entries == 0
+
+
+def test_all_channels_are_one_horizon(
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+) -> None:
+    """While one node is silent, what others hold ends within `max_staleness`, although it is pushed by other nodes."""
+    shop = open_shop(spec.but(max_staleness=1.0, timeout=0.2))
+    connect(shop.cache)
+    names = names_by_node(cluster, spec, lambda name: shop.get.key(name), 1)
+    silent = next(iter(cluster.primaries()))
+    for (name,) in names.values():
+        shop.get(name)
+    silent.pause()
+    try:
+        wait_until(lambda: not shop.cache.stats().coherent, 3.0, "the end of coherence")
+    finally:
+        silent.resume()
+    wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "coherence")
+    cluster.until(cluster.serving, "the cluster")
+
+
+def test_scripts_are_sent_to_each_node_that_forgot_them(
+    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """SCRIPT FLUSH on any node costs a round trip, no error."""
+    shop = open_shop(spec)
+    for server in cluster.primaries():
+        cluster.ask(server, "SCRIPT", "FLUSH")
+    names = [f"n{n}" for n in range(30)]
+    assert shop.get_all(names) == {name: f"{name} as it is" for name in names}
+    assert [shop.get(name) for name in ("x", "y", "z")] == ["x as it is", "y as it is", "z as it is"]
+    assert shop.cache.stats().errors == 0
+    assert shop.cache.stats().writes == 33
+
+
+def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, open_shop: OpenShop) -> None:
+    """After `close` no node has a connection of ours."""
+
+    def ours() -> int:
+        lists = [cluster.ask(server, "CLIENT", "LIST").decode() for server in cluster.servers]
+        return sum(text.count("name=aikcache") for text in lists)
+
+    wait_until(lambda: ours() == 0, PATIENCE, "connections of other tests")
+    shop = open_shop(spec)
+    connect(shop.cache)
+    shop.get_all([f"n{n}" for n in range(10)])
+    assert ours() >= 6
+    shop.cache.close()
+    wait_until(lambda: ours() == 0, 5.0, "the end of the connections")
