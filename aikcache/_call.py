@@ -85,13 +85,13 @@ class CachedCall:
 
     # What the wrapper asks
 
-    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that the wrapper found nothing for."""
+    def miss(self, local_key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that the wrapper found nothing for under `local_key`."""
         tiers = self.tiers()
         if tiers.closed:
             return self.fn(*args, **kwargs)
         try:
-            request = self.request(tiers, args, kwargs)
+            request = self.request(tiers, args, kwargs, local_key)
         except InvalidKeyError as error:
             return self.unkeyed(tiers, error, args, kwargs)
         return tiers.call(request)
@@ -104,7 +104,7 @@ class CachedCall:
             if value is not MISSING:
                 return value
         self.region.retired -= 1  # the wrapper counted a hit
-        return self.miss(args, kwargs)
+        return self.miss(entry.local_key, args, kwargs)
 
     def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """The table's key for arguments that are not of the quick types; nothing is ever found under None."""
@@ -135,7 +135,9 @@ class CachedCall:
                 f"the key of {self.fn.__qualname__} failed: {type(error).__name__}: {error}"
             ) from error
 
-    def request(self, tiers: Tiers, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+    def request(
+        self, tiers: Tiers, args: tuple[Any, ...], kwargs: dict[str, Any], local_key: Hashable = None
+    ) -> Request:
         text = self.key_text(args, kwargs)
         tags: tuple[str, ...] = ()
         late_tags = None
@@ -150,7 +152,7 @@ class CachedCall:
         return Request(
             key=tiers.space.lead + text,
             region=self.region,
-            local_key=self._table_key(args, kwargs, text),
+            local_key=self._table_key(args, kwargs, text) if local_key is None else local_key,
             policy=self.policy,
             ttl=tiers.config.ttl_of(self.prefix),
             load=functools.partial(self.fn, *args, **kwargs),

@@ -116,8 +116,8 @@ class Channels:
             return
         try:
             if not self._started:
-                threading.Thread(target=self._find, name="aikcache-channels", daemon=True).start()
                 self._started = True
+                threading.Thread(target=self._find, name="aikcache-channels", daemon=True).start()
         except RuntimeError:  # no thread can be started any more: the interpreter is ending
             pass
         finally:

@@ -89,7 +89,7 @@ class Codec:
         try:
             if _is_plain(value):
                 try:
-                    payload = self._dumps(value)
+                    payload = bytes(memoryview(self._dumps(value)))  # orjson's own keeps its buffer: 4 KiB at least
                 except TypeError:  # a long int, a lone surrogate, or too deep: the tagged form knows
                     pass
                 else:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hiredis
 
-from . import _embedded, _url
+from . import _url
 from ._breaker import Breaker
 from ._config import CacheConfig
 from ._dial import Dialer
@@ -38,6 +38,8 @@ from .errors import ConfigError, RemoteError, RemoteTimeoutError, RemoteUnavaila
 
 if TYPE_CHECKING:
     import socket
+
+    from ._embedded import Attachment
 
 MAX_IDLE = 64
 """Connections kept when nobody uses them; more threads than this at once connect anew."""
@@ -82,7 +84,7 @@ class Connections:
         if self._where.service:
             self.sentinels = Sentinels(self._where, self._within, lambda address: self.moved(switched=True))
         self._idle: deque[Link] = deque()
-        self._server: _embedded.Attachment | None = None
+        self._server: Attachment | None = None
         self._attached = False
         self._closed = False
         self._meeting = threading.Lock()
@@ -313,6 +315,8 @@ class Connections:
     def _attach(self) -> None:
         if self._attached:
             return
+        from . import _embedded  # here, because few need it, and it imports much
+
         server = _embedded.attach(self._url.removeprefix("embedded://") or None)
         gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
         self._attached = True

@@ -24,6 +24,7 @@ import cachetools
 
 from ._config import CacheConfig
 from ._guard import Guard
+from ._patterns import groups_of
 from ._s3fifo import Node, S3FIFOCache
 
 PURGE = 64
@@ -72,10 +73,11 @@ class Counters:
 class Region:
     """The local entries of one prefix:operation, and its counters."""
 
-    __slots__ = ("cleared", "counters", "epoch", "horizon", "name", "retired", "table", "tagged")
+    __slots__ = ("cleared", "counters", "epoch", "groups", "horizon", "name", "retired", "table", "tagged")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.groups = groups_of(name, "")  # that every key of it is in
         self.table: dict[Hashable, Entry] = {}
         self.horizon = inf  # until when local entries may be trusted without a look at their age
         self.epoch = 0  # counts what ended fills
@@ -249,6 +251,8 @@ class LocalTier:
             old = self._store.get(key)
             if old is not None:
                 self._forget(old)
+            elif (old := region.table.get(local_key)) is not None:
+                self._depart(old)  # a store that drops by itself has dropped it
             self._make_room(entry.size)
             try:
                 self._store[key] = entry
@@ -315,7 +319,8 @@ class LocalTier:
         self.guard.release(entry)
 
     def _forget(self, entry: Entry) -> None:
-        self._store.pop(entry.key, None)
+        if self._store.get(entry.key) is entry:
+            self._store.pop(entry.key)
         self._depart(entry)
 
     def close(self) -> None:

@@ -89,17 +89,16 @@ class Remote:
         stamps: list[bytes | None] = self._ask([("MGET", *map(self.space.stamp, groups))])[0]
         return stamps
 
-    def ensure(self, groups: Sequence[str], known: Sequence[bytes | None], keep_ms: int) -> list[bytes]:
+    def ensure(self, groups: Sequence[str], keep_ms: int) -> list[bytes]:
         """The stamps of `groups`, made where there is none; those of tags live on for `keep_ms` at least.
 
-        `known` are those already read: a stamp made or prolonged is pushed back to us, and must not end what we do.
-        The stamp of any tag, when it is the last, is read after the others wherever they are.
+        A stamp that was made is pushed back to us, and must not end what we do. The stamp of any tag, when it is the last, is read after the others wherever they are.
         """
         commands: list[Command] = []
         made = [fresh_stamp() for _ in groups]
-        for group, stamp, before in zip(groups, made, known, strict=True):
+        for group, stamp in zip(groups, made, strict=True):
             name = self.space.stamp(group)
-            self.stamps.expect(group, stamp, before)
+            self.stamps.expect(group, stamp)
             if group.startswith("#"):
                 commands.append(_call(_scripts.STAMP, (name,), stamp, max(keep_ms, 1)))
             else:
@@ -107,10 +106,10 @@ class Remote:
         found: list[bytes] = []
         last = -1 if groups and groups[-1] == ANY_TAG else len(commands)
         replies = self._ask_in_order(commands[:last], commands[last:])
-        for group, stamp, before, reply in zip(groups, made, known, replies, strict=True):
+        for group, stamp, reply in zip(groups, made, replies, strict=True):
             current, wrote = reply if isinstance(reply, list) else (reply or stamp, reply is None)
             if not wrote:
-                self.stamps.unexpect(group, stamp, before)
+                self.stamps.unexpect(group, stamp)
             found.append(current)
         return found
 

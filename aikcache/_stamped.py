@@ -148,14 +148,14 @@ class Stamped:
 
     def ensure(self, *requests: Request) -> None:
         """Before a load every group has a stamp, and those of tags will outlive what is stored under them."""
-        wanted: dict[str, bytes | None] = {}
+        wanted: dict[str, None] = {}
         for request in requests:
             for group, stamp in request.known.items():
                 if stamp is None or (group.startswith("#") and group != ANY_TAG):
-                    wanted[group] = stamp
+                    wanted[group] = None
         if wanted:
             epoch = self.stamps.epoch
-            made = self.remote.ensure(list(wanted), list(wanted.values()), max(map(self._keep_ms, requests)))
+            made = self.remote.ensure(list(wanted), max(map(self._keep_ms, requests)))
             self.stamps.remember(list(wanted), made, epoch)
             stamps = dict(zip(wanted, made, strict=True))
             for request in requests:
@@ -165,7 +165,7 @@ class Stamped:
         """Let the stamps of `tags` outlive a value that is kept longer than could be known before its load."""
         groups = [tag_group(name) for name in tags]
         if groups and keep_ms > self._keep_ms(request):
-            self.remote.ensure(groups, [request.known.get(group) for group in groups], keep_ms)
+            self.remote.ensure(groups, keep_ms)
 
     def lease(self, request: Request, deadline: float) -> bytes | Read | None:
         """The right to load, a token; or the value that has arrived instead; or None: waiting took too long."""
@@ -192,8 +192,7 @@ class Stamped:
         """Stamps of tags that only the result named. False: some tag ended since before the load, maybe one of them."""
         groups = [group for group in map(tag_group, tags) if group not in request.known]
         before = request.known.get(ANY_TAG)
-        known = [*([None] * len(groups)), before]
-        *stamps, after = self.remote.ensure([*groups, ANY_TAG], known, self._keep_ms(request))  # its stamp after theirs
+        *stamps, after = self.remote.ensure([*groups, ANY_TAG], self._keep_ms(request))  # its stamp after theirs
         request.known.update(zip(groups, stamps, strict=True))
         return before == after
 

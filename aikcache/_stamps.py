@@ -30,13 +30,14 @@ def digest(stamps: bytes) -> bytes:
 class Stamps:
     """The stamps known to be current."""
 
-    __slots__ = ("_clock", "_guard", "_known", "_mine", "epoch", "era", "horizon", "trusted")
+    __slots__ = ("_clock", "_guard", "_known", "_mine", "_settled", "epoch", "era", "horizon", "trusted")
 
     def __init__(self, guard: Guard, clock: Callable[[], float]) -> None:
         self._guard = guard
         self._clock = clock
         self._known: dict[str, bytes] = {}
-        self._mine: dict[str, tuple[bytes | None, ...]] = {}
+        self._mine: dict[str, tuple[bytes, ...]] = {}
+        self._settled: dict[str, bytes] = {}  # as they stood after the last push that was asked about
         self.epoch = 0
         self.era = 0  # counts servers: what was learnt in one says nothing of what another holds
         self.horizon = -inf  # until when the channel vouches
@@ -80,6 +81,7 @@ class Stamps:
             self.era += era
             self._known.clear()
             self._mine.clear()
+            self._settled.clear()
             self.trusted = trusted
 
         self._guard.do(work)
@@ -87,15 +89,18 @@ class Stamps:
     # What this process writes is pushed back to it. Writing says beforehand what the push will be about. (Two threads
     # at one group may lose one expectation: the push then ends a little too much.)
 
-    def expect(self, group: str, *stamps: bytes | None) -> None:
-        """A push of this group is to come, because one of `stamps` is about to be written."""
+    def expect(self, group: str, stamp: bytes) -> None:
+        """A push of this group is to come, because `stamp` is about to be written.
+
+        Never one that was merely read: the push of whoever wrote it may still be on its way, and must be heeded.
+        """
         if len(self._mine) > MAX_STAMPS:
             self._mine.clear()
-        self._mine[group] = (*self._mine.get(group, ()), *stamps)
+        self._mine[group] = (*self._mine.get(group, ()), stamp)
 
-    def unexpect(self, group: str, *stamps: bytes | None) -> None:
+    def unexpect(self, group: str, stamp: bytes) -> None:
         """It was not written after all."""
-        left = tuple(stamp for stamp in self._mine.get(group, ()) if stamp not in stamps)
+        left = tuple(mine for mine in self._mine.get(group, ()) if mine != stamp)
         if left:
             self._mine[group] = left
         else:
@@ -104,6 +109,14 @@ class Stamps:
     def expected(self, group: str) -> bool:
         return group in self._mine
 
-    def settle(self, group: str, stamp: bytes | None) -> bool:
-        """The stamp as it stands after the push that was expected: True when it is one written here."""
-        return stamp is not None and stamp in self._mine.pop(group, ())
+    def settle(self, group: str, stamp: object) -> bool:
+        """The stamp as it stands after the push that was expected. True when that says nothing new.
+
+        So it is when it was written here, or stood there already after an earlier push (it was made to live longer).
+        """
+        if not isinstance(stamp, bytes):
+            return False
+        if len(self._settled) > MAX_STAMPS:
+            self._settled.clear()
+        before, self._settled[group] = self._settled.get(group), stamp
+        return stamp in self._mine.pop(group, ()) or stamp == before

@@ -187,13 +187,17 @@ class Tiers:
 
     def groups_of(self, request: Request) -> tuple[str, ...]:
         """The groups a request is in that are known before its load."""
-        return (*_patterns.groups_of(request.key, self.space.lead), *map(_patterns.tag_group, request.tags))
+        return (*request.region.groups, *map(_patterns.tag_group, request.tags))
 
     def _lead(self, request: Request, flight: Flight, deadline: float) -> Any:
         state, held = FAILED, None
         request.epoch = request.region.epoch
         request.began = self.clock()
         try:
+            landed = self._landed(request)
+            if landed is not None:
+                state, (value, held) = LANDED, landed
+                return value
             entry = self.local.find(request.key, request.region, request.local_key if request.relink else None)
             if entry is not None:  # another's load may have landed between our look and our flight
                 value = self.serve(entry, request.policy.codec)
@@ -211,6 +215,17 @@ class Tiers:
         finally:
             if not flight.aside:
                 self.flights.done(flight, state, held)
+
+    def _landed(self, request: Request) -> tuple[Any, Held] | None:
+        """What a flight has brought that landed between this call's look at the local tier and its joining."""
+        entry = self.local.find(request.key, request.region, None)
+        if entry is None:
+            return None
+        value = self.serve(entry, request.policy.codec)
+        if value is MISSING:
+            entry.region.retired -= 1
+            return None
+        return value, Held(None, entry.value) if type(entry.value) is Packed else Held(value)
 
     def _patience(self, request: Request, deadline: float) -> float:
         """Seconds to wait for another's load: less when there is a stale value to answer with."""

@@ -10,10 +10,10 @@ For `def get(resource_id: UUID, deep: bool = False)` this is compiled:
             pass
         else:
             entry.hits += 1
-            if entry.until > (now := clock()) < region.horizon:
+            if entry.until > clock() < region.horizon:
                 return entry.value
             return late(entry, …)
-        return miss(…)  # outside the handler, so that what the function raises carries no KeyError as its context
+        return miss(key, …)  # outside the handler, so that what the function raises carries no KeyError as its context
 
 It has the function's own signature, so the interpreter binds the arguments, and `get(i)`, `get(i, False)` and
 `get(resource_id=i)` are one entry. A value is used as a key only where its type is the expected one: `1`, `1.0` and
@@ -59,25 +59,22 @@ def make(
     key = _key(signature, names, passed)
     name = fn.__name__ if fn.__name__.isidentifier() else "cached"
     source = f"""
-def factory({", ".join(_N + n for n in names)}):
-    def {name}({header}):
-        try:
-            {_N}entry = {_N}table[{key}]
-        except {_N}KeyError:
-            pass
-        else:
-            {_N}entry.hits += 1
-            if {_N}entry.until > ({_N}now := {_N}clock()) < {_N}region.horizon:
-                return {_N}entry.value
-            return {_N}late({_N}entry, {passed})
-        return {_N}miss({passed})
-    return {name}
+def {name}({header}):
+    try:
+        {_N}entry = {_N}table[{key}]
+    except {_N}KeyError:
+        pass
+    else:
+        {_N}entry.hits += 1
+        if {_N}entry.until > {_N}clock() < {_N}region.horizon:
+            return {_N}entry.value
+        return {_N}late({_N}entry, {passed})
+    return {_N}miss({key}, {passed})
 """
-    scope: dict[str, Any] = {}
+    # The names are globals of a namespace of its own: free variables would be copied into the frame at every call.
+    scope: dict[str, Any] = {_N + n: v for n, v in names.items()}
     exec(compile(source, f"<aikcache wrapper of {fn.__module__}.{fn.__qualname__}>", "exec"), scope)
-    wrapper: Callable[..., Any] = functools.update_wrapper(
-        scope["factory"](**{_N + n: v for n, v in names.items()}), fn
-    )
+    wrapper: Callable[..., Any] = functools.update_wrapper(scope[name], fn)
     return wrapper
 
 

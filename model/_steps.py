@@ -21,7 +21,7 @@ class Proc(NamedTuple):
     queue: tuple[Told, ...] = ()  # what is on its way to the channel
     asked: tuple[tuple[Name, int], ...] = ()  # the channel's questions that the server has not yet seen
     mine: tuple[tuple[str, int], ...] = ()  # stamps expected to be pushed, because they are written here
-    settled: tuple[int, ...] = ()  # those that were
+    settled: tuple[int, ...] = ()  # as it stood after the last push that was asked about
     seen: int = 1  # the newest version whose push was handled
     owed: int = 1  # … and ignored, because an invalidation of our own does the same in a moment
     live: bool = True  # the channel delivers
@@ -145,9 +145,9 @@ def handle(s: State, p: int, told: Told, rules: Rules) -> State:
     left = tuple(item for item in proc.mine if item[0] != what)
     if kind == "reply":
         if current is not None:
-            s = s.proc(p, mine=left)
+            s = s.proc(p, mine=left, settled=(current,))
         if current is not None and (current in expected or current in proc.settled):
-            return ignored(s.proc(p, settled=(current,)), p, version)
+            return ignored(s, p, version)
         return ended(s, p, what, version, rules)
     if "echo_known" in rules:
         if what == MARK:
@@ -304,8 +304,8 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
         case "begin" if a.kind == "evict":  # not an invalidation: the server forgets a stamp
             yield s._replace(stamp=None).push(STAMP, 0).agent(i, pc="done")
         case "begin":  # the commit
-            pc = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp", "set": "get stamp"}
-            after = s._replace(db=s.db + 1).agent(i, pc=pc.get(a.kind, a.kind), version=s.db + 1)
+            first = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp", "set": "get stamp"}
+            after = s._replace(db=s.db + 1).agent(i, pc=first.get(a.kind, a.kind), version=s.db + 1)
             if a.kind in ("group", "tag"):
                 after = expect(after, p, STAMP, s.fresh()).agent(i, made=s.fresh())
             if a.kind == "key" and "mark_names_writer" not in rules:

@@ -126,7 +126,9 @@ SCENARIOS: dict[str, Scenario] = {
     "stamp known before": Scenario(agents(("read", A), ("group", B), ("read", B)), known=(0, 0), small=True),
     "cut, group": Scenario(agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, *WARM),
     "cut, key": Scenario(agents(("cut", A), ("key", B), ("read", A), ("read", A)), OLD, *WARM, small=True),
-    "cut, local expired": Scenario(agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, known=(0, 0)),
+    "cut, local expired": Scenario(
+        agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, known=(0, 0), small=True
+    ),
     "cut in the writer": Scenario(agents(("cut", A), ("group", A), ("read", A), ("read", B)), OLD, *WARM, small=True),
     "a stamp is made": Scenario(agents(("read", A)), stamp=None, kept=(A,), small=True),
     "a stamp is made, group": Scenario(agents(("read", A), ("group", B)), stamp=None, small=True),
@@ -153,7 +155,7 @@ SCENARIOS: dict[str, Scenario] = {
 CAUGHT_BY = {
     "lease_checked": "cold, key", "takeover": "cold, group", "stamp_before_load": "cold, group",
     "stamp_checked": "cold, group", "local_guard": "cold, group", "stamp_guard": "cold, group",
-    "forget_own_stamp": "group and key writers", "push_drops_local": "cold, group", "own_drops_local": "cold, group",
+    "forget_own_stamp": "a stamp is evicted", "push_drops_local": "cold, group", "own_drops_local": "cold, group",
     "cut_distrusts": "cut, local expired", "reconnect_empties": "cut, key", "echo_known": "own group, then a read",
     "echo_verified": "a stamp is made, group", "echo_written": "a tag's stamp lives longer",
     "mark_names_writer": "two key writers, warm", "any_tag_first": "late tag", "any_tag_last": "late tag",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
@@ -25,7 +25,7 @@ from aikcache.errors import ConfigError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 
 from . import _workers
-from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker, connect
+from ._workers import PATIENCE, Database, Shop, Spec, Worker, connect
 
 OpenShop = Callable[[Spec], Shop]
 
@@ -41,6 +41,18 @@ def cluster(binary: Path) -> Iterator[ClusterTopology]:
 def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
     """A cache on the cluster; its database is on the session's single server."""
     return Spec(cluster.url, instance, database=redis_url)
+
+
+@pytest.fixture
+def open_met(open_shop: OpenShop) -> OpenShop:
+    """Opens shops that listen to all nodes. Meeting a node that has just started ends everything, once for each."""
+
+    def opened(spec: Spec) -> Shop:
+        shop = open_shop(spec)
+        connect(shop.cache)
+        return shop
+
+    return opened
 
 
 def inside(cache: Cache) -> Cluster:
@@ -60,23 +72,25 @@ def ask(cluster: ClusterTopology, key: str, *command: str | int) -> Any:
     return cluster.ask(cluster.owner(slot_of(key)), *command)
 
 
-def names_by_node(cluster: ClusterTopology, spec: Spec, of: Callable[[str], str], each: int) -> dict[int, list[str]]:
-    """`each` names for each primary, by its port, whose keys are there."""
-    ranges = {server.port: server for server in cluster.primaries()}
-    found: dict[int, list[str]] = {port: [] for port in ranges if port is not None}
-    owners = {slot: address[1] for slot, address in inside_map(cluster).items()}
-    n = 0
-    while any(len(names) < each for names in found.values()):
-        port = owners[slot_of(of(f"n{n}"))]
-        if len(found[port]) < each:
-            found[port].append(f"n{n}")
-        n += 1
-    return found
-
-
-def inside_map(cluster: ClusterTopology) -> dict[int, tuple[str, int]]:
+def owners(cluster: ClusterTopology) -> dict[int, Server]:
+    """Who owns each slot, as a cache believes that has just asked."""
+    servers = {server.port: server for server in cluster.servers}
     with closing(Cache(cluster.url)) as cache:
-        return dict(inside(cache).known(float("inf")).owners)
+        topology = inside(cache).known(time.monotonic() + PATIENCE)
+        return {slot: servers[address[1]] for slot, address in topology.owners.items()}
+
+
+def on_each_node(cluster: ClusterTopology, key_of: Callable[[str], str], each: int) -> dict[Server, list[str]]:
+    """`each` names for each primary, whose keys are there."""
+    slots = owners(cluster)
+    found: dict[Server, list[str]] = {server: [] for server in slots.values()}
+    for n in itertools.count():
+        names = found[slots[slot_of(key_of(f"n{n}"))]]
+        if len(names) < each:
+            names.append(f"n{n}")
+        if all(len(names) == each for names in found.values()):
+            return found
+    raise AssertionError("unreachable")
 
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Counter[Connections]:
@@ -160,7 +174,8 @@ def test_redirections() -> None:
 
 def test_a_server_that_is_no_cluster_is_said_to_be_none(tcp_server: Server, instance: str) -> None:
     """A single server behind redis+cluster:// is not used; calls are answered, and ping says why."""
-    with closing(Cache(tcp_server.url.replace("redis:", "redis+cluster:").removesuffix("/0"), instance=instance)) as one:
+    url = f"redis+cluster://127.0.0.1:{tcp_server.port}"
+    with closing(Cache(url, instance=instance)) as one:
         assert one.get_or_load("a:b:c", lambda: 1) == 1
         with pytest.raises(RemoteUnavailableError, match="cluster support disabled"):
             one.ping()
@@ -175,24 +190,24 @@ def test_nobody_there(instance: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_road_of_a_call(
-    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """A value loaded here is another process's hit, whichever node it is on."""
-    shop = open_shop(spec)
-    names = names_by_node(cluster, spec, lambda name: shop.get.key(name), 2)
+    shop = open_met(spec)
+    names = on_each_node(cluster, shop.get.key, 2)
     assert len(names) == 3
-    for name in sum(names.values(), []):
+    for name in itertools.chain(*names.values()):
         assert shop.get(name) == f"{name} as it is"
         assert worker.run(_workers.get, spec, name) == f"{name} as it is"
         assert database.loads(name) == 1
     assert shop.cache.stats().errors == 0
-    for port, some in names.items():
-        server = next(server for server in cluster.servers if server.port == port)
+    for server, some in names.items():
         assert all(cluster.ask(server, "EXISTS", shop.get.key(name)) == 1 for name in some)
 
 
-def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: Database) -> None:
+def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: Database, open_met: OpenShop) -> None:
     """However many ask at once, in however many processes, the function runs once."""
+    open_met(spec)
     pending = [worker.start(_workers.rush, spec, "tea", 8, 4) for worker in workers[:4]]
     values = [value for rush in pending for value in rush.result().values]
     assert values == ["tea as it is"] * 32
@@ -200,15 +215,16 @@ def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: D
 
 
 def test_a_lease_whose_owner_died_ends_by_itself(
-    spec: Spec, victim: Worker, database: Database, open_shop: OpenShop
+    spec: Spec, victim: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """Who waits for a process that was killed loads within `lease_wait`."""
     quick = spec.but(lease_ttl=0.5)
+    shop = open_met(quick)
     database.hold("tea")
     victim.start(_workers.get, quick, "tea")
     database.wait_held("tea")
     victim.kill()
-    assert open_shop(quick).get("tea") == "tea as it is"
+    assert shop.get("tea") == "tea as it is"
     assert database.loads("tea") == 2
 
 
@@ -217,11 +233,10 @@ def test_a_lease_whose_owner_died_ends_by_itself(
 
 @pytest.mark.parametrize("what", ["key", "operation", "prefix", "tag", "tag of many", "everything", "glob", "set"])
 def test_what_is_ended_here_is_ended_elsewhere(
-    what: str, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+    what: str, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """Every kind of invalidation is pushed to the other process, whichever nodes it touches."""
-    shop = open_shop(spec)
-    connect(shop.cache)
+    shop = open_met(spec)
     worker.run(_workers.run, spec, _connect)
     for name in ("tea", "mate", "cocoa", "milk"):
         database.put(name, "old")
@@ -248,11 +263,11 @@ def _connect(shop: Shop) -> None:
 
 @pytest.mark.parametrize("how", ["key", "tag", "glob"])
 def test_a_load_that_an_invalidation_overtook_is_not_stored(
-    how: str, cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+    how: str, cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """What was read before an invalidation is not there after it, for keys on every node."""
-    shop = open_shop(spec.but(local_ttl=0))
-    for (name,) in names_by_node(cluster, spec, lambda name: shop.get.key(name), 1).values():
+    shop = open_met(spec.but(local_ttl=0))
+    for (name,) in on_each_node(cluster, shop.get.key, 1).values():
         database.hold(name)
         loading = worker.start(_workers.get, spec, name)
         database.wait_held(name)
@@ -268,11 +283,10 @@ def test_a_load_that_an_invalidation_overtook_is_not_stored(
 
 
 def test_any_tags_stamp_is_written_before_the_tags_own(
-    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, open_met: OpenShop
 ) -> None:
     """While the node of the stamp `#` does not answer, no tag's own stamp is renewed, wherever it is."""
-    shop = open_shop(spec.but(timeout=0.2))
-    connect(shop.cache)
+    shop = open_met(spec.but(timeout=0.2))
     first = cluster.owner(slot_of(stamp(spec, "#")))
     tag = next(f"t{n}" for n in range(100) if cluster.owner(slot_of(stamp(spec, f"#t{n}"))) is not first)
     shop.cache.invalidate_tags(tag)
@@ -291,18 +305,16 @@ def test_any_tags_stamp_is_written_before_the_tags_own(
 
 
 def ask_in_step(cluster: ClusterTopology, tag: str, spec: Spec) -> Any:
-    owners = inside_map(cluster)
     name = stamp(spec, f"#{tag}")
-    server = next(server for server in cluster.servers if server.port == owners[slot_of(name)][1])
-    return cluster.ask(server, "GET", name)
+    return cluster.ask(owners(cluster)[slot_of(name)], "GET", name)
 
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_tag_that_only_the_result_names_ends_its_load(
-    seen: bool, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+    seen: bool, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """A load during which a tag of its result ended is not stored, whichever nodes the stamps are on."""
-    shop = open_shop(spec.but(local_ttl=0))
+    shop = open_met(spec.but(local_ttl=0))
     for name in ("tea", "mate", "cocoa", "milk"):
         if seen:
             shop.described(name)
@@ -319,19 +331,19 @@ def test_a_tag_that_only_the_result_names_ends_its_load(
 
 
 def test_a_sweep_takes_all_primaries(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """A glob ends its matches on every node, and only those."""
-    shop = open_shop(spec)
+    shop = open_met(spec)
     names = [f"n{n}" for n in range(300)]
     shop.get_all([*names, "tea"])
-    assert len({inside_map(cluster)[slot_of(shop.get.key(name))] for name in names}) == 3
+    slots = owners(cluster)
+    assert len({slots[slot_of(shop.get.key(name))] for name in names}) == 3
     progress = shop.cache.invalidate("thing:get:n*", background=True)
     assert progress is not None
     assert progress.wait(PATIENCE)
     assert (progress.removed, progress.error) == (300, None)
-    bare = open_shop(spec.but(local_ttl=0))
-    assert bare.get.many([(name,) for name in names[:0]]) == []
+    bare = open_met(spec.but(local_ttl=0))
     assert not any(map(bare.get.peek, names))
     assert bare.get.peek("tea") == "tea as it is"
 
@@ -340,13 +352,12 @@ def test_a_sweep_takes_all_primaries(
 
 
 def test_many_hits_are_one_round_trip_for_each_node(
-    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+    cluster: ClusterTopology, spec: Spec, open_met: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred hits on three nodes, and the stamps that are not known, take one round trip to each."""
-    shop, other = open_shop(spec), open_shop(spec.but(local_ttl=0))
+    shop, other = open_met(spec), open_met(spec.but(local_ttl=0))
     names = [f"n{n}" for n in range(100)]
     values = shop.get_all(names)
-    connect(other.cache)
     counts = sends(monkeypatch)
     assert other.get_all(names) == values
     assert sorted(counts.values()) == [1, 1, 1]
@@ -356,12 +367,11 @@ def test_many_hits_are_one_round_trip_for_each_node(
 
 
 def test_many_misses_are_a_few_round_trips_for_each_node(
-    spec: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+    spec: Spec, database: Database, open_met: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values, stamps, leases and stores: each is one round trip to each node, however many the keys."""
-    shop = open_shop(spec)
+    shop = open_met(spec)
     shop.get_all([f"warm{n}" for n in range(30)])
-    wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "the channels")
     counts = sends(monkeypatch)
     names = [f"n{n}" for n in range(100)]
     assert shop.get_all(names) == {name: f"{name} as it is" for name in names}
@@ -369,11 +379,9 @@ def test_many_misses_are_a_few_round_trips_for_each_node(
     assert sum(database.loads(name) for name in names) == 100
 
 
-def test_a_batch_with_something_else_under_one_key(
-    cluster: ClusterTopology, spec: Spec, open_shop: OpenShop
-) -> None:
+def test_a_batch_with_something_else_under_one_key(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
     """A list under a key is a miss of that key alone, as with MGET on one server."""
-    shop = open_shop(spec.but(local_ttl=0))
+    shop = open_met(spec.but(local_ttl=0))
     shop.get_all(["a", "b", "c"])
     key = shop.get.key("b")
     ask(cluster, key, "DEL", key)
@@ -388,11 +396,10 @@ def test_a_batch_with_something_else_under_one_key(
 
 
 def test_flushall_on_one_node_ends_everything_here(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """FLUSHALL on any one node empties the local tier, for a stamp may have been there."""
-    shop = open_shop(spec)
-    connect(shop.cache)
+    shop = open_met(spec)
     for server in cluster.primaries():
         shop.get("tea")
         assert shop.cache.stats().local_entries > 0
@@ -404,29 +411,27 @@ def test_flushall_on_one_node_ends_everything_here(
 
 
 def test_one_channel_cut_is_no_coherence(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """When any one node's channel is cut, what is held is forgotten, and coherence returns with a new channel."""
-    shop = open_shop(spec)
-    connect(shop.cache)
+    shop = open_met(spec)
     for server in cluster.primaries():
-        before = shop.cache.stats()
+        connects = shop.cache.stats().channel_connects
         shop.get("tea")
         for line in cluster.ask(server, "CLIENT", "LIST").decode().splitlines():
             if "name=aikcache-channel" in line:
                 cluster.ask(server, "CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="))
-        wait_until(lambda before=before: shop.cache.stats().channel_connects > before.channel_connects, 5.0, "a channel")  # type: ignore[misc]
+        wait_until(lambda least=connects: shop.cache.stats().channel_connects > least, 5.0, "a channel")  # type: ignore[misc]
         wait_until(lambda: shop.cache.stats().coherent, 5.0, "coherence")
         assert shop.cache.stats().local_entries == 0
 
 
 def test_all_channels_are_one_horizon(
-    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """While one node is silent, what others hold ends within `max_staleness`, although it is pushed by other nodes."""
-    shop = open_shop(spec.but(max_staleness=1.0, timeout=0.2))
-    connect(shop.cache)
-    names = names_by_node(cluster, spec, lambda name: shop.get.key(name), 1)
+    shop = open_met(spec.but(max_staleness=1.0, timeout=0.2))
+    names = on_each_node(cluster, shop.get.key, 1)
     silent = next(iter(cluster.primaries()))
     for (name,) in names.values():
         shop.get(name)
@@ -440,10 +445,10 @@ def test_all_channels_are_one_horizon(
 
 
 def test_scripts_are_sent_to_each_node_that_forgot_them(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_shop: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """SCRIPT FLUSH on any node costs a round trip, no error."""
-    shop = open_shop(spec)
+    shop = open_met(spec)
     for server in cluster.primaries():
         cluster.ask(server, "SCRIPT", "FLUSH")
     names = [f"n{n}" for n in range(30)]
@@ -453,7 +458,7 @@ def test_scripts_are_sent_to_each_node_that_forgot_them(
     assert shop.cache.stats().writes == 33
 
 
-def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, open_shop: OpenShop) -> None:
+def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
     """After `close` no node has a connection of ours."""
 
     def ours() -> int:
@@ -461,8 +466,7 @@ def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, ope
         return sum(text.count("name=aikcache") for text in lists)
 
     wait_until(lambda: ours() == 0, PATIENCE, "connections of other tests")
-    shop = open_shop(spec)
-    connect(shop.cache)
+    shop = open_met(spec)
     shop.get_all([f"n{n}" for n in range(10)])
     assert ours() >= 6
     shop.cache.close()

@@ -1,0 +1,279 @@
+"""A Redis Cluster that changes under load: slots move, nodes come, primaries die and restart."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from aikcache import Cache
+from aikcache._cluster_topology import ClusterTopology
+from aikcache._slots import slot_of
+from aikcache.testing import Server, wait_until
+
+from ._load import Load
+from ._workers import PATIENCE, connect
+
+ROWS = 60
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture(scope="module")
+def plain(binary: Path) -> Iterator[ClusterTopology]:
+    """Three primaries without replicas, for moving slots about, and for restarts that nobody takes over from."""
+    with ClusterTopology(binary=binary, replicas=0, node_timeout_ms=15000) as topology:
+        yield topology
+
+
+@pytest.fixture
+def doubled(binary: Path) -> Iterator[ClusterTopology]:
+    """Three primaries with a replica each, for failovers; half a second is enough to be taken for dead."""
+    with ClusterTopology(binary=binary, node_timeout_ms=500) as topology:
+        yield topology
+
+
+@pytest.fixture
+def open_cache(instance: str) -> Iterator[OpenCache]:
+    """Opens caches that have met all nodes and hear of everything."""
+    with ExitStack() as stack:
+
+        def opened(topology: ClusterTopology, **settings: object) -> Cache:
+            cache = stack.enter_context(closing(Cache(topology.url, instance=instance, **settings)))
+            connect(cache)
+            return cache
+
+        yield opened
+
+
+def function(cache: Cache, load: Callable[[str], str]) -> Callable[[str], str]:
+    @cache.cached("row", operation="get", tags=("row:{n}",))
+    def get(n: str) -> str:
+        return load(n)
+
+    return get
+
+
+def row_slot(cache: Cache, n: int) -> int:
+    return slot_of(cache.key("row", "get", n))
+
+
+def another(topology: ClusterTopology, slot: int) -> Server:
+    """A primary that does not own the slot."""
+    owner = topology.owner(slot)
+    return next(server for server in topology.primaries() if server is not owner)
+
+
+# Slots that move
+
+
+@pytest.mark.parametrize("to", ["a primary", "a new node"])
+def test_in_a_slot_on_its_way_everything_works(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """Between the first step of moving a slot and the last, calls are answered and invalidations are heard at once."""
+    mine, other = open_cache(plain), open_cache(plain)
+    database = {"tea": "1", "mate": "1"}
+    get, get_other = function(mine, database.__getitem__), function(other, database.__getitem__)
+    slot = slot_of(mine.key("row", "get", "tea"))
+    target = plain.add() if to == "a new node" else another(plain, slot)
+    wait_until(lambda: mine.tiers.channel.connects == other.tiers.channel.connects == len(plain.servers), PATIENCE)  # type: ignore[union-attr]
+    wait_until(lambda: mine.stats().coherent and other.stats().coherent, PATIENCE, "the channels")
+    assert get("tea") == get_other("tea") == "1"
+    source = plain.begin_move(slot, target)
+    for version in ("2", "3", "4"):  # the first is still where it was; from the second on the way is half gone
+        database["tea"] = version
+        assert get_other("tea") != version
+        mine.invalidate("row:get:tea")
+        assert get("tea") == version
+        wait_until(lambda version=version: get_other("tea") == version, 1.0, "the push")  # type: ignore[misc]
+        plain.move_keys(slot, source, target, 1)
+    mine.set("row:get:tea", "set by hand")
+    assert mine.get("row:get:tea") == "set by hand"
+    assert plain.ask(target, "CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+    assert plain.ask(source, "CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+    plain.end_move(slot, target)
+    mine.invalidate("row:get:tea")
+    assert get("tea") == "4"
+    loads_before = mine.stats().loads
+    assert get_other("tea") == "4"
+    assert mine.stats().loads == loads_before
+    assert plain.ask(target, "CLUSTER", "COUNTKEYSINSLOT", slot) >= 1
+    assert mine.stats().pending_invalidations == other.stats().pending_invalidations == 0
+
+
+def test_slots_move_under_load(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """While slots go to other primaries and to a new one, no call fails and none is answered too old a value."""
+    caches = [open_cache(plain) for _ in range(3)]
+    load = Load(caches, ROWS, bound=1.0)
+    stamps = [caches[0].space.stamp(group) for group in ("*", "row", "row:get", "#", "#row:1", "#row:2")]
+    slots = {*(row_slot(caches[0], n) for n in range(ROWS)), *map(slot_of, stamps)}
+    with load.running():
+        wait_until(lambda: load.writes > 100, PATIENCE, "the load")
+        new = plain.add()
+        for i, slot in enumerate(sorted(slots)):
+            target = new if i % 3 == 0 else another(plain, slot)
+            source = plain.begin_move(slot, target)
+            plain.move_keys(slot, source, target)
+            plain.end_move(slot, target)
+        done = load.writes
+        wait_until(lambda: load.writes > done + 100, PATIENCE, "the load")
+    wait_until(load.settled, 5.0, "the last versions")
+    assert all(cache.stats().pending_invalidations == 0 for cache in caches)
+    assert all(cache.stats().coherent for cache in caches)
+
+
+def test_a_sweep_while_slots_move(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """Keys that change nodes while a glob is swept do not escape it."""
+    cache = open_cache(plain, local_ttl=0)
+    names = [f"n{n}" for n in range(400)]
+    slots = sorted({slot_of(cache.key("row", "get", name)) for name in names})[:40]
+    stop = threading.Event()
+
+    def move() -> None:
+        for i in itertools.count():
+            for slot in slots:
+                if stop.is_set():
+                    return
+                plain.move(slot, plain.servers[i % 3])
+
+    mover = threading.Thread(target=move, daemon=True)
+    get = function(cache, lambda n: n)
+    mover.start()
+    try:
+        for _ in range(5):
+            cache.set_many({f"row:get:{name}": name for name in names})
+            cache.invalidate("row:get:n*")
+            assert cache.get_many([f"row:get:{name}" for name in names]) == {}
+    finally:
+        stop.set()
+        mover.join(PATIENCE)
+    assert get("n1") == "n1"
+
+
+def test_a_new_primary_is_listened_to(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A node that joins without slots gets a channel within the bound, and is one more to be live."""
+    cache = open_cache(plain)
+    before = cache.stats().channel_connects
+    plain.add()
+    wait_until(lambda: cache.stats().channel_connects > before, 5.0, "another channel")
+    wait_until(lambda: cache.stats().coherent, 5.0, "coherence")
+
+
+# Primaries that die
+
+
+@pytest.mark.parametrize("how", ["killed", "paused", "asked to"])
+def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open_cache: OpenCache) -> None:
+    """While a replica takes over, no call fails, none is answered too old a value, and what was ended stays ended."""
+    caches = [open_cache(doubled, breaker_reset=0.2) for _ in range(3)]
+    load = Load(caches, ROWS, bound=5.0)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    with load.running():
+        wait_until(lambda: load.writes > 100, PATIENCE, "the load")
+        if how == "killed":
+            first.kill()
+        elif how == "paused":
+            first.pause()
+        else:
+            doubled.ask(replica, "CLUSTER", "FAILOVER")
+        wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+        wait_until(lambda: all(cache.stats().coherent for cache in caches), PATIENCE, "coherence")
+        done = load.writes
+        wait_until(lambda: load.writes > done + 200, PATIENCE, "the load")
+        first.resume() if how == "paused" else None
+    wait_until(lambda: sum(cache.stats().pending_invalidations for cache in caches) == 0, PATIENCE, "what is pending")
+    wait_until(load.settled, 5.0, "the last versions")
+
+
+def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
+    doubled: ClusterTopology, open_cache: OpenCache
+) -> None:
+    """An invalidation that only the dead primary knew is effective again when its replica has taken over."""
+    cache = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
+    other = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
+    database: dict[str, str] = {}
+    get, get_other = function(cache, database.__getitem__), function(other, database.__getitem__)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    names = [f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first][:10]
+    for name in names:
+        database[name] = "old"
+        assert get(name) == "old"
+    wait_until(lambda: doubled.ask(replica, "DBSIZE") == doubled.ask(first, "DBSIZE"), PATIENCE, "the replica")
+    replica.pause()  # hears nothing from here on
+    for name in names:
+        database[name] = "new"
+        cache.invalidate(f"row:get:{name}")
+    assert cache.stats().pending_invalidations == 0
+    first.kill()
+    replica.resume()
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    wait_until(lambda: cache.stats().coherent and other.stats().coherent, PATIENCE, "coherence")
+    assert [get(name) for name in names] == ["new"] * 10
+    assert [get_other(name) for name in names] == ["new"] * 10
+
+
+def doubled_owner(topology: ClusterTopology, cache: Cache, name: str) -> Server:
+    """Which of the first three primaries has a row."""
+    return topology.servers[slot_of(cache.key("row", "get", name)) * 3 // 16384]
+
+
+# Primaries that restart
+
+
+@pytest.mark.parametrize("what", ["its keys", "stamps of others' keys"])
+def test_what_a_primary_restored_is_ended(what: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A primary that comes back with an old state brings back neither its values nor others' under its old stamps."""
+    cache = open_cache(plain, breaker_reset=0.2)
+    everything = plain.owner(slot_of(cache.space.stamp("*")))
+    database = {"tea": "old"}
+    get = function(cache, database.__getitem__)
+    tag = cache.space.stamp("#row:tea")
+    name = cache.key("row", "get", "tea") if what == "its keys" else tag
+    slot = slot_of(name)
+    if plain.owner(slot) is everything:  # the harder case: the stamp of everything is elsewhere, and stays
+        plain.move(slot, another(plain, slot))
+    server = plain.owner(slot)
+    assert get("tea") == "old"
+    plain.ask(server, "SAVE")
+    database["tea"] = "new"
+    if what == "its keys":
+        cache.invalidate("row:get:tea")
+    else:
+        cache.invalidate_tags("row:tea")
+    late = open_cache(plain, breaker_reset=0.2)  # has nothing to replay
+    cache.close()
+    server.kill()
+    server.restart()
+    plain.until(lambda: plain.serving(server), "the restarted node")
+    assert plain.ask(server, "EXISTS", name) == 1
+    get_late = function(late, database.__getitem__)
+    wait_until(lambda: late.stats().coherent, PATIENCE, "coherence")
+    assert get_late("tea") == "new"
+
+
+def test_after_a_fork_the_child_has_its_own(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A forked child connects anew, hears of everything, and leaves the parent's connections alone."""
+    cache = open_cache(plain)
+    get = function(cache, lambda n: n)
+    assert get("a") == "a"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ok = get("b") == "b" and cache.wait_coherent(10) and cache.stats().errors == 0
+            cache.invalidate("row:get:a")
+            code = 0 if ok and cache.stats().pending_invalidations == 0 else 2
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + PATIENCE
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
+    assert cache.stats().coherent
+    assert get("b") == "b"
+    assert cache.stats().errors == 0
