@@ -11,18 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+EAGER, EAGER_FOR = 0.05, 10.0
+"""Seconds between probes, and for how long, of an endpoint that has just taken over: its replicas are on their way."""
+
 
 class Breaker:
     """Counts the failures of one endpoint."""
 
-    __slots__ = ("_claim", "_clock", "_limit", "_reset", "_retry_at", "failures", "opened")
+    __slots__ = ("_claim", "_clock", "_eager_until", "_limit", "_reset", "_retry_at", "failures", "opened")
 
     def __init__(self, limit: int, reset: float, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._reset = reset
         self._clock = clock
         self._claim = threading.Lock()
-        self._retry_at = 0.0
+        self._retry_at = self._eager_until = 0.0
         self.failures = 0
         self.opened = 0  # how often, for the metrics
 
@@ -40,14 +43,18 @@ class Breaker:
             now = self._clock()
             if now < self._retry_at:
                 return False
-            self._retry_at = now + self._reset
+            self._retry_at = self._next(now)
             return True
         finally:
             self._claim.release()
 
     def reconsider(self) -> None:
-        """The endpoint is another one now: the next call may try it."""
+        """The endpoint is another one now: the next call may try it, and for a while probes are more frequent."""
         self._retry_at = self._clock()
+        self._eager_until = self._retry_at + EAGER_FOR
+
+    def _next(self, now: float) -> float:
+        return now + (min(self._reset, EAGER) if now < self._eager_until else self._reset)
 
     def success(self) -> None:
         self.failures = 0
@@ -57,4 +64,4 @@ class Breaker:
         if self.failures == self._limit:
             self.opened += 1
         if self.failures >= self._limit:
-            self._retry_at = self._clock() + self._reset
+            self._retry_at = self._next(self._clock())

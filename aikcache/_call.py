@@ -207,7 +207,10 @@ class CachedCall:
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function and cache its result in place of what is cached now."""
-        tiers, request = self._requested(args, kwargs)
+        try:
+            tiers, request = self._requested(args, kwargs)
+        except InvalidKeyError as error:
+            return self.unkeyed(self.tiers(), error, *self._bind(args, kwargs))
         return _writing.reload(tiers, request)
 
     def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -222,11 +225,17 @@ class CachedCall:
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
         requests: list[Request] = []
+        results: list[Any] = []  # what cannot be cached is run at once, in its place
         tiers = self.tiers()
         for call in calls:
-            args, kwargs = ((), call) if type(call) is dict else (call if type(call) is tuple else (call,), {})
-            requests.append(self.request(tiers, *self._bind(args, kwargs)))
-        return _many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places])
+            bound = self._bind(*(((), call) if type(call) is dict else (call if type(call) is tuple else (call,), {})))
+            try:
+                requests.append(self.request(tiers, *bound))
+                results.append(MISSING)
+            except InvalidKeyError as error:
+                results.append(self.unkeyed(tiers, error, *bound))
+        found = iter(_many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places]))
+        return [next(found) if result is MISSING else result for result in results]
 
     def cache_info(self) -> CacheInfo:
         """Hits (of both tiers) and misses so far, and the local tier's bound and what it holds of this operation."""

@@ -141,7 +141,7 @@ class Channel:
             started = self._clock()
             try:
                 self._connect_and_listen()
-            except RemoteError as error:
+            except (RemoteError, OSError) as error:
                 if not self._closed.is_set() and not self._left:
                     self._trouble.report("channel", f"the invalidation channel is down, and will be made anew: {error}")
             except Exception as error:  # a bug here must not end coherence for good

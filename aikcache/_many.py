@@ -95,6 +95,10 @@ class _Batch:
             self.flights[i] = flight
             request.epoch = request.region.epoch
             request.began = self.tiers.clock()
+            landed = self.tiers.landed(request)
+            if landed is not None:
+                self.values[i], held = landed
+                self._land(i, LANDED, held)
         return leading
 
     def _land(self, i: int, state: int, held: Held | None = None) -> None:

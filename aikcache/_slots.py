@@ -99,16 +99,18 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topo
     nodes: set[Address] = set()
     for shard in map(_fields, shards):
         numbers = shard.get("slots") or []
+        masters: dict[Address, bool] = {}  # and whether they failed
         for node in map(_fields, shard.get("nodes") or []):
             port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
             address = (_host(_text(node.get("endpoint") or "")) or asked[0], int(port or asked[1]))
             nodes.add(address)
-            failed = _text(node.get("health")) == "fail"
-            if _text(node.get("role")) != "master" or (failed and not numbers):
-                continue
-            primaries.add(address)
-            for first, last in zip(numbers[::2], numbers[1::2], strict=True):
-                owners.update(dict.fromkeys(range(first, last + 1), address))
+            if _text(node.get("role")) == "master":
+                masters[address] = _text(node.get("health")).startswith("fail")
+        # One that failed counts until another has its slots; the two may be listed as one shard.
+        living = [address for address, failed in masters.items() if not failed] or (list(masters) if numbers else [])
+        primaries.update(living)
+        for first, last in zip(numbers[::2], numbers[1::2], strict=True):
+            owners.update(dict.fromkeys(range(first, last + 1), living[-1]) if living else {})
     return Topology(signature(info).epoch, owners, frozenset(primaries), frozenset(nodes))
 
 

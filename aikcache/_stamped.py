@@ -129,6 +129,8 @@ class Stamped:
             frame = self.framer.unpack(request.key, data)
             for name in frame.tags:
                 tag_group(name)
+            if frame.tags:  # said before their stamps are read, so that their end is an end of what is being filed
+                request.region.tagged = True
         except (DecodeError, InvalidKeyError) as error:
             request.region.counters.errors += 1
             self.trouble.report("decode", f"what Redis holds for {request.key} is not a frame of it: {error}")

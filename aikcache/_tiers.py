@@ -194,7 +194,7 @@ class Tiers:
         request.epoch = request.region.epoch
         request.began = self.clock()
         try:
-            landed = self._landed(request)
+            landed = self.landed(request)
             if landed is not None:
                 state, (value, held) = LANDED, landed
                 return value
@@ -216,7 +216,7 @@ class Tiers:
             if not flight.aside:
                 self.flights.done(flight, state, held)
 
-    def _landed(self, request: Request) -> tuple[Any, Held] | None:
+    def landed(self, request: Request) -> tuple[Any, Held] | None:
         """What a flight has brought that landed between this call's look at the local tier and its joining."""
         entry = self.local.find(request.key, request.region, None)
         if entry is None:

@@ -134,11 +134,10 @@ def test_a_sweep_while_slots_move(plain: ClusterTopology, open_cache: OpenCache)
     stop = threading.Event()
 
     def move() -> None:
-        for i in itertools.count():
-            for slot in slots:
-                if stop.is_set():
-                    return
-                plain.move(slot, plain.servers[i % 3])
+        for slot in itertools.cycle(slots):
+            if stop.is_set():
+                return
+            plain.move(slot, another(plain, slot))
 
     mover = threading.Thread(target=move, daemon=True)
     get = function(cache, lambda n: n)

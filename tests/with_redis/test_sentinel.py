@@ -45,11 +45,14 @@ def topology(one_topology: Topology) -> Topology:
 
 
 def named(topology: Topology) -> int | None:
-    """The primary's port, as the first Sentinel says that answers."""
+    """The primary's port, as the Sentinel says that knows of the latest failover."""
+    told = []
     for sentinel in topology.sentinels:
         with contextlib.suppress(AikcacheError):
-            return int(topology.ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
-    return None
+            reply = topology.ask(sentinel, "SENTINEL", "MASTER", SERVICE)
+            facts = dict(zip(reply[::2], reply[1::2], strict=True))
+            told.append((int(facts[b"config-epoch"]), int(facts[b"port"])))
+    return max(told)[1] if told else None
 
 
 def heal(topology: Topology) -> None:

