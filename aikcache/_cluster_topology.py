@@ -123,7 +123,8 @@ class ClusterTopology:
 
     def ask(self, server: Server, *command: str | int) -> Any:
         """A node's reply to a command."""
-        return ask(server, *command, password=self.password, within=5.0)
+        login = () if self.password is None else (self.password,)
+        return ask(server, *command, login=login, within=5.0)
 
     def nodes(self, server: Server) -> list[list[str]]:
         """What a node says of all: the fields of CLUSTER NODES without the address."""

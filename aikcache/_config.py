@@ -21,6 +21,7 @@ from . import _url
 from .errors import ConfigError
 
 ENV = "AIKCACHE_"
+_NOT_SETTINGS = {ENV + name for name in ("REQUIRE_SERVERS", "MUTATIONS", "CONSISTENCY_SECONDS")}  # of the tests
 SHIPPED_TTLS: Mapping[str, float] = {
     "resource": 300.0,
     "search": 600.0,
@@ -183,7 +184,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     environ = os.environ if environ is None else environ
     found: dict[str, Any] = {}
     for name, value in environ.items():
-        if not name.startswith(ENV) or name == ENV + "REQUIRE_SERVERS" or name == ENV + "MUTATIONS":
+        if not name.startswith(ENV) or name in _NOT_SETTINGS:
             continue
         setting = name[len(ENV) :].lower()
         if setting not in _FIELDS:

@@ -61,6 +61,7 @@ def joined(names: Sequence[tuple[str, str]]) -> Ending:
     kinds: dict[str, list[str]] = {"groups": [], "keys": [], "globs": []}
     for kind, name in names:
         kinds[kind].append(name)
+    kinds["groups"].sort(key=ANY_TAG.__ne__)  # it comes before all tags, and on a cluster before all groups
     return Ending(tuple(kinds["groups"]), tuple(kinds["keys"]), tuple(kinds["globs"]))
 
 

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from aikcache._dial import Dialer
-from aikcache._link import Link, Refusal
+from aikcache._link import Command, Link, Refusal
 from aikcache._server import Server, short_directory
 from aikcache.errors import AikcacheError, ConfigError, RemoteUnavailableError
 
@@ -47,14 +47,14 @@ def configuration(name: str, ops: Path = OPS) -> list[str]:
     return [line for line in lines if line and not line.startswith("#") and line.split()[0] not in _ELSEWHERE]
 
 
-def ask(server: Server, *command: str | int, password: str | None = None, within: float = 1.0) -> Any:
+def ask(server: Server, *command: str | int, login: Sequence[str] = (), within: float = 1.0) -> Any:
     """A server's reply to one command, over its unix socket; a refusal is raised as `RemoteUnavailableError`."""
     deadline = time.monotonic() + within
     try:
         link = Link(Dialer({}, tls=False).dial_unix(str(server.socket), deadline), within)
         try:
-            login = [("AUTH", password)] if password is not None else []
-            reply = link.ask([*login, command], deadline)[-1]
+            first: list[Command] = [("AUTH", *login)] if login else []
+            reply = link.ask([*first, command], deadline)[-1]
         finally:
             link.close()
     except OSError as error:
@@ -78,6 +78,8 @@ class Topology:
         down_after_ms: int | None = None,
         failover_timeout_ms: int | None = None,
         config: tuple[str, ...] = (),
+        sentinel_config: tuple[str, ...] = (),
+        login: tuple[str, str] | None = None,
         ops: Path = OPS,
     ) -> None:
         """Says what to start; nothing happens before `start`.
@@ -91,6 +93,8 @@ class Topology:
             down_after_ms: instead of the file's, in milliseconds.
             failover_timeout_ms: instead of the file's, in milliseconds.
             config: lines added to every server's configuration, where they override the file's.
+            sentinel_config: lines added to the Sentinels'.
+            login: user and password for `ask`, where the default user is off.
             ops: the directory of `redis.conf` and `sentinel.conf`.
         """
         self.servers: list[Server] = []
@@ -100,7 +104,8 @@ class Topology:
         self._binary = binary
         self._counts = (replicas, sentinels)
         self._times = {"down-after-milliseconds": down_after_ms, "failover-timeout": failover_timeout_ms}
-        self._config = config
+        self._config, self._sentinel_config = config, sentinel_config
+        self._login = login or (() if password is None else (password,))
         self._ops = ops
         self._stack = ExitStack()
 
@@ -157,23 +162,23 @@ class Topology:
             lines.append(f'sentinel auth-pass {SERVICE} "{self.password}"')
         if self.sentinel_password is not None:
             lines.append(f'sentinel sentinel-pass "{self.sentinel_password}"')
-        return lines
+        return [*lines, *self._sentinel_config]
 
     def _connected(self) -> int:
         told = self.ask(self.servers[0], "INFO", "replication").decode()
         return int(told.count("state=online"))
 
     def _ready(self, sentinel: Server) -> bool:
-        reply = self.ask(sentinel, "SENTINEL", "MASTER", SERVICE)
-        facts = dict(zip(reply[::2], reply[1::2], strict=True))
-        replicas, sentinels = self._counts
-        known = (int(facts[b"num-slaves"]), int(facts[b"num-other-sentinels"]))
-        return known == (replicas, sentinels - 1) and facts[b"flags"] == b"master"
+        told = self.ask(sentinel, "SENTINEL", "MASTER", SERVICE), *self.ask(sentinel, "SENTINEL", "REPLICAS", SERVICE)
+        primary, *replicas = (dict(zip(reply[::2], reply[1::2], strict=True)) for reply in told)
+        alone = int(primary[b"num-other-sentinels"]) + 1 < self._counts[1] or primary[b"flags"] != b"master"
+        linked = [facts[b"flags"] == b"slave" and facts[b"master-link-status"] == b"ok" for facts in replicas]
+        return not alone and linked == [True] * self._counts[0]
 
     def ask(self, server: Server, *command: str | int) -> Any:
         """A server's or Sentinel's reply to a command."""
-        password = self.sentinel_password if server in self.sentinels else self.password
-        return ask(server, *command, password=password)
+        own = () if self.sentinel_password is None else (self.sentinel_password,)
+        return ask(server, *command, login=own if server in self.sentinels else self._login)
 
     def primaries(self) -> list[Server]:
         """The servers that take themselves for the primary; those that do not answer are left out."""

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 FAMILIES = ("plain", "shelved", "aging", "loose")
-PER_FAMILY = 10
+PER_FAMILY = 30
 SHELVES = 4
 _BUSY = 30.0
 _FLUSH_READS, _FLUSH_SECONDS = 64, 0.05

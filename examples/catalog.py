@@ -84,7 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calls", type=_positive, default=80_000, help="calls per worker (default: 80000)")
     parser.add_argument("--seconds", type=float, default=40.0, help="end the load after this time (default: 40)")
     parser.add_argument("--writes", type=float, default=0.002, help="share of re-indexings (default: 0.002)")
-    parser.add_argument("--modules", type=_positive, default=3000, help="most modules to index (default: 3000)")
+    parser.add_argument("--modules", type=_positive, default=2000, help="most modules to index (default: 2000)")
     parser.add_argument("--url", help="the shared server, as in redis://host:6379/0 (default: a private one)")
     parser.add_argument("--instance", default="catalog", help="first part of every key (default: catalog)")
     parser.add_argument("--database", type=Path, help="directory to keep the database in (default: a temporary one)")

@@ -14,9 +14,9 @@ from typing import Self
 class Impostor:
     """Listens on a TCP port and gives each connection to `serve`, in a thread."""
 
-    def __init__(self, serve: Callable[[socket.socket], object]) -> None:
+    def __init__(self, serve: Callable[[socket.socket], object], port: int = 0) -> None:
         self._serve = serve
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=200)
         self._links: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.accepted = 0

@@ -348,6 +348,29 @@ def test_a_sweep_takes_all_primaries(
     assert bare.get.peek("tea") == "tea as it is"
 
 
+def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None:
+    """In the commands of an invalidation, for where they are not carried out at once: else a load could store between."""
+    remote = open_met(spec).cache.tiers.remote
+    assert remote is not None
+    (unlink, *_) = remote.ending((), ("aik:v1:a:b:c",))
+    assert unlink == ("UNLINK", remote.space.lease("aik:v1:a:b:c"), "aik:v1:a:b:c")
+
+
+def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
+    """With `invalidate_wait` an invalidation is unheard as long as any primary's replica has not got it."""
+    shop = open_met(spec.but(invalidate_wait=1, timeout=0.2))
+    shop.cache.invalidate("thing")
+    assert shop.cache.stats().pending_invalidations == 0
+    for replica in cluster.servers[3:]:
+        replica.pause()
+        try:
+            shop.cache.invalidate("thing")
+            assert shop.cache.stats().pending_invalidations == 1
+        finally:
+            replica.resume()
+        wait_until(lambda: shop.cache.stats().pending_invalidations == 0, PATIENCE, "the replica")
+
+
 # Many at once
 
 

@@ -250,6 +250,9 @@ def test_a_primary_that_comes_back_is_not_used_until_it_is_one_again(topology: T
             seen_here = client.client_list()
             assert not [one for one in seen_here if one["name"] == "aikcache"]
         assert cache.get("thing:x:1") == "two"
+        topology.ask(
+            old, "REPLICAOF", "127.0.0.1", named(topology) or 0
+        )  # Sentinel does so too, some ten seconds later
         wait_until(lambda: old not in topology.primaries(), 30, "the old primary as a replica")
         assert cache.get("thing:x:1") == "two"
         assert cache.health().ok
@@ -503,6 +506,8 @@ def test_invalidations_wait_for_replicas(two: Two, instance: str) -> None:
     """With `invalidate_wait` one that no replica acknowledges is pending until one does; calls go on meanwhile."""
     with Cache(two.url, instance=instance, invalidate_wait=1) as cache:
         cache.set("thing:x:1", 1)
+        cache.invalidate_key("thing:x:1")
+        wait_until(lambda: not cache.stats().pending_invalidations, PATIENCE, "a replica that has just come")
         cache.invalidate_key("thing:x:1")
         assert cache.stats().pending_invalidations == 0
         two.second.pause()

@@ -1,0 +1,123 @@
+"""Races made by hand: a method that stops when told, a certain way to know what was heard, a listener of one's own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import hiredis
+import pytest
+import redis
+
+from aikcache import Cache
+from aikcache.testing import Server, wait_until
+
+from ._workers import PATIENCE, connect
+
+
+class Pause:
+    """Holds up one call of a method of one object: `after` it has done its work, or before.
+
+    It is the next call, or the next whose arguments `when` accepts. The caller stops until `let_go`.
+    """
+
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        owner: object,
+        name: str,
+        *,
+        after: bool = False,
+        when: Callable[..., bool] = lambda *args, **kwargs: True,
+    ) -> None:
+        kind: Any = type(owner)
+        real = getattr(kind, name)
+        self._arrived, self._go = threading.Event(), threading.Event()
+        armed = [True]
+
+        def method(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if this is not owner or not armed or not when(*args, **kwargs):
+                return real(this, *args, **kwargs)
+            armed.clear()
+            result = real(this, *args, **kwargs) if after else None
+            self._arrived.set()
+            assert self._go.wait(PATIENCE), "nobody let it go"
+            return result if after else real(this, *args, **kwargs)
+
+        patch.setattr(kind, name, method)
+
+    def wait(self) -> None:
+        """Until somebody is held."""
+        assert self._arrived.wait(PATIENCE), "nobody came"
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+def pair(open_cache: Callable[[], Cache]) -> tuple[Cache, Cache]:
+    """Two caches that hear each other."""
+    one, other = open_cache(), open_cache()
+    connect(one)
+    connect(other)
+    hear(one, other)
+    hear(other, one)
+    return one, other
+
+
+def hear(listener: Cache, teller: Cache) -> None:
+    """Until `listener` has handled all that was pushed to it before: pushes are handled in order."""
+    region = listener.tiers.local.region("sign:of")
+    for number in range(2):  # the second comes after the answers to what the channel had asked before the first
+        before = region.epoch
+        teller.invalidate_key(f"sign:of:{number}")
+        wait_until(lambda before=before: region.epoch > before, PATIENCE, "the push")  # type: ignore[misc]
+
+
+def kill_channel(cache: Cache, url: str) -> int:
+    """Cut the channel of `cache` at the server. Gives the number of its connects so far."""
+    connects = cache.stats().channel_connects
+    link = cache.tiers.channel._link  # type: ignore[union-attr]
+    assert link is not None
+    with redis.Redis.from_url(url) as client:
+        link_name = "aikcache-channel"
+        for found in client.client_list():
+            if found["name"] == link_name:
+                client.client_kill_filter(_id=found["id"])
+    return connects
+
+
+class Listener:
+    """A connection of the test's own that is told what channels are told."""
+
+    def __init__(self, server: Server, prefix: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(str(server.socket))
+        self._reader = hiredis.Reader()
+        self.ask("HELLO", "3")
+        self.ask("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix)
+
+    def ask(self, *command: str) -> list[Any]:
+        """Send a command; gives the pushes that came before its answer, each a list of names, or None for a flush."""
+        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        pushes: list[Any] = []
+        while True:
+            message: Any = self._reader.gets()
+            if message is False:
+                self._reader.feed(self._socket.recv(1 << 16))
+            elif isinstance(message, list) and message and message[0] == b"invalidate":
+                pushes.append(message[1])
+            else:
+                return pushes
+
+    def pushes(self) -> list[Any]:
+        return self.ask("PING")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._socket.close()

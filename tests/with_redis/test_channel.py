@@ -1,0 +1,294 @@
+"""The channel: what it hears and what it does not, and how it is cut, made anew and ended."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+
+from aikcache import Cache
+from aikcache.testing import Server, wait_until
+
+from ._staging import Listener, hear, kill_channel, pair
+from ._workers import PATIENCE, connect
+
+OLD, NEW = "old", "new"
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture
+def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **settings))
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+class Source:
+    """A value, read by functions of the same name in several caches."""
+
+    def __init__(self) -> None:
+        self.value = OLD
+        self.loads = 0
+
+    def bind(self, cache: Cache, tags: tuple[str, ...] = ("things",)) -> Callable[[str], str]:
+        @cache.cached("thing", operation="get", tags=tags)
+        def get(name: str) -> str:
+            self.loads += 1
+            return self.value
+
+        return get
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("aikcache-channel")]
+
+
+# What is pushed
+
+
+def test_fills_and_leases_make_no_traffic(redis_server: Server, open_cache: OpenCache, instance: str) -> None:
+    """When the stamps are there, any number of loads, stores and reads of others pushes nothing."""
+    here, there = pair(open_cache)
+    get, get_there = Source().bind(here), Source().bind(there)
+    get("first")
+    hear(here, there)
+    with Listener(redis_server, f"{instance}:v1:~") as listener:
+        pushes = here.stats().pushes
+        for number in range(50):
+            get(f"box{number}")
+            get_there(f"box{number}")
+        assert listener.pushes() == []
+        assert here.stats().pushes == pushes
+        there.invalidate("thing")
+        there.invalidate_key("thing:get:box1")
+        assert len(listener.pushes()) >= 2
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda cache: cache.invalidate_key("thing:get:box"),
+        lambda cache: cache.invalidate("thing:get"),
+        lambda cache: cache.invalidate("thing"),
+        lambda cache: cache.invalidate_tags("things"),
+        lambda cache: cache.invalidate("*:get:b*x"),
+        lambda cache: cache.clear(),
+        lambda cache: cache.set("thing:get:box", NEW),
+    ],
+    ids=["key", "operation", "prefix", "tag", "glob", "everything", "set"],
+)
+def test_what_another_ends_is_heard(open_cache: OpenCache, end: Callable[[Cache], object]) -> None:
+    """Whatever another cache ends or sets is gone here within milliseconds, and others are told apart."""
+    here, there = pair(open_cache)
+    source = Source()
+    get = source.bind(here)
+    assert get("box") == OLD
+    source.value = NEW
+    began = time.monotonic()
+    end(there)
+    wait_until(lambda: get("box") == NEW, PATIENCE, "the push")
+    assert time.monotonic() - began < 2.0  # far below max_staleness: it was pushed
+
+
+def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
+    """The end of one key, group or tag leaves the others where they are."""
+    here, there = pair(open_cache)
+    source = Source()
+    get, other = source.bind(here), source.bind(here, tags=())
+    assert get("box") == other("cup") == OLD
+    there.invalidate("nothing")
+    there.invalidate_tags("nothing")
+    there.invalidate_key("thing:get:tin")
+    hear(here, there)
+    loads = source.loads
+    assert get("box") == other("cup") == OLD
+    assert here.tiers.local.peek(here.space.full("thing:get:box")) is not None
+    assert source.loads == loads
+
+
+# What only Redis does
+
+
+@pytest.mark.parametrize("how", ["FLUSHALL", "FLUSHDB"])
+def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis) -> None:
+    """When Redis is flushed nothing that is held or believed counts any more."""
+    here, there = pair(open_cache)
+    source = Source()
+    get, get_there = source.bind(here), source.bind(there)
+    assert get("box") == get_there("box") == OLD
+    source.value = NEW
+    raw.execute_command(how)
+    wait_until(lambda: get("box") == NEW, PATIENCE, "the flush")
+    wait_until(lambda: get_there("box") == NEW, PATIENCE, "the flush")
+    assert source.loads == 2
+
+
+@pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#things"])
+def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: OpenCache, raw: redis.Redis) -> None:
+    """A stamp that is gone ends what was stored under it, in both tiers: who made it new cannot know what came between."""
+    here, there = pair(open_cache)
+    source = Source()
+    get, get_there = source.bind(here), source.bind(there)
+    assert get("box") == get_there("box") == OLD
+    source.value = NEW
+    assert raw.delete(here.space.stamp(group)) == 1
+    wait_until(lambda: get("box") == NEW, PATIENCE, "the push")
+    wait_until(lambda: get_there("box") == NEW, PATIENCE, "the push")
+    assert source.loads == 2
+
+
+def test_evicted_stamps_end_what_is_under_them(own_server: Server, instance: str) -> None:
+    """A server short of memory that evicts stamps makes misses, never old values."""
+    with ExitStack() as stack:
+        here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance)))
+        source = Source()
+        get, get_there = source.bind(here), source.bind(there)
+        assert get("box") == OLD
+        client = stack.enter_context(redis.Redis.from_url(own_server.url))
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 2**20)
+        filler = 0
+        while client.exists(here.space.stamp("thing:get")) or client.exists(here.space.stamp("#things")):
+            client.set(f"filler{filler}", "x" * 10_000)
+            filler += 1
+            assert filler < 20_000
+        source.value = NEW
+        wait_until(lambda: get("box") == NEW, PATIENCE, "the push")
+        wait_until(lambda: get_there("box") == NEW, PATIENCE, "the push")
+
+
+# Cut and made anew
+
+
+def test_a_killed_channel_is_made_anew_and_empties(open_cache: OpenCache, redis_url: str) -> None:
+    """After its connection was killed the channel is back soon, holds nothing from before, and hears again."""
+    here, there = pair(open_cache)
+    source = Source()
+    get = source.bind(here)
+    assert get("box") == OLD
+    for value in ("first", "second"):
+        connects = kill_channel(here, redis_url)
+        wait_until(lambda connects=connects: here.stats().channel_connects > connects, PATIENCE, "the channel")  # type: ignore[misc]
+        wait_until(lambda: here.stats().coherent and there.stats().coherent, PATIENCE, "coherence")
+        hear(here, there)
+        assert len(here.tiers.local) == 0 or here.tiers.local.peek(here.space.full("thing:get:box")) is None
+        get("box")
+        source.value = value
+        there.invalidate("thing")
+        wait_until(lambda value=value: get("box") == value, PATIENCE, "the push")  # type: ignore[misc]
+
+
+def test_a_server_that_stops_answering_is_noticed(own_server: Server, instance: str) -> None:
+    """A hung server makes the cache incoherent after `max_staleness` at most, and coherent again when it answers."""
+    with Cache(own_server.url, instance=instance, max_staleness=0.3) as cache:
+        connect(cache)
+        assert cache.stats().coherent_for is not None
+        own_server.pause()
+        try:
+            wait_until(lambda: not cache.stats().coherent, 3.0, "the horizon")
+        finally:
+            own_server.resume()
+        wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
+
+
+def test_a_server_that_restarts_empty_makes_no_old_value(own_server: Server, instance: str) -> None:
+    """After a restart without data, what was held before is gone, and others are heard again."""
+    with ExitStack() as stack:
+        here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance, breaker_reset=0.1)))
+        source = Source()
+        get, get_there = source.bind(here), source.bind(there)
+        assert get("box") == get_there("box") == OLD
+        own_server.kill()
+        source.value = NEW
+        own_server.start()
+        wait_until(lambda: here.stats().channel_connects > 1 and there.stats().channel_connects > 1, PATIENCE)
+        wait_until(lambda: get("box") == NEW and get_there("box") == NEW, PATIENCE, "the new value")
+        source.value = "newer"
+        there.invalidate_tags("things")
+        wait_until(lambda: get("box") == "newer", PATIENCE, "the push")
+
+
+# The thread
+
+
+def test_without_a_url_there_is_no_channel() -> None:
+    """A cache of this process alone is always coherent, and starts no thread."""
+    before = threads()
+    with Cache() as cache:
+        get = Source().bind(cache)
+        assert get("box") == OLD
+        cache.invalidate_tags("things")
+        stats = cache.stats()
+        assert stats.coherent
+        assert (stats.pushes, stats.channel_connects, stats.pending_invalidations) == (0, 0, 0)
+        assert cache.wait_coherent(0)
+        assert threads() == before
+
+
+def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str) -> None:
+    """Making a cache and decorating starts nothing; the first call does."""
+    before = len(threads())
+    with Cache(redis_url, instance=instance) as cache:
+        get = Source().bind(cache)
+        assert len(threads()) == before
+        get("box")
+        assert len(threads()) == before + 1
+
+
+def test_close_ends_the_thread(redis_url: str, instance: str) -> None:
+    """When `close` has returned, the channel's thread is gone, and nothing starts it again."""
+    before = len(threads())
+    cache = Cache(redis_url, instance=instance)
+    get = Source().bind(cache)
+    connect(cache)
+    assert len(threads()) == before + 1
+    cache.close()
+    assert len(threads()) == before
+    assert get("box") == OLD
+    cache.invalidate("thing")
+    assert len(threads()) == before
+
+
+def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str) -> None:
+    """A cache dropped without `close` is collected, functions and all, and its thread ends."""
+    before = len(threads())
+    cache = Cache(redis_url, instance=instance)
+    get = Source().bind(cache)
+    connect(cache)
+    get("box")
+    gone = weakref.ref(cache)
+    del cache, get
+    gc.collect()
+    assert gone() is None
+    wait_until(lambda: len(threads()) == before, PATIENCE, "the end of the thread")
+
+
+def test_the_interpreter_ends_silently_with_a_live_channel(redis_url: str, instance: str) -> None:
+    """A script that uses a cache and simply ends does so at once and without a word."""
+    script = f"""
+import sys, time
+from aikcache import Cache
+cache = Cache({redis_url!r}, instance={instance!r})
+@cache.cached("thing")
+def get(name: str) -> str:
+    return name
+get("box")
+assert cache.wait_coherent(10)
+print(time.time(), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.time() - float(done.stdout) < 3.0

@@ -1,0 +1,557 @@
+"""The races that coherence stands on, each staged on a real server: with the rule in force, and with it taken out.
+
+`model/protocol.py` has the same rules. Two caches with channels of their own stand for two processes; methods that stop
+when told put their steps in the order that hurts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from aikcache import Cache, _invalidation
+from aikcache._invalidation import Hearing
+from aikcache._local import LocalTier
+from aikcache._remote import Remote
+from aikcache._stamps import Stamps
+from aikcache.testing import wait_until
+
+from ._staging import Pause, hear, kill_channel, pair
+from ._workers import PATIENCE, Background, connect
+
+OLD, NEW = "old", "new"
+LONG = {"local_ttl": 600, "default_ttl": 600}
+OpenCache = Callable[..., Cache]
+both = pytest.mark.parametrize("rule", ["in force", "taken out"])
+
+
+@pytest.fixture
+def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**LONG, **settings}))
+
+
+class Source:
+    """What the cached functions of a test read, and how often they did."""
+
+    def __init__(self) -> None:
+        self.value = OLD
+        self.loads = 0
+        self.before_return: Callable[[], object] = lambda: None
+
+    def bind(self, cache: Cache) -> Callable[[str], str]:
+        @cache.cached("thing", operation="get", tags=("things",))
+        def get(name: str) -> str:
+            self.loads += 1
+            value = self.value
+            self.before_return()
+            return value
+
+        return get
+
+    def bind_late(self, cache: Cache) -> Callable[[str], str]:
+        @cache.cached("thing", operation="late", tags=lambda result, name: ("things",))
+        def late(name: str) -> str:
+            self.loads += 1
+            value = self.value
+            self.before_return()
+            return value
+
+        return late
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def held(cache: Cache, key: str = "thing:get:box") -> object:
+    """What the local tier holds, trusted or not."""
+    entry = cache.tiers.local.peek(cache.space.full(key))
+    return None if entry is None else entry.value
+
+
+WAYS: dict[str, Callable[[Cache], object]] = {
+    "key": lambda cache: cache.invalidate_key("thing:get:box"),
+    "group": lambda cache: cache.invalidate("thing"),
+    "tag": lambda cache: cache.invalidate_tags("things"),
+    "glob": lambda cache: cache.invalidate("thing:get:b?x"),
+    "everything": lambda cache: cache.clear(),
+}
+
+
+# local_guard
+
+
+@both
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_a_push_overtook_is_not_filed(
+    way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old answer on its way from Redis to the local tier is refused when its end was heard in between."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    assert get_there("box") == OLD
+    if rule == "taken out":
+        fill = LocalTier.fill
+        monkeypatch.setattr(
+            LocalTier,
+            "fill",
+            lambda self, key, region, local_key, epoch, *args, **kwargs: fill(
+                self, key, region, local_key, region.epoch, *args, **kwargs
+            ),
+        )
+    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    reader = Background(get, "box")
+    pause.wait()
+    source.value = NEW
+    WAYS[way](there)
+    hear(here, there)
+    late_comer = Background(get, "box")
+    if rule == "in force":
+        assert late_comer.result() == NEW
+    pause.let_go()
+    assert reader.result() == OLD  # it asked before
+    assert held(here) == (OLD if rule == "taken out" else NEW)
+    if rule == "in force":
+        assert get("box") == get_there("box") == NEW
+        assert source.loads == 2
+
+
+@pytest.mark.parametrize("way", ["group", "tag"])
+def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
+    way: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same holds when the end came from this cache itself, whose echo it does not heed."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    source.bind(there)("box")
+    pause = Pause(monkeypatch, here.tiers.remote, "read", after=True)
+    reader = Background(get, "box")
+    pause.wait()
+    source.value = NEW
+    WAYS[way](here)
+    pause.let_go()
+    assert reader.result() == OLD
+    assert held(here) is None
+    assert get("box") == NEW
+
+
+def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
+    open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process that knows of a value's tags only from the value, their end is an end of its answer on the way."""
+    here, there = pair(open_cache)
+    get_there = source.bind(there)
+    assert get_there("box") == OLD
+    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    reader = Background(here.get, "thing:get:box")
+    pause.wait()
+    source.value = NEW
+    there.invalidate_tags("things")
+    hear(here, there)
+    pause.let_go()
+    assert reader.result() == OLD
+    assert held(here) is None
+    assert here.get("thing:get:box") is None
+
+
+# stamp_guard, forget_own_stamp
+
+
+@both
+def test_a_stamp_that_a_push_overtook_is_not_believed(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stamp read before its end and filed away after that was heard would make old values look fresh."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    assert get_there("box") == get_there("cup") == OLD
+    if rule == "taken out":
+        remember = Stamps.remember
+        monkeypatch.setattr(
+            Stamps,
+            "remember",
+            lambda self, groups, stamps, epoch: remember(self, groups, stamps, self.epoch),
+        )
+    pause = Pause(monkeypatch, here.tiers.remote, "read", after=True)
+    reader = Background(get, "box")
+    pause.wait()
+    source.value = NEW
+    there.invalidate_tags("things")
+    hear(here, there)
+    pause.let_go()
+    assert reader.result() == OLD
+    assert get("cup") == (OLD if rule == "taken out" else NEW)
+
+
+@both
+def test_after_ones_own_invalidation_the_stamp_is_unknown(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has ended a group reads its stamp anew: another process may have ended it once more since."""
+    here, there = pair(open_cache)
+    third = open_cache()
+    connect(third)
+    get, get_third = source.bind(here), source.bind(third)
+    get("cup")
+    written: dict[str, bytes] = {}
+    expect = Stamps.expect
+
+    def expecting(self: Stamps, group: str, stamp: bytes) -> None:
+        if self is here.tiers.stamps:
+            written[group] = stamp
+        expect(self, group, stamp)
+
+    monkeypatch.setattr(Stamps, "expect", expecting)
+    pause = Pause(monkeypatch, here.tiers.remote, "end", after=True)
+    writer = Background(here.invalidate_tags, "things")
+    pause.wait()
+    assert get_third("box") == OLD  # under the stamp that `here` has just written
+    source.value = NEW
+    there.invalidate_tags("things")
+    hear(here, there)
+    pause.let_go()
+    writer.result()
+    if rule == "taken out":
+        stamps = here.tiers.stamps
+        stamps.remember(["#things"], [written["#things"]], stamps.epoch)
+    assert get("box") == (OLD if rule == "taken out" else NEW)
+
+
+# The lease of a doomed load
+
+
+def test_a_load_that_was_ended_is_not_waited_for(open_cache: OpenCache, source: Source) -> None:
+    """Who comes after a group's end takes the lease of a load under way, and its loader stores nothing."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    begun, go = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    source.before_return = stop
+    loading = Background(get, "box")
+    assert begun.wait(PATIENCE)
+    source.before_return = lambda: None
+    source.value = NEW
+    there.invalidate("thing")
+    assert get_there("box") == NEW
+    assert source.loads == 2
+    go.set()
+    assert loading.result() == OLD
+    wait_until(lambda: get("box") == NEW, PATIENCE, "the new value")
+    assert get_there("box") == NEW
+    assert source.loads == 2
+
+
+# own_drops_local
+
+
+@both
+@pytest.mark.parametrize("way", ["key", "group", "tag"])
+def test_an_invalidation_ends_what_its_own_process_holds(
+    way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When an invalidation returns, its own local tier holds nothing of it: its own push is not heeded."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    assert get("box") == OLD == held(here)
+    if rule == "taken out":
+        for name in ("drop_group", "drop_key"):
+            drop = getattr(LocalTier, name)
+            skip = lambda self, *args, drop=drop: None if self is here.tiers.local else drop(self, *args)  # noqa: E731
+            monkeypatch.setattr(LocalTier, name, skip)
+    source.value = NEW
+    WAYS[way](here)
+    hear(there, here)
+    assert get("box") == (OLD if rule == "taken out" else NEW)
+
+
+# The channel is cut, or starved
+
+
+@both
+def test_on_reconnecting_what_was_held_is_dropped(
+    rule: str, open_cache: OpenCache, source: Source, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was ended while the channel was cut is gone when it is back."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    assert get("box") == OLD
+    if rule == "taken out":
+        live = Hearing.channel_live
+        monkeypatch.setattr(
+            Hearing, "channel_live", lambda self, *, emptied, alive_at: live(self, emptied=False, alive_at=alive_at)
+        )
+    pause = Pause(monkeypatch, here.tiers.channel, "_connect_and_listen")
+    connects = kill_channel(here, redis_url)
+    pause.wait()
+    source.value = NEW
+    there.clear()
+    pause.let_go()
+    wait_until(lambda: here.stats().channel_connects > connects, PATIENCE, "the channel")
+    wait_until(lambda: here.tiers.channel.live.is_set(), PATIENCE, "the channel")  # type: ignore[union-attr]
+    assert held(here) == (OLD if rule == "taken out" else None)
+
+
+@both
+def test_while_the_channel_is_cut_stamps_are_asked_for(
+    rule: str, open_cache: OpenCache, source: Source, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is not answered locally sees what others have ended while the channel is cut."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    assert get("cup") == get_there("box") == OLD
+    if rule == "taken out":
+        monkeypatch.setattr(Stamps, "forget_all", lambda self, **kwargs: None)
+    pause = Pause(monkeypatch, here.tiers.channel, "_connect_and_listen")
+    kill_channel(here, redis_url)
+    pause.wait()
+    source.value = NEW
+    there.invalidate_tags("things")
+    assert get("box") == (OLD if rule == "taken out" else NEW)
+    pause.let_go()
+
+
+@both
+def test_a_starved_channel_cannot_make_hits_stale_for_long(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hit compares with the channel's horizon by itself, so a process that was paused serves nothing beyond it."""
+    here, there = open_cache(max_staleness=0.2), open_cache()
+    connect(here)
+    connect(there)
+    get = source.bind(here)
+    if rule == "taken out":
+        monkeypatch.setattr(LocalTier, "trust_until", lambda self, horizon: None)
+    assert get("box") == OLD
+    pause = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    source.value = NEW
+    there.invalidate_key("thing:get:box")
+    pause.wait()  # the channel's thread does nothing any more
+    if rule == "taken out":
+        here.tiers.local.region("thing:get").horizon = float("inf")
+        with pytest.raises(TimeoutError):
+            wait_until(lambda: get("box") == NEW, 0.5)
+    else:
+        wait_until(lambda: get("box") == NEW, 2.0, "the horizon")
+    pause.let_go()
+
+
+# Echoes
+
+
+@both
+def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold cache makes stamps with its first load, hears of them, and holds the value all the same."""
+    here = open_cache()
+    connect(here)
+    if rule == "taken out":
+        monkeypatch.setattr(Stamps, "expected", lambda self, group: False)
+    get = source.bind(here)
+    before = here.stats().pushes
+    source.before_return = lambda: wait_until(lambda: here.stats().pushes > before, PATIENCE, "the echo")
+    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    reader = Background(get, "box")
+    pause.wait()
+    hear(here, open_cache())
+    pause.let_go()
+    assert reader.result() == OLD
+    assert held(here) == (None if rule == "taken out" else OLD)
+    assert source.loads == 1
+
+
+@both
+@pytest.mark.parametrize("way", ["key", "group", "tag"])
+def test_ones_own_invalidation_does_not_end_the_load_that_follows(
+    way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write, read, read costs one load, and the second read is a local hit, however late the echo is heard."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    get("box")
+    if rule == "taken out":
+        monkeypatch.setattr(Stamps, "expected", lambda self, group: False)
+    source.value, source.loads = NEW, 0
+    pause = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    WAYS[way](here)
+    pause.wait()
+    assert get("box") == NEW
+    pause.let_go()
+    hear(here, there)
+    assert held(here) == (None if rule == "taken out" and way != "key" else NEW)
+    assert get("box") == NEW
+    assert source.loads == 1
+
+
+@both
+def test_an_echo_that_came_together_with_another_ones_end_is_heeded(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis tells once of a stamp written twice in one cycle: what was expected counts only if it stands there still."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    assert get_there("cup") == OLD
+    if rule == "taken out":  # expected, and so believed to be ours
+        monkeypatch.setattr(Stamps, "settle", lambda self, group, stamp: bool(self._mine.pop(group, ())) or True)
+    assert here.tiers.remote is not None
+    # The two writes are one push: `here` announces its own, and another's is what stands there when it is heard.
+    here.tiers.stamps.expect("#things", b"8 bytes!")
+    assert get("cup") == OLD == held(here, "thing:get:cup")
+    source.value = NEW
+    there.invalidate_tags("things")
+    hear(here, there)
+    assert held(here, "thing:get:cup") == (OLD if rule == "taken out" else None)
+    assert get("cup") == (OLD if rule == "taken out" else NEW)
+    assert get_there("cup") == NEW
+
+
+@both
+def test_a_stamp_that_was_merely_read_is_not_an_echo(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that sees to a tag's new stamp, before the push of who wrote it was handled, does not swallow that push."""
+    here, there = pair(open_cache)
+    get, get_there = source.bind(here), source.bind(there)
+    assert get("box") == OLD == held(here)
+    if rule == "taken out":  # as it once was: what a reader knows counts as its own
+        expect = Stamps.expect
+
+        def expect_what_is_known(self: Stamps, group: str, stamp: bytes) -> None:
+            expect(self, group, stamp)
+            if self is here.tiers.stamps and (current := there.tiers.remote.read_stamps([group])[0]):  # type: ignore[union-attr]
+                self._mine[group] = (*self._mine[group], current)
+
+        monkeypatch.setattr(Stamps, "expect", expect_what_is_known)
+    here.tiers.stamps._known.clear()  # as when there are too many: it costs a read
+    channel = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    source.value = NEW
+    there.invalidate_tags("things")
+    channel.wait()
+    seeing_to_it = Pause(monkeypatch, here.tiers.remote, "_ask_in_order")
+    reader = Background(get, "cup")
+    seeing_to_it.wait()
+    pushes = here.stats().pushes
+    channel.let_go()
+    wait_until(lambda: here.stats().pushes > pushes, PATIENCE, "the push")
+    hear(here, there)
+    seeing_to_it.let_go()
+    assert reader.result() == NEW
+    hear(here, there)
+    assert held(here) == (OLD if rule == "taken out" else None)
+    assert get("box") == (OLD if rule == "taken out" else NEW)
+
+
+def test_a_stamp_made_to_live_longer_ends_nothing_here_once_it_was_heard_of(
+    open_cache: OpenCache, source: Source
+) -> None:
+    """The push of a stamp that stands as it stood says nothing new to who made it live longer."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    get("box")
+    hear(here, there)
+
+    @here.cached("thing", operation="longer", ttl=7200, tags=("things",))
+    def longer(name: str) -> str:
+        return source.value
+
+    assert longer("box") == OLD
+    hear(here, there)
+    assert held(here) == OLD
+
+
+# Tags that only the result names
+
+
+@both
+def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load under way when a tag ends, which only its result names, is not stored under that tag's new stamp."""
+    here, there = pair(open_cache)
+    late, late_there = source.bind_late(here), source.bind_late(there)
+    ask = Remote._ask_in_order
+    end = Remote.end
+
+    def ended_in_between(self: Remote, *parts: list[tuple[object, ...]]) -> list[object]:
+        if self is not here.tiers.remote or len(parts) < 2 or not parts[1] or source.loads != 1 or source.value == NEW:
+            return ask(self, *parts)  # type: ignore[arg-type]
+        source.value = NEW
+        if rule == "in force":  # the tag's own stamp is read, then it ends, then that of any tag is read
+            first = ask(self, parts[0], [])  # type: ignore[arg-type]
+            end(there.tiers.remote, ("#", "#things"), ())  # type: ignore[arg-type]
+            return [*first, *ask(self, [], parts[1])]  # type: ignore[arg-type]
+        last = ask(self, [], parts[1])  # type: ignore[arg-type]
+        end(there.tiers.remote, ("#", "#things"), ())  # type: ignore[arg-type]
+        return [*ask(self, parts[0], []), *last]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Remote, "_ask_in_order", ended_in_between)
+    assert late("box") == OLD
+    assert source.value == NEW
+    assert late_there("box") == (OLD if rule == "taken out" else NEW)
+
+
+def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCache) -> None:
+    """However tags come to be ended together, the stamp of any tag is written before all others."""
+    cache = open_cache()
+    connect(cache)
+    recovery = cache.tiers.recovery
+    assert recovery is not None
+    told: list[tuple[str, ...]] = []
+    real = Remote.end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Remote, "end", lambda self, groups, keys: told.append(groups) or real(self, groups, keys))
+        cache.invalidate_tags("a", "b")
+        with cache.deferred():
+            cache.invalidate("thing")
+            cache.invalidate_tags("b")
+            cache.invalidate_tags("a")
+        for tag in ("a", "b", "a"):
+            recovery.keep(_invalidation.ending(cache.tiers, (), (tag,)))
+        recovery.settle()
+    assert len(told) == 3
+    for groups in told:
+        assert groups[0] == "#"
+        assert {"#a", "#b"} <= set(groups)
+
+
+# Cache.set
+
+
+@both
+def test_a_value_put_by_hand_ends_the_load_under_way(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that began before `Cache.set` does not overwrite what was set."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    if rule == "taken out":
+        ask = Remote._ask
+        monkeypatch.setattr(
+            Remote,
+            "_ask",
+            lambda self, commands, **kw: ask(
+                self, [("PING",) if c[0] == "UNLINK" and "!lease" in str(c[1]) else c for c in commands], **kw
+            ),
+        )
+    begun, go = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    source.before_return = stop
+    loading = Background(get, "box")
+    assert begun.wait(PATIENCE)
+    there.set("thing:get:box", NEW, tags=("things",))
+    go.set()
+    assert loading.result() == OLD
+    assert there.get("thing:get:box") == (OLD if rule == "taken out" else NEW)

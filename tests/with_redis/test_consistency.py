@@ -1,0 +1,57 @@
+"""No read is staler than the laws allow, whatever fails: `benchmarks.consistency` for a while, and proof that it sees.
+
+AIKCACHE_CONSISTENCY_SECONDS says how long; without it 15 seconds, and a minute where servers are required, as in CI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks._consistency_faults import ALL
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIRED = os.environ.get("AIKCACHE_REQUIRE_SERVERS") == "1"
+SECONDS = float(os.environ.get("AIKCACHE_CONSISTENCY_SECONDS") or (60 if REQUIRED else 15))
+
+
+def run(tmp_path: Path, seconds: float, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit status and the outcome."""
+    file = tmp_path / "outcome.json"
+    command = [sys.executable, "-m", "benchmarks.consistency", f"--seconds={seconds}", f"--json={file}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120)
+    assert file.exists(), f"it failed:\n{done.stdout}\n{done.stderr}"
+    return done.returncode, json.loads(file.read_text())
+
+
+@pytest.fixture
+def kind(servers: dict[str, Path]) -> str:
+    """One kind of server: the other is left to runs by hand, for these take long."""
+    if not servers:
+        message = "no server is installed"
+        pytest.fail(message) if REQUIRED else pytest.skip(message)
+    return next(iter(servers))
+
+
+def test_whatever_fails_no_read_is_staler_than_the_laws_allow(kind: str, tmp_path: Path) -> None:
+    """Processes read, write and invalidate while all that can fail fails: every read is as new as it was promised."""
+    status, outcome = run(tmp_path, SECONDS, "--server", kind, "--max-staleness", "2")
+    assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
+    # With so little of either, nothing would have been shown.
+    assert outcome["reads"] > 200 * SECONDS
+    assert outcome["changes"] > 5 * SECONDS
+    assert set(outcome["faults"]) == set(ALL)
+
+
+@pytest.mark.parametrize("broken", ["push", "lease"])
+def test_a_rule_taken_away_is_noticed(broken: str, kind: str, tmp_path: Path) -> None:
+    """The same check fails when pushes are ignored, and when a load may store without its lease."""
+    status, outcome = run(tmp_path, 6, "--server", kind, "--faults", "none", "--break", broken)
+    assert status == 1
+    assert set(outcome["violations"]) & {"own", "live", "bound"}

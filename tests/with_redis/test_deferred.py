@@ -1,0 +1,184 @@
+"""`deferred()`: what is ended inside a block is ended when the block has succeeded, and not at all when it raises."""
+
+from __future__ import annotations
+
+import contextvars
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aikcache import Cache
+from aikcache._remote import Remote
+
+from ._workers import PATIENCE, Background, connect
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sqlalchemy_commit.py"
+WAYS: dict[str, Callable[[Cache], object]] = {
+    "key": lambda cache: cache.invalidate_key("thing:get:box"),
+    "pattern": lambda cache: cache.invalidate("thing:get"),
+    "tag": lambda cache: cache.invalidate_tags("things"),
+    "glob": lambda cache: cache.invalidate("thing:get:b?x"),
+    "everything": lambda cache: cache.clear(),
+    "decorated": lambda cache: cache.invalidates("thing:get:{name}")(lambda name: None)("box"),  # type: ignore[misc]
+}
+
+
+class Rollback(Exception):
+    pass
+
+
+@pytest.fixture
+def cache(redis_url: str, instance: str) -> Iterator[Cache]:
+    with Cache(redis_url, instance=instance) as cache:
+        connect(cache)
+        cache.set("thing:get:box", "old", tags=("things",))
+        assert held(cache)
+        yield cache
+
+
+def held(cache: Cache) -> bool:
+    return cache.get("thing:get:box") is not None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_ended_inside_is_ended_when_the_block_succeeds(way: str, cache: Cache) -> None:
+    """Inside the block nothing is ended yet; when it has ended well, all of it is."""
+    with cache.deferred():
+        WAYS[way](cache)
+        assert held(cache)
+    assert not held(cache)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
+    """When the block raises, what was ended inside is forgotten, and the exception goes on."""
+    with pytest.raises(Rollback), cache.deferred():
+        WAYS[way](cache)
+        raise Rollback
+    assert held(cache)
+
+
+def test_all_of_a_block_is_told_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is ended inside, it is one question to Redis, and each name stands in it once."""
+    told: list[tuple[object, object]] = []
+    end = Remote.end
+    monkeypatch.setattr(Remote, "end", lambda self, groups, keys: told.append((groups, keys)) or end(self, groups, keys))
+    with cache.deferred():
+        for _ in range(3):
+            cache.invalidate_tags("a", "b")
+            cache.invalidate("thing:get")
+            cache.invalidate_key("thing:get:box", "thing:get:cup")
+    full = cache.space.full
+    assert told == [(("#", "#a", "#b", "thing:get"), (full("thing:get:box"), full("thing:get:cup")))]
+
+
+def test_an_inner_block_hands_on_to_the_outer_one(cache: Cache) -> None:
+    """A block within a block ends nothing by itself: the outer one decides."""
+    with cache.deferred():
+        with cache.deferred():
+            cache.invalidate_tags("things")
+        assert held(cache)
+    assert not held(cache)
+
+
+def test_an_inner_block_that_raises_hands_nothing_on(cache: Cache) -> None:
+    """What an inner block that raised had ended is forgotten; the outer one's own is not."""
+    cache.set("thing:get:cup", "old")
+    with cache.deferred():
+        cache.invalidate_key("thing:get:cup")
+        with pytest.raises(Rollback), cache.deferred():
+            cache.invalidate_tags("things")
+            raise Rollback
+    assert held(cache)
+    assert cache.get("thing:get:cup") is None
+
+
+def test_an_outer_block_that_raises_forgets_the_inner_one(cache: Cache) -> None:
+    """What an inner block handed on is forgotten with the outer one."""
+    with pytest.raises(Rollback), cache.deferred():
+        with cache.deferred():
+            cache.invalidate_tags("things")
+        raise Rollback
+    assert held(cache)
+
+
+def test_threads_do_not_mix(cache: Cache) -> None:
+    """A block is its thread's: what another thread ends meanwhile is ended at once."""
+    inside, go = threading.Event(), threading.Event()
+
+    def block() -> None:
+        with cache.deferred():
+            cache.invalidate_key("thing:get:cup")
+            inside.set()
+            assert go.wait(PATIENCE)
+
+    cache.set("thing:get:cup", "old")
+    blocked = Background(block)
+    assert inside.wait(PATIENCE)
+    cache.invalidate_tags("things")
+    assert not held(cache)
+    assert cache.get("thing:get:cup") == "old"
+    go.set()
+    blocked.result()
+    assert cache.get("thing:get:cup") is None
+
+
+def test_contexts_do_not_mix(cache: Cache) -> None:
+    """A block that another context of the same thread has open, as a generator may, does not catch what is ended here."""
+    context = contextvars.copy_context()
+    block = cache.deferred()
+    context.run(block.__enter__)
+    cache.invalidate_tags("things")
+    assert not held(cache)
+    context.run(block.__exit__, None, None, None)
+
+
+def test_two_caches_do_not_mix(cache: Cache, redis_url: str, instance: str) -> None:
+    """A block of one cache does not hold up another's."""
+    with Cache(redis_url, instance=instance, version="v2") as other:
+        other.set("thing:get:box", "old")
+        with cache.deferred():
+            other.invalidate_key("thing:get:box")
+            assert other.get("thing:get:box") is None
+
+
+def test_values_put_inside_are_put_at_once(cache: Cache) -> None:
+    """`set` and `store` write when they are called, and the block's end ends what they wrote if it was told to."""
+
+    @cache.cached("thing")
+    def stored(name: str) -> str:
+        return "loaded"
+
+    with cache.deferred():
+        cache.set("thing:get:box", "new", tags=("things",))
+        stored.store("stored", "box")
+        assert cache.get("thing:get:box") == "new"
+        assert stored("box") == "stored"
+        cache.invalidate("thing:stored")
+        assert stored("box") == "stored"
+    assert cache.get("thing:get:box") == "new"
+    assert stored("box") == "loaded"
+
+
+def test_without_a_url_it_is_the_same() -> None:
+    """The local tier alone waits for the block as well."""
+    with Cache() as cache:
+        cache.set("thing:get:box", "old", tags=("things",))
+        with cache.deferred():
+            cache.invalidate_tags("things")
+            assert held(cache)
+        assert not held(cache)
+
+
+def test_the_example_with_sqlalchemy_runs(redis_url: str) -> None:
+    """The example commits, rolls back, and shows that readers never saw what was not committed."""
+    pytest.importorskip("sqlalchemy")
+    command = [sys.executable, "-W", "error", str(EXAMPLE), redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "after the commit: 12.5" in done.stdout
+    assert "after the rollback: 12.5" in done.stdout

@@ -1,0 +1,114 @@
+"""What was read or believed before the world changed, and is used after: staged, one interleaving each.
+
+Each was found by `benchmarks.consistency`, or by reading what it might find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from aikcache._remote import Remote
+from aikcache.errors import RemoteUnavailableError
+from aikcache.testing import Server
+
+from ._staging import Pause
+from ._workers import Background, Database, Shop, Spec, connect
+
+OpenShop = Callable[[Spec], Shop]
+NAME = "box"
+
+
+def test_a_load_that_stores_while_a_sweep_looks_leaves_nothing(
+    open_shop: OpenShop, spec: Spec, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep has found a load's lease, and the load stores before that is removed: the sweep removes the value."""
+    loading, sweeping = open_shop(spec), open_shop(spec)
+    database.put(NAME, "old")
+    database.hold(NAME)
+    load = Background(loading.get, NAME)
+    database.wait_held(NAME)
+    database.put(NAME, "new")
+    removal = Pause(monkeypatch, sweeping.cache.tiers.remote, "unlink")
+    sweep = Background(sweeping.cache.invalidate, "th*:get:*")
+    removal.wait()
+    database.let_go(NAME)
+    assert load.result() == "old"
+    removal.let_go()
+    sweep.result()
+    assert sweeping.get(NAME) == "new"
+
+
+def test_what_is_read_under_believed_stamps_is_as_old_as_the_belief(
+    open_shop: OpenShop, spec: Spec, database: Database
+) -> None:
+    """Should the channel fall silent, a value is trusted from the last sign of life on, not from when it was read."""
+    reader, writer = open_shop(spec), open_shop(spec)
+    connect(reader.cache)
+    writer.get(NAME)
+    writer.get("other")
+    reader.get("other")  # now it believes the stamps but one
+    reader.get(NAME)
+    reader.cache.tiers.local.drop_group("thing:get")
+    reader.get(NAME)
+    entry = reader.cache.tiers.local.peek(reader.get.key(NAME))
+    channel = reader.cache.tiers.channel
+    assert entry is not None
+    assert channel is not None
+    assert channel.alive_at is not None
+    assert entry.born <= channel.alive_at
+
+
+def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told(
+    open_shop: OpenShop, spec: Spec, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invalidation could not be sent, another thread reads the stamp as it still is, then it is replayed."""
+    shop, writer = open_shop(spec), open_shop(spec)
+    database.put(NAME, "old")
+    writer.get(NAME)
+    connect(shop.cache)
+    asking = Pause(monkeypatch, shop.cache.tiers.shared, "ensure")
+    load = Background(shop.get, "other")
+    asking.wait()
+    database.put(NAME, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "end", _fail)
+        shop.cache.invalidate_tags("things")
+    assert shop.cache.stats().pending_invalidations > 0
+    asking.let_go()
+    load.result()
+    assert shop.get(NAME) == "new"
+
+
+def _fail(*args: object) -> None:
+    raise RemoteUnavailableError("as the test wants it")
+
+
+def test_what_a_server_restored_is_not_judged_by_stamps_of_before(
+    open_shop: OpenShop, own_server: Server, spec: Spec, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that knew its stamps before a crash is sent to the restored server, which holds an ended value again.
+
+    Who ended it is gone as well, and cannot tell the server anew.
+    """
+    here = spec.but()._replace(url=own_server.url, database=spec.url)
+    shop, other = open_shop(here), open_shop(here)
+    connect(shop.cache)
+    database.put(NAME, "old")
+    shop.get("other")
+    shop.get(NAME)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.save()
+    database.put(NAME, "new")
+    other.get.invalidate(NAME)
+    other.cache.close()
+    shop.cache.tiers.drop_key(shop.get.key(NAME))  # whether it has been pushed by now is not what is asked
+    reading = Pause(monkeypatch, shop.cache.tiers.remote, "read")
+    call = Background(shop.get, NAME)
+    reading.wait()
+    own_server.kill()
+    own_server.restart()
+    reading.let_go()
+    assert call.result() == "new"

@@ -1,0 +1,276 @@
+"""Invalidations that Redis could not be told: kept, told before it is read again, and never lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from aikcache import Cache, _recovery
+from aikcache.testing import Server, wait_until
+
+from ._staging import Pause
+from ._workers import PATIENCE, Background, connect
+
+OLD, NEW = "old", "new"
+QUICK = {"timeout": 0.3, "connect_timeout": 0.3, "breaker_reset": 0.05, "max_staleness": 0.5}
+NAMES = [f"n{number}" for number in range(100)]
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture
+def open_cache(own_server: Server, instance: str) -> Iterator[OpenCache]:
+    url = own_server.url
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Cache(url, instance=instance, **{**QUICK, **settings}))
+
+
+@pytest.fixture(params=["a fresh run is distrusted", "nobody noticed the restart"])
+def noticed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a server that has just started is told to end what it restored; without it, pending ones do by themselves."""
+    if request.param != "a fresh run is distrusted":
+        monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
+        return False
+    return True
+
+
+class Shelf:
+    """Values by name, read by one function per way of ending them."""
+
+    def __init__(self) -> None:
+        self.value = OLD
+
+    def bind(self, cache: Cache) -> dict[str, Callable[[str], str]]:
+        def load(name: str) -> str:
+            return f"{name} {self.value}"
+
+        return {
+            "key": cache.cached("a", operation="key")(load),
+            "group": cache.cached("b", operation="group")(load),
+            "tag": cache.cached("c", operation="tag", tags=("t:{name}",))(load),
+            "late": cache.cached("d", operation="late", tags=lambda result, name: (f"late:{name}",))(load),
+            "glob": cache.cached("e", operation="glob")(load),
+        }
+
+
+def end_all(cache: Cache) -> None:
+    """A hundred invalidations of each kind, but for the group, which is one, and the globs, which are ten."""
+    for name in NAMES:
+        cache.invalidate_key(f"a:key:{name}")
+        cache.invalidate_tags(f"t:{name}")
+        cache.invalidate_tags(f"late:{name}")
+    cache.invalidate("b:group")
+    for number in range(10):
+        cache.invalidate(f"e:glob:?{number}*")
+
+
+def read_all(functions: dict[str, Callable[[str], str]]) -> set[str]:
+    """The kinds of values that any of the functions gives."""
+    return {get(name).split()[1] for get in functions.values() for name in NAMES}
+
+
+def save(server: Server) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.save()
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["empty", "with its old data"])
+def test_nothing_ended_while_redis_was_away_is_served_afterwards(
+    restored: bool, noticed: bool, own_server: Server, open_cache: OpenCache
+) -> None:
+    """Redis stops, much is invalidated, Redis comes back, empty or with what it had: nobody is served an old value."""
+    shelf = Shelf()
+    issuer, bystander = open_cache(), open_cache()
+    here, there = shelf.bind(issuer), shelf.bind(bystander)
+    connect(issuer)
+    connect(bystander)
+    assert read_all(here) == read_all(there) == {OLD}
+    save(own_server)
+    if not restored:
+        (own_server.directory / "dump.rdb").unlink()
+    own_server.kill()
+    shelf.value = NEW
+    end_all(issuer)
+    assert issuer.stats().pending_invalidations >= 311
+    oldest = issuer.stats().oldest_pending
+    assert oldest is not None
+    assert oldest >= 0
+    assert read_all(here) == {NEW}  # at once in the process that ended it
+    wait_until(lambda: read_all(there) == {NEW}, PATIENCE, "the horizon")  # elsewhere when it is past
+    shelf.value = "newer"  # what anyone loads now would be this
+    own_server.start()
+    wait_until(lambda: issuer.stats().pending_invalidations == 0, PATIENCE, "the replay")
+    assert OLD not in read_all(here)
+    assert issuer.stats().oldest_pending is None
+    assert issuer.stats().replayed_invalidations >= 311
+    assert OLD not in read_all(shelf.bind(open_cache()))  # who never heard of it
+    wait_until(lambda: bystander.stats().coherent, PATIENCE, "the channel")
+    wait_until(lambda: OLD not in read_all(there), PATIENCE, "the push")
+
+
+def test_what_is_pending_is_told_before_anything_is_read(
+    own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that comes before the replay replays first; one that comes during it does without Redis."""
+    monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
+    shelf = Shelf()
+    cache, other = open_cache(), open_cache()
+    get = shelf.bind(cache)["key"]
+    connect(cache)
+    assert get("n1") == "n1 old" == shelf.bind(other)["key"]("n1")
+    save(own_server)
+    channel = Pause(monkeypatch, cache.tiers.channel, "_connect_and_listen")
+    own_server.kill()
+    channel.wait()  # nothing is replayed by itself
+    shelf.value = NEW
+    cache.invalidate_key("a:key:n1")
+    cache.tiers.local.drop_group("*")
+    own_server.start()
+    sending = Pause(monkeypatch, cache.tiers.remote, "end")
+    replaying = Background(lambda: wait_until(lambda: get("n1") and cache.stats().pending_invalidations == 0))
+    sending.wait()
+    assert get("n2") == "n2 new"  # n1 would be waited for
+    sending.let_go()
+    replaying.result()
+    assert get("n1") == "n1 new"
+    channel.let_go()
+
+
+def test_the_same_one_is_pending_once(own_server: Server, open_cache: OpenCache) -> None:
+    """What is ended again while it waits waits once, in its latest form, and its age is the oldest one's."""
+    cache = open_cache()
+    connect(cache)
+    own_server.kill()
+    for _ in range(50):
+        cache.invalidate_key("a:key:n1")
+        cache.invalidate_key("a:key:n2")
+        cache.invalidate("b")
+    assert cache.stats().pending_invalidations == 3
+    first = cache.stats().oldest_pending
+    wait_until(lambda: (cache.stats().oldest_pending or 0) > (first or 0), PATIENCE, "time to pass")
+    own_server.start()
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+@pytest.mark.parametrize("limit", [1, 10])
+def test_too_many_become_everything(
+    limit: int, own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond `max_pending_invalidations` one of everything waits instead: more is ended than need be, nothing is lost."""
+    monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
+    shelf = Shelf()
+    cache, other = open_cache(max_pending_invalidations=limit), open_cache()
+    here, there = shelf.bind(cache), shelf.bind(other)
+    connect(cache)
+    connect(other)
+    assert read_all(here) == read_all(there) == {OLD}
+    save(own_server)
+    own_server.kill()
+    shelf.value = NEW
+    with caplog.at_level(logging.WARNING, "aikcache"):
+        end_all(cache)
+    assert 1 <= cache.stats().pending_invalidations <= limit + 1
+    assert sum("become one of everything" in record.getMessage() for record in caplog.records) == 1
+    own_server.start()
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+    assert read_all(here) == {NEW}
+    assert read_all(shelf.bind(open_cache())) == {NEW}
+
+
+JOURNALLING = """
+import os, sys, signal
+from aikcache import Cache
+url, instance, journal = sys.argv[1:]
+cache = Cache(url, instance=instance, journal=journal, timeout=0.2, connect_timeout=0.2)
+cache.invalidate_key("a:key:n1")
+cache.invalidate("b:group")
+cache.invalidate_tags("t:n3")
+cache.invalidate_tags("late:n4")
+cache.invalidate("e:glob:n?")
+assert cache.stats().pending_invalidations == 6
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_journal_survives_the_process(
+    own_server: Server, open_cache: OpenCache, instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed process could not tell is told by the next one with its journal, before that reads anything."""
+    monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
+    shelf = Shelf()
+    functions = shelf.bind(open_cache())
+    assert read_all(functions) == {OLD}
+    save(own_server)
+    own_server.kill()
+    journal = tmp_path / "journal"
+    command = [sys.executable, "-c", JOURNALLING, own_server.url, instance, str(journal)]
+    dying = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert dying.returncode == -9, dying.stderr
+    with open(journal, "ab") as file:
+        file.write(b'["keys", "cut sh')  # as by a crash in the middle of a line
+    own_server.start()
+    shelf.value = NEW
+    heir = open_cache(journal=str(journal))
+    functions = shelf.bind(heir)
+    assert heir.stats().pending_invalidations == 6
+    assert functions["key"]("n1") == "n1 new"
+    assert functions["group"]("n2") == "n2 new"
+    assert functions["tag"]("n3") == "n3 new"
+    assert functions["late"]("n4") == "n4 new"
+    assert functions["glob"]("n5") == "n5 new"
+    assert functions["key"]("n6") == "n6 old"  # this one had not been ended
+    assert heir.stats().pending_invalidations == 0
+    assert os.path.getsize(journal) == 0
+
+
+def test_processes_with_one_journal_do_not_lose_each_others(own_server: Server, open_cache: OpenCache, tmp_path: Path) -> None:
+    """Caches given the same path write to files of their own, and whoever comes next takes over what all have left."""
+    own_server.kill()
+    path = str(tmp_path / "journal")
+    first, second = open_cache(journal=path), open_cache(journal=path)
+    first.invalidate_key("a:key:n1")
+    second.invalidate_key("a:key:n2")
+    first.close()
+    second.close()
+    assert len(list(tmp_path.iterdir())) == 2
+    heir = open_cache(journal=path)
+    assert heir.stats().pending_invalidations == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["journal"]
+
+
+def test_a_server_that_is_still_loading_is_not_believed_later(
+    own_server: Server, open_cache: OpenCache, instance: str, binary: Path
+) -> None:
+    """Who meets a server while it reads its old data from disk ends that data when it has been read."""
+    shelf = Shelf()
+    gone = Cache(own_server.url, instance=instance, **QUICK)  # type: ignore[arg-type]
+    assert read_all(shelf.bind(gone)) == {OLD}
+    with redis.Redis.from_url(own_server.url) as client:
+        client.mset({f"filler{number}": "x" for number in range(3000)})
+        client.save()
+        shelf.value = NEW
+        gone.clear()  # told to Redis, which forgets it, and with it the only one who knows
+    gone.close()
+    data = own_server.directory
+    with Server(binary=binary, directory=data / "again", config=["key-load-delay 300"]) as empty:
+        again = empty.directory
+        empty.kill()
+        os.rename(data / "dump.rdb", again / "dump.rdb")
+        starting = Background(empty.start)
+        wait_until(lambda: empty.socket.exists(), PATIENCE, "the socket")
+        with Cache(f"unix://{empty.socket}", instance=instance, **QUICK) as cache:  # type: ignore[arg-type]
+            functions = shelf.bind(cache)
+            refused = 0
+            while not cache.stats().coherent:
+                assert functions["key"]("n1") == "n1 new"
+                refused += 1
+            starting.result()
+            assert refused
+            assert read_all(functions) == {NEW}

@@ -1,0 +1,282 @@
+"""Globs that are no groups: swept from Redis, values and leases, while others go on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+
+from aikcache import Cache, _sweep
+from aikcache._remote import Remote
+from aikcache.testing import Server, wait_until
+
+from ._staging import Pause, hear, pair
+from ._workers import PATIENCE, Background, connect
+
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture
+def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **settings))
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def names(cache: Cache, raw: redis.Redis) -> set[str]:
+    """What there is of values, below the lead."""
+    lead = cache.space.lead
+    found = (key.decode() for key in raw.scan_iter(match=f"{lead}thing:*", count=1000))
+    return {key.removeprefix(lead) for key in found}
+
+
+# What matches
+
+
+@pytest.mark.parametrize(
+    ("glob", "ended"),
+    [
+        ("thing:get:b*", {"box", "bun", "bax"}),
+        ("thing:get:b?x", {"box", "bax"}),
+        ("thing:get:b[ae-p]x", {"box", "bax"}),
+        ("thing:get:b[^a]x", {"box"}),
+        ("thing:*:box", {"box"}),
+        ("th*:box", {"box"}),
+        ("thing:get:c\\*", set()),
+        ("thing:get:?", {"a"}),
+        ("thing:get:[", set()),
+        ("*a*", {"bax", "a", "caf%C3%A9"}),
+        ("thing:get:*%*", {"caf%C3%A9", "c%2Ap"}),
+        ("thing:*:*", {"box", "bun", "bax", "cup", "a", "caf%C3%A9", "c%2Ap"}),
+        ("nothing:*:*", set()),
+    ],
+)
+def test_a_glob_ends_what_redis_would_match(
+    glob: str, ended: set[str], open_cache: OpenCache, raw: redis.Redis
+) -> None:
+    """`*`, `?`, `[…]` and `\\` mean what they mean to Redis, in both tiers, here and elsewhere."""
+    here, there = pair(open_cache)
+    get = here.cached("thing", operation="get")(lambda name: name)  # type: ignore[misc]
+    get_there = there.cached("thing", operation="get")(lambda name: name)  # type: ignore[misc]
+    words = ["box", "bun", "bax", "cup", "a", "café", "c*p"]
+    for word in words:
+        get(word)
+        get_there(word)
+    before = names(here, raw)
+    here.invalidate(glob)
+    hear(there, here)
+    gone = {f"thing:get:{word}" for word in ended}
+    assert names(here, raw) == before - gone
+    for cache in (here, there):
+        left = {name for name in before if cache.tiers.local.peek(cache.space.full(name)) is not None}
+        assert left == before - gone
+
+
+def test_what_a_user_gave_is_never_a_wildcard(open_cache: OpenCache, raw: redis.Redis) -> None:
+    """A field's value is taken literally, whatever is in it; what stands in the pattern is the wildcard."""
+    cache = open_cache()
+    get = cache.cached("thing", operation="get")(lambda name, page: page)
+    for name in ("*", "a", "[ab]", "a:b", "?", "\\"):
+        for page in (1, 2):
+            get(name, page)
+    everything = names(cache, raw)
+    assert len(everything) == 12
+    for name in ("*", "[ab]", "?", "\\", "a"):
+        cache.invalidate("thing:get:{name}:*", name=name)
+        left = names(cache, raw)
+        assert len(everything - left) == 2, name
+        everything = left
+    assert len(everything) == 2
+
+
+def test_other_instances_and_versions_are_left_alone(redis_url: str, instance: str, raw: redis.Redis) -> None:
+    """A sweep ends nothing of another instance or version, whose names begin otherwise."""
+    with ExitStack() as stack:
+        caches = [
+            stack.enter_context(Cache(redis_url, instance=instance, version=version, **settings))
+            for version, settings in (("v1", {}), ("v2", {}), ("v1x", {}))
+        ]
+        for cache in caches:
+            cache.set("thing:get:box", 1)
+        caches[0].invalidate("*:get:*")
+        assert [cache.get("thing:get:box") for cache in caches] == [None, 1, 1]
+
+
+# How
+
+
+def test_it_goes_by_a_thousand(open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many keys go in batches, none larger than SCAN gives, and all of them go."""
+    cache = open_cache()
+    connect(cache)
+    lead = cache.space.lead
+    raw.mset({f"{lead}thing:get:n{number}": b"x" for number in range(5500)})
+    raw.mset({f"{lead}other:get:n{number}": b"x" for number in range(1000)})
+    sizes: list[int] = []
+    unlink = Remote.unlink
+    monkeypatch.setattr(Remote, "unlink", lambda self, *args: sizes.append(len(args[-1])) or unlink(self, *args))
+    progress = cache.invalidate("thing:get:n*", background=True)
+    assert progress is not None
+    assert progress.wait(PATIENCE)
+    assert (progress.done, progress.error, progress.removed) == (True, None, 5500)
+    assert progress.scanned >= 6
+    assert sum(sizes) == 5500
+    assert max(sizes) <= 2 * _sweep.BATCH  # SCAN may give somewhat more than it was asked for
+    assert "5500 keys removed" in repr(progress)
+    assert names(cache, raw) == set()
+    assert len(list(raw.scan_iter(match=f"{lead}other:*", count=1000))) == 1000
+
+
+def test_in_the_background_it_can_be_watched(
+    open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handle says that it runs, how far it is, and when it has ended; a wait can be bounded."""
+    cache = open_cache()
+    connect(cache)
+    raw.mset({f"{cache.space.lead}thing:get:n{number}": b"x" for number in range(3000)})
+    pause = Pause(monkeypatch, cache.tiers.remote, "unlink", after=True)
+    progress = cache.invalidate("thing:get:n*", background=True)
+    assert progress is not None
+    pause.wait()
+    assert not progress.done
+    assert not progress.wait(0.01)
+    assert "running" in repr(progress)
+    pause.let_go()
+    assert progress.wait(PATIENCE)
+    assert progress.removed == 3000
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_sweep_that_redis_interrupts_is_kept(
+    background: bool, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When Redis dies under a sweep the handle has the error, and the glob waits to be swept again."""
+    with Cache(own_server.url, instance=instance, breaker_reset=0.05, timeout=0.3) as cache:
+        cache.set("thing:get:n1", "old")
+        connect(cache)
+        pause = Pause(monkeypatch, cache.tiers.remote, "scan")
+        sweeping = Background(lambda: cache.invalidate("thing:get:n*", background=background))
+        pause.wait()
+        with redis.Redis.from_url(own_server.url) as client:
+            client.save()
+        own_server.kill()
+        pause.let_go()
+        progress = sweeping.result()
+        if progress is not None:
+            assert progress.wait(PATIENCE)
+            assert progress.error is not None
+            assert "failed" in repr(progress)
+        assert cache.stats().pending_invalidations == 1
+        own_server.start()
+        wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+        assert cache.get("thing:get:n1") is None
+
+
+# Beside others
+
+
+def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others hear of a glob before its sweep has begun on Redis, not when it is done."""
+    here, there = pair(open_cache)
+    for cache in (here, there):
+        cache.set("thing:get:box", 1)
+        assert cache.get("thing:get:box") == 1
+    pause = Pause(monkeypatch, here.tiers.remote, "scan")
+    sweeping = Background(here.invalidate, "thing:get:b*x")
+    pause.wait()
+    key = there.space.full("thing:get:box")
+    wait_until(lambda: there.tiers.local.peek(key) is None, PATIENCE, "the mark")
+    assert here.tiers.local.peek(key) is None
+    pause.let_go()
+    sweeping.result()
+    assert there.get("thing:get:box") is None
+
+
+def test_loads_of_other_keys_go_on(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load under way of a key that the glob does not match is stored; one of a key that it matches is not."""
+    here, there = pair(open_cache)
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    @there.cached("thing")
+    def get(name: str) -> str:
+        begun.release()
+        assert go.wait(PATIENCE)
+        return name
+
+    loads = [Background(get, name) for name in ("box", "cup")]
+    for _ in loads:
+        assert begun.acquire(timeout=PATIENCE)
+    here.invalidate("thing:get:b*x")
+    go.set()
+    assert [load.result() for load in loads] == ["box", "cup"]
+    assert here.get("thing:get:box") is None
+    assert here.get("thing:get:cup") == "cup"
+
+
+@pytest.mark.parametrize("rule", ["in force", "taken out"])
+def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
+    rule: str, open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases are swept before values, so a load cannot store behind the sweep's back and give up its lease before it."""
+    here, there = pair(open_cache)
+    begun, go = threading.Event(), threading.Event()
+    value = ["old"]
+
+    @there.cached("thing")
+    def get(name: str) -> str:
+        result = value[0]
+        begun.set()
+        assert go.wait(PATIENCE)
+        return result
+
+    loading = Background(get, "box")
+    assert begun.wait(PATIENCE)
+    value[0] = "new"
+    if rule == "taken out":  # values first: what one look over the keyspace may come to
+        swept: list[tuple[object, ...]] = []
+        remove = _sweep._remove
+        monkeypatch.setattr(_sweep, "_remove", lambda *args: swept.append(args) or (remove(*swept[0]) if len(swept) == 2 else remove(*_values(args))))
+    pause = Pause(monkeypatch, here.tiers.remote, "scan", when=lambda *args: pause_at(args))
+    passes: list[object] = []
+
+    def pause_at(args: tuple[object, ...]) -> bool:
+        passes.append(args)
+        return len(passes) == 2
+
+    sweeping = Background(here.invalidate, "thing:get:b*x")
+    pause.wait()  # between the two looks
+    go.set()
+    assert loading.result() == "old"
+    pause.let_go()
+    sweeping.result()
+    assert here.get("thing:get:box") == ("old" if rule == "taken out" else None)
+
+
+def _values(args: tuple[object, ...]) -> tuple[object, ...]:
+    remote, part, glob, _, _, progress = args
+    return remote, part, glob, "", "", progress
+
+
+def test_the_hint_is_given_once(open_cache: OpenCache, caplog: pytest.LogCaptureFixture) -> None:
+    """Decorating with a glob says what it costs and what to do instead, and calling says it no more."""
+    cache = open_cache()
+    with caplog.at_level(logging.WARNING, "aikcache"):
+
+        @cache.invalidates("thing:get:*{name}*")
+        def update(name: str) -> None:
+            pass
+
+        for _ in range(3):
+            update("box")
+    (hint,) = [record.getMessage() for record in caplog.records]
+    assert "sweeps" in hint
+    assert 'tags=("thing:{name}",)' in hint
