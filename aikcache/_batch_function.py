@@ -41,7 +41,7 @@ class BatchCall:
 
     def wrapper(self) -> Callable[..., Any]:
         def cached_many(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-            return self.call(*self._signature.bind(args, kwargs))
+            return self.call(*self._one.bind(*args, **kwargs))
 
         return cached_many
 

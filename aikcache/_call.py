@@ -11,13 +11,13 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from . import _explain, _many, _patterns, _writing
+from . import _explain, _many, _patterns, _wrapper, _writing
 from ._config import check_name
 from ._local import Entry, Region
 from ._patterns import Ending, Template
 from ._policy import Policy
 from ._request import MISSING, Request
-from ._signature import Arguments, ReceiverError, Signature
+from ._signature import ReceiverError, Signature
 from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
@@ -61,6 +61,7 @@ class CachedCall:
         self.region = region
         self.signature = signature
         self.policy = policy
+        self.bind = _wrapper.binder(signature)
         self._cache = cache
         self._tiers: Tiers | None = None
         self._templates: tuple[Template, ...] = ()
@@ -186,14 +187,11 @@ class CachedCall:
 
     def _requested(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tiers, Request]:
         tiers = self.tiers()
-        return tiers, self.request(tiers, *self._bind(args, kwargs))
-
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-        return self.signature.bind(args, kwargs)
+        return tiers, self.request(tiers, *self.bind(*args, **kwargs))
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key of this call, in full."""
-        return self.tiers().space.lead + self.key_text(*self._bind(args, kwargs))
+        return self.tiers().space.lead + self.key_text(*self.bind(*args, **kwargs))
 
     def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
         """The value that is cached for this call, or `default`; the function is not run."""
@@ -210,7 +208,7 @@ class CachedCall:
         try:
             tiers, request = self._requested(args, kwargs)
         except InvalidKeyError as error:
-            return self.unkeyed(self.tiers(), error, *self._bind(args, kwargs))
+            return self.unkeyed(self.tiers(), error, *self.bind(*args, **kwargs))
         return _writing.reload(tiers, request)
 
     def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -228,7 +226,10 @@ class CachedCall:
         results: list[Any] = []  # what cannot be cached is run at once, in its place
         tiers = self.tiers()
         for call in calls:
-            bound = self._bind(*(((), call) if type(call) is dict else (call if type(call) is tuple else (call,), {})))
+            if type(call) is dict:
+                bound = self.bind(**call)
+            else:
+                bound = self.bind(*call) if type(call) is tuple else self.bind(call)
             try:
                 requests.append(self.request(tiers, *bound))
                 results.append(MISSING)

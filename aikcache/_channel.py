@@ -101,7 +101,12 @@ class Channel:
                 self._starting.release()
 
     def forget(self) -> None:
-        """After a fork, in the child: the thread is the parent's, and so is the connection."""
+        """After a fork, in the child: the thread is the parent's, and so is the connection.
+
+        Our copy is closed: kept open, it would let the server go on writing when the parent is gone.
+        """
+        if self._link is not None:
+            self._link.close()
         self.__init__(  # type: ignore[misc]
             self._remote,
             self._listener,

@@ -60,7 +60,8 @@ class _Ear:
         """Whether this node sees what it saw. May raise `RemoteError`: then it cannot be listened to."""
         now = _slots.signature(info)
         self._beats += 1
-        if now != self._signature or self._beats % LOOK == 0:
+        # While one is missed, each looks at every beat: that a primary failed for good is no change by the numbers.
+        if now != self._signature or self.channels.live_since is None or self._beats % LOOK == 0:
             self.channels.cluster.look(self.address)
             self._signature = now
 
@@ -193,6 +194,8 @@ class Channels:
 
     def forget(self) -> None:
         """After a fork, in the child: threads and connections are the parent's."""
+        for ear in list(self._ears.values()):
+            ear.channel.forget()
         self.__init__(  # type: ignore[misc]
             self.cluster, self.remote, self.listener, self.trouble, self.clock
         )

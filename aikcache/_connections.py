@@ -357,8 +357,8 @@ class Connections:
                 return
 
     def forget(self) -> None:
-        """After a fork, in the child: the sockets are the parent's."""
-        self._idle = deque()
+        """After a fork, in the child: the sockets are the parent's, and only our copies of them are closed."""
+        self._drop_idle()
         self._meeting = threading.Lock()
         self.breaker = Breaker(self.config.breaker_failures, self.config.breaker_reset, time.monotonic)
         self._dialer.forget()

@@ -92,7 +92,8 @@ class Remote:
     def ensure(self, groups: Sequence[str], keep_ms: int) -> list[bytes]:
         """The stamps of `groups`, made where there is none; those of tags live on for `keep_ms` at least.
 
-        A stamp that was made is pushed back to us, and must not end what we do. The stamp of any tag, when it is the last, is read after the others wherever they are.
+        A stamp that was made is pushed back to us, and must not end what we do. The stamp of any tag, when it is the
+        last, is read after the others, wherever they are.
         """
         commands: list[Command] = []
         made = [fresh_stamp() for _ in groups]

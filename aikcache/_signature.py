@@ -76,12 +76,6 @@ class Signature:
     def _list(self) -> str:
         return ", ".join(self.names) or "none"
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-        """Arguments in the one order that all ways of writing the call have; `TypeError` as the call itself would."""
-        bound = self.sig.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return bound.args, bound.kwargs
-
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """By name, from arguments in that order."""
         found: dict[str, Any] = {}

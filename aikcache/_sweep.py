@@ -79,14 +79,15 @@ def _remove(remote: Remote, part: Connections, glob: str, before: str, after: st
     """Unlink every name on one server that is a matching key between `before` and `after`."""
     lead = remote.space.lead
     matches = _patterns.matcher(lead, glob)
+    no_values = (f"{lead}~", f"{lead}!")  # a wildcard in the first place matches stamps as well: they end far more
     cursor: bytes = b"0"
     while True:
         began = time.monotonic()
         cursor, found = remote.scan(part, cursor, f"{before}{lead}{glob}{after}", BATCH)
         ended = []
         for raw in found:
-            key = raw.decode("utf-8", "surrogateescape")
-            if matches(key.removeprefix(before).removesuffix(after)):
+            key = raw.decode("utf-8", "surrogateescape").removeprefix(before).removesuffix(after)
+            if matches(key) and not key.startswith(no_values):
                 ended.append(raw)
         if ended:
             progress.removed += remote.unlink(ended)

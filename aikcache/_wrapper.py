@@ -34,7 +34,7 @@ from typing import Any
 from uuid import UUID
 
 from ._local import Region
-from ._signature import Signature
+from ._signature import Arguments, Signature
 
 _EXPRESSION: dict[type, str] = {UUID: "{}.int"}
 _N = "_aikcache_"
@@ -76,6 +76,17 @@ def {name}({header}):
     exec(compile(source, f"<aikcache wrapper of {fn.__module__}.{fn.__qualname__}>", "exec"), scope)
     wrapper: Callable[..., Any] = functools.update_wrapper(scope[name], fn)
     return wrapper
+
+
+def binder(signature: Signature) -> Callable[..., Arguments]:
+    """A function of the same parameters that gives its arguments in their one order; `TypeError` as the call's own."""
+    names: dict[str, Any] = {}
+    header, passed = _parameters(signature, names)
+    name = signature.fn.__name__ if signature.fn.__name__.isidentifier() else "cached"
+    scope: dict[str, Any] = {_N + n: v for n, v in names.items()}
+    exec(f"def {name}({header}):\n    return {passed}", scope)
+    bind: Callable[..., Arguments] = scope[name]
+    return bind
 
 
 def _parameters(signature: Signature, names: dict[str, Any]) -> tuple[str, str]:

@@ -258,7 +258,7 @@ ALL = (*SERVER_FAULTS, *WORKER_FAULTS)
 def _server_lane(stage: Stage, wanted: list[str]) -> Iterator[float]:
     while True:
         for name in stage.random.sample(wanted, len(wanted)):
-            yield stage.random.uniform(0.1, 1.2)
+            yield stage.random.uniform(0.1, 0.9)
             stage.happened[name] += 1
             yield from SERVER_FAULTS[name](stage)
 

@@ -101,7 +101,7 @@ def check(options: Options) -> Outcome:
         Table.create(directory / "records.db")
         binary = available_servers()[options.server] if options.server else None
         # Loading what was saved takes a while, in which the server answers that it is loading.
-        slow = ["key-load-delay 5000", "loading-process-events-interval-bytes 1024"]
+        slow = ["key-load-delay 2000", "loading-process-events-interval-bytes 1024"]
         with Server(
             binary=binary, directory=directory / "server", config=["enable-debug-command local", *slow]
         ) as server:

@@ -31,9 +31,9 @@ itself, which costs nothing: the slowest call is the latency that was added. Eac
 {table}
 
 No call may fail, and no answer may be older than an update that has returned; the same stages are tests
-(`tests/with_redis/test_faults.py`), on Redis and on Valkey. A fault that answers at once costs next to nothing. One that
-is silent costs each thread up to `connect_timeout` + `timeout` once, until five have failed; from then on one call a
-second is the probe and pays for all. An update made meanwhile is kept, and told before anything is read again.
+(`tests/with_redis/test_faults.py`), on Redis and on Valkey. A fault that answers at once costs next to nothing. One
+that is silent costs each thread up to `connect_timeout` + `timeout` once, until five have failed; from then on one call
+a second is the probe and pays for all. An update made meanwhile is kept, and told before anything is read again.
 """
 
 

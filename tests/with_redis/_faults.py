@@ -302,9 +302,7 @@ def misconf(stack: ExitStack, binary: Path) -> Stage:
         wait_until(lambda: b"bgsave_status:err" in ask(server, "INFO", "persistence"), 5, "the failure")
 
     def end() -> None:
-        data.mkdir()
-        ask(server, "BGSAVE")
-        wait_until(lambda: b"bgsave_status:ok" in ask(server, "INFO", "persistence"), 5, "the success")
+        ask(server, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
 
     return Stage(server.url, begin, end)
 
@@ -324,12 +322,12 @@ def _resolver(stack: ExitStack, binary: Path, *, hangs: bool) -> Stage:
     real = socket.getaddrinfo
     released = threading.Event()
 
-    def fails(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
-        if host != "localhost" or flags & socket.AI_NUMERICHOST:
-            return real(host, *args, flags=flags, **options)
+    def fails(host: Any, *args: Any, **options: Any) -> Any:
+        if host != "localhost" or options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return real(host, *args, **options)
         if hangs:
             released.wait(60)
-            return real(host, *args, flags=flags, **options)
+            return real(host, *args, **options)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     def begin() -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Template
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import redis
 
 from aikcache import Cache
 from aikcache._topology import OPS, SERVICE, Topology, ask
@@ -23,7 +21,7 @@ from aikcache.testing import Server, wait_until
 from ._workers import PATIENCE
 
 PASSWORDS = {name: f"{name}'s own pässword:@/" for name in ("AIKCACHE", "MONITOR", "REPLICA", "SENTINEL")}
-NO = r"(?i)no permissions|NOPERM|unknown command|DEBUG command not allowed"
+NO = r"NOPERM|unknown command|(DEBUG|MODULE) command not allowed"
 MINE: dict[str, Any] = {"instance": "aikernel", "version": "v1"}
 
 
@@ -54,12 +52,6 @@ def url(server: Server, user: str = "aikcache") -> str:
 def guarded(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serve(binary, tmp_path_factory.mktemp("acl")) as server:
         yield server
-
-
-def client(server: Server, user: str) -> redis.Redis:
-    return redis.Redis(
-        unix_socket_path=str(server.socket), username=user, password=PASSWORDS[user.upper()], decode_responses=True
-    )
 
 
 def do_everything(cache: Cache, *, globs: bool = True) -> None:
@@ -93,7 +85,12 @@ def do_everything(cache: Cache, *, globs: bool = True) -> None:
     assert square.peek(5) is None
     cache.set("thing:x:1", "one", tags=("t",))
     assert cache.get_many(["thing:x:1"]) == {"thing:x:1": "one"}
-    for end in (lambda: cache.invalidate_tags("t"), lambda: cache.invalidate("thing:x"), cache.clear):
+    ends: list[Callable[[], object]] = [
+        lambda: cache.invalidate_tags("t"),
+        lambda: cache.invalidate("thing:x"),
+        cache.clear,
+    ]
+    for end in ends:
         cache.set("thing:x:1", "one", tags=("t",))
         assert cache.get("thing:x:1") == "one"
         end()
@@ -152,52 +149,28 @@ def test_other_instances_are_out_of_reach(guarded: Server, caplog: pytest.LogCap
             cache.tiers.remote.read("others:v1:thing:x:1", ())  # type: ignore[union-attr]
 
 
+def refusal(server: Server, user: str, *command: str) -> str:
+    """What the server says to a user's command; it must refuse."""
+    with pytest.raises(RemoteError) as caught:
+        ask(server, *command, login=(user, PASSWORDS[user.upper()]))
+    return str(caught.value)
+
+
 def test_nothing_else_is_allowed(guarded: Server) -> None:
     """Of all commands the server has, the cache's user may call its own alone, and on its own keys alone."""
-    mine = {
-        "hello",
-        "ping",
-        "get",
-        "set",
-        "mget",
-        "unlink",
-        "pttl",
-        "pexpire",
-        "eval",
-        "evalsha",
-        "info",
-        "scan",
-        "wait",
-    }
-    with closing(client(guarded, "monitor")) as monitor, pytest.raises(redis.ResponseError, match=NO):
-        monitor.execute_command("GET", "aikernel:v1:thing")
-    with closing(client(guarded, "aikcache")) as plain:
-        for command in sorted({*DANGEROUS, *(name for name in COMMANDS if name not in mine)}):
-            words = command.upper().split()
-            for more in (
-                (),
-                ("aikernel:v1:thing",),
-                ("aikernel:v1:thing", "1"),
-                ("aikernel:v1:thing", *"123"),
-                ("h", *"12345"),
-            ):
-                with pytest.raises(redis.ResponseError) as caught:
-                    plain.execute_command(*words, *more)
-                if "wrong number of arguments" not in str(caught.value):
-                    break  # it is looked at before who asks
-            assert re.search(NO, str(caught.value)), command
-        for command in (
-            ("GET", "other"),
-            ("SET", "other", "1"),
-            ("UNLINK", "~stamp"),
-            ("EVAL", "return 1", 1, "other"),
-        ):
-            with pytest.raises(redis.ResponseError, match=NO):
-                plain.execute_command(*command)
-        # Nor by way of a script.
-        for script in ("return redis.call('FLUSHALL')", "return redis.call('GET', 'other')"):
-            with pytest.raises(redis.ResponseError, match=r"ACL|permission"):
-                plain.execute_command("EVAL", script, 0)
+    assert re.search(NO, refusal(guarded, "monitor", "GET", "aikernel:v1:thing"))
+    for command in (*DANGEROUS, *COMMANDS):
+        said = ""
+        for count in range(8):
+            said = refusal(guarded, "aikcache", *command.upper().split(), *("aikernel:v1:thing", *"1234567")[:count])
+            if "wrong number of arguments" not in said:
+                break  # these are counted before it is looked at who asks
+        assert re.search(NO, said), (command, said)
+    for other in ("GET other", "SET other 1", "UNLINK ~stamp", "MGET aikernel:v1:a other", "EVAL code 1 other"):
+        assert re.search(NO, refusal(guarded, "aikcache", *other.split()))
+    # Nor by way of a script.
+    for script in ("return redis.call('FLUSHALL')", "return redis.call('GET', 'other')"):
+        assert re.search("ACL|permission|can't", refusal(guarded, "aikcache", "EVAL", script, "0"))
 
 
 DANGEROUS = (
@@ -215,14 +188,10 @@ COMMANDS = (
 
 def test_the_other_users_may_do_their_part(guarded: Server) -> None:
     """Exporters read figures and no values; the default user is off."""
-    with closing(client(guarded, "monitor")) as monitor:
-        assert "redis_version" in monitor.info("server")
-        assert monitor.execute_command("LATENCY", "LATEST") == []
-        monitor.execute_command("SLOWLOG", "GET", "5")
-        monitor.execute_command("CONFIG", "GET", "maxmemory")
-        for command in (("CONFIG", "SET", "maxmemory", "1"), ("SET", "x", "1"), ("KEYS", "*"), ("FLUSHALL",)):
-            with pytest.raises(redis.ResponseError, match=NO):
-                monitor.execute_command(*command)
+    for command in ("PING", "INFO", "LATENCY LATEST", "SLOWLOG GET 5", "SLOWLOG LEN", "CONFIG GET maxmemory"):
+        ask(guarded, *command.split(), login=("monitor", PASSWORDS["MONITOR"]))
+    for command in ("CONFIG SET maxmemory 1", "SET x 1", "KEYS *", "FLUSHALL", "CLIENT LIST", "SLOWLOG RESET"):
+        assert re.search(NO, refusal(guarded, "monitor", *command.split()))
     with pytest.raises(RemoteError, match="NOAUTH"):
         ask(guarded, "GET", "aikernel:v1:thing")
 

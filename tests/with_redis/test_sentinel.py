@@ -63,15 +63,14 @@ def heal(topology: Topology) -> None:
             topology.ask(server, "PING")
             continue
         server.restart()
-    port = named(topology)
-    assert port is not None
-    for server in topology.servers:
-        if server.port != port and topology.ask(server, "ROLE")[0] == b"master":
-            topology.ask(server, "REPLICAOF", "127.0.0.1", port)
-    primary = next(server for server in topology.servers if server.port == port)
 
     def whole() -> bool:
         with contextlib.suppress(AikcacheError):
+            port = named(topology) or 0
+            primary = next(server for server in topology.servers if server.port == port)
+            for server in topology.primaries():
+                if server is not primary:
+                    topology.ask(server, "REPLICAOF", "127.0.0.1", port)
             online = topology.ask(primary, "INFO", "replication").count(b"state=online")
             masters = [topology.ask(sentinel, "SENTINEL", "MASTER", SERVICE) for sentinel in topology.sentinels]
             facts = [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in masters]

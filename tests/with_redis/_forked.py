@@ -1,0 +1,54 @@
+"""What `test_fork.py` runs in processes of multiprocessing: a module, for "spawn" imports it anew."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.synchronize import Event
+
+import redis
+
+from aikcache import Cache
+from aikcache.testing import wait_until
+
+WITHIN = 15.0
+
+
+def make(url: str, instance: str) -> tuple[Cache, redis.Redis]:
+    return Cache(url, instance=instance), redis.Redis.from_url(url, decode_responses=True)
+
+
+def child(url: str, instance: str, ready: Event) -> None:
+    cache, client = make(url, instance)
+    with cache:
+
+        @cache.cached("thing")
+        def get(name: str) -> str:
+            value: str = client.get("db:value")
+            return value
+
+        assert get("box") == "old"
+        wait_until(lambda: cache.stats().coherent, WITHIN, "the channel")
+        assert get("box") == "old"
+        ready.set()
+        wait_until(lambda: get("box") == "new", WITHIN, "the push")
+    client.close()
+
+
+def main(method: str, url: str, instance: str) -> None:
+    context = multiprocessing.get_context(method)
+    cache, client = make(url, instance)
+    client.set("db:value", "old")
+    with cache:
+        cache.get("nothing:at:all")
+        wait_until(lambda: cache.stats().coherent, WITHIN, "the channel")
+        ready = [context.Event() for _ in range(2)]
+        children = [context.Process(target=child, args=(url, instance, event)) for event in ready]
+        for process in children:
+            process.start()
+        assert all(event.wait(WITHIN) for event in ready)
+        client.set("db:value", "new")
+        cache.invalidate("thing")
+        for process in children:
+            process.join(WITHIN)
+        assert [process.exitcode for process in children] == [0, 0]
+    client.close()

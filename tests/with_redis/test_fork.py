@@ -1,0 +1,288 @@
+"""Processes that are forked: each has its own connections and channel, and becomes coherent by itself.
+
+The forking is done in scripts of their own, so that no test process with threads is forked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ._workers import PATIENCE
+
+PREAMBLE = """
+import multiprocessing, os, sys, time
+import redis
+from aikcache import Cache
+from aikcache.testing import wait_until
+
+url, instance = sys.argv[1:]
+client = redis.Redis.from_url(url, decode_responses=True)
+cache = Cache(url, instance=instance)
+
+@cache.cached("thing", tags=("things",))
+def get(name: str) -> str:
+    with redis.Redis.from_url(url, decode_responses=True) as database:
+        database.incr("db:loads")
+        return database.get("db:value")
+
+def becomes(value, within=10):
+    wait_until(lambda: get("box") == value, within, value)
+
+def connect():
+    get("box")
+    cache.get("thing:get:other")  # in a child a local hit needs no Redis, and starts nothing
+    wait_until(lambda: cache.stats().coherent, 10, "the channel")
+
+def report(name):
+    client_of_child = redis.Redis.from_url(url)
+    client_of_child.rpush("reports", name)
+    client_of_child.close()
+
+def fork(work):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+
+def ended_well(child):
+    return os.waitpid(child, 0)[1] == 0
+"""
+
+
+def run(script: str, url: str, instance: str) -> None:
+    """Run a script that asserts for itself, and says nothing on stderr."""
+    command = [sys.executable, "-W", "error", "-c", PREAMBLE + script, url, instance]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_children_of_a_process_that_used_the_cache_become_coherent(redis_url: str, instance: str) -> None:
+    """As under gunicorn with preloading: the parent used the cache, and each worker hears others by a channel of its own."""
+    run(
+        """
+client.set("db:value", "old")
+connect()
+assert get("box") == "old"
+
+def work():
+    assert get("box") == "old"
+    cache.get("thing:get:other")  # something that needs Redis
+    wait_until(lambda: cache.stats().coherent, 10, "the channel")
+    assert get("box") == "old"
+    report("ready")
+    becomes("new")
+    cache.invalidate_tags("done:none")
+    assert cache.stats().pending_invalidations == 0
+
+children = [fork(work) for _ in range(4)]
+wait_until(lambda: client.llen("reports") == 4, 10, "the children")
+client.set("db:value", "new")
+cache.invalidate_tags("things")
+assert all([ended_well(child) for child in children])
+assert get("box") == "new"
+assert cache.stats().coherent
+assert int(client.get("db:loads")) == 2
+""",
+        redis_url,
+        instance,
+    )
+
+
+def test_what_a_child_ends_is_heard_by_its_parent_and_its_siblings(redis_url: str, instance: str) -> None:
+    """A child's marks are its own, not its parent's: the parent heeds them."""
+    run(
+        """
+client.set("db:value", "old")
+connect()
+assert get("box") == "old"
+
+def listen():
+    connect()
+    report("ready")
+    becomes("new")
+
+def write():
+    assert get("box") == "old"
+    wait_until(lambda: client_in_child.llen("reports") == 1, 10, "the listener")
+    client_in_child.set("db:value", "new")
+    cache.invalidate_key("thing:get:box")
+    assert get("box") == "new"
+
+client_in_child = redis.Redis.from_url(url)
+children = [fork(listen), fork(write)]
+becomes("new")
+assert all([ended_well(child) for child in children])
+""",
+        redis_url,
+        instance,
+    )
+
+
+def test_a_child_without_a_channel_is_bounded_by_max_staleness(redis_url: str, instance: str) -> None:
+    """A child that only ever hits what its parent held sees another's invalidation within `max_staleness`."""
+    run(
+        """
+cache.close()
+cache = Cache(url, instance=instance, max_staleness=0.4)
+
+@cache.cached("thing", tags=("things",))
+def get(name: str) -> str:
+    with redis.Redis.from_url(url, decode_responses=True) as database:
+        return database.get("db:value")
+
+client.set("db:value", "old")
+connect()
+
+def work():
+    assert get("box") == "old"
+    report("ready")
+    becomes("new", 3)
+
+child = fork(work)
+wait_until(lambda: client.llen("reports") == 1, 10, "the child")
+client.set("db:value", "new")
+cache.clear()
+assert ended_well(child)
+""",
+        redis_url,
+        instance,
+    )
+
+
+def test_a_fork_in_the_middle_of_everything_hangs_nothing(redis_url: str, instance: str) -> None:
+    """Children forked while other threads load, fill and invalidate can do the same themselves."""
+    run(
+        """
+import threading
+client.set("db:value", "old")
+connect()
+stop = threading.Event()
+
+@cache.cached("busy", tags=("busy:{n}",))
+def busy(n: int) -> int:
+    return n
+
+def churn(offset):
+    n = offset
+    while not stop.is_set():
+        n += 1
+        busy(n % 50)
+        if n % 5 == 0:
+            busy.invalidate(n % 50)
+        if n % 7 == 0:
+            cache.invalidate_tags(f"busy:{n % 50}")
+
+threads = [threading.Thread(target=churn, args=(i,)) for i in range(4)]
+for thread in threads:
+    thread.start()
+
+def work():
+    for n in range(50):
+        assert busy(n) == n
+        busy.invalidate(n)
+    assert get("box") == "old"
+    wait_until(lambda: cache.stats().coherent, 10, "the channel")
+
+children = []
+for _ in range(10):
+    children.append(fork(work))
+deadline = time.monotonic() + 20
+left = list(children)
+while left and time.monotonic() < deadline:
+    done, status = os.waitpid(left[0], os.WNOHANG)
+    if done:
+        assert status == 0
+        left.pop(0)
+    else:
+        time.sleep(0.01)
+stop.set()
+for thread in threads:
+    thread.join()
+for child in left:
+    os.kill(child, 9)
+assert not left, "a child hangs"
+""",
+        redis_url,
+        instance,
+    )
+
+
+def test_a_child_does_not_keep_its_parents_channel_open(redis_url: str, instance: str) -> None:
+    """When a parent dies and its children live, the server sees its connections end, and writes to them no more."""
+    run(
+        """
+cache.close()
+
+def channels():
+    return [found for found in client.client_list() if found["name"] == "aikcache-channel"]
+
+def parent():
+    global cache
+    cache = Cache(url, instance=instance)
+    cache.get("thing:get:other")
+    wait_until(lambda: cache.stats().coherent, 10, "the channel")
+
+    def child():
+        report("alive")
+        redis.Redis.from_url(url).blpop(["go"], timeout=20)
+        report("done")
+
+    fork(child)
+    waiting = redis.Redis.from_url(url)
+    wait_until(lambda: waiting.llen("reports") == 1, 10, "the child")
+    assert len([found for found in waiting.client_list() if found["name"] == "aikcache-channel"]) == 1
+
+assert ended_well(fork(parent))
+wait_until(lambda: not channels(), 5, "the end of the channel")
+assert client.llen("reports") == 1
+client.rpush("go", "1")
+wait_until(lambda: client.llen("reports") == 2, 10, "the child's end")
+""",
+        redis_url,
+        instance,
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_by_any_method(method: str, redis_url: str, instance: str) -> None:
+    """Processes of multiprocessing, however started, share what is cached and hear what is ended."""
+    script = f"""
+import multiprocessing, sys
+from tests.with_redis import _forked
+if __name__ == "__main__":
+    _forked.main({method!r}, {redis_url!r}, {instance!r})
+"""
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_fork_of_a_cache_that_was_not_used_is_nothing_special(redis_url: str, instance: str) -> None:
+    """A cache made and not used before the fork connects in each child."""
+    run(
+        """
+client.set("db:value", "old")
+
+def work():
+    assert get("box") == "old"
+    wait_until(lambda: cache.stats().coherent, 10, "the channel")
+
+assert all([ended_well(child) for child in [fork(work) for _ in range(3)]])
+assert int(client.get("db:loads")) == 1
+assert get("box") == "old"
+""",
+        redis_url,
+        instance,
+    )
