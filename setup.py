@@ -15,6 +15,7 @@ TEST = [
     "hypothesis>=6.100",
     "attrs>=23.2",
     "pydantic>=2.7",
+    "sqlalchemy>=2.0",
     *EMBEDDED,
     *FLASK,
     *PROMETHEUS,

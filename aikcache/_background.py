@@ -60,6 +60,8 @@ class Background:
         if self._idle <= self._tasks.qsize() and self._threads < MAX_THREADS and not self._start():
             return None
         self._tasks.put(task)
+        if not self._threads:  # the last one has gone meanwhile
+            self._start()
         return task
 
     def _start(self) -> bool:
@@ -86,6 +88,8 @@ class Background:
                 del task  # nothing of it is kept while waiting for the next
         finally:
             self._threads -= 1
+            if not self._threads and not tasks.empty() and not self._closed:
+                self._start()
 
     def close(self) -> None:
         self._closed = True

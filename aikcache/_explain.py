@@ -17,16 +17,17 @@ def explain(tiers: Tiers, request: Request) -> dict[str, Any]:
     told: dict[str, Any] = {"key": request.key, "groups": list(request.groups), "local": None, "remote": None}
     answer = "load"
     if entry is not None:
-        left = entry.deadline - now
+        left = min(entry.fresh, entry.deadline) - now  # negative: stale for so long
         told["local"] = {"fresh": left > 0, "seconds_left": round(left, 3), "tags": list(entry.tags)}
     try:
         there = _remote(tiers, request)
     except RemoteError as error:
         there = {"error": str(error)}
     told["remote"] = there
-    if entry is not None and told["local"]["fresh"]:
+    stale_ttl = request.policy.stale_ttl
+    if entry is not None and now < min(entry.deadline, entry.fresh + stale_ttl):
         answer = "local"
-    elif there is not None and there.get("fresh"):
+    elif there is not None and there.get("current") and there["seconds_left"] + stale_ttl > 0:
         answer = "remote"
     return {**told, "answer": answer}
 
@@ -38,10 +39,12 @@ def _remote(tiers: Tiers, request: Request) -> dict[str, Any] | None:
     seen = None if read.data is None else tiers.shared.unpack(request, read.data)
     if read.data is None or seen is None:
         return None
-    frame, fresh = seen
+    frame, current = seen
+    left = (read.pttl - (frame.keep_ms - frame.ttl_ms)) / 1000
     return {
-        "fresh": fresh,
-        "seconds_left": read.pttl / 1000,
+        "fresh": current and left > 0,
+        "current": current,  # nothing that it belongs to was ended since
+        "seconds_left": left,
         "bytes": len(read.data),
         "load_seconds": round(frame.cost, 6),
         "tags": list(frame.tags),

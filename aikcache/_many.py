@@ -49,7 +49,7 @@ def peek(tiers: Tiers, requests: Sequence[Request]) -> list[Any]:
     values: list[Any] = [MISSING] * len(requests)
     for i, request in enumerate(requests):
         request.epoch, request.began = request.region.epoch, tiers.clock()
-        request.groups = tiers.groups_of(request)
+        request.groups, request.only_fresh = tiers.groups_of(request), True
         entry = tiers.local.find(request.key, request.region, None)
         if entry is not None:
             values[i] = tiers.serve(entry, request.policy.codec)

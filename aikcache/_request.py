@@ -37,6 +37,8 @@ class Request:
     groups: tuple[str, ...] = ()
     known: dict[str, bytes | None] = field(default_factory=dict)  # the stamps as of the first question
     fallback: Held | None = None  # a stale value, to answer with when the function fails
+    fresh: float = 0.0  # until when the value found is, or was
+    only_fresh: bool = False  # a stale value is none
     seen: bytes = b""  # what stood remotely and was of no use
 
     def all_groups(self) -> tuple[str, ...]:

@@ -135,7 +135,9 @@ class Tiers:
     def _serves(self, request: Request, fresh: float, held: Held) -> bool:
         """Whether a value that is due, or has been stale since `fresh`, still answers a call; it is renewed then."""
         late = self.clock() - fresh
-        policy = request.policy
+        policy, request.fresh = request.policy, fresh
+        if request.only_fresh:
+            return late < 0
         if late < policy.stale_ttl or late < 0:
             request.region.counters.stale += late >= 0
             self.refresher.soon(request)
@@ -162,7 +164,10 @@ class Tiers:
                 flight.ended = True  # nobody vouches that it has not been overtaken: it is not joined any more
                 self.flights.end_key(request.key)
                 continue
-            if not flight.wait(self._patience(request, deadline)) and request.fallback:
+            landed = flight.wait(self._patience(request, deadline))
+            if flight.ended:  # what was invalidated meanwhile is gone
+                request.fallback = None
+            if not landed and request.fallback:
                 return self._fall_back(request, None)
             if flight.state in (UNDER_WAY, ALONE):
                 return self._run(request)
@@ -199,6 +204,8 @@ class Tiers:
                 state, (value, held) = LANDED, landed
                 return value
             entry = self.local.find(request.key, request.region, request.local_key if request.relink else None)
+            if entry is None:
+                request.fallback = None  # it was invalidated before this flight began
             if entry is not None:  # another's load may have landed between our look and our flight
                 value = self.serve(entry, request.policy.codec)
                 if value is not MISSING:
@@ -251,7 +258,7 @@ class Tiers:
                 if found is not None:
                     request.region.counters.remote_hits += 1
                     return found
-                if token is None and request.fallback is not None:  # somebody else loads it, and takes too long
+                if token is None and request.fallback is not None and not flight.ended:  # somebody else loads it, and takes too long
                     return self._fall_back(request, None), request.fallback
             except Exception as error:  # whatever it is, the function can still answer
                 self.keeper.failed(request, error)
@@ -270,6 +277,11 @@ class Tiers:
                 value, held = self.keeper.load(request, token)
                 state = ALONE if held is None else LANDED
                 return value, held
+            except Exception:
+                self.refresher.failed(request.key)
+                if request.fallback is not None and not flight.ended:
+                    state, held = LANDED, request.fallback  # those who wait need not try for themselves
+                raise
             finally:
                 self.flights.done(flight, state, held)
 
@@ -279,7 +291,7 @@ class Tiers:
             flight.aside = False
             return self.keeper.load(request, token)
         if not task.wait(timeout):
-            return self._fall_back(request, None), None
+            return (self._run(request) if flight.ended else self._fall_back(request, None)), None
         if task.error is not None:
             raise task.error
         return task.result  # type: ignore[return-value]
@@ -301,7 +313,11 @@ class Tiers:
         try:
             token: bytes | None = None
             if self.shared is not None:
-                request.seen = self.shared.read(request).data or b""  # what is to be renewed is no news
+                mine, request.only_fresh = request.fresh, True
+                found = self.look(request, self.shared.read(request))
+                # Two readings of one value's end differ by less than an operation takes.
+                if found is not None and (self.clock() >= mine or request.fresh > mine + self.config.timeout):
+                    return True  # somebody else has renewed it
                 self.shared.ensure(request)
                 answer = self.shared.lease(request, self.clock())
                 if not isinstance(answer, bytes):
@@ -362,6 +378,7 @@ class Tiers:
         held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
         left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == -1 else 0.0
         fresh = request.asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+        request.fresh = fresh
         due = fresh - _refresh.early(request.policy, frame.cost, frame.ttl_ms / 1000)
         self.keeper.fill(request, held, fresh, due, request.asked + left, frame.tags)
         if self.clock() >= due and not self._serves(request, fresh, held):

@@ -174,11 +174,18 @@ def _told(verdict: Verdict, kept: float, histories: list[list[dict[str, Any]]], 
             if event["what"] == "settled" and event["kept_until"] and (number or event["kept_until"] >= kept):
                 verdict.late.append(float(event["at"]) - kept)
                 return float(event["at"])
-        if telling and len(histories) > number + 1:  # killed while telling: whether it had been told is not known
-            verdict.unknown += 1
+        if number + 1 < len(histories) and not _taken_over(histories[number + 1]):
+            if not telling:
+                break
+            verdict.unknown += 1  # killed while telling: it had been told, but when is not known
             return inf
     verdict.violate("never told", f"worker {name}: an invalidation ({way}) kept at {kept:.3f} was never told")
     return inf
+
+
+def _taken_over(history: list[dict[str, Any]]) -> bool:
+    """Whether this process found anything in its journal when it started; a journal is emptied when all was told."""
+    return any(event["what"] == "start" and event["pending"] for event in history)
 
 
 class _Promises:

@@ -58,7 +58,7 @@ def main() -> int:
         print(" | ".join(cells(outcomes[-1])), file=sys.stderr, flush=True)
     lines = [HEAD, ("---",) + ("---:",) * (len(HEAD) - 1), *map(cells, outcomes)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    about = "; ".join(f"{what}: {value}" for what, value in circumstances().items())
+    about = "; ".join(f"{what}: {value}" for what, value in circumstances().items() if what != "command")
     text = TEXT.format(circumstances=about, lasting=LASTING, table=table)
     print(text)
     if options.write:

@@ -289,6 +289,8 @@ get("box")
 assert cache.wait_coherent(10)
 print(time.time(), flush=True)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert time.time() - float(done.stdout) < 3.0

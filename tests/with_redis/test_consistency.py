@@ -55,6 +55,6 @@ def test_a_rule_taken_away_is_noticed(broken: str, kind: str, tmp_path: Path) ->
     for _ in range(3):  # what threads make of it differs: once in a while six seconds show nothing
         status, outcome = run(tmp_path, 6, "--server", kind, "--faults", "none", "--break", broken)
         if status:
-            break
-    assert status == 1
-    assert set(outcome["violations"]) & {"own", "live", "bound"}
+            assert set(outcome["violations"]) & {"own", "live", "bound"}
+            return
+    pytest.fail("nothing was noticed")

@@ -66,7 +66,9 @@ def test_all_of_a_block_is_told_at_once(cache: Cache, monkeypatch: pytest.Monkey
     """However much is ended inside, it is one question to Redis, and each name stands in it once."""
     told: list[tuple[object, object]] = []
     end = Remote.end
-    monkeypatch.setattr(Remote, "end", lambda self, groups, keys: told.append((groups, keys)) or end(self, groups, keys))
+    monkeypatch.setattr(
+        Remote, "end", lambda self, groups, keys: told.append((groups, keys)) or end(self, groups, keys)
+    )
     with cache.deferred():
         for _ in range(3):
             cache.invalidate_tags("a", "b")

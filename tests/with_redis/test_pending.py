@@ -161,7 +161,11 @@ def test_the_same_one_is_pending_once(own_server: Server, open_cache: OpenCache)
 
 @pytest.mark.parametrize("limit", [1, 10])
 def test_too_many_become_everything(
-    limit: int, own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    limit: int,
+    own_server: Server,
+    open_cache: OpenCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Beyond `max_pending_invalidations` one of everything waits instead: more is ended than need be, nothing is lost."""
     monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
@@ -230,7 +234,9 @@ def test_a_journal_survives_the_process(
     assert os.path.getsize(journal) == 0
 
 
-def test_processes_with_one_journal_do_not_lose_each_others(own_server: Server, open_cache: OpenCache, tmp_path: Path) -> None:
+def test_processes_with_one_journal_do_not_lose_each_others(
+    own_server: Server, open_cache: OpenCache, tmp_path: Path
+) -> None:
     """Caches given the same path write to files of their own, and whoever comes next takes over what all have left."""
     own_server.kill()
     path = str(tmp_path / "journal")

@@ -244,7 +244,11 @@ def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
     if rule == "taken out":  # values first: what one look over the keyspace may come to
         swept: list[tuple[object, ...]] = []
         remove = _sweep._remove
-        monkeypatch.setattr(_sweep, "_remove", lambda *args: swept.append(args) or (remove(*swept[0]) if len(swept) == 2 else remove(*_values(args))))
+        monkeypatch.setattr(
+            _sweep,
+            "_remove",
+            lambda *args: swept.append(args) or (remove(*swept[0]) if len(swept) == 2 else remove(*_values(args))),
+        )
     pause = Pause(monkeypatch, here.tiers.remote, "scan", when=lambda *args: pause_at(args))
     passes: list[object] = []
 
