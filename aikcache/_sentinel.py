@@ -9,7 +9,8 @@ other, and one that lags would send us back to a primary that still takes itself
 
 Heard: one thread subscribes to `+switch-master` and its forerunners on one Sentinel, because an old primary may answer
 for many seconds after it was replaced (trap 9). Each second it also asks that Sentinel for the primary, which shows
-that the Sentinel lives and finds a switch whose message was missed. When it fails, the next one is taken.
+that the Sentinel lives and finds a switch whose message was missed. When it fails, the next one is taken. And every
+few seconds another one is asked as well, in case this one is cut off from the others.
 
 Threads: any thread asks; the watcher is a daemon started by the first question, gone after `close`, and after a fork
 until the child's first question. Failure: `RemoteUnavailableError`; the watcher reports and goes on.
@@ -19,6 +20,7 @@ Source: Redis, "Guidelines for Redis clients with support for Sentinel".
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -34,6 +36,8 @@ Address = tuple[str, int]
 Known = tuple[int, Address | None]
 EVENTS = ("+switch-master", "+promoted-slave", "+failover-end", "+config-update-from")
 HEARTBEAT = 1.0
+SECOND_OPINION = 5.0
+"""Seconds between two questions to another Sentinel than the one that is listened to."""
 SILENCE = 3.0
 """Seconds without an answer after which a Sentinel is left for the next one."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
@@ -180,6 +184,7 @@ class Sentinels:
             self._link = link
             link.send_command("SUBSCRIBE", *EVENTS)
             heard_at, next_question = time.monotonic(), 0.0
+            next_opinion = heard_at + SECOND_OPINION * random.uniform(0.1, 1)
             while not closed.is_set():
                 now = time.monotonic()
                 if now - heard_at > SILENCE:
@@ -188,6 +193,9 @@ class Sentinels:
                     for question in self._questions():
                         link.send_command(*question)
                     next_question = now + HEARTBEAT
+                if now >= next_opinion:
+                    next_opinion = now + SECOND_OPINION
+                    self._ask_another(address)
                 for message in link.poll(max(next_question - now, 0.001)):
                     heard_at = now
                     if is_push(message):
@@ -202,6 +210,12 @@ class Sentinels:
         finally:
             self._link = None
             link.close()
+
+    def _ask_another(self, than: Address) -> None:
+        others = [address for address in self._order if address != than]
+        if others:
+            with contextlib.suppress(Exception):  # it says nothing new, or nothing at all
+                self._learn(*self._ask(random.choice(others), time.monotonic() + self._within / 2))
 
     def _concerns_us(self, message: list[Any]) -> bool:
         return message[0] == b"message" and self.service.encode() in message[2].split()

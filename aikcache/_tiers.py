@@ -258,7 +258,7 @@ class Tiers:
                 if found is not None:
                     request.region.counters.remote_hits += 1
                     return found
-                if token is None and request.fallback is not None and not flight.ended:  # somebody else loads it, and takes too long
+                if token is None and request.fallback is not None and not flight.ended:
                     return self._fall_back(request, None), request.fallback
             except Exception as error:  # whatever it is, the function can still answer
                 self.keeper.failed(request, error)

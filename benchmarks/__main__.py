@@ -13,8 +13,8 @@ from ._measure import Row, Settings
 from ._report import as_json, circumstances, table
 
 QUESTIONS = (
-    "local_hit", "remote_hit", "many", "invalidation", "push", "push_latency", "hung", "breaker", "threads", "hit_ratio", "memory",
-    "compression", "import_time",
+    "local_hit", "remote_hit", "many", "invalidation", "push_latency", "breaker", "threads", "hit_ratio",
+    "memory", "compression", "import_time",
 )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def _fill(cache: Cache, missing: int) -> None:
         key = cache.space.full(f"filler:of:{number}")
         local.fill(
             key, region, (number,), region.epoch, number,
-            born=now, deadline=now + 600, shared=True, tags=(f"filler:{number % 100}",),
+            born=now, fresh=now + 600, due=now + 600, deadline=now + 600, shared=True, tags=(f"filler:{number % 100}",),
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from multiprocessing.synchronize import Event
+from typing import Any
 
 import redis
 
@@ -23,8 +24,7 @@ def child(url: str, instance: str, ready: Event) -> None:
 
         @cache.cached("thing")
         def get(name: str) -> str:
-            value: str = client.get("db:value")
-            return value
+            return str(client.get("db:value"))
 
         assert get("box") == "old"
         wait_until(lambda: cache.stats().coherent, WITHIN, "the channel")
@@ -35,7 +35,7 @@ def child(url: str, instance: str, ready: Event) -> None:
 
 
 def main(method: str, url: str, instance: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)  # what all have, typeshed does not say of their base
     cache, client = make(url, instance)
     client.set("db:value", "old")
     with cache:

@@ -130,7 +130,7 @@ def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis
     get, get_there = source.bind(here), source.bind(there)
     assert get("box") == get_there("box") == OLD
     source.value = NEW
-    raw.execute_command(how)
+    raw.flushall() if how == "FLUSHALL" else raw.flushdb()
     wait_until(lambda: get("box") == NEW, PATIENCE, "the flush")
     wait_until(lambda: get_there("box") == NEW, PATIENCE, "the flush")
     assert source.loads == 2
@@ -138,7 +138,7 @@ def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#things"])
 def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: OpenCache, raw: redis.Redis) -> None:
-    """A stamp that is gone ends what was stored under it, in both tiers: who made it new cannot know what came between."""
+    """A stamp that is gone ends what was stored under it, in both tiers: nobody knows what came between."""
     here, there = pair(open_cache)
     source = Source()
     get, get_there = source.bind(here), source.bind(there)

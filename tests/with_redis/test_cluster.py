@@ -349,7 +349,7 @@ def test_a_sweep_takes_all_primaries(
 
 
 def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None:
-    """In the commands of an invalidation, for where they are not carried out at once: else a load could store between."""
+    """In an invalidation's commands, for where they are not carried out at once: else a load could store between."""
     remote = open_met(spec).cache.tiers.remote
     assert remote is not None
     (unlink, *_) = remote.ending((), ("aik:v1:a:b:c",))

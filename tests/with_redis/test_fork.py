@@ -69,7 +69,7 @@ def run(script: str, url: str, instance: str) -> None:
 
 
 def test_children_of_a_process_that_used_the_cache_become_coherent(redis_url: str, instance: str) -> None:
-    """As under gunicorn with preloading: the parent used the cache, and each worker hears others by a channel of its own."""
+    """As under gunicorn with preloading: the parent used the cache, and each worker has a channel of its own."""
     run(
         """
 client.set("db:value", "old")

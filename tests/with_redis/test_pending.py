@@ -34,7 +34,7 @@ def open_cache(own_server: Server, instance: str) -> Iterator[OpenCache]:
 
 @pytest.fixture(params=["a fresh run is distrusted", "nobody noticed the restart"])
 def noticed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a server that has just started is told to end what it restored; without it, pending ones do by themselves."""
+    """Whether a server that has just started is told to end what it restored; if not, what is pending must do."""
     if request.param != "a fresh run is distrusted":
         monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
         return False
@@ -167,7 +167,7 @@ def test_too_many_become_everything(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Beyond `max_pending_invalidations` one of everything waits instead: more is ended than need be, nothing is lost."""
+    """Beyond `max_pending_invalidations` one of everything waits instead: too much is ended, nothing is lost."""
     monkeypatch.setattr(_recovery, "JUST_STARTED", -1)
     shelf = Shelf()
     cache, other = open_cache(max_pending_invalidations=limit), open_cache()

@@ -422,7 +422,8 @@ def test_a_sentinel_that_lags_behind_does_not_send_anybody_back(two: Two, instan
     with Impostor(late.serve) as other:
         url = two.url.replace("/mine", f",{other.url.split('/')[2]}/mine")
         with Cache(url, instance=instance, local_ttl=0, **SOON) as cache:
-            cache.ping()
+            cache.get("thing:x:1")
+            assert cache.wait_coherent(PATIENCE)
             two.promote()
             two.chooser.switch(two.second.port or 0)
             connections = cache.tiers.remote.connections  # type: ignore[union-attr]
@@ -464,7 +465,8 @@ def test_what_the_new_primary_has_not_heard_it_is_told_before_it_is_read(
         for cache in (writer, reader):
             for name in ("key", "group:a", "tagged", "glob"):
                 assert cache.get(f"thing:{name}") is None, name
-            assert cache.get("thing:kept") == "old"
+            # Nothing that has ended comes back, so this may be asked again: a machine too busy answers with a miss.
+            wait_until(lambda cache=cache: cache.get("thing:kept") == "old", 2.0, "what was not ended")  # type: ignore[misc]
 
 
 def moved(two: Two, cache: Cache) -> bool:

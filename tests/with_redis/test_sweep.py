@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import redis
@@ -65,8 +66,8 @@ def test_a_glob_ends_what_redis_would_match(
 ) -> None:
     """`*`, `?`, `[…]` and `\\` mean what they mean to Redis, in both tiers, here and elsewhere."""
     here, there = pair(open_cache)
-    get = here.cached("thing", operation="get")(lambda name: name)  # type: ignore[misc]
-    get_there = there.cached("thing", operation="get")(lambda name: name)  # type: ignore[misc]
+    get = here.cached("thing", operation="get")(lambda name: name)
+    get_there = there.cached("thing", operation="get")(lambda name: name)
     words = ["box", "bun", "bax", "cup", "a", "café", "c*p"]
     for word in words:
         get(word)
@@ -102,8 +103,7 @@ def test_other_instances_and_versions_are_left_alone(redis_url: str, instance: s
     """A sweep ends nothing of another instance or version, whose names begin otherwise."""
     with ExitStack() as stack:
         caches = [
-            stack.enter_context(Cache(redis_url, instance=instance, version=version, **settings))
-            for version, settings in (("v1", {}), ("v2", {}), ("v1x", {}))
+            stack.enter_context(Cache(redis_url, instance=instance, version=version)) for version in ("v1", "v2", "v1x")
         ]
         for cache in caches:
             cache.set("thing:get:box", 1)
@@ -123,7 +123,12 @@ def test_it_goes_by_a_thousand(open_cache: OpenCache, raw: redis.Redis, monkeypa
     raw.mset({f"{lead}other:get:n{number}": b"x" for number in range(1000)})
     sizes: list[int] = []
     unlink = Remote.unlink
-    monkeypatch.setattr(Remote, "unlink", lambda self, *args: sizes.append(len(args[-1])) or unlink(self, *args))
+
+    def counted(self: Remote, found: Sequence[bytes]) -> int:
+        sizes.append(len(found))
+        return unlink(self, found)
+
+    monkeypatch.setattr(Remote, "unlink", counted)
     progress = cache.invalidate("thing:get:n*", background=True)
     assert progress is not None
     assert progress.wait(PATIENCE)
@@ -226,7 +231,7 @@ def test_loads_of_other_keys_go_on(open_cache: OpenCache, monkeypatch: pytest.Mo
 def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
     rule: str, open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Leases are swept before values, so a load cannot store behind the sweep's back and give up its lease before it."""
+    """Leases are swept before values, so a load cannot store behind the sweep and give up its lease before it."""
     here, there = pair(open_cache)
     begun, go = threading.Event(), threading.Event()
     value = ["old"]
@@ -242,13 +247,13 @@ def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
     assert begun.wait(PATIENCE)
     value[0] = "new"
     if rule == "taken out":  # values first: what one look over the keyspace may come to
-        swept: list[tuple[object, ...]] = []
         remove = _sweep._remove
-        monkeypatch.setattr(
-            _sweep,
-            "_remove",
-            lambda *args: swept.append(args) or (remove(*swept[0]) if len(swept) == 2 else remove(*_values(args))),
-        )
+        looks = [("", ""), (f"{here.space.lead}!lease:{{", "}")]
+
+        def values_first(remote: Any, part: Any, glob: str, before: str, after: str, progress: Any) -> None:
+            remove(remote, part, glob, *looks.pop(0), progress)
+
+        monkeypatch.setattr(_sweep, "_remove", values_first)
     pause = Pause(monkeypatch, here.tiers.remote, "scan", when=lambda *args: pause_at(args))
     passes: list[object] = []
 
@@ -263,11 +268,6 @@ def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
     pause.let_go()
     sweeping.result()
     assert here.get("thing:get:box") == ("old" if rule == "taken out" else None)
-
-
-def _values(args: tuple[object, ...]) -> tuple[object, ...]:
-    remote, part, glob, _, _, progress = args
-    return remote, part, glob, "", "", progress
 
 
 def test_the_hint_is_given_once(open_cache: OpenCache, caplog: pytest.LogCaptureFixture) -> None:
