@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import cachetools
@@ -32,7 +31,6 @@ PURGE = 64
 """Entries of ended groups that one fill removes from the store: enough to outrun any rate of fills."""
 OVERHEAD = 300
 """Bytes that an entry costs beyond its key and value, for `local_max_bytes`."""
-_HITS = attrgetter("hits")
 
 
 class Packed(NamedTuple):
@@ -359,7 +357,7 @@ class LocalTier:
             region.epoch += 1
             region.cleared = region.epoch
             region.table.clear()
-            hits = sum(map(_HITS, gone))  # apart: `+=` would read `retired` before the sum is made
+            hits = sum(entry.hits for entry in gone)  # apart: `+=` would read `retired` before the sum is made
             region.retired += hits
             self._purge += gone
 

@@ -268,9 +268,12 @@ class Worker:
             self._answers[done] = (ok, value)
         return self._answers.pop(number)
 
-    def kill(self) -> None:
+    def signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGKILL)
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
         self._process.join(PATIENCE)
         self._pipe.close()
 

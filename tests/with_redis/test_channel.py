@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +18,13 @@ import redis
 from aikcache import Cache
 from aikcache.testing import Server, wait_until
 
+from . import _workers
 from ._staging import Listener, hear, kill_channel, pair
-from ._workers import PATIENCE, connect
+from ._workers import PATIENCE, Shop, Spec, Worker, connect
 
 OLD, NEW = "old", "new"
 OpenCache = Callable[..., Cache]
+OpenShop = Callable[[Spec], Shop]
 
 
 @pytest.fixture
@@ -202,6 +205,30 @@ def test_a_server_that_stops_answering_is_noticed(own_server: Server, instance: 
         finally:
             own_server.resume()
         wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
+
+
+def test_a_process_that_was_stopped_serves_nothing_old(spec: Spec, victim: Worker, open_shop: OpenShop) -> None:
+    """A process stopped and continued answers its first call with nothing older than `max_staleness`."""
+    spec = spec.but(max_staleness=0.3)
+    here = open_shop(spec)
+    connect(here.cache)
+    here.database.put("box", OLD)
+    victim.run(_workers.run, spec, connect_shop)
+    assert [victim.run(_workers.get, spec, "box") for _ in range(3)] == [OLD] * 3
+    victim.signal(signal.SIGSTOP)
+    try:
+        here.database.put("box", NEW)
+        here.get.invalidate("box")
+        over = time.monotonic() + 0.5
+        first = victim.start(_workers.get, spec, "box")  # waits in the pipe until the process goes on
+        wait_until(lambda: time.monotonic() > over, what="the horizon to pass")
+    finally:
+        victim.signal(signal.SIGCONT)
+    assert first.result() == NEW
+
+
+def connect_shop(shop: Shop) -> None:
+    connect(shop.cache)
 
 
 def test_a_server_that_restarts_empty_makes_no_old_value(own_server: Server, instance: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+import redis
 
 from aikcache import Cache, _invalidation
 from aikcache._invalidation import Hearing
@@ -378,6 +379,7 @@ def test_ones_own_invalidation_does_not_end_the_load_that_follows(
     here, there = pair(open_cache)
     get = source.bind(here)
     get("box")
+    hear(here, there)  # of the stamps that this has made; an echo still on its way would be taken for the next one
     if rule == "taken out":
         monkeypatch.setattr(Stamps, "expected", lambda self, group: False)
     source.value, source.loads = NEW, 0
@@ -448,6 +450,26 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
     hear(here, there)
     assert held(here) == (OLD if rule == "taken out" else None)
     assert get("box") == (OLD if rule == "taken out" else NEW)
+
+
+@both
+def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
+    rule: str, open_cache: OpenCache, source: Source, redis_url: str
+) -> None:
+    """A mark names its writer, so another's end of the same key in the same cycle is no echo."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    assert get("box") == OLD == held(here)
+    remotes = here.tiers.remote, there.tiers.remote
+    assert remotes[0] is not None
+    assert remotes[1] is not None
+    writers = [remotes[0].writer, remotes[1].writer if rule == "in force" else remotes[0].writer]
+    with redis.Redis.from_url(redis_url) as client, client.pipeline() as together:
+        for writer in writers:
+            together.set(here.space.mark(here.space.full("thing:get:box"), writer), "1")
+        together.execute()
+    hear(here, there)
+    assert held(here) == (None if rule == "in force" else OLD)
 
 
 def test_a_stamp_made_to_live_longer_ends_nothing_here_once_it_was_heard_of(

@@ -69,6 +69,9 @@ def test_a_glob_ends_what_redis_would_match(
     get = here.cached("thing", operation="get")(lambda name: name)
     get_there = there.cached("thing", operation="get")(lambda name: name)
     words = ["box", "bun", "bax", "cup", "a", "café", "c*p"]
+    get(words[0])
+    hear(there, here)  # of the stamps that this has made
+    hear(here, there)
     for word in words:
         get(word)
         get_there(word)
