@@ -73,7 +73,7 @@ class Counters:
 class Region:
     """The local entries of one prefix:operation, and its counters."""
 
-    __slots__ = ("cleared", "counters", "epoch", "groups", "horizon", "name", "retired", "table", "tagged")
+    __slots__ = ("cleared", "counters", "ended", "epoch", "groups", "horizon", "name", "retired", "table", "tagged")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -82,12 +82,13 @@ class Region:
         self.horizon = inf  # until when local entries may be trusted without a look at their age
         self.epoch = 0  # counts what ended fills
         self.cleared = 0  # the epoch at which all older entries ended
+        self.ended: list[Entry] = []  # ended with their group, and still in the store
         self.retired = 0  # hits of entries that have left, less the bumps that were no hits
         self.tagged = False  # whether any entry ever had a tag
         self.counters = Counters()
 
     def local_hits(self) -> int:
-        return self.retired + sum(entry.hits for entry in list(self.table.values()))
+        return self.retired + sum(entry.hits for entry in [*self.table.values(), *self.ended])
 
 
 class EntryStore(S3FIFOCache):
@@ -123,7 +124,7 @@ class LocalTier:
         self._native = config.policy == "s3fifo"
         self._linked = 0
         self._tags: dict[str, dict[Entry, None]] = {}
-        self._purge: list[Entry] = []
+        self._purging: list[Region] = []  # those that have ended entries
 
     @staticmethod
     def _make_store(config: CacheConfig) -> Any:
@@ -155,7 +156,7 @@ class LocalTier:
     def _adopt(self, region: Region) -> Region:
         regions = self.regions.setdefault(region.name, [])
         if region not in regions:
-            region.counters, region.retired, region.horizon = Counters(), 0, self.horizon
+            region.counters, region.retired, region.horizon, region.ended = Counters(), 0, self.horizon, []
             self.regions[region.name] = [*regions, region]  # replaced, not changed: others may be iterating
         return region
 
@@ -183,8 +184,9 @@ class LocalTier:
         if self.guard.after_fork():
             for region in self.all_regions():
                 region.table.clear()
+                region.ended.clear()
             self._store = self._make_store(self._config)
-            self._tags, self._purge, self._linked, self.bytes = {}, [], 0, 0
+            self._tags, self._purging, self._linked, self.bytes = {}, [], 0, 0
 
     # Look up and fill
 
@@ -269,8 +271,13 @@ class LocalTier:
         return True
 
     def _make_room(self, size: int) -> None:
-        for _ in range(min(PURGE, len(self._purge))):
-            entry = self._purge.pop()
+        for _ in range(PURGE):
+            while self._purging and not self._purging[-1].ended:
+                self._purging.pop()
+            if not self._purging:
+                break
+            entry = self._purging[-1].ended.pop()
+            entry.region.retired += entry.hits  # ended: nobody can find it, so nobody bumps it any more
             if self._store.get(entry.key) is entry:
                 self._store.pop(entry.key)
             self._depart(entry)  # also what a store that drops by itself has dropped
@@ -357,9 +364,8 @@ class LocalTier:
             region.epoch += 1
             region.cleared = region.epoch
             region.table.clear()
-            hits = sum(entry.hits for entry in gone)  # apart: `+=` would read `retired` before the sum is made
-            region.retired += hits
-            self._purge += gone
+            region.ended += gone  # counted and dropped from the store at later fills, a few at each
+            self._purging.append(region)
 
     def _drop_tag(self, tag: str) -> None:
         for region in self.all_regions():
