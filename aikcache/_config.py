@@ -131,11 +131,6 @@ class CacheConfig:
             )
         if self.failover not in ("replay", "distrust"):
             raise ConfigError(f"failover must be 'replay' or 'distrust', got {self.failover!r}.")
-        if self.invalidate_wait and self.url is not None and "+cluster://" in self.url:
-            raise ConfigError(
-                f"invalidate_wait must be 0 on a cluster, got {self.invalidate_wait}: WAIT asks one node of many. "
-                "Set min-replicas-to-write on its nodes instead."
-            )
         if not isinstance(self.strict, bool):
             raise ConfigError(f"strict must be True or False, got {self.strict!r}.")
         if self.secret is not None and (not isinstance(self.secret, (str, bytes)) or len(self.secret) < 16):

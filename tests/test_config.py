@@ -284,9 +284,3 @@ def test_settings_made_by_hand_are_validated_too() -> None:
     """`CacheConfig` refuses on its own what `Cache` does."""
     with pytest.raises(ConfigError, match="timeout must be greater than 0"):
         CacheConfig(timeout=0)
-
-
-def test_waiting_for_replicas_is_refused_on_a_cluster() -> None:
-    """WAIT asks one node, so `invalidate_wait` on a cluster is an error that says what to set instead."""
-    with pytest.raises(ConfigError, match=r"must be 0 on a cluster, got 1.*min-replicas-to-write"):
-        Cache("redis+cluster://localhost:7000", invalidate_wait=1)
