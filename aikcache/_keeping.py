@@ -8,13 +8,14 @@ asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any
 
 from . import _refresh
 from ._config import CacheConfig
 from ._flights import Flights, Held
-from ._leases import Leases
+from ._leases import Lease
 from ._local import LocalTier, Packed
 from ._request import Ready, Request, milliseconds
 from ._stamped import Stamped
@@ -40,7 +41,6 @@ class Keeper:
         self.flights = flights
         self.trouble = trouble
         self.clock = clock
-        self.leases = Leases(1.0 if shared is None else shared.lease_seconds, self._extend)
 
     def load(self, request: Request, token: bytes | None, *, asked: bool = True) -> tuple[Any, Held | None]:
         """Run the function, and keep what it gives where that is allowed. None for the second: nobody can share it.
@@ -48,8 +48,12 @@ class Keeper:
         `asked`: for a call, which has then missed; otherwise for no call in particular.
         """
         request.region.counters.misses += asked
-        with self.leases.holding([] if token is None else [(request.key, token)]):
+        with self.holding([] if token is None else [(request.key, token)]):
             return self._load(request, token)
+
+    def holding(self, leases: Sequence[Lease]) -> AbstractContextManager[None]:
+        """A block during which leases are kept alive."""
+        return nullcontext() if self.shared is None or not leases else self.shared.leases.holding(leases)
 
     def _load(self, request: Request, token: bytes | None) -> tuple[Any, Held | None]:
         started = self.clock()
@@ -67,8 +71,8 @@ class Keeper:
                     self.keep_here(request, held, ready)
             return value, held
         finally:
-            if token is not None and not stored:
-                self.hold([(request.key, token)], 0)
+            if self.shared is not None and token is not None and not stored:
+                self.shared.leases.end([(request.key, token)])
 
     def _store(self, request: Request, token: bytes, ready: Ready) -> bool:
         assert self.shared is not None
@@ -158,14 +162,3 @@ class Keeper:
     def wrote(self, request: Request, size: int) -> None:
         request.region.counters.writes += 1
         request.region.counters.bytes_written += size
-
-    def _extend(self, leases: Sequence[tuple[str, bytes]]) -> None:
-        self.hold(leases, int(self.leases.seconds * 1000))
-
-    def hold(self, leases: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
-        """Extend leases, or give them up (0)."""
-        try:
-            if self.shared is not None:
-                self.shared.remote.hold(leases, lease_ms)
-        except RemoteError as error:
-            self.trouble.report(f"redis:{type(error).__name__}", f"a lease could not be held or given up: {error}")

@@ -7,7 +7,6 @@ other while either holds back what the other needs.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -149,12 +148,10 @@ class _Batch:
     def _ask_leases(self, places: list[int]) -> list[int]:
         tiers = self.tiers
         assert tiers.shared is not None
-        tokens = {i: os.urandom(16) for i in places}
-        wanted = [(self.requests[i].key, tokens[i], self.requests[i].digest(), self.requests[i].seen) for i in places]
         busy = []
-        for i, answer in zip(places, tiers.shared.remote.acquire_many(wanted, tiers.shared.lease_ms), strict=True):
+        for i, token, answer in zip(places, *tiers.shared.ask_leases([self.requests[i] for i in places]), strict=True):
             if answer is None:
-                self.tokens[i] = tokens[i]
+                self.tokens[i] = token
             elif not isinstance(answer, Read) or not self._take(i, answer):
                 busy.append(i)
         return busy
@@ -165,7 +162,7 @@ class _Batch:
         if not places:
             return
         tiers = self.tiers
-        with tiers.keeper.leases.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
+        with tiers.keeper.holding([(self.requests[i].key, self.tokens[i]) for i in places if i in self.tokens]):
             started = tiers.clock()
             with tiers.flights.loading(*(self.requests[i].key for i in places)):
                 results = self.load(places)
@@ -218,5 +215,5 @@ class _Batch:
 
     def _release(self) -> None:
         left = [(self.requests[i].key, token) for i, token in self.tokens.items()]
-        if left:
-            self.tiers.keeper.hold(left, 0)
+        if left and self.tiers.shared is not None:
+            self.tiers.shared.leases.end(left)

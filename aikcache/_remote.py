@@ -114,39 +114,39 @@ class Remote:
             found.append(current)
         return found
 
-    def put(self, key: str, frame: bytes, keep_ms: int) -> None:
-        """Write a value as it is told, voiding any load under way, and let all processes hear of it."""
+    def put(self, key: str, token: bytes, frame: bytes, keep_ms: int) -> bool:
+        """Store a value whose lease is still its token's, and let all processes hear that what was there has ended."""
         mark = self._mark(self.space.mark(key, self.writer))
-        void = ("UNLINK", self.space.lease(key))  # before, or a load could store over it; after, or one begun between
-        self._ask([void, ("SET", key, frame, "PX", keep_ms), void, *mark])
+        return bool(self._ask([self._store_call(key, token, frame, keep_ms), *mark])[0])
 
     # Leases
 
     def acquire(
-        self, key: str, token: bytes, digest: bytes, lease_ms: int, seen: bytes, *, insist: bool = False
-    ) -> Read | Busy | None:
-        """The right to load `key` (`None`), or the value that has arrived, or `Busy`."""
-        call = self._acquire_call(key, token, digest, lease_ms, seen, insist)
-        return _granted(self._ask([call])[0])
-
-    def acquire_many(
-        self, wanted: Sequence[tuple[str, bytes, bytes, bytes]], lease_ms: int
+        self,
+        wanted: Sequence[tuple[str, bytes, bytes, bytes]],
+        lease_ms: int,
+        *,
+        insist: bool = False,
+        unlink: bool = False,
     ) -> list[Read | Busy | None]:
-        """The same for many (key, token, digest, seen)."""
-        calls = [self._acquire_call(key, token, digest, lease_ms, seen, False) for key, token, digest, seen in wanted]
-        return [_granted(reply) for reply in self._ask(calls)]
+        """For each (key, token, digest, seen) the right to load (`None`), the value that has arrived, or `Busy`.
 
-    def _acquire_call(self, key: str, token: bytes, digest: bytes, lease_ms: int, seen: bytes, insist: bool) -> Command:
-        keys = (key, self.space.lease(key))
-        return _call(_scripts.ACQUIRE, keys, token, digest, lease_ms, seen[-_scripts.TAIL :], "1" if insist else "0")
+        `insist`: whoever has it. `unlink`: and what stands there ends.
+        """
+        calls: list[Command] = []
+        for key, token, digest, seen in wanted:
+            keys, tail = (key, self.space.lease(key)), seen[-_scripts.TAIL :]
+            calls.append(_call(_scripts.ACQUIRE, keys, token, digest, lease_ms, tail, "1" if insist else "0"))
+        if unlink:
+            calls.append(("UNLINK", *(key for key, *_ in wanted)))
+        return [_granted(reply) for reply in self._ask(calls)[: len(wanted)]]
 
     def store(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         """Store each (key, token, frame, milliseconds) whose lease is still its token's."""
-        calls = [
-            _call(_scripts.STORE, (key, self.space.lease(key)), token, frame, keep_ms)
-            for key, token, frame, keep_ms in items
-        ]
-        return [bool(reply) for reply in self._ask(calls)]
+        return [bool(reply) for reply in self._ask([self._store_call(*item) for item in items])]
+
+    def _store_call(self, key: str, token: bytes, frame: bytes, keep_ms: int) -> Command:
+        return _call(_scripts.STORE, (key, self.space.lease(key)), token, frame, keep_ms)
 
     def hold(self, items: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
         """Extend leases by `lease_ms`, or give them up (0)."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from ._config import CacheConfig
 from ._frame import Frame, Framer
+from ._leases import Leases
 from ._local import Packed
 from ._patterns import ANY_TAG, tag_group
 from ._remote import Busy, Read, Remote
@@ -55,6 +56,7 @@ class Stamped:
         # Granted for less than others wait, so that a loader's death is noticed while they still do.
         self.lease_seconds = min(config.lease_ttl, max(config.lease_wait / 2, 0.05))
         self.lease_ms = int(self.lease_seconds * 1000)
+        self.leases = Leases(self.lease_seconds, remote.hold, trouble.report)
 
     # Reading
 
@@ -171,11 +173,10 @@ class Stamped:
 
     def lease(self, request: Request, deadline: float) -> bytes | Read | None:
         """The right to load, a token; or the value that has arrived instead; or None: waiting took too long."""
-        token = os.urandom(16)
         pause = FIRST_PAUSE
         while True:
             request.asked = self.clock()
-            answer = self.remote.acquire(request.key, token, request.digest(), self.lease_ms, request.seen)
+            (token,), (answer,) = self.ask_leases([request])
             if not isinstance(answer, Busy):
                 return token if answer is None else answer
             left = deadline - self.clock()
@@ -184,11 +185,25 @@ class Stamped:
             time.sleep(min(pause * random.uniform(0.5, 1.5), left))
             pause = min(pause * 1.6, LONGEST_PAUSE)
 
-    def take_lease(self, request: Request) -> bytes:
-        """The right to load, whoever had it."""
-        token = os.urandom(16)
-        self.remote.acquire(request.key, token, request.digest(), self.lease_ms, b"", insist=True)
-        return token
+    def ask_leases(
+        self, requests: Sequence[Request], *, insist: bool = False, unlink: bool = False
+    ) -> tuple[list[bytes], list[Read | Busy | None]]:
+        """Ask for many at once, in one round trip: tokens, and for each `None` if it is ours, or why not.
+
+        `insist`: whoever has them. `unlink`: and what stands there ends.
+        """
+        keys = [request.key for request in requests]
+        self.leases.reclaim(keys)
+        tokens = [os.urandom(16) for _ in requests]
+        wanted = [
+            (request.key, token, request.digest(), b"" if insist else request.seen)
+            for request, token in zip(requests, tokens, strict=True)
+        ]
+        try:
+            return tokens, self.remote.acquire(wanted, self.lease_ms, insist=insist, unlink=unlink)
+        except BaseException:
+            self.leases.lose(list(zip(keys, tokens, strict=True)))
+            raise
 
     def late(self, request: Request, tags: tuple[str, ...]) -> bool:
         """Stamps of tags that only the result named. False: some tag ended since before the load, maybe one of them."""

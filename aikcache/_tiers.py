@@ -387,7 +387,8 @@ class Tiers:
 
     def close(self) -> None:
         self.closed = True
-        self.keeper.leases.close()
+        if self.shared is not None:
+            self.shared.leases.close()
         self.background.close()
         self.local.close()
         if self.channel is not None:
@@ -402,7 +403,8 @@ class Tiers:
         self.flights.forget()
         self.local.after_fork()
         self.stamps.forget_all(trusted=False)
-        self.keeper = Keeper(self.config, self.local, self.shared, self.flights, self.trouble, self.clock)
+        if self.shared is not None:
+            self.shared.leases.forget()
         self.background = Background()
         self.refresher = Refresher(self.background, self.renew, self.clock)
         if self.remote is not None and self.recovery is not None and self.channel is not None:

@@ -23,14 +23,18 @@ def reload(tiers: Tiers, request: Request) -> Any:
         try:
             tiers.shared.read(request)
             tiers.shared.ensure(request)
-            token = tiers.shared.take_lease(request)
+            (token,), _ = tiers.shared.ask_leases([request], insist=True)
         except RemoteError as error:
             tiers.keeper.failed(request, error)
     return tiers.keeper.load(request, token)[0]
 
 
 def put(tiers: Tiers, request: Request, value: object, end: Callable[[Ending], None]) -> None:
-    """Keep `value` as it is told. `end` ends what was kept before, which all processes must hear of."""
+    """Keep `value` as it is told. `end` ends what was kept before, which all processes must hear of.
+
+    In Redis that is done with the lease taken, and stored under it: a write that is carried out late, on a server that
+    hung, cannot stand over what ended it meanwhile. Of two at once the later counts.
+    """
     request.groups = tiers.groups_of(request)
     encoded = request.policy.codec.encode(value)
     packed = Packed(encoded.codec, encoded.payload, request.policy.codec.schema)
@@ -49,8 +53,9 @@ def put(tiers: Tiers, request: Request, value: object, end: Callable[[Ending], N
         if request.late_tags is not None:
             tiers.shared.late(request, tags)
         ready = Ready(tiers.shared.pack(request, packed, seconds, 0.0, tags), seconds, request.policy.extra, 0.0, tags)
-        tiers.shared.remote.put(request.key, ready.frame, ready.keep_ms)
-        tiers.keeper.wrote(request, len(ready.frame))
+        (token,), _ = tiers.shared.ask_leases([request], insist=True, unlink=True)
+        if tiers.shared.remote.put(request.key, token, ready.frame, ready.keep_ms):
+            tiers.keeper.wrote(request, len(ready.frame))
         tiers.drop_key(request.key)
     except RemoteError as error:
         tiers.keeper.failed(request, error)

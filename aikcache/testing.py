@@ -41,7 +41,7 @@ class FakeClock:
             return self._now
 
 
-def wait_until(predicate: Callable[[], _T], timeout: float = 5.0, what: str = "the condition") -> _T:
+def wait_until(predicate: Callable[[], _T], timeout: float = 20.0, what: str = "the condition") -> _T:
     """Polls until the predicate's result is true, and returns that result.
 
     Args:

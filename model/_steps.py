@@ -131,7 +131,7 @@ READING = {
 }  # fmt: skip
 AFTER_A_REPLY = {
     "remember", "expect", "ensured", "lease", "load", "alone", "late expect", "late checked", "store",
-    "fill", "mark", "sweep 1", "sweep 2", "mark again", "local part",
+    "fill", "mark", "set", "sweep 1", "sweep 2", "mark again", "local part",
 }  # fmt: skip
 
 
@@ -303,8 +303,10 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
     match a.pc:
         case "begin" if a.kind == "evict":  # not an invalidation: the server forgets a stamp
             yield s._replace(stamp=None).push(STAMP, 0).agent(i, pc="done")
+        case "begin" if a.kind == "set":
+            yield s.agent(i, pc="get stamp")
         case "begin":  # the commit
-            first = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp", "set": "get stamp"}
+            first = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp"}
             after = s._replace(db=s.db + 1).agent(i, pc=first.get(a.kind, a.kind), version=s.db + 1)
             if a.kind in ("group", "tag"):
                 after = expect(after, p, STAMP, s.fresh()).agent(i, made=s.fresh())
@@ -321,11 +323,19 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
             yield mark(told._replace(value=None, lease=None), a, rules).agent(i, pc="local part")
         case "get stamp":
             stamp = proc.known if proc.trusts and proc.known is not None else s.stamp
-            yield s.agent(i, pc="set", stamp=stamp)
+            yield s.agent(i, pc="set lease", stamp=stamp)
+        case "set lease":  # and the commit, here at the latest: until then the caller alone vouches for what it puts
+            lease = (i, a.stamp) if "set_takes_lease" in rules else s.lease
+            after = s._replace(db=s.db + 1, value=None, lease=lease)
+            yield after.agent(i, pc="set", version=s.db + 1, before=s.written)
         case "set":
-            lease = None if "set_voids_lease" in rules else s.lease
-            after = told._replace(value=Value(a.version, a.stamp), lease=lease)
-            yield mark(after, a, rules).agent(i, pc="local part")
+            after = told
+            if "set_under_lease" not in rules or (s.lease is not None and s.lease[0] == i):
+                if a.stamp == s.stamp and s.written > (a.before or 0):
+                    raise Broken("a value put by hand stands over what ended it")
+                lease = None if "set_takes_lease" in rules else s.lease
+                after = told._replace(value=Value(a.version, a.stamp), lease=lease)
+            yield mark(after, a, rules).agent(i, pc="local part", before=None)
         case "glob":
             yield s.push(MARK, 0, p).agent(i, pc="sweep 1")
         case "sweep 1" | "sweep 2":

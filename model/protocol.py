@@ -13,6 +13,7 @@ Checked at every return and at rest:
     rest     when all is quiet nothing older is held, acceptable or believed anywhere
     kept     and what only this process itself wrote has not ended what it held: a write costs one load, not two
     soon     nobody waits for a load that an invalidation has doomed
+    put      a value put by hand does not outlive an invalidation that came after it began
 
 Left out, and shown on real servers instead: time, flights, failover, pending invalidations. A push that is ignored as
 our own counts as handled when the local part of our own invalidation, if that is still to come, has been done.
@@ -47,7 +48,8 @@ RULES = {  # and what each says
     "mark_names_writer": "a key's mark carries its writer's name, so no two writers' marks are one push",
     "any_tag_first": "the stamp of any tag is written before the tag's own",
     "any_tag_last": "and read after it, when the result has named its tags",
-    "set_voids_lease": "a value put by hand ends the loads under way",
+    "set_takes_lease": "a value put by hand takes the lease from a load under way",
+    "set_under_lease": "and is stored only while it has it",
     "leases_first": "a sweep has ended all leases before it begins on the values",
 }
 
@@ -148,6 +150,8 @@ SCENARIOS: dict[str, Scenario] = {
     "set": Scenario(agents(("read", A), ("set", A), ("read", B)), small=True),
     "set, warm": Scenario(agents(("read", A), ("set", B), ("read", B), ("read", A)), OLD, *WARM),
     "set and cut": Scenario(agents(("read", A), ("set", B), ("cut", A)), OLD, *WARM, small=True),
+    "set, key": Scenario(agents(("set", A), ("key", B), ("read", B)), OLD, *WARM, small=True),
+    "two sets": Scenario(agents(("set", A), ("set", B), ("read", A)), OLD, *WARM),
     "glob": Scenario(agents(("read", A), ("glob", B), ("read", B)), OLD, small=True),
     "glob, cold": Scenario(agents(("read", A), ("glob", A), ("read", B)), small=True),
 }
@@ -159,7 +163,7 @@ CAUGHT_BY = {
     "cut_distrusts": "cut, local expired", "reconnect_empties": "cut, key", "echo_known": "own group, then a read",
     "echo_verified": "a stamp is made, group", "echo_written": "a tag's stamp lives longer",
     "mark_names_writer": "two key writers, warm", "any_tag_first": "late tag", "any_tag_last": "late tag",
-    "set_voids_lease": "set", "leases_first": "glob, cold",
+    "set_takes_lease": "set", "set_under_lease": "set, key", "leases_first": "glob, cold",
 }  # fmt: skip
 """Where to look first."""
 

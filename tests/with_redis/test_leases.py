@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
+from aikcache._remote import Remote
+from aikcache.errors import RemoteTimeoutError
 from aikcache.testing import wait_until
 
 from . import _workers
+from ._staging import Pause
 from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker
 
 OpenShop = Callable[[Spec], Shop]
@@ -25,7 +29,7 @@ def test_a_load_that_outlasts_its_lease_keeps_it(
     spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """A lease is extended for as long as the load runs, so nobody else loads, and the slow load is stored."""
-    slow, other = open_shop(spec.but(lease_ttl=0.4)), open_shop(bare.but(lease_ttl=0.4))
+    slow, other = open_shop(spec.but(lease_ttl=2)), open_shop(bare.but(lease_ttl=2))
     database.hold("tea")
     first = Background(slow.get, "tea")
     database.wait_held("tea")
@@ -38,7 +42,7 @@ def test_a_load_that_outlasts_its_lease_keeps_it(
         assert seen[-1] > 0, "the lease ended"
         return sum(after > before for before, after in itertools.pairwise(seen))
 
-    wait_until(lambda: extended() >= 6, PATIENCE, "extensions")
+    wait_until(lambda: extended() >= 3, PATIENCE, "extensions")
     database.let_go("tea")
     assert first.result() == second.result() == "tea as it is"
     assert database.loads("tea") == 1
@@ -48,13 +52,13 @@ def test_a_load_that_outlasts_its_lease_keeps_it(
 
 def test_a_batch_that_outlasts_its_leases_keeps_them(bare: Spec, database: Database, open_shop: OpenShop) -> None:
     """The leases of all keys of a batch are extended together."""
-    shop = open_shop(bare.but(lease_ttl=0.4))
+    shop = open_shop(bare.but(lease_ttl=2))
     database.hold("b")
     first = Background(shop.get_all, ["a", "b", "c"])
     database.wait_held("b")
     began = time.monotonic()
     held = leases(database, bare)
-    wait_until(lambda: time.monotonic() > began + 1.0 or len(leases(database, bare)) < 3, PATIENCE)
+    wait_until(lambda: time.monotonic() > began + 3.0 or len(leases(database, bare)) < 3, PATIENCE)
     assert sorted(leases(database, bare)) == sorted(held)
     assert len(held) == 3
     database.let_go("b")
@@ -67,13 +71,13 @@ def test_a_lease_whose_owner_died_ends_by_itself(
     victim: Worker, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """When the loading process is killed, its lease ends within lease_ttl, and the next caller loads and stores."""
-    shop = open_shop(bare.but(lease_ttl=0.4))
+    shop = open_shop(bare.but(lease_ttl=3))
     database.hold("tea")
-    victim.start(_workers.get, bare.but(lease_ttl=0.4), "tea")
+    victim.start(_workers.get, bare.but(lease_ttl=3), "tea")
     database.wait_held("tea")
     victim.kill()
     (lease,) = leases(database, bare)
-    assert 0 < database.client.pttl(lease) <= 400
+    assert 0 < database.client.pttl(lease) <= 3000
     assert shop.get("tea") == "tea as it is"
     assert database.loads("tea") == 2
     assert shop.get.peek("tea") == "tea as it is"
@@ -97,9 +101,7 @@ def test_a_failing_load_gives_its_lease_up(
     with pytest.raises(error):
         shop.cache.get_or_load("thing:broken:1", load)
     assert leases(database, bare) == []
-    began = time.monotonic()
-    assert other.cache.get_or_load("thing:broken:1", load) == 1
-    assert time.monotonic() - began < other.cache.config.lease_wait / 2
+    assert Background(other.cache.get_or_load, "thing:broken:1", load).result() == 1
     assert shop.cache.get("thing:broken:1") == 1
 
 
@@ -157,9 +159,7 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
         database.put("tea", "new")
         end()
         assert len(leases(database, bare)) == 1
-        began = time.monotonic()
-        assert shop.get("tea") == "new"
-        assert time.monotonic() - began < shop.cache.config.lease_wait / 2
+        assert Background(shop.get, "tea").result() == "new"
         assert shop.get.peek("tea") == "new"
         database.let_go("tea")
         assert first.result() == "old"
@@ -190,6 +190,100 @@ def test_a_value_that_is_set_voids_a_load_under_way(
     assert database.loads("tea") == 1
 
 
+def unanswered(patch: pytest.MonkeyPatch, shop: Shop, method: str, *, done: bool) -> list[tuple[Any, ...]]:
+    """The next call of a method of the shop's remote tier gets no answer, though it may have been `done`."""
+    remote = shop.cache.tiers.remote
+    real = getattr(Remote, method)
+    calls: list[tuple[Any, ...]] = []
+
+    def fails(this: Remote, *args: Any, **options: Any) -> Any:
+        if this is not remote or calls:
+            return real(this, *args, **options)
+        calls.append(args)
+        if done:
+            real(this, *args, **options)
+        raise RemoteTimeoutError("no answer")
+
+    patch.setattr(Remote, method, fails)
+    return calls
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_lease_whose_grant_was_not_answered_is_not_waited_for(
+    many: bool, bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call of this process gives back the lease that nobody holds, loads and stores, and waits for nobody."""
+    shop = open_shop(bare.but(lease_ttl=10 * PATIENCE, lease_wait=20 * PATIENCE))
+    shop.get("warm")
+    unanswered(monkeypatch, shop, "acquire", done=True)
+
+    def call() -> str:
+        return shop.get_all(["tea"])["tea"] if many else shop.get("tea")
+
+    assert call() == "tea as it is"
+    assert shop.get.peek("tea") is None
+    assert len(leases(database, bare)) == 1
+    assert Background(call).result() == "tea as it is"
+    assert database.loads("tea") == 2
+    assert shop.get.peek("tea") == "tea as it is"
+    assert leases(database, bare) == []
+
+
+def test_a_lease_that_could_not_be_given_up_is_given_up_later(
+    bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not stored leaves a lease where Redis did not answer; it is given back long before it would end."""
+    shop = open_shop(bare.but(lease_ttl=8.0, lease_wait=20 * PATIENCE))
+    shop.get("warm")
+    unanswered(monkeypatch, shop, "store", done=False)
+    shared = shop.cache.tiers.shared
+    assert shared is not None
+    real, failures = shared.leases._hold, iter([RemoteTimeoutError("no answer")])
+
+    def hold(items: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
+        for failure in failures:
+            raise failure
+        real(items, lease_ms)
+
+    monkeypatch.setattr(shared.leases, "_hold", hold)
+    assert shop.get("tea") == "tea as it is"
+    (lease,) = leases(database, bare)
+    left = [database.client.pttl(lease)]
+
+    def given_back() -> bool:
+        left.append(database.client.pttl(lease))
+        return left[-1] < 0
+
+    wait_until(given_back, PATIENCE, "the lease's return")
+    assert left[-2] > 2000
+
+
+@pytest.mark.parametrize("begun", ["before", "not carried out until after"])
+def test_a_value_that_is_set_late_does_not_stand_over_what_ended_it(
+    begun: str, bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that a server carries out late, when its sender has given up and others have gone on, changes nothing."""
+    setter, other = open_shop(bare), open_shop(bare)
+    key = "thing:get:tea"
+    other.get("tea")
+    if begun == "before":
+        held = Pause(monkeypatch, setter.cache.tiers.remote, "put")
+        first = Background(setter.cache.set, key, "old")
+        held.wait()
+        other.get.invalidate("tea")
+        held.let_go()
+        first.result()
+    else:
+        sent = unanswered(monkeypatch, setter, "put", done=False)
+        setter.cache.set(key, "old")
+        other.get.invalidate("tea")
+        remote = setter.cache.tiers.remote
+        assert remote is not None
+        assert remote.put(*sent[0]) is False
+    assert other.get.peek("tea") is None
+    assert setter.get("tea") == other.get("tea") == "tea as it is"
+
+
 def test_refresh_runs_the_function_and_replaces_the_value(
     spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
@@ -212,9 +306,7 @@ def test_a_refresh_takes_over_a_load_under_way(spec: Spec, bare: Spec, database:
     first = Background(loading.get, "tea")
     database.wait_held("tea")
     database.put("tea", "new")
-    began = time.monotonic()
-    assert other.get.refresh("tea") == "new"
-    assert time.monotonic() - began < other.cache.config.lease_wait / 2
+    assert Background(other.get.refresh, "tea").result() == "new"
     database.let_go("tea")
     assert first.result() == "old"
     assert other.get.peek("tea") == loading.get("tea") == "new"
@@ -318,11 +410,9 @@ def test_two_batches_that_want_the_same_keys_in_opposite_order_do_not_block_each
         line.wait(PATIENCE)
         return shop.get_all(order)
 
-    began = time.monotonic()
     calls = [Background(fetch, shop, order) for shop, order in zip(shops, orders, strict=True)]
     for call, order in zip(calls, orders, strict=True):
         found = call.result()
         assert found == {name: f"{name} as it is" for name in names}
         assert list(found) == order
-    assert time.monotonic() - began < shops[0].cache.config.lease_wait
     assert [database.loads(name) for name in names] == [1] * len(names)
