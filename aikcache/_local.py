@@ -2,8 +2,8 @@
 
 A `Region` holds the entries of one `prefix:operation`. Its `table` is what the generated wrapper looks into, keyed by
 the call's arguments, so that a hit builds no key and takes no lock. One `cachetools.Cache` over all regions, keyed by
-the key's text, decides who is evicted; `table` and store always hold the same entries (a group's end empties `table`
-at once and lets the store follow, a few entries at each later fill).
+the key's text, decides who is evicted; `table` and store always hold the same entries (a group's end puts an empty
+`table` in place of the old one, whatever it holds, and lets the store follow, a few entries at each later fill).
 
 An entry is handed out as it is until `until`. Where that is not allowed (its value is mutable and must be decoded for
 each caller, or the policy wants to hear of hits) `until` is minus infinity, and the wrapper takes the slower `late`.
@@ -16,8 +16,10 @@ entry leaves `table` before its hits are added up.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import cachetools
@@ -27,10 +29,12 @@ from ._guard import Guard
 from ._patterns import groups_of
 from ._s3fifo import Node, S3FIFOCache
 
-PURGE = 64
-"""Entries of ended groups that one fill removes from the store: enough to outrun any rate of fills."""
+PURGE = 16
+"""Entries of ended groups that one fill removes from the store: they make room faster than fills take it."""
 OVERHEAD = 300
 """Bytes that an entry costs beyond its key and value, for `local_max_bytes`."""
+TABLE, HORIZON = "_aikcache_table", "_aikcache_horizon"
+"""What a wrapper calls its region's table and horizon."""
 
 
 class Packed(NamedTuple):
@@ -73,22 +77,53 @@ class Counters:
 class Region:
     """The local entries of one prefix:operation, and its counters."""
 
-    __slots__ = ("cleared", "counters", "ended", "epoch", "groups", "horizon", "name", "retired", "table", "tagged")
+    __slots__ = (
+        "_horizon", "_readers", "cleared", "counters", "ended", "epoch", "groups", "name", "retired", "table", "tagged",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.groups = groups_of(name, "")  # that every key of it is in
         self.table: dict[Hashable, Entry] = {}
-        self.horizon = inf  # until when local entries may be trusted without a look at their age
         self.epoch = 0  # counts what ended fills
         self.cleared = 0  # the epoch at which all older entries ended
-        self.ended: list[Entry] = []  # ended with their group, and still in the store
+        self.ended: list[dict[Hashable, Entry]] = []  # tables ended with their group, whose entries the store still has
+        self._horizon = inf
+        self._readers: list[weakref.ref[FunctionType]] = []  # wrappers, which hold their cache: not to be held here
         self.retired = 0  # hits of entries that have left, less the bumps that were no hits
         self.tagged = False  # whether any entry ever had a tag
         self.counters = Counters()
 
     def local_hits(self) -> int:
-        return self.retired + sum(entry.hits for entry in [*self.table.values(), *self.ended])
+        return self.retired + sum(entry.hits for table in [self.table, *self.ended] for entry in list(table.values()))
+
+    def read_by(self, wrapper: FunctionType) -> None:
+        """Keep TABLE and HORIZON among the globals of `wrapper`, which has globals of its own, what they are here."""
+        wrapper.__globals__.update({TABLE: self.table, HORIZON: self._horizon})
+        self._readers.append(weakref.ref(wrapper))
+
+    def _tell(self, name: str, value: object) -> None:
+        for reader in self._readers:
+            wrapper = reader()
+            if wrapper is not None:
+                wrapper.__globals__[name] = value
+
+    def empty(self) -> None:
+        """Put a new table in place of this one, in one step."""
+        if self.table:
+            self.ended.append(self.table)
+            self.table = {}
+            self._tell(TABLE, self.table)
+
+    @property
+    def horizon(self) -> float:
+        """Until when local entries may be trusted without a look at their age."""
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, until: float) -> None:
+        self._horizon = until
+        self._tell(HORIZON, until)
 
 
 class EntryStore(S3FIFOCache):
@@ -183,7 +218,7 @@ class LocalTier:
         """In the child. What a thread of the parent's was changing at the moment cannot be used: then start empty."""
         if self.guard.after_fork():
             for region in self.all_regions():
-                region.table.clear()
+                region.empty()
                 region.ended.clear()
             self._store = self._make_store(self._config)
             self._tags, self._purging, self._linked, self.bytes = {}, [], 0, 0
@@ -276,7 +311,10 @@ class LocalTier:
                 self._purging.pop()
             if not self._purging:
                 break
-            entry = self._purging[-1].ended.pop()
+            tables = self._purging[-1].ended
+            _, entry = tables[-1].popitem()
+            if not tables[-1]:
+                tables.pop()
             entry.region.retired += entry.hits  # ended: nobody can find it, so nobody bumps it any more
             if self._store.get(entry.key) is entry:
                 self._store.pop(entry.key)
@@ -360,12 +398,11 @@ class LocalTier:
 
     def _drop_group(self, group: str) -> None:
         for region in self._of_group(group):
-            gone = list(region.table.values())
             region.epoch += 1
             region.cleared = region.epoch
-            region.table.clear()
-            region.ended += gone  # counted and dropped from the store at later fills, a few at each
-            self._purging.append(region)
+            region.empty()  # its entries are counted and dropped from the store at later fills, a few at each
+            if region.ended and region not in self._purging:
+                self._purging.append(region)
 
     def _drop_tag(self, tag: str) -> None:
         for region in self.all_regions():
