@@ -18,7 +18,7 @@ from ._patterns import Ending, Template
 from ._policy import Policy
 from ._request import MISSING, Request
 from ._signature import ReceiverError, Signature
-from ._tiers import Tiers
+from ._tiers import Missed, Tiers
 from .errors import ConfigError, InvalidKeyError
 
 
@@ -86,15 +86,25 @@ class CachedCall:
 
     # What the wrapper asks
 
-    def miss(self, local_key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that the wrapper found nothing for under `local_key`."""
+    def miss(
+        self, local_key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any], entry: Entry | None = None
+    ) -> Any:
+        """A call that the wrapper found nothing for under `local_key`, or only an `entry` that is of no use."""
         tiers = self.tiers()
         if tiers.closed:
             return self.fn(*args, **kwargs)
         try:
-            request = self.request(tiers, args, kwargs, local_key)
+            text = self.key_text(args, kwargs)
+            key, seen = tiers.space.lead + text, None
+            if local_key is not None and (entry is not None or key not in tiers.local):  # held under another local key
+                seen = tiers.glance(key, self.region, local_key, self.policy)
+                if type(seen) is not Missed:
+                    return seen
+            request = self.request(tiers, args, kwargs, local_key, text)
         except InvalidKeyError as error:
             return self.unkeyed(tiers, error, args, kwargs)
+        if seen is not None and seen.first is not None:
+            request.first, request.epoch, request.asked, request.began = seen
         return tiers.call(request)
 
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -105,7 +115,7 @@ class CachedCall:
             if value is not MISSING:
                 return value
         self.region.retired -= 1  # the wrapper counted a hit
-        return self.miss(entry.local_key, args, kwargs)
+        return self.miss(entry.local_key, args, kwargs, entry)
 
     def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """The table's key for arguments that are not of the quick types; nothing is ever found under None."""
@@ -137,9 +147,15 @@ class CachedCall:
             ) from error
 
     def request(
-        self, tiers: Tiers, args: tuple[Any, ...], kwargs: dict[str, Any], local_key: Hashable = None
+        self,
+        tiers: Tiers,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        local_key: Hashable = None,
+        text: str | None = None,
     ) -> Request:
-        text = self.key_text(args, kwargs)
+        if text is None:
+            text = self.key_text(args, kwargs)
         tags: tuple[str, ...] = ()
         late_tags = None
         if self._templates or self._tags is not None:

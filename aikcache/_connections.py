@@ -101,10 +101,13 @@ class Connections:
         Blocks for `within` seconds at most (`timeout` by default), and `connect_timeout` more when it has to connect.
         Raises `RemoteTimeoutError` or `RemoteUnavailableError`; whether anything was done is then not known.
         """
+        return self.send(b"".join(map(hiredis.pack_command, commands)), len(commands), within)  # type: ignore[arg-type]
+
+    def send(self, data: bytes, count: int, within: float | None = None) -> list[Any]:
+        """The same for `count` commands that are packed already."""
         self._admit()
-        data = b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
         try:
-            replies = self._attempt(data, len(commands), within or self.config.timeout)
+            replies = self._attempt(data, count, within or self.config.timeout)
         except RemoteError:
             self.breaker.failure()
             raise

@@ -72,6 +72,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flying)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._flying
+
     def join(self, key: str, groups: tuple[str, ...], now: float) -> tuple[Flight, bool]:
         """The flight of a key, and whether the caller leads it."""
         mine = Flight(key, groups, now)

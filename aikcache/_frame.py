@@ -32,6 +32,7 @@ SEALED: Final = 2
 
 _HEADER: Final = struct.Struct("<2sBBB16s8sfQQII")
 _CRC: Final = struct.Struct("<I")
+_CRC_OF_ALL: Final = 0x2144DF1C  # what crc32 gives of anything that is followed by its own crc32
 _PREFIX_BYTES: Final = 4  # magic, version, flags: what stays readable in a sealed frame
 _NONCE_BYTES: Final = 12
 _SEAL_BYTES: Final = _NONCE_BYTES + 16
@@ -44,7 +45,6 @@ _KEEPS_AT_MOST: Final = 0.9
 
 _new = tuple.__new__  # half the time of Frame(...), on the road of every remote hit
 _unpack_header = _HEADER.unpack_from
-_unpack_crc = _CRC.unpack_from
 _HEADER_BYTES: Final = _HEADER.size
 _FRAME_MIN: Final = _HEADER.size + _CRC.size
 
@@ -136,22 +136,21 @@ class Framer:
         data = body + _CRC.pack(crc32(body))
         return data if self._aead is None else _seal(self._aead, name, data)
 
-    def unpack(self, key: str, data: bytes) -> Frame:
-        """The frame stored under `key`.
+    def unpack(self, key: str, data: bytes, name: bytes | None = None) -> Frame:
+        """The frame stored under `key`. `name`: the key's bytes, where they are known already.
 
         Raises:
             DecodeError: it is cut, damaged, forged, of another key or version, sealed when it should not be or not
                 sealed when it should, or too large. Nothing else is raised, whatever the bytes.
         """
         try:
-            return self._unpack(key, data)
+            return self._unpack(key, _utf8(key) if name is None else name, data)
         except DecodeError:
             raise
         except Exception as error:
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
 
-    def _unpack(self, key: str, data: bytes) -> Frame:
-        name = _utf8(key)
+    def _unpack(self, key: str, name: bytes, data: bytes) -> Frame:
         if self._aead is not None:
             data = _unseal(self._aead, key, name, data, self._max_data)
         size = len(data)
@@ -162,7 +161,7 @@ class Framer:
             raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
         if flags & ~ZSTD != self._kind:
             raise DecodeError(f"the frame of {key!r} is not of the kind configured (flags {flags}).")
-        if crc32(memoryview(data)[:-4]) != _unpack_crc(data, size - 4)[0]:
+        if crc32(data) != _CRC_OF_ALL:
             raise DecodeError(f"the frame of {key!r} is damaged: its checksum is wrong.")
         tags_at = _HEADER_BYTES + key_bytes
         payload_at = tags_at + tag_bytes

@@ -7,7 +7,7 @@ asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any
@@ -16,11 +16,15 @@ from . import _refresh
 from ._config import CacheConfig
 from ._flights import Flights, Held
 from ._leases import Lease
-from ._local import LocalTier, Packed
+from ._local import LocalTier, Packed, Region
+from ._policy import Policy
 from ._request import Ready, Request, milliseconds
 from ._stamped import Stamped
 from ._trouble import Trouble
 from .errors import ConfigError, EncodeError, InvalidKeyError, RemoteError
+
+Where = tuple[str, Region, Hashable, int]
+"""A key, its region, its key in the region's table, and the region's epoch when it was asked for."""
 
 
 class Keeper:
@@ -123,28 +127,35 @@ class Keeper:
         """File a result locally."""
         fresh = self.clock() + ready.seconds
         due = fresh - _refresh.early(request.policy, ready.cost, ready.seconds)
-        self.fill(request, held, fresh, due, fresh + request.policy.extra, ready.tags)
+        where = request.key, request.region, request.local_key, request.epoch
+        self.fill(where, request.policy, request.began, held, fresh, due, fresh + request.policy.extra, ready.tags)
+
+    def bound(self, policy: Policy) -> float:
+        """Seconds that a value may be held locally."""
+        bound = inf if policy.local_ttl is None else policy.local_ttl
+        return bound if self.shared is None else min(bound, self.config.local_ttl)
 
     def fill(
-        self, request: Request, held: Held, fresh: float, due: float, deadline: float, tags: tuple[str, ...]
+        self,
+        where: Where,
+        policy: Policy,
+        born: float,
+        held: Held,
+        fresh: float,
+        due: float,
+        deadline: float,
+        tags: tuple[str, ...],
     ) -> None:
         """File a value locally: until `deadline`, `fresh` until then, to be renewed from `due` on."""
-        bound = request.policy.local_ttl
-        if self.shared is not None:
-            bound = self.config.local_ttl if bound is None else min(bound, self.config.local_ttl)
         now = self.clock()
-        if bound is not None:
-            deadline = min(deadline, now + bound)
+        deadline = min(deadline, now + self.bound(policy))
         if deadline <= now:
             return
         packed = held.packed
         self.local.fill(
-            request.key,
-            request.region,
-            request.local_key,
-            request.epoch,
+            *where,
             held.value if packed is None else packed,
-            born=request.began,
+            born=born,
             fresh=fresh,
             due=due if due < fresh else inf,
             deadline=deadline,

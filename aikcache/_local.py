@@ -174,6 +174,9 @@ class LocalTier:
             return 0  # its regions may be another cache's by now
         return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._store
+
     # Regions
 
     def region(self, name: str) -> Region:

@@ -26,7 +26,7 @@ HEARD_MS = 1000
 """How long the mark stays that replicas are to acknowledge."""
 TAG_MS = 86_400_000
 """How long a tag's stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
-MISSING_TTL = -2
+_GLANCE = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 
 class Read(NamedTuple):
@@ -73,6 +73,17 @@ class Remote:
             commands.append(("MGET", *map(self.space.stamp, groups)))
         replies = self._ask(commands)
         return Read(replies[0], replies[1], replies[2] if groups else [])
+
+    def glance(self, name: bytes) -> Read | None:
+        """A value and how long it will live, by the shortest way there is; None: that way is not open."""
+        connections = self.connections
+        if type(connections) is not Connections:
+            return None
+        size = len(name)
+        data, pttl = connections.send(_GLANCE % (size, name, size, name), 2)
+        if type(data) is Refusal or type(pttl) is Refusal:
+            return None
+        return Read(data, pttl, [])
 
     def read_many(self, keys: Sequence[str], groups: Sequence[str]) -> tuple[list[Read], list[bytes | None]]:
         """The same for many keys at once; the stamps come once."""

@@ -10,6 +10,7 @@ from ._flights import Held
 from ._local import Region
 from ._patterns import ANY_TAG, tag_group
 from ._policy import Policy
+from ._remote import Read
 from ._stamps import digest
 from .errors import ConfigError
 
@@ -40,6 +41,7 @@ class Request:
     fresh: float = 0.0  # until when the value found is, or was
     only_fresh: bool = False  # a stale value is none
     seen: bytes = b""  # what stood remotely and was of no use
+    first: Read | Exception | None = None  # what a glance at Redis gave before this was made
 
     def all_groups(self) -> tuple[str, ...]:
         return self.groups if self.late_tags is None else (*self.groups, ANY_TAG)

@@ -13,19 +13,29 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ._config import CacheConfig
 from ._frame import Frame, Framer
 from ._leases import Leases
-from ._local import Packed
+from ._local import Packed, Region
 from ._patterns import ANY_TAG, tag_group
 from ._remote import Busy, Read, Remote
 from ._request import Request, milliseconds
-from ._stamps import Stamps
+from ._stamps import Stamps, digest
 from ._trouble import Trouble
 from .errors import DecodeError, InvalidKeyError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+
+
+class Glance(NamedTuple):
+    """What a single GET has shown."""
+
+    frame: Frame | None  # fresh, as far as stamps tell
+    read: Read
+    asked: float
+    began: float  # as of when the stamps believed are vouched for
 
 
 class Stamped:
@@ -56,6 +66,7 @@ class Stamped:
         # Granted for less than others wait, so that a loader's death is noticed while they still do.
         self.lease_seconds = min(config.lease_ttl, max(config.lease_wait / 2, 0.05))
         self.lease_ms = int(self.lease_seconds * 1000)
+        self._bases: dict[str, tuple[int, bytes, bytes]] = {}  # by region: epoch, its groups' stamps, their digest
         self.leases = Leases(self.lease_seconds, remote.hold, trouble.report)
 
     # Reading
@@ -66,15 +77,63 @@ class Stamped:
         epoch, request.era, vouched = self._standing()
         groups = request.all_groups()
         stamps = self.stamps.known(groups)
-        unknown = [group for group, stamp in zip(groups, stamps, strict=True) if stamp is None]
-        request.asked = self.clock()
-        read = self.remote.read(request.key, unknown)
-        self.stamps.remember(unknown, read.stamps, epoch)
         request.known = dict(zip(groups, stamps, strict=True))
-        request.known.update(zip(unknown, read.stamps, strict=True))
+        unknown = [group for group, stamp in zip(groups, stamps, strict=True) if stamp is None]
+        read, request.first = request.first, None
+        if isinstance(read, Exception):
+            raise read
+        if read is None or (unknown and read.data is not None):
+            request.asked = self.clock()
+            read = self.remote.read(request.key, unknown)
+            self.stamps.remember(unknown, read.stamps, epoch)
+            request.known.update(zip(unknown, read.stamps, strict=True))
         if len(unknown) < len(groups):
             request.began = min(request.began, vouched)
         return read
+
+    def glance(self, key: str, region: Region) -> Glance | None:
+        """What stands under `key`, if the stamps believed are enough to judge it: one GET. None: it was not asked.
+
+        The frame is None where it is not fresh, or where more must be asked to know.
+        """
+        self._ready()
+        stamps = self.stamps
+        epoch, began = stamps.epoch, self.clock()
+        if not stamps.trusted or began >= stamps.horizon:
+            return None
+        base = self._bases.get(region.name)
+        if base is None or base[0] != epoch:
+            known = stamps.known(region.groups)
+            if None in known:
+                return None
+            joined = b"".join(known)  # type: ignore[arg-type]
+            base = self._bases[region.name] = epoch, joined, digest(joined)
+        vouched = stamps.horizon - self._max_staleness
+        name = key.encode()
+        read = self.remote.glance(name)
+        if read is None:
+            return None
+        frame = None if read.data is None else self._fresh(key, name, region, read.data, base)
+        if stamps.epoch != epoch:
+            frame = None  # something has ended meanwhile
+        return Glance(frame, read, began, min(began, vouched))
+
+    def _fresh(
+        self, key: str, name: bytes, region: Region, data: bytes, base: tuple[int, bytes, bytes]
+    ) -> Frame | None:
+        """The frame if it is intact and its stamps are those believed; what is wrong with it is said elsewhere."""
+        try:
+            frame = self.framer.unpack(key, data, name)
+            expected = base[2]
+            if frame.tags:
+                region.tagged = True  # said before their stamps are looked up, as in `_parse`
+                known = self.stamps.known(list(map(tag_group, frame.tags)))
+                if None in known:
+                    return None
+                expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
+        except (DecodeError, InvalidKeyError):
+            return None
+        return frame if frame.digest == expected else None
 
     def _standing(self) -> tuple[int, int, float]:
         """The epoch and era of the stamps, and as of when those believed are known to be current."""

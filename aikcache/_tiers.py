@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _patterns, _refresh
 from ._background import Background
@@ -32,7 +32,8 @@ from ._frame import Frame
 from ._guard import Guard
 from ._keeping import Keeper
 from ._keys import Space
-from ._local import Entry, LocalTier, Packed
+from ._local import Entry, LocalTier, Packed, Region
+from ._policy import Policy
 from ._recovery import Recovery
 from ._refresh import Refresher
 from ._remote import Read, Remote
@@ -41,6 +42,18 @@ from ._stamped import Stamped
 from ._stamps import Stamps
 from ._trouble import Trouble
 from .errors import DecodeError
+
+
+class Missed(NamedTuple):
+    """What a glance at Redis gave instead of a value: what it saw or ran into, the region's epoch, and when."""
+
+    first: Read | Exception | None
+    epoch: int
+    asked: float
+    began: float
+
+
+_NOTHING = Missed(None, 0, 0.0, 0.0)
 
 
 class Tiers:
@@ -89,6 +102,40 @@ class Tiers:
         self.local.trust_until(horizon)
 
     # A call
+
+    def glance(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
+        """The value that stands in Redis, by the shortest road: one GET, judged by what is believed; else `Missed`.
+
+        Nobody waits for it, and it waits for nobody: what it cannot decide takes the long road, and begins there with
+        what this has seen.
+        """
+        shared, epoch = self.shared, region.epoch
+        if shared is None or policy.ages or key in self.flights:
+            return _NOTHING
+        try:
+            seen = shared.glance(key, region)
+        except Exception as error:  # whatever it is, the function can still answer
+            return Missed(error, epoch, self.clock(), self.clock())
+        if seen is None:
+            return _NOTHING
+        frame, read, asked, began = seen
+        if frame is not None:
+            try:
+                value = policy.codec.decode(frame.codec, frame.payload, frame.schema)
+            except DecodeError:
+                return _NOTHING  # is said there
+            left = read.pttl / 1000 if read.pttl >= 0 else frame.keep_ms / 1000 if read.pttl == -1 else 0.0
+            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+            if self.clock() < fresh:
+                region.counters.remote_hits += 1
+                if self.keeper.bound(policy) > 0:
+                    shared_value = policy.share or policy.codec.shareable(value)
+                    packed = Packed(frame.codec, frame.payload, frame.schema)
+                    held = Held(value, size=len(frame.payload)) if shared_value else Held(None, packed)
+                    where = key, region, local_key, epoch
+                    self.keeper.fill(where, policy, began, held, fresh, inf, asked + left, frame.tags)
+                return value
+        return Missed(read, epoch, asked, began)
 
     def call(self, request: Request) -> Any:
         """The value of a request: from a tier, from another's load, or from its own."""
@@ -165,6 +212,7 @@ class Tiers:
                 self.flights.end_key(request.key)
                 continue
             landed = flight.wait(self._patience(request, deadline))
+            request.first = None  # that was long ago
             if flight.ended:  # what was invalidated meanwhile is gone
                 request.fallback = None
             if not landed and request.fallback:
@@ -196,8 +244,9 @@ class Tiers:
 
     def _lead(self, request: Request, flight: Flight, deadline: float) -> Any:
         state, held = FAILED, None
-        request.epoch = request.region.epoch
-        request.began = self.clock()
+        if request.first is None:
+            request.epoch = request.region.epoch
+            request.began = self.clock()
         try:
             landed = self.landed(request)
             if landed is not None:
@@ -380,7 +429,8 @@ class Tiers:
         fresh = request.asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
         request.fresh = fresh
         due = fresh - _refresh.early(request.policy, frame.cost, frame.ttl_ms / 1000)
-        self.keeper.fill(request, held, fresh, due, request.asked + left, frame.tags)
+        where = request.key, request.region, request.local_key, request.epoch
+        self.keeper.fill(where, request.policy, request.began, held, fresh, due, request.asked + left, frame.tags)
         if self.clock() >= due and not self._serves(request, fresh, held):
             return None
         return value, held

@@ -6,10 +6,12 @@ Each was found by `benchmarks.consistency`, or by reading what it might find.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
+from aikcache import Cache
 from aikcache._remote import Remote
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server
@@ -86,27 +88,33 @@ def _fail(*args: object) -> None:
     raise RemoteUnavailableError("as the test wants it")
 
 
+@pytest.mark.parametrize("tags", [(), ("things",)])
 def test_what_a_server_restored_is_not_judged_by_stamps_of_before(
-    open_shop: OpenShop, own_server: Server, spec: Spec, database: Database, monkeypatch: pytest.MonkeyPatch
+    tags: tuple[str, ...], open_shop: OpenShop, own_server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that knew its stamps before a crash is sent to the restored server, which holds an ended value again.
 
     Who ended it is gone as well, and cannot tell the server anew.
     """
     here = spec.but()._replace(url=own_server.url, database=spec.url)
-    shop, other = open_shop(here), open_shop(here)
-    connect(shop.cache)
-    database.put(NAME, "old")
-    shop.get("other")
-    shop.get(NAME)
+    value = ["old"]
+
+    def bind(cache: Cache) -> Any:
+        return cache.cached("plain", operation="get", tags=tags)(lambda name: value[0])
+
+    cache, other = open_shop(here).cache, open_shop(here).cache
+    get, get_there = bind(cache), bind(other)
+    connect(cache)
+    get("other")
+    get(NAME)
     with redis.Redis.from_url(own_server.url) as client:
         client.save()
-    database.put(NAME, "new")
-    other.get.invalidate(NAME)
-    other.cache.close()
-    shop.cache.tiers.drop_key(shop.get.key(NAME))  # whether it has been pushed by now is not what is asked
-    reading = Pause(monkeypatch, shop.cache.tiers.remote, "read")
-    call = Background(shop.get, NAME)
+    value[0] = "new"
+    get_there.invalidate(NAME)
+    other.close()
+    cache.tiers.drop_key(get.key(NAME))  # whether it has been pushed by now is not what is asked
+    reading = Pause(monkeypatch, cache.tiers.remote, "glance")
+    call = Background(get, NAME)
     reading.wait()
     own_server.kill()
     own_server.restart()
