@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from . import _many
 from ._call import CachedCall, Owner
 from ._local import Region
 from ._policy import Policy
-from ._request import MISSING, Request
+from ._request import MISSING
 from ._signature import Signature
-from ._tiers import Tiers
+from ._tiers import Missed
 from .errors import ConfigError, InvalidKeyError
 
 
@@ -50,27 +51,38 @@ class BatchCall:
         ids = list(dict.fromkeys(args[self._place]))
         if tiers.closed or not ids:
             return self._run(ids, args, kwargs)
+        one_by_one = [(*args[: self._place], one, *args[self._place + 1 :]) for one in ids]
         try:
-            requests = [self._request(tiers, one, args, kwargs) for one in ids]
+            texts = [self._one.key_text(each, kwargs) for each in one_by_one]
         except InvalidKeyError as error:
             replaced = (*args[: self._place], ids, *args[self._place + 1 :])
             return self._one.unkeyed(tiers, error, replaced, kwargs)  # type: ignore[no-any-return]
 
-        def load(places: Sequence[int]) -> list[Any]:
-            found = self._run([ids[i] for i in places], args, kwargs)
-            return [found.get(ids[i], MISSING) for i in places]
+        # By text: a `cached` function of this name may take ids of another type, and its quick key must not be taken.
+        region = self._one.region
+        local_keys = [(text[len(region.name) + 1 :],) for text in texts] if self._one.held(tiers) else []
+        values = _many.glance(tiers, region, self._one.policy, texts, local_keys)
+        rest = [i for i, value in enumerate(values) if type(value) is Missed]
+        requests = []
+        for i in rest:
+            request = self._one.request(
+                tiers, one_by_one[i], kwargs, (texts[i][len(region.name) + 1 :],), text=texts[i]
+            )
+            request.relink, request.first = False, values[i].first
+            request.load = partial(self._load_one, ids[i], args, kwargs)
+            requests.append(request)
 
-        values = _many.fetch(tiers, requests, load)
+        def load(places: Sequence[int]) -> list[Any]:
+            found = self._run([ids[rest[i]] for i in places], args, kwargs)
+            return [found.get(ids[rest[i]], MISSING) for i in places]
+
+        for i, value in zip(rest, _many.fetch(tiers, requests, load) if rest else (), strict=True):
+            values[i] = value
         return {one: value for one, value in zip(ids, values, strict=True) if value is not MISSING}
 
     def _run(self, ids: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
         found: dict[Any, Any] = self._fn(*args[: self._place], ids, *args[self._place + 1 :], **kwargs)
         return found
 
-    def _request(self, tiers: Tiers, one: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
-        request = self._one.request(tiers, (*args[: self._place], one, *args[self._place + 1 :]), kwargs)
-        request.relink = False
-        # By text: a `cached` function of this name may take ids of another type, and its quick key must not be taken.
-        request.local_key = (request.key[len(tiers.space.lead) + len(request.region.name) + 1 :],)
-        request.load = lambda: self._run([one], args, kwargs).get(one, MISSING)
-        return request
+    def _load_one(self, one: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._run([one], args, kwargs).get(one, MISSING)

@@ -17,7 +17,7 @@ from ._local import Entry, Region
 from ._patterns import Ending, Template
 from ._policy import Policy
 from ._request import MISSING, Request
-from ._signature import ReceiverError, Signature
+from ._signature import Arguments, ReceiverError, Signature
 from ._tiers import Missed, Tiers
 from .errors import ConfigError, InvalidKeyError
 
@@ -96,11 +96,11 @@ class CachedCall:
         try:
             text = self.key_text(args, kwargs)
             key, seen = tiers.space.lead + text, None
-            if local_key is not None and (entry is not None or key not in tiers.local):  # held under another local key
+            if local_key is not None and (entry is not None or key not in tiers.local):  # not held by another local key
                 seen = tiers.glance(key, self.region, local_key, self.policy)
                 if type(seen) is not Missed:
                     return seen
-            request = self.request(tiers, args, kwargs, local_key, text)
+            request = self.request(tiers, args, kwargs, local_key, text=text)
         except InvalidKeyError as error:
             return self.unkeyed(tiers, error, args, kwargs)
         if seen is not None and seen.first is not None:
@@ -152,6 +152,7 @@ class CachedCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         local_key: Hashable = None,
+        *,
         text: str | None = None,
     ) -> Request:
         if text is None:
@@ -238,21 +239,41 @@ class CachedCall:
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
-        requests: list[Request] = []
-        results: list[Any] = []  # what cannot be cached is run at once, in its place
-        tiers = self.tiers()
+        bind, tiers = self.bind, self.tiers()
+        bounds: list[Arguments] = []
+        texts: list[str] = []
+        apart: dict[int, Any] = {}  # results of what cannot be cached, by their place
         for call in calls:
-            if type(call) is dict:
-                bound = self.bind(**call)
-            else:
-                bound = self.bind(*call) if type(call) is tuple else self.bind(call)
+            bound = bind(**call) if type(call) is dict else bind(*call) if type(call) is tuple else bind(call)
             try:
-                requests.append(self.request(tiers, *bound))
-                results.append(MISSING)
+                texts.append(self.key_text(*bound))
+                bounds.append(bound)
             except InvalidKeyError as error:
-                results.append(self.unkeyed(tiers, error, *bound))
-        found = iter(_many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places]))
-        return [next(found) if result is MISSING else result for result in results]
+                apart[len(bounds) + len(apart)] = self.unkeyed(tiers, error, *bound)
+        local_keys: list[Hashable] = []
+        if self.held(tiers):
+            local_keys = [self._table_key(*bound, text) for bound, text in zip(bounds, texts, strict=True)]
+        found = _many.glance(tiers, self.region, self.policy, texts, local_keys)
+        if Missed in map(type, found):
+            self._fetch(tiers, bounds, texts, found)
+        for place, result in sorted(apart.items()):
+            found.insert(place, result)
+        return found
+
+    def _fetch(self, tiers: Tiers, bounds: list[Arguments], texts: list[str], found: list[Any]) -> None:
+        """What was not found at a glance."""
+        rest = [i for i, value in enumerate(found) if type(value) is Missed]
+        requests = []
+        for i in rest:
+            requests.append(self.request(tiers, *bounds[i], text=texts[i]))
+            requests[-1].first = found[i].first
+        values = _many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places])
+        for i, value in zip(rest, values, strict=True):
+            found[i] = value
+
+    def held(self, tiers: Tiers) -> bool:
+        """Whether results are held locally."""
+        return tiers.keeper.bound(self.policy) > 0
 
     def cache_info(self) -> CacheInfo:
         """Hits (of both tiers) and misses so far, and the local tier's bound and what it holds of this operation."""

@@ -144,38 +144,38 @@ class Framer:
                 sealed when it should, or too large. Nothing else is raised, whatever the bytes.
         """
         try:
-            return self._unpack(key, _utf8(key) if name is None else name, data)
+            if name is None:
+                name = _utf8(key)
+            if self._aead is not None:
+                data = _unseal(self._aead, key, name, data, self._max_data)
+            size = len(data)
+            if not _FRAME_MIN <= size <= self._max_data:
+                raise DecodeError(f"the frame of {key!r} has {size} bytes, not {_FRAME_MIN} to {self._max_data}.")
+            header = _unpack_header(data)
+            magic, version, flags, codec, digest, schema, cost, ttl_ms, keep_ms, key_bytes, tag_bytes = header
+            if magic != MAGIC or version != VERSION:
+                raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
+            if flags & ~ZSTD != self._kind:
+                raise DecodeError(f"the frame of {key!r} is not of the kind configured (flags {flags}).")
+            if crc32(data) != _CRC_OF_ALL:
+                raise DecodeError(f"the frame of {key!r} is damaged: its checksum is wrong.")
+            tags_at = _HEADER_BYTES + key_bytes
+            payload_at = tags_at + tag_bytes
+            if data[_HEADER_BYTES:tags_at] != name:
+                raise DecodeError(f"the frame found under {key!r} is of another key.")
+            if payload_at > size - 4 or not 0.0 <= cost < _INFINITY:
+                raise DecodeError(f"the frame of {key!r} has an impossible header.")
+            payload = data[payload_at:-4]
+            if flags & ZSTD:
+                payload = self._inflate(key, payload)
+            elif len(payload) > self._max_value:
+                raise DecodeError(f"the frame of {key!r} has a payload > max_value_bytes {self._max_value}.")
+            tags = _tags(data[tags_at:payload_at]) if tag_bytes else ()
+            return _new(Frame, (codec, schema, digest, cost, ttl_ms, keep_ms, tags, payload))
         except DecodeError:
             raise
         except Exception as error:
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
-
-    def _unpack(self, key: str, name: bytes, data: bytes) -> Frame:
-        if self._aead is not None:
-            data = _unseal(self._aead, key, name, data, self._max_data)
-        size = len(data)
-        if not _FRAME_MIN <= size <= self._max_data:
-            raise DecodeError(f"the frame of {key!r} has {size} bytes, not {_FRAME_MIN} to {self._max_data}.")
-        magic, version, flags, codec, digest, schema, cost, ttl_ms, keep_ms, key_bytes, tag_bytes = _unpack_header(data)
-        if magic != MAGIC or version != VERSION:
-            raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
-        if flags & ~ZSTD != self._kind:
-            raise DecodeError(f"the frame of {key!r} is not of the kind configured (flags {flags}).")
-        if crc32(data) != _CRC_OF_ALL:
-            raise DecodeError(f"the frame of {key!r} is damaged: its checksum is wrong.")
-        tags_at = _HEADER_BYTES + key_bytes
-        payload_at = tags_at + tag_bytes
-        if data[_HEADER_BYTES:tags_at] != name:
-            raise DecodeError(f"the frame found under {key!r} is of another key.")
-        if payload_at > size - 4 or not 0.0 <= cost < _INFINITY:
-            raise DecodeError(f"the frame of {key!r} has an impossible header.")
-        payload = data[payload_at:-4]
-        if flags & ZSTD:
-            payload = self._inflate(key, payload)
-        elif len(payload) > self._max_value:
-            raise DecodeError(f"the frame of {key!r} has a payload > max_value_bytes {self._max_value}.")
-        tags = _tags(data[tags_at:payload_at]) if tag_bytes else ()
-        return _new(Frame, (codec, schema, digest, cost, ttl_ms, keep_ms, tags, payload))
 
     def _deflate(self, payload: bytes) -> bytes | None:
         """The payload compressed, or None where that is not worth a decompression per hit."""

@@ -52,8 +52,14 @@ def parameter(value: object) -> str:
 
 def parameters(bare: Iterable[object], named: Iterable[tuple[str, object]] = ()) -> str:
     """All parameters of a call: required ones bare and in order, defaulted ones as `name|value`."""
+    return joined(bare, [(escape(name), value) for name, value in named])
+
+
+def joined(bare: Iterable[object], named: Iterable[tuple[str, object]]) -> str:
+    """The same for names that are escaped already."""
     parts = [parameter(value) for value in bare]
-    parts += [f"{escape(name)}|{parameter(value)}" for name, value in named]
+    for name, value in named:
+        parts.append(f"{name}|{parameter(value)}")
     text = ":".join(parts)
     return text if len(text) <= MAX_PARAMETERS else _digest(b"parameters:" + text.encode())
 
@@ -63,11 +69,11 @@ def _digest(data: bytes) -> str:
 
 
 def _string(value: str) -> str:
-    text = value if _PLAIN.fullmatch(value) else escape(value)
+    if _PLAIN.fullmatch(value):
+        return f"'{value}'" if value in _WORDS or (len(value) == 36 and _UUID.fullmatch(value)) else value
+    text = escape(value)
     bare = text and (text[0] == "%" or text[0] == "_" or (text[0].isascii() and text[0].isalpha()))
-    if bare and text not in _WORDS and not (len(text) == 36 and _UUID.fullmatch(text)):
-        return text
-    return f"'{text}'"
+    return text if bare else f"'{text}'"
 
 
 def _zone(value: datetime | time) -> str:

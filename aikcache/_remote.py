@@ -26,7 +26,9 @@ HEARD_MS = 1000
 """How long the mark stays that replicas are to acknowledge."""
 TAG_MS = 86_400_000
 """How long a tag's stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
-_GLANCE = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+NOT_ASKED = -3
+"""Instead of a PTTL, which Redis gives as -1 for a value without end and as -2 for none."""
+_GET, _PTTL = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n", b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 
 class Read(NamedTuple):
@@ -74,16 +76,23 @@ class Remote:
         replies = self._ask(commands)
         return Read(replies[0], replies[1], replies[2] if groups else [])
 
-    def glance(self, name: bytes) -> Read | None:
-        """A value and how long it will live, by the shortest way there is; None: that way is not open."""
+    def glance(self, names: Sequence[bytes], timed: bool) -> tuple[list[bytes | None], list[int]] | None:
+        """Values, and if `timed` how long they will live, by the shortest way there is; None: that way is not open."""
         connections = self.connections
         if type(connections) is not Connections:
             return None
-        size = len(name)
-        data, pttl = connections.send(_GLANCE % (size, name, size, name), 2)
-        if type(data) is Refusal or type(pttl) is Refusal:
-            return None
-        return Read(data, pttl, [])
+        if len(names) == 1:
+            name = names[0]
+            size = len(name)
+            data = _GET % (size, name) + _PTTL % (size, name) if timed else _GET % (size, name)
+            found, pttls = [(replies := connections.send(data, 1 + timed))[0]], replies[1:]
+        else:
+            replies = connections.exchange([("MGET", *names), *(("PTTL", name) for name in (names if timed else ()))])
+            found, pttls = replies[0], replies[1:]
+        for reply in replies:
+            if type(reply) is Refusal:
+                return None
+        return found, pttls or [NOT_ASKED] * len(names)
 
     def read_many(self, keys: Sequence[str], groups: Sequence[str]) -> tuple[list[Read], list[bytes | None]]:
         """The same for many keys at once; the stamps come once."""

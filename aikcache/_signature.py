@@ -33,7 +33,10 @@ class ReceiverError(TypeError):
 class Signature:
     """The parameters of one function, for its keys."""
 
-    __slots__ = ("_key", "_normalize", "bare", "fn", "named", "names", "plain", "receiver", "sig", "star", "starstar")
+    __slots__ = (
+        "_bare_at", "_key", "_named_at", "_normalize", "_places", "bare", "fn", "named", "names", "plain", "receiver",
+        "sig", "star", "starstar",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +75,10 @@ class Signature:
         first = self.names[0] if self.names else ""
         self.receiver = first if first in ("self", "cls") and first not in ignore and key is None else None
         self.plain = not (key or self._normalize or self.star or self.starstar or self.receiver)
+        # Where the parameters in the key stand in a call's arguments, if all of them have a place there.
+        self._places = self.plain and not any(p.kind is p.KEYWORD_ONLY for p in kept)
+        self._bare_at = [self.names.index(name) for name in self.bare]
+        self._named_at = [(_keys.escape(name), self.names.index(name)) for name in self.named]
 
     def _list(self) -> str:
         return ", ".join(self.names) or "none"
@@ -96,6 +103,10 @@ class Signature:
 
     def parameters(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The key's last part. `InvalidKeyError` for an argument without a form, `TypeError` for a bare `self`."""
+        if self._places:
+            if len(self._bare_at) == 1 and not self._named_at:
+                return _keys.parameter(args[self._bare_at[0]])
+            return _keys.joined([args[i] for i in self._bare_at], [(name, args[i]) for name, i in self._named_at])
         if self._key is not None:
             chosen = self._key(*args, **kwargs)
             return _keys.parameters(chosen if type(chosen) is tuple else (chosen,))

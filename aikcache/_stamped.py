@@ -30,10 +30,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
 
 class Glance(NamedTuple):
-    """What a single GET has shown."""
+    """What one GET, or one MGET, has shown: for each key the frame, if it is fresh as far as stamps tell."""
 
-    frame: Frame | None  # fresh, as far as stamps tell
-    read: Read
+    frames: list[Frame | None]
+    found: list[bytes | None]
+    pttls: list[int]
     asked: float
     began: float  # as of when the stamps believed are vouched for
 
@@ -91,15 +92,36 @@ class Stamped:
             request.began = min(request.began, vouched)
         return read
 
-    def glance(self, key: str, region: Region) -> Glance | None:
-        """What stands under `key`, if the stamps believed are enough to judge it: one GET. None: it was not asked.
+    def glance(self, keys: Sequence[str], region: Region, timed: bool) -> Glance | None:
+        """What stands under keys of one region, if the stamps believed are enough to judge it; None: it was not asked.
 
-        The frame is None where it is not fresh, or where more must be asked to know.
+        One round trip. Unless `timed`, how long they will live is not asked. A frame is None where it is not fresh, or
+        where more must be asked to know.
         """
+        asked = self.clock()
+        base = self._base(region, asked)
+        if base is None:
+            return None
+        vouched = self.stamps.horizon - self._max_staleness
+        names = [key.encode() for key in keys]
+        answer = self.remote.glance(names, timed)
+        if answer is None:
+            return None
+        found, pttls = answer
+        frames = [
+            None if data is None else self._fresh(key, name, region, data, base, timed)
+            for key, name, data in zip(keys, names, found, strict=True)
+        ]
+        if self.stamps.epoch != base[0]:  # something has ended meanwhile
+            frames = [None] * len(keys)
+        return Glance(frames, found, pttls, asked, min(asked, vouched))
+
+    def _base(self, region: Region, now: float) -> tuple[int, bytes, bytes] | None:
+        """The epoch, the stamps of a region's groups, and their digest; None: they are not all believed."""
         self._ready()
         stamps = self.stamps
-        epoch, began = stamps.epoch, self.clock()
-        if not stamps.trusted or began >= stamps.horizon:
+        epoch = stamps.epoch
+        if not stamps.trusted or now >= stamps.horizon:
             return None
         base = self._bases.get(region.name)
         if base is None or base[0] != epoch:
@@ -108,18 +130,10 @@ class Stamped:
                 return None
             joined = b"".join(known)  # type: ignore[arg-type]
             base = self._bases[region.name] = epoch, joined, digest(joined)
-        vouched = stamps.horizon - self._max_staleness
-        name = key.encode()
-        read = self.remote.glance(name)
-        if read is None:
-            return None
-        frame = None if read.data is None else self._fresh(key, name, region, read.data, base)
-        if stamps.epoch != epoch:
-            frame = None  # something has ended meanwhile
-        return Glance(frame, read, began, min(began, vouched))
+        return base
 
     def _fresh(
-        self, key: str, name: bytes, region: Region, data: bytes, base: tuple[int, bytes, bytes]
+        self, key: str, name: bytes, region: Region, data: bytes, base: tuple[int, bytes, bytes], timed: bool
     ) -> Frame | None:
         """The frame if it is intact and its stamps are those believed; what is wrong with it is said elsewhere."""
         try:
@@ -133,6 +147,8 @@ class Stamped:
                 expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
         except (DecodeError, InvalidKeyError):
             return None
+        if not timed and frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+            return None
         return frame if frame.digest == expected else None
 
     def _standing(self) -> tuple[int, int, float]:
@@ -142,13 +158,21 @@ class Stamped:
     def read_many(self, requests: Sequence[Request]) -> list[Read]:
         """The same for many at once: one round trip for all values and stamps."""
         self._ready()
+        firsts = [request.first for request in requests]
+        for request in requests:
+            request.first = None
         names = list(dict.fromkeys(group for request in requests for group in request.all_groups()))
         (epoch, era, vouched), asked = self._standing(), self.clock()
         known = dict(zip(names, self.stamps.known(names), strict=True))
         unknown = [name for name, stamp in known.items() if stamp is None]
-        reads, stamps = self.remote.read_many([request.key for request in requests], unknown)
-        self.stamps.remember(unknown, stamps, epoch)
-        known.update(zip(unknown, stamps, strict=True))
+        for first in firsts:
+            if isinstance(first, Exception):
+                raise first
+        reads = [first for first in firsts if isinstance(first, Read) and first.data is None]
+        if len(reads) < len(requests):
+            reads, stamps = self.remote.read_many([request.key for request in requests], unknown)
+            self.stamps.remember(unknown, stamps, epoch)
+            known.update(zip(unknown, stamps, strict=True))
         for request in requests:
             request.asked, request.era = asked, era
             if len(unknown) < len(names):

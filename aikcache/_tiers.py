@@ -30,7 +30,7 @@ from ._config import CacheConfig
 from ._flights import ALONE, FAILED, LANDED, UNDER_WAY, Flight, Flights, Held
 from ._frame import Frame
 from ._guard import Guard
-from ._keeping import Keeper
+from ._keeping import Keeper, Where
 from ._keys import Space
 from ._local import Entry, LocalTier, Packed, Region
 from ._policy import Policy
@@ -53,7 +53,9 @@ class Missed(NamedTuple):
     began: float
 
 
-_NOTHING = Missed(None, 0, 0.0, 0.0)
+NOTHING = Missed(None, 0, 0.0, 0.0)
+ENDLESS = -1
+"""The PTTL of what does not expire."""
 
 
 class Tiers:
@@ -111,31 +113,41 @@ class Tiers:
         """
         shared, epoch = self.shared, region.epoch
         if shared is None or policy.ages or key in self.flights:
-            return _NOTHING
+            return NOTHING
+        held = self.keeper.bound(policy) > 0
         try:
-            seen = shared.glance(key, region)
+            seen = shared.glance((key,), region, held)
         except Exception as error:  # whatever it is, the function can still answer
             return Missed(error, epoch, self.clock(), self.clock())
         if seen is None:
-            return _NOTHING
-        frame, read, asked, began = seen
+            return NOTHING
+        (frame,), (data,), (pttl,), asked, began = seen
         if frame is not None:
-            try:
-                value = policy.codec.decode(frame.codec, frame.payload, frame.schema)
-            except DecodeError:
-                return _NOTHING  # is said there
-            left = read.pttl / 1000 if read.pttl >= 0 else frame.keep_ms / 1000 if read.pttl == -1 else 0.0
-            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-            if self.clock() < fresh:
-                region.counters.remote_hits += 1
-                if self.keeper.bound(policy) > 0:
-                    shared_value = policy.share or policy.codec.shareable(value)
-                    packed = Packed(frame.codec, frame.payload, frame.schema)
-                    held = Held(value, size=len(frame.payload)) if shared_value else Held(None, packed)
-                    where = key, region, local_key, epoch
-                    self.keeper.fill(where, policy, began, held, fresh, inf, asked + left, frame.tags)
+            value = self.seen((key, region, local_key, epoch), policy, frame, pttl, asked, began, held)
+            if value is not MISSING:
                 return value
-        return Missed(read, epoch, asked, began)
+        return Missed(Read(data, pttl, []), epoch, asked, began) if data is None or held else NOTHING
+
+    def seen(
+        self, where: Where, policy: Policy, frame: Frame, pttl: int, asked: float, began: float, held: bool
+    ) -> Any:
+        """The value of a glance's frame, filed locally; `MISSING` if it is not fresh any more, or cannot be decoded."""
+        codec = policy.codec
+        try:
+            value = codec.decode(frame.codec, frame.payload, frame.schema)
+        except DecodeError:  # said on the long road
+            return MISSING
+        if held:
+            left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
+            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+            if self.clock() >= fresh:
+                return MISSING
+            shared = policy.share or codec.shareable(value)
+            packed = Packed(frame.codec, frame.payload, frame.schema)
+            what = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
+            self.keeper.fill(where, policy, began, what, fresh, inf, asked + left, frame.tags)
+        where[1].counters.remote_hits += 1
+        return value
 
     def call(self, request: Request) -> Any:
         """The value of a request: from a tier, from another's load, or from its own."""
