@@ -96,7 +96,8 @@ class CachedCall:
         try:
             text = self.key_text(args, kwargs)
             key, seen = tiers.space.lead + text, None
-            if local_key is not None and (entry is not None or key not in tiers.local):  # not held by another local key
+            aged = entry is not None and self.policy.ages  # it may answer, and is renewed then
+            if local_key is not None and not aged and (entry is not None or key not in tiers.local):
                 seen = tiers.glance(key, self.region, local_key, self.policy)
                 if type(seen) is not Missed:
                     return seen
@@ -110,10 +111,9 @@ class CachedCall:
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An entry that the wrapper could not hand out as it is: mutable, expired, or beyond the horizon."""
         tiers = self.tiers()
-        if not self.policy.ages:
-            value = tiers.serve(entry, self.policy.codec)
-            if value is not MISSING:
-                return value
+        value = tiers.serve_late(entry, self.policy)
+        if value is not MISSING:
+            return value
         self.region.retired -= 1  # the wrapper counted a hit
         return self.miss(entry.local_key, args, kwargs, entry)
 

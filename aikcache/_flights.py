@@ -27,6 +27,7 @@ class Held(NamedTuple):
     value: object
     packed: Packed | None = None
     size: int = 0  # bytes of the value, where it is known and not packed
+    stale: bool = False
 
 
 class Flight:

@@ -55,7 +55,7 @@ def glance(
     lead = tiers.space.lead
     keys = [lead + text for text in texts]
     found: list[Any] = [NOTHING] * len(keys)
-    if tiers.shared is None or policy.ages:
+    if tiers.shared is None:
         return found
     for i, local_key in enumerate(local_keys):
         try:
@@ -63,18 +63,20 @@ def glance(
         except KeyError:
             continue
         entry.hits += 1  # as in `_wrapper`
-        value = tiers.serve(entry, policy.codec)
+        value = tiers.serve_late(entry, policy)
         if value is MISSING:
             region.retired -= 1
         else:
             found[i] = value
     epoch = region.epoch
-    asked = [i for i, key in enumerate(keys) if found[i] is NOTHING and key not in tiers.flights]
+    aged = tiers.local if policy.ages else ()  # what may still answer, and is renewed then
+    asked = [i for i, key in enumerate(keys) if found[i] is NOTHING and key not in tiers.flights and key not in aged]
     if not asked:
         return found
     held = bool(local_keys)
+    timed = held or policy.ages
     try:
-        seen = tiers.shared.glance([keys[i] for i in asked], region, held)
+        seen = tiers.shared.glance([keys[i] for i in asked], region, timed)
     except Exception as error:  # whatever it is, the function can still answer
         for i in asked:
             found[i] = NOTHING._replace(first=error)
@@ -83,7 +85,7 @@ def glance(
         for i, frame, data, pttl in zip(asked, seen.frames, seen.found, seen.pttls, strict=True):
             if frame is not None:
                 where = keys[i], region, local_keys[i] if held else None, epoch
-                value = tiers.seen(where, policy, frame, pttl, seen.asked, seen.began, held)
+                value = tiers.seen(where, policy, frame, pttl, seen.asked, seen.began, timed)
                 if value is not MISSING:
                     found[i] = value
             elif data is None:

@@ -112,40 +112,41 @@ class Tiers:
         what this has seen.
         """
         shared, epoch = self.shared, region.epoch
-        if shared is None or policy.ages or key in self.flights:
+        if shared is None or key in self.flights:
             return NOTHING
-        held = self.keeper.bound(policy) > 0
+        timed = policy.ages or self.keeper.bound(policy) > 0
         try:
-            seen = shared.glance((key,), region, held)
+            seen = shared.glance((key,), region, timed)
         except Exception as error:  # whatever it is, the function can still answer
             return Missed(error, epoch, self.clock(), self.clock())
         if seen is None:
             return NOTHING
         (frame,), (data,), (pttl,), asked, began = seen
         if frame is not None:
-            value = self.seen((key, region, local_key, epoch), policy, frame, pttl, asked, began, held)
+            value = self.seen((key, region, local_key, epoch), policy, frame, pttl, asked, began, timed)
             if value is not MISSING:
                 return value
-        return Missed(Read(data, pttl, []), epoch, asked, began) if data is None or held else NOTHING
+        return Missed(Read(data, pttl, []), epoch, asked, began) if data is None or timed else NOTHING
 
     def seen(
-        self, where: Where, policy: Policy, frame: Frame, pttl: int, asked: float, began: float, held: bool
+        self, where: Where, policy: Policy, frame: Frame, pttl: int, asked: float, began: float, timed: bool
     ) -> Any:
-        """The value of a glance's frame, filed locally; `MISSING` if it is not fresh any more, or cannot be decoded."""
+        """The value of a glance's frame, filed locally; `MISSING` if it is not fresh, or due, or cannot be decoded."""
         codec = policy.codec
         try:
             value = codec.decode(frame.codec, frame.payload, frame.schema)
         except DecodeError:  # said on the long road
             return MISSING
-        if held:
+        if timed:
             left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
             fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-            if self.clock() >= fresh:
+            due = fresh - _refresh.early(policy, frame.cost, frame.ttl_ms / 1000)
+            if self.clock() >= due:
                 return MISSING
             shared = policy.share or codec.shareable(value)
             packed = Packed(frame.codec, frame.payload, frame.schema)
             what = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
-            self.keeper.fill(where, policy, began, what, fresh, inf, asked + left, frame.tags)
+            self.keeper.fill(where, policy, began, what, fresh, due, asked + left, frame.tags)
         where[1].counters.remote_hits += 1
         return value
 
@@ -163,6 +164,17 @@ class Tiers:
         """An entry's value while it is fresh, else `MISSING`. The hit is counted by the caller."""
         now = self.clock()
         return MISSING if now >= entry.fresh or self._gone(entry, now) else self._value(entry, codec)
+
+    def serve_late(self, entry: Entry, policy: Policy) -> Any:
+        """The same before it is due, and, stale or due, while it is being renewed or that has just failed."""
+        now = self.clock()
+        late = now - entry.fresh
+        if now >= min(entry.due, entry.fresh) and (late >= policy.extra or not self.refresher.resting(entry.key)):
+            return MISSING
+        value = MISSING if self._gone(entry, now) else self._value(entry, policy.codec)
+        if late >= 0 and value is not MISSING:
+            entry.region.counters.stale += 1
+        return value
 
     def take(self, entry: Entry, request: Request) -> Any:
         """The same for a call, which may also be answered with what is due, or stale, and then has it renewed."""
@@ -205,7 +217,7 @@ class Tiers:
             if self.refresher.resting(request.key):  # it has just failed: not every call need find out again
                 request.region.counters.stale += 1
                 return True
-            request.fallback = held
+            request.fallback = held._replace(stale=True)
         return False
 
     def _fly(self, request: Request) -> Any:
@@ -231,12 +243,13 @@ class Tiers:
                 return self._fall_back(request, None)
             if flight.state in (UNDER_WAY, ALONE):
                 return self._run(request)
-            if flight.state == LANDED:
+            if flight.state == LANDED and (request.policy.extra or not flight.held.stale):
                 try:
                     value = self.hand_out(flight.held, request.policy.codec)
                 except DecodeError:
                     continue
                 counters.joined += 1
+                counters.stale += flight.held.stale
                 return value
 
     def _run(self, request: Request) -> Any:
@@ -445,7 +458,7 @@ class Tiers:
         self.keeper.fill(where, request.policy, request.began, held, fresh, due, request.asked + left, frame.tags)
         if self.clock() >= due and not self._serves(request, fresh, held):
             return None
-        return value, held
+        return value, held if self.clock() < fresh else held._replace(stale=True)
 
     def close(self) -> None:
         self.closed = True

@@ -10,20 +10,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import shutil
+import resource
+import shlex
 import socket
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
 
 from aikcache import Cache
-from aikcache._server import short_directory
 from aikcache._topology import ask
 from aikcache.errors import AikcacheError
 from aikcache.testing import Server, wait_until
@@ -270,7 +273,7 @@ def busy(stack: ExitStack, binary: Path) -> Stage:
         threads[0].start()
 
     def end() -> None:
-        wait_until(lambda: _allowed(lambda: ask(server, "SCRIPT", "KILL")) or not threads[0].is_alive(), 5, "the end")
+        wait_until(lambda: _allowed(lambda: ask(server, "SCRIPT", "KILL")) or not threads[0].is_alive(), 20, "the end")
         threads[0].join(5)
 
     return Stage(server.url, begin, end)
@@ -290,21 +293,45 @@ def killed(stack: ExitStack, binary: Path) -> Stage:
     return Stage(server.url, loop.begin, loop.end)
 
 
-@fault("disk full (MISCONF)")
-def misconf(stack: ExitStack, binary: Path) -> Stage:
-    data = short_directory()
-    stack.callback(shutil.rmtree, data, ignore_errors=True)
-    server = serve(stack, binary, "stop-writes-on-bgsave-error yes", "save 3600 1", f"dir {data}")
+def disk_full(stack: ExitStack, binary: Path, *, config: Sequence[str], until: Callable[[Server], object]) -> Stage:
+    """No file of the server may grow: writing fails as on a full disk (EFBIG for ENOSPC), and needs no mount."""
+    assert sys.platform == "linux"
+    ignoring = Path(stack.enter_context(tempfile.TemporaryDirectory()), binary.name)
+    ignoring.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shlex.quote(str(binary))} \"$@\"\n")  # else it dies of that
+    ignoring.chmod(0o700)
+    server = serve(stack, ignoring, *config)
+    free = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
 
     def begin() -> None:
-        shutil.rmtree(data)  # a directory that is gone fails as a full one does, and needs no mount
-        ask(server, "BGSAVE")
-        wait_until(lambda: b"bgsave_status:err" in ask(server, "INFO", "persistence"), 5, "the failure")
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, free[1]))
+        _allowed(lambda: ask(server, "BGSAVE"))
+        _allowed(lambda: ask(server, "SET", "a", "write"))
+        wait_until(lambda: until(server), 20, "the disk to be found full")
 
     def end() -> None:
-        ask(server, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
+        with contextlib.suppress(ProcessLookupError):  # it exited
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, free)
+        server.start()  # unless it runs
+        wait_until(lambda: _allowed(lambda: ask(server, "BGSAVE")), 20, "a snapshot to begin")  # it will succeed
 
     return Stage(server.url, begin, end)
+
+
+def _fails(what: str) -> Callable[[Server], bool]:
+    return lambda server: f"{what}_status:err".encode() in ask(server, "INFO", "persistence")
+
+
+def _exited(server: Server) -> bool:
+    return not _allowed(lambda: ask(server, "PING"))
+
+
+if sys.platform == "linux":  # elsewhere nobody changes another process's limits
+    AOF = "appendonly yes", "appendfsync everysec"
+    FAULTS["disk full (RDB)"] = partial(disk_full, config=("save 3600 1",), until=_fails("rdb_last_bgsave"))
+    FAULTS["disk full (AOF)"] = partial(disk_full, config=AOF, until=_fails("aof_last_write"))
+    FAULTS["disk full (AOF always: it exits)"] = partial(
+        disk_full, config=("appendonly yes", "appendfsync always"), until=_exited
+    )
 
 
 @fault("name not resolved")
@@ -409,15 +436,15 @@ def measure(name: str, binary: Path, lasting: float, **settings: Any) -> Outcome
         calls = _Calls(cache)
         calls.begin()
         stack.callback(calls.end)
-        wait_until(lambda: cache.stats().remote_hits > 50, 10, "hits before the fault")
+        wait_until(lambda: cache.stats().remote_hits > 50, 30, "hits before the fault")
         del calls.took[:]
         stage.begin()
         deadline = time.monotonic() + lasting
-        wait_until(lambda: time.monotonic() > deadline, lasting + 5, "its time")
+        wait_until(lambda: time.monotonic() > deadline, lasting + 30, "its time")
         during = list(calls.took)
         stage.end()
         began = time.monotonic()
-        wait_until(lambda: _usable(cache), 15, "the recovery")
+        wait_until(lambda: _usable(cache), 30, "the recovery")
         recovered = time.monotonic() - began
         calls.end()
         stats = cache.stats()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +14,7 @@ import hiredis
 import pytest
 import redis
 
-from aikcache import Cache
+from aikcache import Cache, _cache, _wrapper
 from aikcache.testing import Server, wait_until
 
 from ._workers import PATIENCE, connect
@@ -55,6 +57,24 @@ class Pause:
 
     def let_go(self) -> None:
         self._go.set()
+
+
+class Ahead:
+    """The clock of the caches and functions made from here on: the real one, which the test moves on.
+
+    What is sent to a server, and waited for, goes by the real one.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._by = 0.0
+        patch.setattr(_cache, "monotonic", self)
+        patch.setattr(_wrapper, "make", functools.partial(_wrapper.make, clock=self))
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._by
+
+    def advance(self, seconds: float) -> None:
+        self._by += seconds
 
 
 def pair(open_cache: Callable[[], Cache]) -> tuple[Cache, Cache]:
