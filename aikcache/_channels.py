@@ -41,6 +41,7 @@ class _Ear:
         self.node = node
         self.alive_at: float | None = None
         self._beats = 0
+        self._changing = False
         self._signature: Signature | None = None
         tell = channels.listener
         self.group_ended, self.key_ended, self.glob_ended = tell.group_ended, tell.key_ended, tell.glob_ended
@@ -61,8 +62,10 @@ class _Ear:
         now = _slots.signature(info)
         self._beats += 1
         # While one is missed, each looks at every beat: that a primary failed for good is no change by the numbers.
-        if now != self._signature or self.channels.live_since is None or self._beats % LOOK == 0:
-            self.channels.cluster.look(self.address)
+        # Nor is that one became a replica, which is heard of a moment later: what has changed is looked at twice.
+        missed = self.channels.live_since is None
+        if now != self._signature or missed or self._changing or self._beats % LOOK == 0:
+            self._changing = self.channels.cluster.look(self.address)
             self._signature = now
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:
@@ -160,17 +163,19 @@ class Channels:
             self._settle_state()
         for ear in gone.values():
             ear.channel.close(0.0)
+            self.cluster.overlook(ear.address)
         for ear in new:
             ear.channel.start()
 
     def heard(self, ear: _Ear, alive_at: float | None) -> None:
         """A channel lives, as of a moment, or no more (None)."""
         with self._lock:
-            if self._ears.get(ear.address) is not ear:
-                return
-            ear.alive_at = alive_at
-            self._settle_state()
-        if alive_at is None and not self._closed.is_set():
+            current = self._ears.get(ear.address)
+            if current is ear:
+                ear.alive_at = alive_at
+                self._settle_state()
+        # What is not listened to any more may still have been looked at: from there on its view would stay for ever.
+        if (current is None or (current is ear and alive_at is None)) and not self._closed.is_set():
             self.cluster.overlook(ear.address)
 
     def _settle_state(self) -> None:

@@ -185,13 +185,14 @@ class Cluster:
         if told is not None and topology is not None and address not in topology.primaries:
             self._install(replace(told, primaries=told.primaries | {address}))
 
-    def look(self, address: Address) -> None:
-        """Fetch and keep what a channel's node sees. Raises `RemoteError`."""
+    def look(self, address: Address) -> bool:
+        """Fetch and keep what a channel's node sees. Whether it saw something else before. Raises `RemoteError`."""
         view = self.view(address)
         with self._lock:
-            self._views[address] = view.primaries
+            before, self._views[address] = self._views.get(address), view.primaries
             topology = self.topology
         self._install(view if topology is None or view.epoch >= topology.epoch else None)
+        return before != view.primaries
 
     def overlook(self, address: Address) -> None:
         """The node's channel lives no more, and what it saw is out of date."""
@@ -267,6 +268,7 @@ class Cluster:
             if told is None:
                 return
             primaries = told.primaries.union(*self._views.values())
+            self._promote(before, told)
             self.topology = replace(told, primaries=primaries)
             self._met_first = primaries if before is None else self._met_first & primaries
             kept = primaries.union(told.nodes, self._where.hosts)
@@ -276,6 +278,17 @@ class Cluster:
             node.close()
         if self.on_change is not None and (before is None or before.primaries != primaries):
             self.on_change()
+
+    def _promote(self, before: Topology | None, told: Topology) -> None:
+        """Under the lock, and before anybody is sent there: what owned nothing and now does may have taken over.
+
+        It may be known from when it was a primary before, and listed since. Met anew, it is told what it has missed.
+        """
+        if before is None or told.owners is before.owners:
+            return
+        for address in set(told.owners.values()).difference(before.owners.values()):
+            if (node := self._nodes.get(address)) is not None:
+                node.moved(switched=True)
 
     def close(self) -> None:
         self._closed = True

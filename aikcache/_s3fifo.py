@@ -115,7 +115,7 @@ class S3FIFOCache(cachetools.Cache[Any, Any]):
             if node.place == GONE:
                 continue
             if place == SMALL:
-                if node.hits > node.spent and self._main_len + 1 < max(count, 2):
+                if node.hits > node.spent:
                     node.spent = node.hits
                     node.place = MAIN
                     self._small_len -= 1

@@ -1,8 +1,9 @@
 """The road of a call: the one module that knows both tiers.
 
     local ── hit ──────────────────────────────▶ value
-      └─ miss ▶ flight ▶ remote GET ── fresh ──▶ local ▶ value
-                           └─ miss ▶ lease, under the stamps just known ▶ function ▶ codec ▶ store ▶ local ▶ value
+      └─ miss ▶ glance: GET ── fresh by the stamps believed ──▶ local ▶ value
+                  └─ not ▶ flight ▶ GET and stamps ── fresh ──▶ local ▶ value
+                                       └─ miss ▶ lease, under the stamps just known ▶ function ▶ store ▶ local ▶ value
 
 What must not happen is that a value from before an invalidation is stored or served after it. Remotely: a value carries
 the digest of its groups' stamps taken before it was computed, so a later stamp makes it stale by itself; and it is
