@@ -59,7 +59,7 @@ class Cluster:
         self._where = _url.parse(config.url or "")
         self._closed = False
         self._met_first: frozenset[Address] = frozenset()
-        self._views: dict[Address, frozenset[Address]] = {}
+        self._views: dict[Address, Topology] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -189,10 +189,10 @@ class Cluster:
         """Fetch and keep what a channel's node sees. Whether it saw something else before. Raises `RemoteError`."""
         view = self.view(address)
         with self._lock:
-            before, self._views[address] = self._views.get(address), view.primaries
+            before, self._views[address] = self._views.get(address), view
             topology = self.topology
         self._install(view if topology is None or view.epoch >= topology.epoch else None)
-        return before != view.primaries
+        return before is None or before.primaries != view.primaries
 
     def overlook(self, address: Address) -> None:
         """The node's channel lives no more, and what it saw is out of date."""
@@ -267,7 +267,7 @@ class Cluster:
             self._told = told = told or self._told
             if told is None:
                 return
-            primaries = told.primaries.union(*self._views.values())
+            primaries = told.primaries.union(*(self._besides(told, view) for view in self._views.values()))
             self._promote(before, told)
             self.topology = replace(told, primaries=primaries)
             self._met_first = primaries if before is None else self._met_first & primaries
@@ -278,6 +278,14 @@ class Cluster:
             node.close()
         if self.on_change is not None and (before is None or before.primaries != primaries):
             self.on_change()
+
+    @staticmethod
+    def _besides(told: Topology, view: Topology) -> frozenset[Address]:
+        """The primaries that a node sees besides; if it was asked in an earlier epoch, those that `told` has not met.
+
+        A primary that hangs, and was replaced, has itself for a primary in what it has said last.
+        """
+        return view.primaries if view.epoch >= told.epoch else view.primaries - told.nodes
 
     def _promote(self, before: Topology | None, told: Topology) -> None:
         """Under the lock, and before anybody is sent there: what owned nothing and now does may have taken over.

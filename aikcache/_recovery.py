@@ -31,7 +31,7 @@ from ._link import Command
 from ._patterns import EVERYTHING, Ending, joined
 from ._remote import Remote
 from ._trouble import Trouble
-from .errors import RemoteError, RemoteUnavailableError
+from .errors import ConfigError, RemoteError, RemoteUnavailableError
 
 REPLAY = 60.0
 """Seconds of invalidations that are sent again to a server not met before."""
@@ -39,6 +39,7 @@ JUST_STARTED = 300
 """Uptime in seconds below which what a server holds counts as restored from disk."""
 MAX_RECENT = 10_000
 MOST_TAKEOVERS = 3
+ALL = ("groups", EVERYTHING)
 DISTRUST_MS = 30 * 86_400_000
 """How long it is known that a server's takeover was seen; whoever first comes later ends everything once more."""
 
@@ -72,8 +73,7 @@ class Recovery:
         self._recent: deque[tuple[float, Ending]] = deque(maxlen=MAX_RECENT)
         self.replayed = 0
         if journal is not None:
-            for name in journal.read():
-                self._add(name)
+            self._pending = dict.fromkeys(journal.read(), clock())
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._unheard)
@@ -87,17 +87,30 @@ class Recovery:
         """These could not be sent."""
         for name in what.names():
             self._add(name)
-            if self._journal is not None:
-                self._journal.add(name)
 
     def _add(self, name: tuple[str, str]) -> None:
-        if len(self._pending) >= self._limit and name not in self._pending:
-            self._pending = {("groups", EVERYTHING): self._clock()}  # in one step: it must never be seen empty
+        if ALL in self._pending:
+            name = ALL  # told again, should it just be on its way
+        elif len(self._pending) >= self._limit and name not in self._pending:
             self._trouble.report(
                 "pending", f"more than {self._limit} invalidations wait for Redis; they become one of everything."
             )
+            self._write(ALL)
+            self._pending = {ALL: self._clock()}  # in one step: it must never be seen empty
             return
+        if name not in self._pending:
+            self._write(name)
         self._guard.do(lambda: self._pending.__setitem__(name, self._clock()))
+
+    def _write(self, name: tuple[str, str]) -> None:
+        """To the journal; a child of `fork` also takes over what it finds there."""
+        if self._journal is not None:
+            try:
+                self._journal.add(name)
+            except (OSError, ConfigError) as error:
+                self._trouble.report("journal", f"an invalidation is kept in memory alone: {error}")
+            for left in self._journal.read():
+                self._pending.setdefault(left, self._clock())
 
     def settle(self) -> None:
         """Send what is pending. Raises `RemoteError` when it cannot be sent: Redis is then not to be read either."""
@@ -120,12 +133,16 @@ class Recovery:
                 self._guard.do(lambda name=name, when=when: self._told(name, when))  # type: ignore[misc]
             self.sent(what, met)
             self.replayed += len(batch)
-            if self._journal is not None and not self._pending:
-                self._journal.clear()
-                for name in list(self._pending):  # kept while we cleared: its line may have gone with the others
-                    self._journal.add(name)
+            self._tidy()
         finally:
             self._sending.release()
+
+    def _tidy(self) -> None:
+        """Empty the journal when nothing is to be told any more."""
+        if self._journal is not None and not self._pending and not self._unheard:
+            self._journal.clear()
+            for name in [*self._pending, *self._unheard]:  # kept while we cleared: its line may have gone as well
+                self._write(name)
 
     def _told(self, name: tuple[str, str], when: float) -> None:
         if self._pending.get(name) == when:
@@ -151,6 +168,7 @@ class Recovery:
                 for name, when in batch:
                     if self._unheard.get(name) == when:
                         self._unheard.pop(name, None)
+                self._tidy()
 
     def _acknowledged(self) -> bool:
         try:
@@ -162,7 +180,9 @@ class Recovery:
         for name in names:
             if len(self._unheard) >= self._limit and name not in self._unheard:
                 self._unheard = {}
-                name = ("groups", EVERYTHING)
+                name = ALL
+            if name not in self._unheard:
+                self._write(name)
             self._unheard[name] = self._clock()
         self._trouble.report("unheard", f"fewer than {self._replicas} replicas have heard of an invalidation.")
 
@@ -190,11 +210,12 @@ class Recovery:
             self._forget()
 
     def after_fork(self) -> None:
-        """In the child: what is pending is the parent's to send, and its journal the parent's too."""
+        """In the child: what is pending is the parent's to send; the child's journal will be a file of its own."""
         self._guard = Guard()
         self._sending = threading.Lock()
         self._pending, self._unheard = {}, {}
-        self._journal = None
+        if self._journal is not None:
+            self._journal.after_fork()
 
     def close(self) -> None:
         if self._journal is not None:

@@ -10,8 +10,7 @@ adds to its share, each that comes back soon after leaving the main queue takes 
 
 Source: Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache eviction", SOSP 2023; there the small
 queue is a tenth for ever, asks for two hits, and has no window. Measured on traces of databases, a web shop, memcached
-and disks: the window adds 0.3 to 1.3 points of hit ratio, and the share, if it may grow, up to 9 where a cache of a
-hundred keys is too small for one piece of work.
+and disks: the window adds 0.3 to 1.3 points of hit ratio, and a share that grows up to 9 in caches of 50 to 100 keys.
 
 Not thread-safe, as all of cachetools: writers need a lock. `hits` of a node may be raised without one at any time.
 """
