@@ -21,7 +21,7 @@ import cachetools
 from aikcache._s3fifo import S3FIFOCache
 
 from . import _rivals
-from ._measure import Bar, Row, Settings
+from ._measure import Bar, Plot, Row, Settings
 
 OURS, BASE, THEINE = "aikcache s3fifo", "cachetools LRU", "theine"
 FILES = {  # name: (file, format of a key)
@@ -37,15 +37,21 @@ REQUESTS = 1_000_000
 Count = Callable[[Sequence[int], int], int]
 
 
-def run(settings: Settings) -> list[Row]:
-    """A row for each trace and size, then what the bars ask of them together."""
-    rows, over_lru, over_theine = [], [], []
+def run(settings: Settings) -> list[Row | Plot]:
+    """A row for each trace and size, then what the bars ask of them together, and a plot for each trace."""
+    rows: list[Row | Plot] = []
+    over_lru, over_theine = [], []
     policies = _policies()
     for name, trace in _traces(settings).items():
         different = len(set(trace))
+        lines: dict[str, list[tuple[float, float]]] = {policy: [] for policy in policies}
         for share in ALL_SHARES if settings.full else SHARES:
             size = int(different * share)
-            ratio = {policy: 100 * count(trace, size) / len(trace) for policy, count in policies.items()}
+            ratio = {}
+            for done, (policy, count) in enumerate(policies.items()):
+                ratio[policy] = 100 * count(trace, size) / len(trace)
+                lines[policy].append((size, ratio[policy]))
+                settings.progress((done + 1) / len(policies))
             ours = ratio.pop(OURS)
             over_lru.append(ours - ratio[BASE])
             if THEINE in ratio:
@@ -59,8 +65,11 @@ def run(settings: Settings) -> list[Row]:
                     unit=" points over LRU",
                 )
             )
+        title = f"Hit ratio against cache size, {name}"
+        file = f"hit_ratio_{name.replace(' ', '_')}"
+        rows.append(Plot(name=file, title=title, x="entries", y="hit ratio, %", lines=lines, log_x=True))
     real = any((settings.traces / file).exists() for file, _ in FILES.values())
-    return rows + _judged(over_lru, over_theine, real)
+    return [*rows, *_judged(over_lru, over_theine, real)]
 
 
 def _judged(over_lru: list[float], over_theine: list[float], real: bool) -> list[Row]:

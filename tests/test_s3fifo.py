@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cachetools
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aikcache._s3fifo import MAX_ROUNDS, S3FIFOCache
+from aikcache._s3fifo import GROW, LEAST, MAX_ROUNDS, MOST, SHRINK, WINDOW, S3FIFOCache
 
 Factory = Callable[..., "cachetools.Cache[Any, Any]"]
 
@@ -118,80 +118,121 @@ def test_never_holds_more_than_its_size(maxsize: int, steps: list[tuple[str, int
         assert cache.currsize == sum(cache.values()) <= maxsize
 
 
-class Paper:
-    """S3-FIFO as plain lists, without the deferred work of the real one; entries are [key, hits, spent]."""
+class Plain:
+    """The same algorithm as plain lists, without the deferred work of the real one; entries are [key, hits, spent]."""
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.window: list[tuple[list[list[Any]], list[Any]]] = []
         self.small: list[list[Any]] = []
         self.main: list[list[Any]] = []
-        self.ghosts: list[Any] = []
-        self.remembered: set[Any] = set()
+        self.left_small: list[Any] = []
+        self.left_main: list[Any] = []
+        self.share = 0.0
+
+    def len(self, queue: list[list[Any]]) -> int:
+        return len(queue) + sum(to is queue for to, _ in self.window)
+
+    def entries(self) -> list[list[Any]]:
+        return [*self.small, *self.main, *(entry for _, entry in self.window)]
 
     def keys(self) -> set[Any]:
-        return {entry[0] for entry in self.small + self.main}
+        return {entry[0] for entry in self.entries()}
 
     def get(self, key: Any) -> None:
-        for entry in self.small + self.main:
-            if entry[0] == key:
-                entry[1] += 1
+        for entry in self.entries():
+            entry[1] += entry[0] == key
 
     def drop(self, key: Any) -> list[list[Any]] | None:
+        found = None
         for queue in (self.small, self.main):
-            for entry in queue:
-                if entry[0] == key:
-                    queue.remove(entry)
-                    return queue
-        return None
+            if any(entry[0] == key for entry in queue):
+                found = queue
+            queue[:] = [entry for entry in queue if entry[0] != key]
+        found = next((to for to, entry in self.window if entry[0] == key), found)
+        self.window = [(to, entry) for to, entry in self.window if entry[0] != key]
+        return found
 
     def put(self, key: Any) -> None:
         queue = self.drop(key)
-        while len(self.small) + len(self.main) >= self.size:
+        while len(self.keys()) >= self.size:
             self.evict()
-        if key in self.remembered:
-            self.remembered.discard(key)
+        if key in self.left_small:
+            self.left_small.remove(key)
             queue = self.main
-        (self.small if queue is None else queue).append([key, 0, 0])
+            count = len(self.keys()) + 1
+            self.share = min(max(self.share, LEAST * count) + GROW, MOST * count)
+        elif key in self.left_main:
+            self.left_main.remove(key)
+            self.share -= SHRINK
+        self.window.append((self.small if queue is None else queue, [key, 0, 0]))
+        while len(self.window) > 1 + len(self.keys()) / WINDOW:
+            self.settle()
+
+    def settle(self) -> None:
+        queue, (key, hits, _) = self.window.pop(0)
+        queue.append([key, hits, hits])
 
     def evict(self) -> None:
+        count = len(self.keys())
         while True:
-            count = len(self.small) + len(self.main)
-            if self.small and (len(self.small) * 10 > count or not self.main):
-                entry = self.small.pop(0)
-                if entry[1] > entry[2] and len(self.main) + 1 < max(count, 2):
-                    self.main.append([entry[0], entry[1], entry[1]])
-                    continue
-                self.ghosts.append(entry[0])
-                self.remembered.add(entry[0])
-                while len(self.ghosts) > count:
-                    self.remembered.discard(self.ghosts.pop(0))
+            from_small = self.len(self.small) > max(self.share, LEAST * count) or not self.len(self.main)
+            queue = self.small if from_small else self.main
+            while not queue:
+                self.settle()
+            key, hits, spent = queue.pop(0)
+            if from_small and hits > spent:
+                self.main.append([key, hits, hits])
+            elif from_small:
+                self.left_small = [*self.left_small, key][-count:]
                 return
-            entry = self.main.pop(0)
-            rounds = min(entry[1] - entry[2], MAX_ROUNDS)
-            if rounds <= 0:
+            elif hits > spent:
+                self.main.append([key, hits, hits - min(hits - spent, MAX_ROUNDS) + 1])
+            else:
+                self.left_main = [*self.left_main, key][-max(count // 2, 1) :]
                 return
-            self.main.append([entry[0], entry[1], entry[1] - rounds + 1])
 
 
-@given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("sssggd"), st.integers(0, 15)), max_size=200))
-def test_evicts_what_the_paper_evicts(size: int, steps: list[tuple[str, int]]) -> None:
-    """After every step the keys are those of a plain rendering of the algorithm."""
-    cache, paper = S3FIFOCache(size), Paper(size)
+def same_as_plain(size: int, steps: Iterable[tuple[str, int]]) -> list[float]:
+    cache, plain, shares = S3FIFOCache(size), Plain(size), []
     for what, key in steps:
         if what == "s":
             cache[key] = key
-            paper.put(key)
+            plain.put(key)
         elif what == "g":
             cache.get(key)
-            paper.get(key)
+            plain.get(key)
         else:
             cache.pop(key, None)
-            paper.drop(key)
-        assert set(cache) == paper.keys()
+            plain.drop(key)
+        assert set(cache) == plain.keys()
+        shares.append(plain.share)
+    return shares
+
+
+@given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("sssggd"), st.integers(0, 15)), max_size=200))
+def test_evicts_what_plain_lists_evict(size: int, steps: list[tuple[str, int]]) -> None:
+    """After every step the keys are those of a plain rendering of the algorithm."""
+    same_as_plain(size, steps)
+
+
+@pytest.mark.parametrize("size", [20, 120])
+def test_evicts_what_plain_lists_evict_when_large(size: int) -> None:
+    """The same where window and ghosts are longer than one, over steps that move the share to both its ends."""
+    rng = random.Random(size)
+    steps = []
+    for step in range(4000):
+        # By turns as many new keys as there is room for, all twice, and few popular ones.
+        twice = step // 1000 % 2
+        key = 10_000 + step // (2 * size) * size + step % size if twice else int(rng.paretovariate(0.5))
+        steps += [("g", key), ("s" if twice or rng.random() < 0.9 else "d", key)]
+    shares = same_as_plain(size, steps)
+    assert min(shares) < LEAST * size
+    assert max(shares) == MOST * size
 
 
 def test_an_example_by_hand() -> None:
-    """A cache of four, step by step."""
+    """A cache of four, whose window holds the latest key alone, step by step."""
     cache = S3FIFOCache(4)
     for key in "abcd":
         cache[key] = key
@@ -205,16 +246,48 @@ def test_an_example_by_hand() -> None:
 
 
 def test_one_scan_disturbs_nothing() -> None:
-    """A thousand keys that are asked for once do not push out those that were asked for twice."""
+    """A thousand keys that are asked for once do not push out those that were asked for again."""
     cache, lru = S3FIFOCache(100), cachetools.LRUCache[int, int](100)
     for one in (cache, lru):
-        for key in range(50):
-            one[key] = key
-            assert one[key] == key
-        for key in range(1000, 2000):
-            one[key] = key
+        one.update({key: key for key in range(60)})
+        assert sum(one[key] for key in range(50)) == sum(range(50))
+        one.update({key: key for key in range(1000, 2000)})
     assert sum(key in cache for key in range(50)) == 50
     assert sum(key in lru for key in range(50)) == 0
+
+
+def test_hits_of_the_newest_do_not_count() -> None:
+    """A key that is hit only while it is among the newest fiftieth leaves like one that never was."""
+    cache = S3FIFOCache(100)
+    cache.update({key: key for key in range(100)})
+    for key in range(1000, 2000):
+        cache[key] = key
+        assert cache[key] == key  # in the window
+        assert cache[key - 1 if key > 1000 else 99] >= 0  # and still there
+    assert set(range(1000, 1900)).isdisjoint(cache)
+    assert not cache._main_len
+
+
+def test_the_small_queue_gets_the_room_that_it_lacks() -> None:
+    """Groups of keys asked for twice, a little apart, are hit as soon as the small queue has grown to hold a group."""
+
+    def hits(rounds: range) -> int:
+        found = 0
+        for start in rounds:
+            for key in [*range(start * 60, start * 60 + 60)] * 2:
+                if cache.get(key) is None:
+                    cache[key] = key
+                else:
+                    found += 1
+        return found
+
+    cache = S3FIFOCache(100)
+    cache.update({-key: key for key in range(1, 101)})
+    for _ in range(9):
+        assert sum(cache[-key] for key in range(1, 101)) == 5050  # so that the main queue is long at first
+    early, late = hits(range(20)), hits(range(20, 40))
+    assert early < 0.9 * 20 * 60
+    assert late > 0.95 * 20 * 60
 
 
 def test_a_hit_earns_one_more_round_in_the_main_queue() -> None:
@@ -222,17 +295,17 @@ def test_a_hit_earns_one_more_round_in_the_main_queue() -> None:
 
     def lifetime(hits: int) -> int:
         cache = S3FIFOCache(20)
-        for key in range(20):
-            cache[key] = key
-            assert cache[key] == key
-        cache[100] = 100  # 1 is now at the head of the main queue, its first hit spent on getting there
+        cache.update({key: key for key in range(20)})
+        assert sum(cache[key] for key in range(10)) == 45
+        cache[100] = 100  # 0 is now at the head of the main queue, its first hit spent on getting there
         for _ in range(hits):
-            assert cache[1] == 1
+            assert cache[0] == 0
         newcomers = 200
-        while 1 in cache:
+        while 0 in cache:
             newcomers += 1
+            assert newcomers < 1000
             cache[newcomers] = newcomers
-            assert cache[newcomers] == newcomers  # so that the main queue goes on turning
+            cache.get(newcomers - 2)  # so that the main queue goes on turning
         return newcomers
 
     times = [lifetime(hits) for hits in range(6)]
@@ -274,15 +347,16 @@ def test_queues_do_not_grow_with_deletions() -> None:
     cache = S3FIFOCache(10)
     for key in range(20_000):
         cache[key] = key
-        del cache[key]
-    assert len(cache._small) + len(cache._main) <= 2 * 10 + 1025
-    assert len(cache._ghosts) <= 10
+        cache.pop(key - 5, None)
+    assert len(cache._window) + len(cache._small) + len(cache._main) <= 2 * 10 + 1025
 
 
 def test_memory_of_the_gone_is_bounded() -> None:
-    """No more keys are remembered than the cache holds."""
+    """Of each queue no more keys are remembered than the cache holds."""
     cache = S3FIFOCache(10)
     for key in range(1000):
         cache[key] = key
-    assert len(cache._ghosts) <= 10
-    assert len(cache._ghost) <= 10
+        if key % 3:
+            cache.get(key - 2)
+    assert 0 < len(cache._left_small) <= 10
+    assert 0 < len(cache._left_main) <= 5
