@@ -39,6 +39,7 @@ BENCH = [
     "theine>=2.0",
     "dogpile.cache>=1.5",
     "Flask-Caching>=2.5",
+    "diskcache>=5.6",
 ]
 
 README = Path(__file__).with_name("README.md")

@@ -6,49 +6,70 @@ import argparse
 import dataclasses
 import importlib
 import sys
-import time
 from pathlib import Path
 
-from ._measure import Row, Settings
+from ._measure import Plot, Row, Settings
+from ._plots import svg
+from ._progress import Progress
 from ._report import as_json, circumstances, table
 
 QUESTIONS = (
-    "local_hit", "remote_hit", "many", "invalidation", "push_latency", "breaker", "threads", "hit_ratio",
-    "memory", "compression", "import_time",
+    "local_hit", "remote_hit", "many", "value_size", "latency", "scaling", "threads", "stampede", "catalog",
+    "invalidation", "push_latency", "channel_cost", "breaker", "stale", "hit_ratio", "memory", "compression",
+    "dictionary", "import_time",
 )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Ask the questions named, all by default."""
     options = parse(arguments)
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
+    asked = options.questions or QUESTIONS
+    progress = Progress(len(asked), sys.stderr)
+    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(Settings)}
+    given["progress"] = progress.part
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     rows: list[Row] = []
-    for name in options.questions or QUESTIONS:
-        began = time.perf_counter()
-        print(f"{name} … ", end="", file=sys.stderr, flush=True)
-        rows += importlib.import_module(f"benchmarks.{name}").run(settings)
-        print(f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
-    for what, value in circumstances().items():
+    plots: list[Plot] = []
+    for name in asked:
+        progress.ask(name)
+        for answer in importlib.import_module(f"benchmarks.{name}").run(settings):
+            (plots if isinstance(answer, Plot) else rows).append(answer)
+        progress.answered()
+    told = circumstances()
+    for what, value in told.items():
         print(f"{what + ':':<9}{value}")
     print()
     print(table(rows))
     if options.json:
-        options.json.write_text(as_json(rows), encoding="utf-8")
+        options.json.write_text(as_json(rows, plots), encoding="utf-8")
+    if options.plots:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        note = f"{told['machine']}; {told['python']}; {told['commit']}"
+        for plot in plots:
+            (options.plots / f"{plot.name}.svg").write_text(svg(plot, note), encoding="utf-8")
     return 1 if any(row.verdict == "MISSED" for row in rows) else 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; what is not given is `Settings`' own default."""
+    default = Settings()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="aikcache measured against its rivals.")
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)} (default: all)")
-    parser.add_argument("--rounds", type=_positive, help=f"interleaved rounds (default: {Settings().rounds})")
-    parser.add_argument("--seconds", type=float, help=f"of one round of one contender (default: {Settings().seconds})")
-    parser.add_argument("--value-size", type=_positive, help="bytes of a value as JSON (default: 1024)")
+    parser.add_argument("--rounds", type=_positive, help=f"interleaved rounds (default: {default.rounds})")
+    parser.add_argument("--seconds", type=_seconds, help=f"of a round of one contender (default: {default.seconds})")
+    parser.add_argument(
+        "--value-size", type=_positive, help=f"bytes of a value as JSON (default: {default.value_size})"
+    )
+    parser.add_argument(
+        "--distribution",
+        choices=("zipf", "uniform"),
+        help=f"which keys are asked for (default: {default.distribution})",
+    )
     parser.add_argument("--url", help="a server to use, as in redis://host:6379/9 (default: one is started)")
     parser.add_argument("--full", action="store_true", default=None, help="up to 1 000 000 keys, and all trace sizes")
     parser.add_argument("--traces", type=Path, help="directory of the access traces (default: ../shared/traces)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write rows and plots to this file")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw the plots, as SVG files in this directory")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.questions if name not in QUESTIONS]
     if unknown:
@@ -60,6 +81,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
     return number
 
 

@@ -15,6 +15,7 @@ import time
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
@@ -32,6 +33,19 @@ class Settings:
     url: str | None = None
     full: bool = False
     traces: Path = ROOT.parent / "shared" / "traces"
+    distribution: str = "zipf"
+    progress: Callable[[float], object] = field(default=lambda share: None, repr=False)
+    """Told which share of a longer measurement is done."""
+
+    @property
+    def span(self) -> float:
+        """Seconds for what is measured in one piece: all rounds of one contender."""
+        return self.rounds * self.seconds
+
+    def draw(self, count: int, size: int, seed: int = 1) -> list[int]:
+        """`count` places 0 … `size`-1, the first ones most often by Zipf's law (exponent 1), or all alike."""
+        weights = accumulate(1 / (place + 1) if self.distribution == "zipf" else 1.0 for place in range(size))
+        return Random(seed).choices(range(size), cum_weights=list(weights), k=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,19 @@ class Row:
         ratio = "" if self.measured is None else f"{self.measured:{digits}}{self.unit}"
         bar = "" if self.bar is None else str(self.bar)
         return (self.question, self.figure, self.rival, ratio, bar, self.verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """Lines for a picture: by name the points of each, in the order of their x. `name` is the file's."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    log_x: bool = False
+    log_y: bool = False
 
 
 def absent(question: str, rival: str, bar: Bar | None = None) -> Row:
@@ -128,8 +155,9 @@ def timed(timers: Mapping[str, timeit.Timer], settings: Settings) -> dict[str, S
         loops[name] = max(1, int(settings.seconds / max(timer.timeit(2) / 2, 1e-9)))
     rounds: dict[str, list[float]] = {name: [] for name in timers}
     order, random = list(timers), Random(1)
-    for _ in range(settings.rounds):
+    for done in range(settings.rounds):
         random.shuffle(order)
         for name in order:
             rounds[name].append(timers[name].timeit(loops[name]) / loops[name] / _UNROLLED)
+        settings.progress((done + 1) / settings.rounds)
     return {name: Samples(samples) for name, samples in rounds.items()}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ._measure import ROOT, Row
+from ._measure import ROOT, Plot, Row
 
 HEADINGS = ("question", "figure", "rival", "ratio", "bar", "verdict")
 
@@ -40,10 +40,11 @@ def circumstances() -> dict[str, str]:
     }
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    """The rows and their circumstances, for a file."""
+def as_json(rows: Sequence[Row], plots: Sequence[Plot] = ()) -> str:
+    """The rows, what is behind the plots, and their circumstances, for a file."""
     told = [{**asdict(row), "bar": None if row.bar is None else str(row.bar), "verdict": row.verdict} for row in rows]
-    return json.dumps({**circumstances(), "rows": told}, indent=1, ensure_ascii=False) + "\n"
+    content = {**circumstances(), "rows": told, "plots": [asdict(plot) for plot in plots]}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _read(path: str) -> str:

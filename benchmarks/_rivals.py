@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 Function = Callable[[str], Any]
@@ -38,6 +40,26 @@ def cachebox_ttl(fn: Function) -> Function | None:
     return cached
 
 
+def theine_memoize(fn: Function) -> Function | None:
+    """theine: its `Memoize`, W-TinyLFU in Rust, with a function for the key, as it recommends."""
+    theine = module("theine")
+    if theine is None:
+        return None
+    cached = theine.Memoize(ENTRIES, timedelta(seconds=TTL))(fn)
+    cached.key(lambda key: key)
+    memoized: Function = cached
+    return memoized
+
+
+def diskcache_memoize(fn: Function, directory: Path) -> tuple[Function, Callable[[], None]] | None:
+    """diskcache: `memoize` over a cache in a directory, SQLite, and what closes it."""
+    diskcache = module("diskcache")
+    if diskcache is None:
+        return None
+    cache = diskcache.Cache(str(directory))
+    return cache.memoize(expire=TTL)(fn), cache.close
+
+
 def dogpile(fn: Function, backend: str, **arguments: Any) -> Function | None:
     """dogpile.cache over one of its backends."""
     cache = module("dogpile.cache")
@@ -48,13 +70,18 @@ def dogpile(fn: Function, backend: str, **arguments: Any) -> Function | None:
     return cached
 
 
-def flask_caching_redis(fn: Function, url: str) -> tuple[Function, Callable[[], None]] | None:
+def flask_caching_redis(fn: Function, url: str, prefix: str) -> tuple[Function, Callable[[], None]] | None:
     """Flask-Caching's `memoize` over Redis, in an application context, and what leaves the context."""
     flask, flask_caching = module("flask"), module("flask_caching")
     if flask is None or flask_caching is None:
         return None
     app = flask.Flask("benchmark")
-    config = {"CACHE_TYPE": "RedisCache", "CACHE_REDIS_URL": url, "CACHE_DEFAULT_TIMEOUT": TTL}
+    config = {
+        "CACHE_TYPE": "RedisCache",
+        "CACHE_REDIS_URL": url,
+        "CACHE_DEFAULT_TIMEOUT": TTL,
+        "CACHE_KEY_PREFIX": prefix,
+    }
     cache = flask_caching.Cache(app, config=config)
     context = app.app_context()
     context.push()

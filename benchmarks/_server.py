@@ -56,10 +56,17 @@ def record(size: int, seed: int = 1) -> dict[str, Any]:
         "score": round(random.random(), 6),
         "fields": [],
     }
-    while len(json.dumps(made, separators=(",", ":"))) < size - 90:
+    length = len(_json(made))
+    while length < size - 90:
         name = f"{random.choice(WORDS)}_{random.getrandbits(16):x}"
         made["fields"].append({"name": name, "kind": random.choice(WORDS), "line": random.getrandbits(12)})
+        length += len(_json(made["fields"][-1])) + (len(made["fields"]) > 1)
     made["doc"] = ""
-    while (short := size - len(json.dumps(made, separators=(",", ":")))) > 0:
-        made["doc"] = (made["doc"] + random.choice(WORDS) + " ")[: len(made["doc"]) + short]
+    short = size - len(_json(made))
+    while len(made["doc"]) < short:
+        made["doc"] = (made["doc"] + random.choice(WORDS) + " ")[:short]
     return made
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -35,6 +35,7 @@ def run(settings: Settings) -> list[Row]:
         load("before")
         hung, without, returns = [], [], []
         for turn in range(RETURNS):
+            settings.progress(turn / RETURNS)
             server.pause()
             try:
                 while not cache.health().breaker_open:

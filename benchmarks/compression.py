@@ -1,7 +1,7 @@
 """Catalog values of 4 KiB take 0.29 of their plain JSON in Redis, the frame included; below 1 KiB they take more.
 
 Compared are the bytes of the value stored (STRLEN) with those of the same value as orjson writes it. What Redis adds
-for itself to either (MEMORY USAGE) is shown for information, and so is what inflating adds to a remote hit.
+for itself to either (MEMORY USAGE) is shown for information. What it costs in time is `value_size`'s question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import redis
 
 from aikcache import Cache
 
-from ._measure import Bar, Row, Settings, interleaved
+from ._measure import Bar, Row, Settings
 from ._server import INSTANCE, record, servers
 
 SIZES = (512, 1024, 4096, 65536)
@@ -41,7 +41,6 @@ def run(settings: Settings) -> list[Row]:
                     bar=Bar(0.5) if size == JUDGED else None,
                 )
             )
-        rows.append(_price(url, settings))
         client.close()
     return rows
 
@@ -63,25 +62,3 @@ def _sizes(url: str, client: Any, values: dict[str, dict[str, Any]]) -> tuple[li
             ours += client.memory_usage(load.key(key))
             theirs += client.memory_usage(f"{INSTANCE}-plain-{key}")
     return stored, plain, ours / theirs
-
-
-def _price(url: str, settings: Settings) -> Row:
-    """A remote hit of a compressed value against one that was stored as it is."""
-    value = record(JUDGED)
-
-    def load(key: str) -> dict[str, Any]:
-        return value
-
-    with (
-        Cache(url, instance=INSTANCE, local_ttl=0) as small,
-        Cache(url, instance=INSTANCE, local_ttl=0, compress_min_bytes=2**24) as plain,
-    ):
-        compressed = small.cached("bench", ttl=600, operation="price-small")(load)
-        as_is = plain.cached("bench", ttl=600, operation="price-plain")(load)
-        samples = interleaved({"small": lambda: compressed("a"), "plain": lambda: as_is("a")}, settings)
-    return Row(
-        question=f"remote hit of {JUDGED} bytes, compressed",
-        figure=str(samples["small"]),
-        rival=f"not compressed: {samples['plain']}",
-        measured=samples["small"].over(samples["plain"]),
-    )

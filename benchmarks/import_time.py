@@ -29,7 +29,8 @@ def run(settings: Settings) -> list[Row]:
         environ = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         _run("import aikcache", environ)
-        for _ in range(settings.rounds):
+        for done in range(settings.rounds):
+            settings.progress(done / settings.rounds)
             bare.append(_run("pass", environ)[0])
             extra.append(_run("import aikcache", environ)[0] - bare[-1])
         code = f"import sys, aikcache; print(*[m for m in {HEAVY!r} if m in sys.modules])"

@@ -17,19 +17,21 @@ import redis
 
 from aikcache import Cache
 
-from ._measure import Bar, Row, Samples, Settings, duration, interleaved
+from ._measure import Bar, Plot, Row, Samples, Settings, duration, interleaved
 from ._server import INSTANCE, servers
 
 GROUP = 10_000
 SINGLES = 2000
 
 
-def run(settings: Settings) -> list[Row]:
-    """For each N; then flatness, and single keys."""
+def run(settings: Settings) -> list[Row | Plot]:
+    """For each N; then flatness, single keys, and a plot over N."""
+    lines: dict[str, list[tuple[float, float]]] = {"aikcache": [], "bare SET": [], "SCAN + UNLINK": []}
     with servers(settings.url) as urls:
         url = next(iter(urls.values()))
         client = redis.Redis.from_url(url)
-        rows, ratios, filled = [], [], 0
+        rows: list[Row | Plot] = []
+        ratios, filled = [], 0
         with Cache(url, instance=INSTANCE) as cache:
             for total in (1000, 10_000, 100_000, *((1_000_000,) if settings.full else ())):
                 _fill(client, filled, total)
@@ -37,6 +39,8 @@ def run(settings: Settings) -> list[Row]:
                 ours, bare = _measure(cache, client, total, settings)
                 ratios.append(ours.over(bare))
                 scan = _scan(client)
+                for line, seconds in zip(lines.values(), (ours.median, bare.median, scan), strict=True):
+                    line.append((total, seconds * 1e6))
                 rows.append(
                     Row(
                         question=f"end a group of {min(GROUP, total)} among {total} keys",
@@ -50,7 +54,14 @@ def run(settings: Settings) -> list[Row]:
             rows.append(Row(question=f"end a group, {filled} keys over 1000", figure="", measured=flat, bar=Bar(1.5)))
             rows.append(_single(cache))
         client.close()
-        return rows
+    title = f"Ending a group of {GROUP} keys"
+    rows.append(
+        Plot(
+            name="invalidation", title=title, x="keys there are", y="µs until it returns", lines=lines,
+            log_x=True, log_y=True,
+        )
+    )  # fmt: skip
+    return rows
 
 
 def _measure(cache: Cache, client: Any, total: int, settings: Settings) -> tuple[Samples, Samples]:

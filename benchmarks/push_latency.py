@@ -39,7 +39,7 @@ def run(settings: Settings) -> list[Row]:
     """A key, a group, a tag, everything."""
     with servers(settings.url) as urls:
         url = next(iter(urls.values()))
-        return [_measure(url, way) for way in WAYS]
+        return [_measure(url, way, settings) for way in WAYS]
 
 
 def _watch(url: str, instance: str, pipe: Connection) -> None:
@@ -72,7 +72,7 @@ def _fill(cache: Cache, missing: int) -> None:
         )  # fmt: skip
 
 
-def _measure(url: str, way: str) -> Row:
+def _measure(url: str, way: str, settings: Settings) -> Row:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=_watch, args=(url, INSTANCE, there), daemon=True)
@@ -80,7 +80,8 @@ def _measure(url: str, way: str) -> Row:
     rounds = ROUNDS_OF_EVERYTHING if way == "everything" else ROUNDS
     seconds: list[float] = []
     with Cache(url, instance=INSTANCE) as cache:
-        for _ in range(WARM_UP + rounds):
+        for done in range(WARM_UP + rounds):
+            settings.progress(done / (WARM_UP + rounds))
             here.send(True)
             here.recv()
             began = time.monotonic()

@@ -1,13 +1,16 @@
 """A remote hit of 1 KiB JSON takes 1.8 times a bare `redis.Redis.get` with `orjson.loads`.
 
 `local_ttl=0`, so every call goes to the server. Ours builds the key, proves the frame intact and fresh (checksum, key,
-stamps) and asks how long it will live; bare asks for bytes. dogpile.cache and Flask-Caching are set up as their manuals
-say: both unpickle what they find.
+stamps) and asks how long it will live; bare asks for bytes. dogpile.cache, Flask-Caching and diskcache are set up as
+their manuals say: all three unpickle what they find. diskcache asks no server, but SQLite on this machine's disk.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,8 +22,8 @@ from . import _rivals
 from ._measure import Bar, Row, Settings, absent, interleaved
 from ._server import INSTANCE, record, servers
 
-KEY = "resource-1"
-BARS = {"dogpile.cache redis": Bar(1.5, least=True), "Flask-Caching redis": Bar(4, least=True)}
+KEY = f"resource-{INSTANCE}"  # so that whatever is named after it is removed
+BARS = {"dogpile.cache redis": Bar(1.5, least=True), "Flask-Caching redis": Bar(4, least=True), "diskcache": None}
 
 
 def run(settings: Settings) -> list[Row]:
@@ -36,12 +39,11 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
     value = record(settings.value_size)
     client = redis.Redis.from_url(url)
     client.set(f"{INSTANCE}-bare", orjson.dumps(value), px=600_000)
-    leave = None
 
     def load(key: str) -> dict[str, Any]:
         return value
 
-    with Cache(url, instance=INSTANCE, local_ttl=0) as cache:
+    with ExitStack() as stack, Cache(url, instance=INSTANCE, local_ttl=0) as cache:
         ours = cache.cached("bench", ttl=600, operation=transport)(load)
         contenders: dict[str, Any] = {
             "aikcache": lambda: ours(KEY),
@@ -50,16 +52,18 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
         if rivals:
             if (dogpile := _rivals.dogpile(load, "redis", url=url)) is not None:
                 contenders["dogpile.cache redis"] = lambda: dogpile(KEY)
-            if (flask := _rivals.flask_caching_redis(load, url)) is not None:
+            if (flask := _rivals.flask_caching_redis(load, url, INSTANCE)) is not None:
                 memoized, leave = flask
+                stack.callback(leave)
                 contenders["Flask-Caching redis"] = lambda: memoized(KEY)
-        try:
-            samples = interleaved(contenders, settings)
-            ours_and_bare = {name: contenders[name] for name in ("aikcache", "bare")}
-            cpu = interleaved(ours_and_bare, settings, time.thread_time)
-        finally:
-            if leave is not None:
-                leave()
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if (disk := _rivals.diskcache_memoize(load, directory)) is not None:
+                on_disk, close = disk
+                stack.callback(close)
+                contenders["diskcache"] = lambda: on_disk(KEY)
+        samples = interleaved(contenders, settings)
+        ours_and_bare = {name: contenders[name] for name in ("aikcache", "bare")}
+        cpu = interleaved(ours_and_bare, settings, time.thread_time)
         hits = cache.stats().remote_hits
     client.close()
     if not hits:
