@@ -456,7 +456,7 @@ def run_example(*options: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(ROOT / "examples" / "catalog.py"), *options],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

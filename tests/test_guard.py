@@ -13,7 +13,7 @@ from aikcache._guard import Guard
 COUNT = 2000
 
 
-def in_time(work: Callable[[], object], seconds: float = 20.0) -> None:
+def in_time(work: Callable[[], object], seconds: float = 120.0) -> None:
     """Run `work` in a thread of its own, and fail when it hangs."""
     failed: list[BaseException] = []
 

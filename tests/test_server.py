@@ -25,7 +25,7 @@ ONCE = Retry(NoBackoff(), 0)
 
 
 def connect(server: Server) -> redis.Redis:
-    return redis.Redis.from_url(server.url, socket_timeout=5, retry=ONCE)
+    return redis.Redis.from_url(server.url, socket_timeout=20, retry=ONCE)
 
 
 def alive(pid: int) -> bool:

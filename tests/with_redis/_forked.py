@@ -11,7 +11,7 @@ import redis
 from aikcache import Cache
 from aikcache.testing import wait_until
 
-WITHIN = 15.0
+WITHIN = 30.0
 
 
 def make(url: str, instance: str) -> tuple[Cache, redis.Redis]:

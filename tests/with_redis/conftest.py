@@ -11,7 +11,7 @@ import pytest
 from aikcache.testing import Server
 
 from ._proxy import Proxy
-from ._workers import Database, Shop, Spec, Worker, close_shops
+from ._workers import PATIENCE, PATIENT, Database, Shop, Spec, Worker, close_shops
 
 _instances = itertools.count()
 
@@ -24,8 +24,8 @@ def instance() -> str:
 
 @pytest.fixture
 def spec(redis_url: str, instance: str) -> Spec:
-    """A cache on the session's server, with the default settings."""
-    return Spec(redis_url, instance)
+    """A cache on the session's server."""
+    return Spec(redis_url, instance).but(**PATIENT)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def crowd() -> Iterator[list[Worker]]:
         for worker in workers:
             stack.callback(worker.stop)
         for started in [worker.start(close_shops) for worker in workers]:
-            started.result(60)  # starting eight interpreters takes its time on a busy machine, and is no test's
+            started.result(3 * PATIENCE)  # starting eight interpreters takes time, and is no test's
         yield workers
 
 
@@ -78,7 +78,7 @@ def victim() -> Iterator[Worker]:
     """A process to be killed."""
     worker = Worker()
     try:
-        worker.start(close_shops).result(60)
+        worker.start(close_shops).result(3 * PATIENCE)
         yield worker
     finally:
         worker.stop()

@@ -18,7 +18,7 @@ from aikcache._topology import OPS, SERVICE, Topology, ask
 from aikcache.errors import RemoteError
 from aikcache.testing import Server, wait_until
 
-from ._workers import PATIENCE
+from ._workers import PATIENCE, PATIENT
 
 PASSWORDS = {name: f"{name}'s own pässword:@/" for name in ("AIKCACHE", "MONITOR", "REPLICA", "SENTINEL")}
 NO = r"NOPERM|unknown command|(DEBUG|MODULE) command not allowed"
@@ -110,12 +110,13 @@ def test_the_library_needs_no_more_than_the_caches_user_may(
     local_ttl: float, guarded: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Everything there is works as the cache's user, and nothing is logged."""
-    with Cache(url(guarded), local_ttl=local_ttl, **MINE) as cache, Cache(url(guarded), **MINE) as other:
+    mine = {**MINE, **PATIENT}
+    with Cache(url(guarded), local_ttl=local_ttl, **mine) as cache, Cache(url(guarded), **mine) as other:
         do_everything(cache)
         other.set("thing:pushed:1", 1)
         assert cache.get("thing:pushed:1") == 1
         other.invalidate_key("thing:pushed:1")
-        wait_until(lambda: cache.get("thing:pushed:1") is None, 2.0, "the push")
+        wait_until(lambda: cache.get("thing:pushed:1") is None, PATIENCE, "the push")
     assert caplog.messages == []
 
 
@@ -220,6 +221,6 @@ def test_replicas_and_sentinels_work_as_their_users(binary: Path, tmp_path: Path
             cache.set("thing:x:1", 1)
             old = topology.primary()
             topology.fail_over()
-            wait_until(lambda: topology.primaries() not in ([], [old]), PATIENCE, "the failover")
-            wait_until(lambda: cache.health().ok, PATIENCE, "the new primary")
+            wait_until(lambda: topology.primaries() not in ([], [old]), 3 * PATIENCE, "the failover")
+            wait_until(lambda: cache.health().ok, 3 * PATIENCE, "the new primary")
             do_everything(cache)

@@ -13,7 +13,7 @@ from aikcache._typing import CachedFunction
 from aikcache.testing import wait_until
 
 from ._proxy import Proxy
-from ._workers import PATIENCE, Background, Database, Shop, Spec, connect
+from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, connect
 
 OpenShop = Callable[[Spec], Shop]
 NAMES = [f"n{i}" for i in range(200)]
@@ -24,7 +24,7 @@ class Counted:
     """A cache without a local tier behind the proxy, connected already."""
 
     def __init__(self, proxy: Proxy, instance: str) -> None:
-        self.cache = Cache(proxy.url, instance=instance, local_ttl=0)
+        self.cache = Cache(proxy.url, instance=instance, local_ttl=0, **PATIENT)
         self.proxy = proxy
         self.loads: list[list[int]] = []
 
@@ -71,7 +71,7 @@ def test_a_remote_hit_is_one_round_trip(counted: Counted) -> None:
 
 def test_a_local_hit_asks_nobody(proxy: Proxy, instance: str) -> None:
     """A hit in the local tier takes no round trip."""
-    with Cache(proxy.url, instance=instance) as cache:
+    with Cache(proxy.url, instance=instance, **PATIENT) as cache:
         connect(cache)
         cache.get_or_load("thing:x:1", lambda: "a value")
         before = proxy.round_trips
@@ -184,7 +184,7 @@ def test_ids_left_out_are_not_asked_for_again_while_others_load_the_rest(
         assert go_on.wait(PATIENCE)
         return [2, 4]
 
-    with Cache(spec.url, instance=spec.instance, local_ttl=0) as other:
+    with Cache(spec.url, instance=spec.instance, local_ttl=0, **PATIENT) as other:
         first = Background(lambda: other.get_or_load("thing:one:2", slow, tags=("thing:2",)))
         assert inside.wait(PATIENCE)
         second = Background(counted.many, [1, 2, -1])

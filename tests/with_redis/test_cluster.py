@@ -25,7 +25,7 @@ from aikcache.errors import ConfigError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 
 from . import _workers
-from ._workers import PATIENCE, Database, Shop, Spec, Worker, connect
+from ._workers import PATIENCE, PATIENT, Database, Shop, Spec, Worker, connect
 
 OpenShop = Callable[[Spec], Shop]
 
@@ -40,7 +40,7 @@ def cluster(binary: Path) -> Iterator[ClusterTopology]:
 @pytest.fixture
 def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
     """A cache on the cluster; its database is on the session's single server."""
-    return Spec(cluster.url, instance, database=redis_url)
+    return Spec(cluster.url, instance, database=redis_url).but(**{**PATIENT, "connect_timeout": 1.0})
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: D
     """However many ask at once, in however many processes, the function runs once."""
     open_met(spec)
     pending = [worker.start(_workers.rush, spec, "tea", 8, 4) for worker in workers[:4]]
-    values = [value for rush in pending for value in rush.result().values]
+    values = [value for rush in pending for value in rush.result()]
     assert values == ["tea as it is"] * 32
     assert database.loads("tea") == 1
 
@@ -218,7 +218,7 @@ def test_a_lease_whose_owner_died_ends_by_itself(
     spec: Spec, victim: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """Who waits for a process that was killed loads within `lease_wait`."""
-    quick = spec.but(lease_ttl=0.5)
+    quick = spec.but(lease_ttl=2)
     shop = open_met(quick)
     database.hold("tea")
     victim.start(_workers.get, quick, "tea")
@@ -254,7 +254,7 @@ def test_what_is_ended_here_is_ended_elsewhere(
         }
         end[what]()
         assert shop.get(name) == "new"
-        wait_until(lambda name=name: worker.run(_workers.get, spec, name) == "new", 1.0, "the push")  # type: ignore[misc]
+        wait_until(lambda name=name: worker.run(_workers.get, spec, name) == "new", PATIENCE, "the push")  # type: ignore[misc]
 
 
 def _connect(shop: Shop) -> None:
@@ -286,7 +286,7 @@ def test_any_tags_stamp_is_written_before_the_tags_own(
     cluster: ClusterTopology, spec: Spec, open_met: OpenShop
 ) -> None:
     """While the node of the stamp `#` does not answer, no tag's own stamp is renewed, wherever it is."""
-    shop = open_met(spec.but(timeout=0.2))
+    shop = open_met(spec.but(timeout=0.4))
     first = cluster.owner(slot_of(stamp(spec, "#")))
     tag = next(f"t{n}" for n in range(100) if cluster.owner(slot_of(stamp(spec, f"#t{n}"))) is not first)
     shop.cache.invalidate_tags(tag)
@@ -358,7 +358,7 @@ def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None
 
 def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
     """With `invalidate_wait` an invalidation is unheard as long as any primary's replica has not got it."""
-    shop = open_met(spec.but(invalidate_wait=1, timeout=0.2))
+    shop = open_met(spec.but(invalidate_wait=1, timeout=1))
     shop.cache.invalidate("thing")
     assert shop.cache.stats().pending_invalidations == 0
     for replica in cluster.servers[3:]:
@@ -427,7 +427,7 @@ def test_flushall_on_one_node_ends_everything_here(
         shop.get("tea")
         assert shop.cache.stats().local_entries > 0
         cluster.ask(server, "FLUSHALL")
-        wait_until(lambda: shop.cache.stats().local_entries == 0, 2.0, "the push")
+        wait_until(lambda: shop.cache.stats().local_entries == 0, PATIENCE, "the push")
         assert shop.get("tea") == "tea as it is"
     assert shop.cache.stats().errors == 0
     assert shop.cache.stats().coherent
@@ -444,8 +444,8 @@ def test_one_channel_cut_is_no_coherence(
         for line in cluster.ask(server, "CLIENT", "LIST").decode().splitlines():
             if "name=aikcache-channel" in line:
                 cluster.ask(server, "CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="))
-        wait_until(lambda least=connects: shop.cache.stats().channel_connects > least, 5.0, "a channel")  # type: ignore[misc]
-        wait_until(lambda: shop.cache.stats().coherent, 5.0, "coherence")
+        wait_until(lambda least=connects: shop.cache.stats().channel_connects > least, PATIENCE, "a channel")  # type: ignore[misc]
+        wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "coherence")
         assert shop.cache.stats().local_entries == 0
 
 
@@ -460,7 +460,7 @@ def test_all_channels_are_one_horizon(
         shop.get(name)
     silent.pause()
     try:
-        wait_until(lambda: not shop.cache.stats().coherent, 3.0, "the end of coherence")
+        wait_until(lambda: not shop.cache.stats().coherent, PATIENCE, "the end of coherence")
     finally:
         silent.resume()
     wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "coherence")
@@ -493,4 +493,4 @@ def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, ope
     shop.get_all([f"n{n}" for n in range(10)])
     assert ours() >= 6
     shop.cache.close()
-    wait_until(lambda: ours() == 0, 5.0, "the end of the connections")
+    wait_until(lambda: ours() == 0, PATIENCE, "the end of the connections")

@@ -15,7 +15,7 @@ import pytest
 from aikcache import Cache
 from aikcache._remote import Remote
 
-from ._workers import PATIENCE, Background, connect
+from ._workers import PATIENCE, PATIENT, Background, connect
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sqlalchemy_commit.py"
 WAYS: dict[str, Callable[[Cache], object]] = {
@@ -34,7 +34,7 @@ class Rollback(Exception):
 
 @pytest.fixture
 def cache(redis_url: str, instance: str) -> Iterator[Cache]:
-    with Cache(redis_url, instance=instance) as cache:
+    with Cache(redis_url, instance=instance, **PATIENT) as cache:
         connect(cache)
         cache.set("thing:get:box", "old", tags=("things",))
         assert held(cache)

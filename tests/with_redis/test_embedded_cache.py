@@ -115,7 +115,7 @@ def test_a_script_that_uses_it_ends_silently_and_leaves_no_server(where: str, di
         env={**os.environ, "PYTHONPATH": str(Path(aikcache.__file__).parents[1]), "TMPDIR": str(directory)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")

@@ -18,7 +18,7 @@ def test_whatever_redis_does_callers_are_served(name: str, binary: Path) -> None
     outcome = measure(name, binary, 0.5, **QUICK)
     assert outcome.failed == ()
     assert outcome.wrong == ()
-    # Reading, leasing and storing are an operation each, the first of them may have to connect; then others wait.
-    assert outcome.worst < 6 * TIMEOUT
-    assert outcome.recovered < 2.0
+    # A few timeouts are one second; these bounds are for a machine that stalls, and tell a call that hangs.
+    assert outcome.worst < 5
+    assert outcome.recovered < 10
     assert len(outcome.lines) <= 8

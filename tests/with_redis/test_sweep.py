@@ -16,7 +16,7 @@ from aikcache._remote import Remote
 from aikcache.testing import Server, wait_until
 
 from ._staging import Pause, hear, pair
-from ._workers import PATIENCE, Background, connect
+from ._workers import PATIENCE, PATIENT, Background, connect
 
 OpenCache = Callable[..., Cache]
 
@@ -24,7 +24,7 @@ OpenCache = Callable[..., Cache]
 @pytest.fixture
 def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **settings))
+        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**PATIENT, **settings}))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_sweep_that_redis_interrupts_is_kept(
     background: bool, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When Redis dies under a sweep the handle has the error, and the glob waits to be swept again."""
-    with Cache(own_server.url, instance=instance, breaker_reset=0.05, timeout=0.3) as cache:
+    with Cache(own_server.url, instance=instance, breaker_reset=0.05, timeout=5) as cache:
         cache.set("thing:get:n1", "old")
         connect(cache)
         pause = Pause(monkeypatch, cache.tiers.remote, "scan")

@@ -74,9 +74,9 @@ def secured(servers: dict[str, Path], authorities: tuple[Authority, Authority]) 
         yield secure(stack, servers, authorities, authorities[0].sign("localhost", "127.0.0.1"))
 
 
-def refused(url: str, why: str) -> str:
+def refused(url: str, why: str, within: float = PATIENCE) -> str:
     """What the cache says that cannot be used; its calls are answered all the same."""
-    with Cache(url, instance="tls", local_ttl=0) as cache:
+    with Cache(url, instance="tls", local_ttl=0, connect_timeout=within) as cache:
         assert cache.get_or_load("thing:x:1", lambda: 7) == 7
         with pytest.raises(RemoteError, match=why) as caught:
             cache.ping()
@@ -190,9 +190,9 @@ def test_options_that_would_be_ignored_are_errors(url: str, message: str) -> Non
 def test_plain_against_tls_and_tls_against_plain(secured: Secured, servers: dict[str, Path]) -> None:
     """A client without TLS at a TLS port, and the other way round, is refused, soon."""
     began = time.monotonic()
-    refused(f"redis://127.0.0.1:{secured.port}/0", "Redis")
+    refused(f"redis://127.0.0.1:{secured.port}/0", "Redis", within=1)
     with Server(binary=servers["redis"], port=0) as plain:
-        refused(f"rediss://127.0.0.1:{plain.port}/0?ssl_ca_certs={secured.authority.file}", "Redis")
+        refused(f"rediss://127.0.0.1:{plain.port}/0?ssl_ca_certs={secured.authority.file}", "Redis", within=1)
     assert time.monotonic() - began < PATIENCE
 
 
@@ -281,4 +281,4 @@ def test_a_cluster_with_tls(servers: dict[str, Path], authorities: tuple[Authori
         wait_until(shared, PATIENCE, "the new primary to be used")
         wait_until(lambda: first.stats().coherent and second.stats().coherent, PATIENCE, "the channels")
         refused(cluster.url, "CERTIFICATE_VERIFY_FAILED|no node")  # the latter while the channels are asking
-        refused(cluster.url.replace("rediss", "redis"), "Redis|no node")
+        refused(cluster.url.replace("rediss", "redis"), "Redis|no node", within=1)
