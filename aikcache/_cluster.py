@@ -291,12 +291,16 @@ class Cluster:
         """Under the lock, and before anybody is sent there: what owned nothing and now does may have taken over.
 
         It may be known from when it was a primary before, and listed since. Met anew, it is told what it has missed.
+        And all nodes are worth a try again: while a slot had no owner, each refused everything.
         """
         if before is None or told.owners is before.owners:
             return
-        for address in set(told.owners.values()).difference(before.owners.values()):
-            if (node := self._nodes.get(address)) is not None:
-                node.moved(switched=True)
+        if new := set(told.owners.values()).difference(before.owners.values()):
+            for address, node in self._nodes.items():
+                if address in new:
+                    node.moved(switched=True)
+                else:
+                    node.breaker.reconsider()
 
     def close(self) -> None:
         self._closed = True

@@ -33,7 +33,7 @@ __all__ = ["OPS", "Topology", "ask", "configuration"]
 OPS = Path(__file__).parents[1] / "ops" / "redis"
 SERVICE = "aikcache"
 _ELSEWHERE = frozenset({"port", "bind", "dir", "protected-mode", "aclfile", "logfile", "pidfile", "daemonize"})
-_WITHIN = 30.0
+_WITHIN = 60.0
 _POLL = 0.02
 
 
