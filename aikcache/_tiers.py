@@ -42,7 +42,7 @@ from ._request import MISSING, Request
 from ._stamped import Stamped
 from ._stamps import Stamps
 from ._trouble import Trouble
-from .errors import DecodeError
+from .errors import DecodeError, RemoteError
 
 
 class Missed(NamedTuple):
@@ -290,7 +290,7 @@ class Tiers:
             state = ALONE if held is None else LANDED
             return value
         except Exception as error:
-            if request.fallback is None or flight.ended:  # what was invalidated meanwhile is gone
+            if request.fallback is None or (flight.ended and not self._stands(request)):
                 raise
             state, held = LANDED, request.fallback
             return self._fall_back(request, error)
@@ -314,6 +314,18 @@ class Tiers:
         left = deadline - self.clock()
         timeout = request.policy.load_timeout
         return left if request.fallback is None or timeout is None else min(left, timeout)
+
+    def _stands(self, request: Request) -> bool:
+        """Whether the stale value may answer still: something has ended meanwhile, and this may be it."""
+        request.fallback = None
+        if self.shared is not None:
+            try:
+                found = self.look(request, self.shared.read(request))
+            except RemoteError:
+                return False
+            if found is not None:
+                request.fallback = found[1]
+        return request.fallback is not None
 
     def _fall_back(self, request: Request, error: Exception | None) -> Any:
         """The stale value, because the function failed or takes too long."""

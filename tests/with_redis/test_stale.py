@@ -14,7 +14,7 @@ from aikcache import Cache, _refresh
 from aikcache._flights import Flight
 from aikcache.testing import Server, wait_until
 
-from ._staging import Pause
+from ._staging import Pause, kill_channel
 from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker, connect, run
 
 SHORT, LONG = 0.5, 60.0
@@ -191,6 +191,33 @@ class TestErrors:
         assert cache.stats().stale == calls >= 15
         break_down(database, False)
         wait_until(lambda: f("tea") == "new", PATIENCE, "the function to be tried again")
+
+    @LOCAL
+    @pytest.mark.parametrize("invalidated", [False, True])
+    def test_a_channel_that_was_cut_during_a_failing_load(
+        self, open_aged: Open, database: Database, spec: Spec, local_ttl: float, invalidated: bool
+    ) -> None:
+        """Reconnecting ends all that is held and under way; what was not invalidated meanwhile answers all the same."""
+        f, cache = open_aged({"local_ttl": local_ttl}, error_ttl=LONG)
+        _, other = open_aged()
+        get_stale(database, "tea", f)
+        break_down(database)
+        database.hold("tea")
+        call = Background(f, "tea")
+        database.wait_held("tea")
+        if invalidated:
+            other.invalidate_key(f.key("tea"))
+        connects = kill_channel(cache, spec.url)
+        wait_until(
+            lambda: cache.stats().channel_connects > connects and cache.stats().coherent, PATIENCE, "the channel"
+        )
+        database.let_go("tea")
+        if invalidated:
+            with pytest.raises(LookupError):
+                call.result()
+        else:
+            assert call.result() == "old"
+            assert cache.stats().stale == 1
 
     def test_who_waits_for_another_threads_answer_counts_as_well(
         self, open_aged: Open, database: Database, monkeypatch: pytest.MonkeyPatch
