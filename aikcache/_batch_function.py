@@ -8,11 +8,11 @@ from typing import Any
 
 from . import _many
 from ._call import CachedCall, Owner
+from ._glance import Missed
 from ._local import Region
 from ._policy import Policy
 from ._request import MISSING
 from ._signature import Signature
-from ._tiers import Missed
 from .errors import ConfigError, InvalidKeyError
 
 

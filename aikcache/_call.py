@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 from . import _explain, _many, _patterns, _wrapper, _writing
 from ._config import check_name
+from ._glance import Missed
 from ._local import Entry, Region
 from ._patterns import Ending, Template
 from ._policy import Policy
 from ._request import MISSING, Request
 from ._signature import Arguments, ReceiverError, Signature
-from ._tiers import Missed, Tiers
+from ._tiers import Tiers
 from .errors import ConfigError, InvalidKeyError
 
 
@@ -97,8 +98,8 @@ class CachedCall:
             text = self.key_text(args, kwargs)
             key, seen = tiers.space.lead + text, None
             aged = entry is not None and self.policy.ages  # it may answer, and is renewed then
-            if local_key is not None and not aged and (entry is not None or key not in tiers.local):
-                seen = tiers.glance(key, self.region, local_key, self.policy)
+            if tiers.road and local_key is not None and not aged and (entry is not None or key not in tiers.local):
+                seen = tiers.road.one(key, self.region, local_key, self.policy)
                 if type(seen) is not Missed:
                     return seen
             request = self.request(tiers, args, kwargs, local_key, text=text)

@@ -237,12 +237,13 @@ class Cluster:
         return best
 
     def _candidates(self, first: Address | None, but: Address | None) -> list[Address]:
+        """Primaries before others: among these is who hangs, and was replaced."""
         topology = self.topology
-        nodes = [] if topology is None else list(topology.primaries | topology.nodes)
-        seeds = list(self._where.hosts)
-        random.shuffle(nodes)
-        random.shuffle(seeds)
-        some = [*([] if first is None else [first]), *nodes, *seeds]
+        some = [] if first is None else [first]
+        if topology is not None:
+            some += random.sample(list(topology.primaries), len(topology.primaries))
+            some += random.sample(list(topology.nodes), len(topology.nodes))
+        some += random.sample(self._where.hosts, len(self._where.hosts))
         return [address for address in dict.fromkeys(some) if address != but]
 
     def view(self, address: Address) -> Topology:

@@ -13,12 +13,13 @@ from typing import Any
 
 from ._flights import ALONE, FAILED, LANDED, Flight, Held
 from ._frame import Frame
+from ._glance import NOTHING
 from ._local import Region
 from ._policy import Policy
 from ._remote import Read
 from ._request import MISSING, Ready, Request
 from ._stamped import FIRST_PAUSE, LONGEST_PAUSE
-from ._tiers import NOTHING, Tiers
+from ._tiers import Tiers
 from .errors import RemoteError
 
 Load = Callable[[Sequence[int]], Sequence[Any]]
@@ -55,7 +56,7 @@ def glance(
     lead = tiers.space.lead
     keys = [lead + text for text in texts]
     found: list[Any] = [NOTHING] * len(keys)
-    if tiers.shared is None:
+    if tiers.road is None:
         return found
     for i, local_key in enumerate(local_keys):
         try:
@@ -68,28 +69,14 @@ def glance(
             region.retired -= 1
         else:
             found[i] = value
-    epoch = region.epoch
     aged = tiers.local if policy.ages else ()  # what may still answer, and is renewed then
     asked = [i for i, key in enumerate(keys) if found[i] is NOTHING and key not in tiers.flights and key not in aged]
-    if not asked:
-        return found
-    held = bool(local_keys)
-    timed = held or policy.ages
-    try:
-        seen = tiers.shared.glance([keys[i] for i in asked], region, timed)
-    except Exception as error:  # whatever it is, the function can still answer
-        for i in asked:
-            found[i] = NOTHING._replace(first=error)
-        return found
-    if seen is not None:
-        for i, frame, data, pttl in zip(asked, seen.frames, seen.found, seen.pttls, strict=True):
-            if frame is not None:
-                where = keys[i], region, local_keys[i] if held else None, epoch
-                value = tiers.seen(where, policy, frame, pttl, seen.asked, seen.began, timed)
-                if value is not MISSING:
-                    found[i] = value
-            elif data is None:
-                found[i] = NOTHING._replace(first=Read(None, pttl, []))
+    if asked:
+        seen = tiers.road.many(
+            [keys[i] for i in asked], region, [local_keys[i] for i in asked] if local_keys else (), policy
+        )
+        for i, value in zip(asked, seen, strict=True):
+            found[i] = value
     return found
 
 

@@ -13,30 +13,19 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ._config import CacheConfig
 from ._frame import Frame, Framer
 from ._leases import Leases
-from ._local import Packed, Region
+from ._local import Packed
 from ._patterns import ANY_TAG, tag_group
 from ._remote import Busy, Read, Remote
 from ._request import Request, milliseconds
-from ._stamps import Stamps, digest
+from ._stamps import Stamps
 from ._trouble import Trouble
 from .errors import DecodeError, InvalidKeyError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
-
-
-class Glance(NamedTuple):
-    """What one GET, or one MGET, has shown: for each key the frame, if it is fresh as far as stamps tell."""
-
-    frames: list[Frame | None]
-    found: list[bytes | None]
-    pttls: list[int]
-    asked: float
-    began: float  # as of when the stamps believed are vouched for
 
 
 class Stamped:
@@ -51,7 +40,7 @@ class Stamped:
         clock: Callable[[], float],
         ready: Callable[[], object],
     ) -> None:
-        self._ready = ready  # before anything is read: the channel runs, and what was to be told has been
+        self.ready = ready  # before anything is read: the channel runs, and what was to be told has been
         self.remote = remote
         self.stamps = stamps
         self.trouble = trouble
@@ -67,14 +56,13 @@ class Stamped:
         # Granted for less than others wait, so that a loader's death is noticed while they still do.
         self.lease_seconds = min(config.lease_ttl, max(config.lease_wait / 2, 0.05))
         self.lease_ms = int(self.lease_seconds * 1000)
-        self._bases: dict[str, tuple[int, bytes, bytes]] = {}  # by region: epoch, its groups' stamps, their digest
         self.leases = Leases(self.lease_seconds, remote.hold, trouble.report)
 
     # Reading
 
     def read(self, request: Request) -> Read:
         """What stands under the request's key, and with it all stamps that it needs and that are not believed."""
-        self._ready()
+        self.ready()
         epoch, request.era, vouched = self._standing()
         groups = request.all_groups()
         stamps = self.stamps.known(groups)
@@ -92,72 +80,13 @@ class Stamped:
             request.began = min(request.began, vouched)
         return read
 
-    def glance(self, keys: Sequence[str], region: Region, timed: bool) -> Glance | None:
-        """What stands under keys of one region, if the stamps believed are enough to judge it; None: it was not asked.
-
-        One round trip. Unless `timed`, how long they will live is not asked. A frame is None where it is not fresh, or
-        where more must be asked to know.
-        """
-        asked = self.clock()
-        base = self._base(region, asked)
-        if base is None:
-            return None
-        vouched = self.stamps.horizon - self._max_staleness
-        names = [key.encode() for key in keys]
-        answer = self.remote.glance(names, timed)
-        if answer is None:
-            return None
-        found, pttls = answer
-        frames = [
-            None if data is None else self._fresh(key, name, region, data, base, timed)
-            for key, name, data in zip(keys, names, found, strict=True)
-        ]
-        if self.stamps.epoch != base[0]:  # something has ended meanwhile
-            frames = [None] * len(keys)
-        return Glance(frames, found, pttls, asked, min(asked, vouched))
-
-    def _base(self, region: Region, now: float) -> tuple[int, bytes, bytes] | None:
-        """The epoch, the stamps of a region's groups, and their digest; None: they are not all believed."""
-        self._ready()
-        stamps = self.stamps
-        epoch = stamps.epoch
-        if not stamps.trusted or now >= stamps.horizon:
-            return None
-        base = self._bases.get(region.name)
-        if base is None or base[0] != epoch:
-            known = stamps.known(region.groups)
-            if None in known:
-                return None
-            joined = b"".join(known)  # type: ignore[arg-type]
-            base = self._bases[region.name] = epoch, joined, digest(joined)
-        return base
-
-    def _fresh(
-        self, key: str, name: bytes, region: Region, data: bytes, base: tuple[int, bytes, bytes], timed: bool
-    ) -> Frame | None:
-        """The frame if it is intact and its stamps are those believed; what is wrong with it is said elsewhere."""
-        try:
-            frame = self.framer.unpack(key, data, name)
-            expected = base[2]
-            if frame.tags:
-                region.tagged = True  # said before their stamps are looked up, as in `_parse`
-                known = self.stamps.known(list(map(tag_group, frame.tags)))
-                if None in known:
-                    return None
-                expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
-        except (DecodeError, InvalidKeyError):
-            return None
-        if not timed and frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
-            return None
-        return frame if frame.digest == expected else None
-
     def _standing(self) -> tuple[int, int, float]:
         """The epoch and era of the stamps, and as of when those believed are known to be current."""
         return self.stamps.epoch, self.stamps.era, self.stamps.horizon - self._max_staleness
 
     def read_many(self, requests: Sequence[Request]) -> list[Read]:
         """The same for many at once: one round trip for all values and stamps."""
-        self._ready()
+        self.ready()
         firsts = [request.first for request in requests]
         for request in requests:
             request.first = None

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import _patterns, _refresh
 from ._background import Background
@@ -30,10 +30,11 @@ from ._codec import Codec
 from ._config import CacheConfig
 from ._flights import ALONE, FAILED, LANDED, UNDER_WAY, Flight, Flights, Held
 from ._frame import Frame
+from ._glance import ShortRoad
 from ._guard import Guard
-from ._keeping import Keeper, Where
+from ._keeping import Keeper
 from ._keys import Space
-from ._local import Entry, LocalTier, Packed, Region
+from ._local import Entry, LocalTier, Packed
 from ._policy import Policy
 from ._recovery import Recovery
 from ._refresh import Refresher
@@ -43,20 +44,6 @@ from ._stamped import Stamped
 from ._stamps import Stamps
 from ._trouble import Trouble
 from .errors import DecodeError, RemoteError
-
-
-class Missed(NamedTuple):
-    """What a glance at Redis gave instead of a value: what it saw or ran into, the region's epoch, and when."""
-
-    first: Read | Exception | None
-    epoch: int
-    asked: float
-    began: float
-
-
-NOTHING = Missed(None, 0, 0.0, 0.0)
-ENDLESS = -1
-"""The PTTL of what does not expire."""
 
 
 class Tiers:
@@ -76,6 +63,7 @@ class Tiers:
         self.closed = False
         self.remote: Remote | None = None
         self.shared: Stamped | None = None
+        self.road: ShortRoad | None = None
         self.recovery: Recovery | None = None
         self.channel: Channel | Channels | None = None
         self.keeper = Keeper(config, self.local, None, self.flights, self.trouble, clock)
@@ -86,6 +74,7 @@ class Tiers:
         self.remote, self.recovery, self.channel = remote, recovery, channel
         self.shared = Stamped(self.config, remote, self.stamps, self.trouble, self.clock, self.ready)
         self.keeper = Keeper(self.config, self.local, self.shared, self.flights, self.trouble, self.clock)
+        self.road = ShortRoad(self.shared, self.keeper, self.flights, self.clock)
         self.trust_until(-inf)
 
     def ready(self) -> None:
@@ -105,51 +94,6 @@ class Tiers:
         self.local.trust_until(horizon)
 
     # A call
-
-    def glance(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
-        """The value that stands in Redis, by the shortest road: one GET, judged by what is believed; else `Missed`.
-
-        Nobody waits for it, and it waits for nobody: what it cannot decide takes the long road, and begins there with
-        what this has seen.
-        """
-        shared, epoch = self.shared, region.epoch
-        if shared is None or key in self.flights:
-            return NOTHING
-        timed = policy.ages or self.keeper.bound(policy) > 0
-        try:
-            seen = shared.glance((key,), region, timed)
-        except Exception as error:  # whatever it is, the function can still answer
-            return Missed(error, epoch, self.clock(), self.clock())
-        if seen is None:
-            return NOTHING
-        (frame,), (data,), (pttl,), asked, began = seen
-        if frame is not None:
-            value = self.seen((key, region, local_key, epoch), policy, frame, pttl, asked, began, timed)
-            if value is not MISSING:
-                return value
-        return Missed(Read(data, pttl, []), epoch, asked, began) if data is None or timed else NOTHING
-
-    def seen(
-        self, where: Where, policy: Policy, frame: Frame, pttl: int, asked: float, began: float, timed: bool
-    ) -> Any:
-        """The value of a glance's frame, filed locally; `MISSING` if it is not fresh, or due, or cannot be decoded."""
-        codec = policy.codec
-        try:
-            value = codec.decode(frame.codec, frame.payload, frame.schema)
-        except DecodeError:  # said on the long road
-            return MISSING
-        if timed:
-            left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
-            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-            due = fresh - _refresh.early(policy, frame.cost, frame.ttl_ms / 1000)
-            if self.clock() >= due:
-                return MISSING
-            shared = policy.share or codec.shareable(value)
-            packed = Packed(frame.codec, frame.payload, frame.schema)
-            what = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
-            self.keeper.fill(where, policy, began, what, fresh, due, asked + left, frame.tags)
-        where[1].counters.remote_hits += 1
-        return value
 
     def call(self, request: Request) -> Any:
         """The value of a request: from a tier, from another's load, or from its own."""

@@ -1,0 +1,156 @@
+"""The short road to a remote hit: one GET, judged by the stamps believed, and nothing else made on the way.
+
+Most calls that miss locally hit in Redis, and need none of what a load needs: no request, no flight, no lease. A glance
+asks for the value alone, and compares the digest in its frame with that of the stamps believed of its groups. While the
+channel vouches for those, and has ended nothing since before the question, the value is fresh: handed out, and filed.
+
+It waits for nobody and nobody waits for it. Whatever it cannot decide (nothing there, a stamp that is not believed, a
+frame that is damaged or of another key, trouble with Redis) is `Missed`, and takes the long road of `_tiers`, which
+begins there with what was seen. Many keys of one function are one MGET.
+
+Threads: what is remembered of a region is replaced in one step, and is checked against the stamps' epoch at each use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+from . import _refresh
+from ._flights import Flights, Held
+from ._frame import Frame
+from ._keeping import Keeper, Where
+from ._local import Packed, Region
+from ._patterns import tag_group
+from ._policy import Policy
+from ._remote import Read
+from ._request import MISSING
+from ._stamped import Stamped
+from ._stamps import digest
+from .errors import DecodeError, InvalidKeyError
+
+ENDLESS = -1
+"""The PTTL of what does not expire."""
+Base = tuple[int, bytes, bytes]
+"""The stamps' epoch, the stamps of a region's groups joined, and their digest."""
+
+
+class Missed(NamedTuple):
+    """What a glance gave instead of a value: what it saw or ran into, the region's epoch, and when.
+
+    `began` is as of when the stamps believed are vouched for.
+    """
+
+    first: Read | Exception | None = None
+    epoch: int = 0
+    asked: float = 0.0
+    began: float = 0.0
+
+
+NOTHING = Missed()
+"""Nothing was asked, or nothing learnt."""
+
+
+class ShortRoad:
+    """The glances of one cache."""
+
+    def __init__(self, shared: Stamped, keeper: Keeper, flights: Flights, clock: Callable[[], float]) -> None:
+        self._shared = shared
+        self._keeper = keeper
+        self._flights = flights
+        self._clock = clock
+        self._bases: dict[str, Base] = {}  # by region
+
+    def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
+        """The value under a key, or `Missed`."""
+        if key in self._flights:
+            return NOTHING  # somebody else is about to know
+        (found,) = self.many((key,), region, (local_key,), policy)
+        return found
+
+    def many(self, keys: Sequence[str], region: Region, local_keys: Sequence[Hashable], policy: Policy) -> list[Any]:
+        """For each key of one region its value, or `Missed`. `local_keys` are empty where nothing is held locally."""
+        epoch, asked = region.epoch, self._clock()
+        nothing: list[Any] = [NOTHING] * len(keys)
+        # How long they will live is asked where it matters: where they are held, or can be older than fresh.
+        timed = policy.ages or self._keeper.bound(policy) > 0
+        try:
+            base = self._base(region, asked)
+            if base is None:
+                return nothing
+            began = min(asked, self._shared.stamps.horizon - self._keeper.config.max_staleness)
+            names = [key.encode() for key in keys]
+            answer = self._shared.remote.glance(names, timed)
+        except Exception as error:  # whatever it is, the function can still answer
+            return [Missed(error, epoch, asked, asked)] * len(keys)
+        if answer is None:
+            return nothing
+        found: list[Any] = []
+        frames: list[Frame | None] = []
+        for key, name, data in zip(keys, names, answer[0], strict=True):
+            frames.append(None if data is None else self._judge(key, name, region, data, base, timed))
+        if self._shared.stamps.epoch != base[0]:
+            return nothing  # something has ended meanwhile
+        for i, (frame, data, pttl) in enumerate(zip(frames, *answer, strict=True)):
+            value = MISSING
+            if frame is not None:
+                where = keys[i], region, local_keys[i] if local_keys else None, epoch
+                value = self._take(where, policy, frame, pttl if timed else None, asked, began)
+            if value is MISSING:
+                known = data is None or timed
+                value = Missed(Read(data, pttl, []), epoch, asked, began) if known else NOTHING
+            found.append(value)
+        return found
+
+    def _base(self, region: Region, now: float) -> Base | None:
+        """None: the stamps of a region's groups are not all believed."""
+        self._shared.ready()
+        stamps = self._shared.stamps
+        epoch = stamps.epoch
+        if not stamps.trusted or now >= stamps.horizon:
+            return None
+        base = self._bases.get(region.name)
+        if base is None or base[0] != epoch:
+            known = stamps.known(region.groups)
+            if None in known:
+                return None
+            joined = b"".join(known)  # type: ignore[arg-type]
+            base = self._bases[region.name] = epoch, joined, digest(joined)
+        return base
+
+    def _judge(self, key: str, name: bytes, region: Region, data: bytes, base: Base, timed: bool) -> Frame | None:
+        """The frame if it is intact and its stamps are those believed; what is wrong with it is said elsewhere."""
+        try:
+            frame = self._shared.framer.unpack(key, data, name)
+            expected = base[2]
+            if frame.tags:
+                region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
+                known = self._shared.stamps.known(list(map(tag_group, frame.tags)))
+                if None in known:
+                    return None
+                expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
+        except (DecodeError, InvalidKeyError):
+            return None
+        if not timed and frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+            return None
+        return frame if frame.digest == expected else None
+
+    def _take(self, where: Where, policy: Policy, frame: Frame, pttl: int | None, asked: float, began: float) -> Any:
+        """The value of a frame, filed locally; `MISSING` if it is not fresh, or due, or cannot be decoded."""
+        codec = policy.codec
+        try:
+            value = codec.decode(frame.codec, frame.payload, frame.schema)
+        except DecodeError:  # said on the long road
+            return MISSING
+        if pttl is not None:
+            left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
+            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+            due = fresh - _refresh.early(policy, frame.cost, frame.ttl_ms / 1000)
+            if self._clock() >= due:
+                return MISSING
+            shared = policy.share or codec.shareable(value)
+            packed = Packed(frame.codec, frame.payload, frame.schema)
+            held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
+            self._keeper.fill(where, policy, began, held, fresh, due, asked + left, frame.tags)
+        where[1].counters.remote_hits += 1
+        return value
