@@ -54,23 +54,20 @@ class BatchCall:
         one_by_one = [(*args[: self._place], one, *args[self._place + 1 :]) for one in ids]
         try:
             texts = [self._one.key_text(each, kwargs) for each in one_by_one]
+            # By text: a `cached` function of this name may take ids of another type; its quick key must not be taken.
+            begin = len(self._one.region.name) + 1
+            local_keys = [(text[begin:],) for text in texts] if self._one.held(tiers) else []
+            values = _many.glance(tiers, self._one.region, self._one.policy, texts, local_keys)
+            rest = [i for i, value in enumerate(values) if type(value) is Missed]
+            requests = []
+            for i in rest:
+                request = self._one.request(tiers, one_by_one[i], kwargs, (texts[i][begin:],), text=texts[i])
+                request.relink, request.first = False, values[i].first
+                request.load = partial(self._load_one, ids[i], args, kwargs)
+                requests.append(request)
         except InvalidKeyError as error:
             replaced = (*args[: self._place], ids, *args[self._place + 1 :])
             return self._one.unkeyed(tiers, error, replaced, kwargs)  # type: ignore[no-any-return]
-
-        # By text: a `cached` function of this name may take ids of another type, and its quick key must not be taken.
-        region = self._one.region
-        local_keys = [(text[len(region.name) + 1 :],) for text in texts] if self._one.held(tiers) else []
-        values = _many.glance(tiers, region, self._one.policy, texts, local_keys)
-        rest = [i for i, value in enumerate(values) if type(value) is Missed]
-        requests = []
-        for i in rest:
-            request = self._one.request(
-                tiers, one_by_one[i], kwargs, (texts[i][len(region.name) + 1 :],), text=texts[i]
-            )
-            request.relink, request.first = False, values[i].first
-            request.load = partial(self._load_one, ids[i], args, kwargs)
-            requests.append(request)
 
         def load(places: Sequence[int]) -> list[Any]:
             found = self._run([ids[rest[i]] for i in places], args, kwargs)

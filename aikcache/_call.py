@@ -97,16 +97,14 @@ class CachedCall:
         try:
             text = self.key_text(args, kwargs)
             key, seen = tiers.space.lead + text, None
-            aged = entry is not None and self.policy.ages  # it may answer, and is renewed then
-            if tiers.road and local_key is not None and not aged and (entry is not None or key not in tiers.local):
+            if tiers.road and local_key is not None and (entry is not None or key not in tiers.local):
                 seen = tiers.road.one(key, self.region, local_key, self.policy)
                 if type(seen) is not Missed:
                     return seen
             request = self.request(tiers, args, kwargs, local_key, text=text)
         except InvalidKeyError as error:
             return self.unkeyed(tiers, error, args, kwargs)
-        if seen is not None and seen.first is not None:
-            request.first, request.epoch, request.asked, request.began = seen
+        request.first = None if seen is None else seen.first
         return tiers.call(request)
 
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -263,11 +261,17 @@ class CachedCall:
 
     def _fetch(self, tiers: Tiers, bounds: list[Arguments], texts: list[str], found: list[Any]) -> None:
         """What was not found at a glance."""
-        rest = [i for i, value in enumerate(found) if type(value) is Missed]
-        requests = []
-        for i in rest:
-            requests.append(self.request(tiers, *bounds[i], text=texts[i]))
-            requests[-1].first = found[i].first
+        rest: list[int] = []
+        requests: list[Request] = []
+        for i, missed in enumerate(found):
+            if type(missed) is Missed:
+                try:
+                    requests.append(self.request(tiers, *bounds[i], text=texts[i]))
+                except InvalidKeyError as error:  # of a tag
+                    found[i] = self.unkeyed(tiers, error, *bounds[i])
+                else:
+                    requests[-1].first = missed.first
+                    rest.append(i)
         values = _many.fetch(tiers, requests, lambda places: [requests[i].load() for i in places])
         for i, value in zip(rest, values, strict=True):
             found[i] = value

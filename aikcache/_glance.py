@@ -5,8 +5,8 @@ asks for the value alone, and compares the digest in its frame with that of the 
 channel vouches for those, and has ended nothing since before the question, the value is fresh: handed out, and filed.
 
 It waits for nobody and nobody waits for it. Whatever it cannot decide (nothing there, a stamp that is not believed, a
-frame that is damaged or of another key, trouble with Redis) is `Missed`, and takes the long road of `_tiers`, which
-begins there with what was seen. Many keys of one function are one MGET.
+frame that is damaged or of another key, trouble with Redis) is `Missed`, and takes the long road of `_tiers`. So does
+what ages, for it takes part in its renewal. Many keys of one function are one MGET.
 
 Threads: what is remembered of a region is replaced in one step, and is checked against the stamps' epoch at each use.
 """
@@ -14,9 +14,9 @@ Threads: what is remembered of a region is replaced in one step, and is checked 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
-from . import _refresh
 from ._flights import Flights, Held
 from ._frame import Frame
 from ._keeping import Keeper, Where
@@ -36,15 +36,13 @@ Base = tuple[int, bytes, bytes]
 
 
 class Missed(NamedTuple):
-    """What a glance gave instead of a value: what it saw or ran into, the region's epoch, and when.
+    """What a glance gave instead of a value: that nothing was there, or what it ran into.
 
-    `began` is as of when the stamps believed are vouched for.
+    A value that it could not accept is not handed on: an invalidation before the flight would end nothing of it. That
+    nothing was there may be, for whoever then takes the lease is told of what has come since.
     """
 
     first: Read | Exception | None = None
-    epoch: int = 0
-    asked: float = 0.0
-    began: float = 0.0
 
 
 NOTHING = Missed()
@@ -72,8 +70,9 @@ class ShortRoad:
         """For each key of one region its value, or `Missed`. `local_keys` are empty where nothing is held locally."""
         epoch, asked = region.epoch, self._clock()
         nothing: list[Any] = [NOTHING] * len(keys)
-        # How long they will live is asked where it matters: where they are held, or can be older than fresh.
-        timed = policy.ages or self._keeper.bound(policy) > 0
+        if policy.ages:  # what has aged takes part in its renewal, which a glance cannot
+            return nothing
+        timed = self._keeper.bound(policy) > 0  # how long they will live matters where they are held
         try:
             base = self._base(region, asked)
             if base is None:
@@ -82,7 +81,7 @@ class ShortRoad:
             names = [key.encode() for key in keys]
             answer = self._shared.remote.glance(names, timed)
         except Exception as error:  # whatever it is, the function can still answer
-            return [Missed(error, epoch, asked, asked)] * len(keys)
+            return [Missed(error)] * len(keys)
         if answer is None:
             return nothing
         found: list[Any] = []
@@ -97,8 +96,7 @@ class ShortRoad:
                 where = keys[i], region, local_keys[i] if local_keys else None, epoch
                 value = self._take(where, policy, frame, pttl if timed else None, asked, began)
             if value is MISSING:
-                known = data is None or timed
-                value = Missed(Read(data, pttl, []), epoch, asked, began) if known else NOTHING
+                value = Missed(Read(None, pttl, [])) if data is None else NOTHING
             found.append(value)
         return found
 
@@ -136,7 +134,7 @@ class ShortRoad:
         return frame if frame.digest == expected else None
 
     def _take(self, where: Where, policy: Policy, frame: Frame, pttl: int | None, asked: float, began: float) -> Any:
-        """The value of a frame, filed locally; `MISSING` if it is not fresh, or due, or cannot be decoded."""
+        """The value of a frame, filed locally; `MISSING` if it is not fresh any more, or cannot be decoded."""
         codec = policy.codec
         try:
             value = codec.decode(frame.codec, frame.payload, frame.schema)
@@ -145,12 +143,11 @@ class ShortRoad:
         if pttl is not None:
             left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
             fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-            due = fresh - _refresh.early(policy, frame.cost, frame.ttl_ms / 1000)
-            if self._clock() >= due:
+            if self._clock() >= fresh:
                 return MISSING
             shared = policy.share or codec.shareable(value)
             packed = Packed(frame.codec, frame.payload, frame.schema)
             held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
-            self._keeper.fill(where, policy, began, held, fresh, due, asked + left, frame.tags)
+            self._keeper.fill(where, policy, began, held, fresh, inf, asked + left, frame.tags)
         where[1].counters.remote_hits += 1
         return value

@@ -38,6 +38,7 @@ class Leases:
         self, seconds: float, hold: Callable[[Sequence[Lease], int], object], report: Callable[[str, str], object]
     ) -> None:
         self.seconds = seconds
+        self._closed = False
         self._hold = hold
         self._report = report
         self.forget()
@@ -72,6 +73,8 @@ class Leases:
 
     def lose(self, leases: Sequence[Lease]) -> None:
         """Redis may hold these, and nobody will use them."""
+        if self._closed:
+            return
         for key, token in leases:
             if len(self._lost) < MAX_LOST:
                 self._lost[key] = (*self._lost.get(key, ()), token)[-4:]
@@ -96,8 +99,10 @@ class Leases:
         if thread is None or not thread.is_alive() or self._pid != os.getpid():
             self._wake = threading.Event()
             self._pid = os.getpid()
-            self._thread = threading.Thread(target=self._run, name="aikcache-leases", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="aikcache-leases", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         idle = 0
@@ -123,4 +128,5 @@ class Leases:
             self._report(f"redis:{type(error).__name__}", f"a lease could not be extended: {error}")
 
     def close(self) -> None:
+        self._closed = True
         self._wake.set()

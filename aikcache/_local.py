@@ -99,8 +99,10 @@ class Region:
 
     def read_by(self, wrapper: FunctionType) -> None:
         """Keep TABLE and HORIZON among the globals of `wrapper`, which has globals of its own, what they are here."""
-        wrapper.__globals__.update({TABLE: self.table, HORIZON: self._horizon})
-        self._readers.append(weakref.ref(wrapper))
+        names = wrapper.__globals__
+        self._readers = [reader for reader in self._readers if reader() is not None] + [weakref.ref(wrapper)]
+        while names.get(TABLE) is not self.table or names.get(HORIZON) != self._horizon:  # replaced meanwhile
+            names.update({TABLE: self.table, HORIZON: self._horizon})
 
     def _tell(self, name: str, value: object) -> None:
         for reader in self._readers:
@@ -109,11 +111,13 @@ class Region:
                 wrapper.__globals__[name] = value
 
     def empty(self) -> None:
-        """Put a new table in place of this one, in one step."""
-        if self.table:
-            self.ended.append(self.table)
-            self.table = {}
-            self._tell(TABLE, self.table)
+        """Put a new table in place of this one. Whatever interrupts this, no wrapper finds an entry of the old one."""
+        table: dict[Hashable, Entry] = {}
+        self._tell(TABLE, table)
+        ended, self.table = self.table, table
+        self._tell(TABLE, table)  # also to a wrapper made meanwhile
+        if ended:
+            self.ended.append(ended)
 
     @property
     def horizon(self) -> float:

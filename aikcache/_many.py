@@ -42,6 +42,7 @@ def fetch(tiers: Tiers, requests: Sequence[Request], load: Load) -> list[Any]:
         _Batch(tiers, requests, load, values).run([places[0] for places in wanted.values()])
         for first, *others in wanted.values():
             for i in others:  # the same key asked for twice: a value of its own for each
+                requests[i].first = None
                 values[i] = MISSING if values[first] is MISSING else tiers.call(requests[i])
     return values
 
@@ -58,19 +59,24 @@ def glance(
     found: list[Any] = [NOTHING] * len(keys)
     if tiers.road is None:
         return found
+    useless: set[int] = set()  # places of entries that cannot answer any more
     for i, local_key in enumerate(local_keys):
         try:
             entry = region.table[local_key]
         except KeyError:
             continue
         entry.hits += 1  # as in `_wrapper`
+        useless.add(i)
         value = tiers.serve_late(entry, policy)
         if value is MISSING:
             region.retired -= 1
         else:
             found[i] = value
-    aged = tiers.local if policy.ages else ()  # what may still answer, and is renewed then
-    asked = [i for i, key in enumerate(keys) if found[i] is NOTHING and key not in tiers.flights and key not in aged]
+    asked = [
+        i
+        for i, key in enumerate(keys)
+        if found[i] is NOTHING and key not in tiers.flights and (i in useless or key not in tiers.local)
+    ]
     if asked:
         seen = tiers.road.many(
             [keys[i] for i in asked], region, [local_keys[i] for i in asked] if local_keys else (), policy
@@ -121,6 +127,7 @@ class _Batch:
                 self._land(i, FAILED)
             self._release()
         for i in others:  # led by other threads: they land by themselves, or we go on as a single call does
+            self.requests[i].first = None
             self.values[i] = self.tiers.call(self.requests[i])
 
     def _lead(self, i: int) -> bool:
@@ -185,11 +192,11 @@ class _Batch:
     def _ask_leases(self, places: list[int]) -> list[int]:
         tiers = self.tiers
         assert tiers.shared is not None
+        tokens, answers = tiers.shared.ask_leases([self.requests[i] for i in places])
+        self.tokens.update((i, token) for i, token, got in zip(places, tokens, answers, strict=True) if got is None)
         busy = []
-        for i, token, answer in zip(places, *tiers.shared.ask_leases([self.requests[i] for i in places]), strict=True):
-            if answer is None:
-                self.tokens[i] = token
-            elif not isinstance(answer, Read) or not self._take(i, answer):
+        for i, answer in zip(places, answers, strict=True):
+            if answer is not None and not (isinstance(answer, Read) and self._take(i, answer)):
                 busy.append(i)
         return busy
 

@@ -41,7 +41,7 @@ class Request:
     fresh: float = 0.0  # until when the value found is, or was
     only_fresh: bool = False  # a stale value is none
     seen: bytes = b""  # what stood remotely and was of no use
-    first: Read | Exception | None = None  # what a glance at Redis gave before this was made
+    first: Read | Exception | None = None  # that a glance at Redis found nothing, or what it ran into
 
     def all_groups(self) -> tuple[str, ...]:
         return self.groups if self.late_tags is None else (*self.groups, ANY_TAG)

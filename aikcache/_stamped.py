@@ -62,16 +62,16 @@ class Stamped:
 
     def read(self, request: Request) -> Read:
         """What stands under the request's key, and with it all stamps that it needs and that are not believed."""
+        read, request.first = request.first, None
+        if isinstance(read, Exception):
+            raise read
         self.ready()
         epoch, request.era, vouched = self._standing()
         groups = request.all_groups()
         stamps = self.stamps.known(groups)
         request.known = dict(zip(groups, stamps, strict=True))
         unknown = [group for group, stamp in zip(groups, stamps, strict=True) if stamp is None]
-        read, request.first = request.first, None
-        if isinstance(read, Exception):
-            raise read
-        if read is None or (unknown and read.data is not None):
+        if read is None:
             request.asked = self.clock()
             read = self.remote.read(request.key, unknown)
             self.stamps.remember(unknown, read.stamps, epoch)
@@ -86,18 +86,18 @@ class Stamped:
 
     def read_many(self, requests: Sequence[Request]) -> list[Read]:
         """The same for many at once: one round trip for all values and stamps."""
-        self.ready()
         firsts = [request.first for request in requests]
         for request in requests:
             request.first = None
+        for first in firsts:
+            if isinstance(first, Exception):
+                raise first
+        self.ready()
         names = list(dict.fromkeys(group for request in requests for group in request.all_groups()))
         (epoch, era, vouched), asked = self._standing(), self.clock()
         known = dict(zip(names, self.stamps.known(names), strict=True))
         unknown = [name for name, stamp in known.items() if stamp is None]
-        for first in firsts:
-            if isinstance(first, Exception):
-                raise first
-        reads = [first for first in firsts if isinstance(first, Read) and first.data is None]
+        reads = [first for first in firsts if isinstance(first, Read)]
         if len(reads) < len(requests):
             reads, stamps = self.remote.read_many([request.key for request in requests], unknown)
             self.stamps.remember(unknown, stamps, epoch)

@@ -214,9 +214,8 @@ class Tiers:
 
     def _lead(self, request: Request, flight: Flight, deadline: float) -> Any:
         state, held = FAILED, None
-        if request.first is None:
-            request.epoch = request.region.epoch
-            request.began = self.clock()
+        request.epoch = request.region.epoch
+        request.began = self.clock()
         try:
             landed = self.landed(request)
             if landed is not None:
@@ -234,7 +233,13 @@ class Tiers:
             state = ALONE if held is None else LANDED
             return value
         except Exception as error:
-            if request.fallback is None or (flight.ended and not self._stands(request)):
+            if request.fallback is not None and flight.ended:
+                found = self._look_again(request)
+                if found is not None:
+                    value, held = found
+                    state = LANDED
+                    return value
+            if request.fallback is None:
                 raise
             state, held = LANDED, request.fallback
             return self._fall_back(request, error)
@@ -259,17 +264,13 @@ class Tiers:
         timeout = request.policy.load_timeout
         return left if request.fallback is None or timeout is None else min(left, timeout)
 
-    def _stands(self, request: Request) -> bool:
-        """Whether the stale value may answer still: something has ended meanwhile, and this may be it."""
+    def _look_again(self, request: Request) -> tuple[Any, Held] | None:
+        """What stands now that something has ended, maybe the stale value; if it still stands, it is the fallback."""
         request.fallback = None
-        if self.shared is not None:
-            try:
-                found = self.look(request, self.shared.read(request))
-            except RemoteError:
-                return False
-            if found is not None:
-                request.fallback = found[1]
-        return request.fallback is not None
+        try:
+            return None if self.shared is None else self.look(request, self.shared.read(request))
+        except RemoteError:
+            return None
 
     def _fall_back(self, request: Request, error: Exception | None) -> Any:
         """The stale value, because the function failed or takes too long."""
@@ -333,7 +334,7 @@ class Tiers:
         With Redis a lease alone says who does, not a flight: callers that ask Redis meanwhile must not wait for it.
         """
         request.groups = self.groups_of(request)
-        request.fallback = None
+        request.fallback = request.first = None
         flight: Flight | None = None
         if self.shared is None:
             flight, leading = self.flights.join(request.key, request.all_groups(), self.clock())

@@ -56,6 +56,9 @@ def put(tiers: Tiers, request: Request, value: object, end: Callable[[Ending], N
         (token,), _ = tiers.shared.ask_leases([request], insist=True, unlink=True)
         if tiers.shared.remote.put(request.key, token, ready.frame, ready.keep_ms):
             tiers.keeper.wrote(request, len(ready.frame))
+        else:
+            why = "its key was invalidated, set or loaded anew meanwhile"
+            tiers.trouble.report(f"put:{request.region.name}", f"what was put under {request.key} was not kept: {why}")
         tiers.drop_key(request.key)
     except RemoteError as error:
         tiers.keeper.failed(request, error)
