@@ -319,9 +319,10 @@ class LocalTier:
             if not self._purging:
                 break
             tables = self._purging[-1].ended
-            _, entry = tables[-1].popitem()
             if not tables[-1]:
                 tables.pop()
+                continue
+            _, entry = tables[-1].popitem()
             entry.region.retired += entry.hits  # ended: nobody can find it, so nobody bumps it any more
             if self._store.get(entry.key) is entry:
                 self._store.pop(entry.key)

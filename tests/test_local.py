@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from math import inf
+from types import FrameType
 from typing import Any, cast
 
 import cachetools
@@ -24,6 +28,7 @@ TAGS = ["red", "blue"]
 GROUPS = ["*", "p", "pq", "p:f", "p:g", "pq:f", "none", "#red", "#blue"]
 keys = st.sampled_from(KEYS)
 MAX_ENTRIES = 6
+MANY_STEPS = 500
 MAX_BYTES = 4 * (OVERHEAD + 40)
 
 
@@ -439,3 +444,103 @@ def test_a_closed_cache_holds_nothing() -> None:
     assert [f(1), f(1)] == [1, 1]
     assert runs == [1, 1, 1]
     assert f.peek(1) is None
+
+
+@contextmanager
+def at_step(step: int, region: Region, methods: Container[str], act: Callable[[], object]) -> Iterator[list[int]]:
+    """Run `act` before the bytecode of that number in `methods` of `region`. What is given is 0 when it has run."""
+    left, tracing = [step], sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_name not in methods or frame.f_locals.get("self") is not region:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and left[0]:
+            left[0] -= 1
+            if not left[0]:
+                act()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield left
+    finally:
+        sys.settrace(tracing)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("by", ["group", "key"])
+def test_an_exception_inside_the_end_of_a_group_leaves_nothing_that_later_ends_miss(by: str) -> None:
+    """Wherever a signal handler raises, a later invalidation ends all that its wrapper serves, and fills go on."""
+    for step in range(1, MANY_STEPS):
+        cache, current, runs = Cache(), 0, []
+
+        @cache.cached("p")
+        def f(x: int) -> int:
+            runs.append(x)  # noqa: B023
+            return current  # noqa: B023
+
+        assert (f(0), f(1)) == (0, 0)
+        region = cache.tiers.local.region("p:f")
+        with suppress(KeyboardInterrupt), at_step(step, region, ["empty", "_tell"], interrupt) as left:
+            cache.invalidate("p:f")
+        if left[0]:
+            break
+        for _ in range(3):
+            current += 1
+            if by == "group":
+                cache.invalidate("p:f")
+            else:
+                f.invalidate(0)
+                f.invalidate(1)
+            runs.clear()
+            assert [f(0), f(1), f(0), f(1)] == [current] * 4, step
+            assert runs == [0, 1], step
+            assert [f(x) for x in range(2, 40)] == [f(x) for x in range(2, 40)]
+    assert 20 < step < MANY_STEPS - 1
+
+
+def test_a_wrapper_made_while_its_group_ends_finds_nothing_of_it() -> None:
+    """Wherever an invalidation comes between the steps that make a second wrapper, it reads the table that stands."""
+    for step in range(1, MANY_STEPS):
+        cache, current = Cache(), "old"
+
+        def define() -> Any:
+            @cache.cached("p")  # noqa: B023
+            def f(x: int) -> str:
+                return current  # noqa: B023
+
+            return f
+
+        first = define()
+        assert first(0) == "old"
+        region = cache.tiers.local.region("p:f")
+        with at_step(step, region, ["read_by"], lambda: cache.invalidate("p:f")) as left:  # noqa: B023
+            second = define()
+        if left[0]:
+            break
+        current = "new"
+        assert (second(0), first(0)) == ("new", "new"), step
+    assert 20 < step < MANY_STEPS - 1
+
+
+def test_wrappers_that_are_gone_are_not_remembered() -> None:
+    """A function decorated anew in each call of its factory leaves nothing in its region."""
+    cache = Cache()
+
+    def define() -> Any:
+        @cache.cached("p")
+        def f(x: int) -> int:
+            return x
+
+        return f
+
+    for _ in range(1000):
+        define()
+    gc.collect()
+    last = define()
+    assert last(1) == 1
+    assert len(cache.tiers.local.region("p:f")._readers) <= 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from aikcache import Cache
 from aikcache._typing import CachedFunction
+from aikcache.errors import InvalidKeyError
 from aikcache.testing import wait_until
 
 from ._proxy import Proxy
@@ -239,6 +241,62 @@ def test_a_batch_fills_the_local_tier(spec: Spec, database: Database, open_shop:
     assert database.loads("n3") == 1
     stats = reader.cache.stats()
     assert (stats.remote_hits, stats.loads) == (len(NAMES), 0)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_tag_that_cannot_be_made_costs_the_caching_and_no_answer(shared: bool, redis_url: str, instance: str) -> None:
+    """Where a tag would be too long a batch gives what the function gives, in its order; only `strict` raises."""
+    url, long = redis_url if shared else None, "x" * 600
+    with Cache(url, instance=instance, **PATIENT) as cache, Cache(url, instance=instance, strict=True) as strict:
+        one, many = bind_names(cache)
+        for _ in range(2):
+            assert one.many(["a", long, "b"]) == ["a!", long + "!", "b!"]
+            assert many(["c", long, "d"]) == {"c": "c!", long: long + "!", "d": "d!"}
+        assert (one.peek("a"), one.peek("b")) == ("a!", "b!")
+        assert cache.stats().errors > 0
+        one, many = bind_names(strict)
+        for call in (one.many, many):
+            with pytest.raises(InvalidKeyError, match="a tag must be"):
+                call(["a", long])
+
+
+def bind_names(cache: Cache) -> tuple[Any, Any]:
+    @cache.cached("name", tags=("name:{name}",))
+    def one(name: str) -> str:
+        return name + "!"
+
+    @cache.cached_many("name", tags=("name:{names}",))
+    def many(names: list[str]) -> dict[str, str]:
+        return {name: name + "!" for name in names}
+
+    return one, many
+
+
+def test_cached_many_and_cached_find_locally_what_either_holds(redis_url: str, instance: str) -> None:
+    """Of one operation, a batch hits locally what single calls filed, and takes none of their local hits away."""
+    with Cache(redis_url, instance=instance, **PATIENT) as cache:
+
+        @cache.cached("thing", operation="get")
+        def one(n: int) -> int:
+            return n * n
+
+        @cache.cached_many("thing", operation="get")
+        def many(ids: list[int]) -> dict[int, int]:
+            return {n: n * n for n in ids}
+
+        def hits(action: Callable[[], object]) -> tuple[int, int]:
+            before = cache.stats()
+            action()
+            after = cache.stats()
+            return after.local_hits - before.local_hits, after.remote_hits - before.remote_hits
+
+        ids = list(range(10))
+        connect(cache)
+        for n in ids:
+            one(n)
+        for _ in range(3):
+            assert hits(lambda: many(ids)) == (10, 0)
+            assert hits(lambda: [one(n) for n in ids]) == (10, 0)
 
 
 def test_set_many_and_get_many_agree(bare: Spec, open_shop: OpenShop) -> None:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from aikcache import Cache
+from aikcache._breaker import Breaker
 from aikcache._flights import Flight
 from aikcache._server import short_directory
 from aikcache.errors import RemoteError
@@ -356,6 +357,30 @@ def test_a_hung_server_is_done_without_and_used_again(own_server: Server, square
     wait_until(lambda: first.cache.health().ok, PATIENCE, "the breaker")
     assert first.square(500) == second.square(500) == 250_000
     assert 500 not in second.loads
+
+
+def test_a_call_that_a_hung_server_fails_does_not_also_replay_what_is_pending(
+    own_server: Server, squares: Callable[..., Squares], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an invalidation pending, a call that gets no answer waits for one timeout, and asks no second time."""
+    failed: list[threading.Thread] = []
+
+    def failure(breaker: Breaker) -> None:
+        failed.append(threading.current_thread())
+        real(breaker)
+
+    real = Breaker.failure
+    monkeypatch.setattr(Breaker, "failure", failure)
+    shop = squares(own_server.url, breaker_failures=1000)
+    connect(shop.cache)
+    assert [shop.square(n) for n in (1, 2)] == [1, 4]
+    own_server.pause()
+    shop.square.invalidate(1)
+    assert shop.cache.stats().pending_invalidations == 1
+    for call in (lambda: shop.square(3), lambda: shop.square.many([4, 5])):
+        failed.clear()
+        call()
+        assert failed.count(threading.current_thread()) == 1
 
 
 def test_a_server_that_dies_during_a_load_costs_the_storing_alone(

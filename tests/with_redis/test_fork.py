@@ -286,3 +286,41 @@ assert get("box") == "old"
         redis_url,
         instance,
     )
+
+
+def test_a_child_forked_while_a_group_ends_serves_nothing_of_it(redis_url: str, instance: str) -> None:
+    """A thread that the child does not have was between the new table and the wrapper's: what it ended is gone."""
+    run(
+        """
+import threading
+from aikcache._local import Region
+
+inside, go_on, real = threading.Event(), threading.Event(), Region._tell
+
+def tell(region, name, value):
+    if threading.current_thread() is ending and region.name == "thing:get":
+        inside.set()
+        assert go_on.wait(30)
+    real(region, name, value)
+
+client.set("db:value", "old")
+connect()
+assert get("box") == "old"
+ending = threading.Thread(target=lambda: cache.invalidate("thing:get"))
+Region._tell = tell
+client.set("db:value", "new")
+ending.start()
+assert inside.wait(30)
+
+def work():
+    cache.invalidate("thing:get")
+    assert get("box") == "new"
+
+assert ended_well(fork(work))
+go_on.set()
+ending.join()
+assert get("box") == "new"
+""",
+        redis_url,
+        instance,
+    )

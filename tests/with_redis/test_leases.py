@@ -416,3 +416,24 @@ def test_two_batches_that_want_the_same_keys_in_opposite_order_do_not_block_each
         assert found == {name: f"{name} as it is" for name in names}
         assert list(found) == order
     assert [database.loads(name) for name in names] == [1] * len(names)
+
+
+def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
+    spec: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """After `close` a lease can be given back by nobody, and no thread goes on trying."""
+    shop = open_shop(spec)
+    database.hold("tea")
+    first = Background(shop.get, "tea")
+    database.wait_held("tea")
+    shared = shop.cache.tiers.shared
+    assert shared is not None
+    thread = shared.leases._thread
+    assert thread is not None
+    assert thread.is_alive()
+    shop.cache.close()
+    database.let_go("tea")
+    assert first.result() == "tea as it is"
+    last = shared.leases._thread
+    assert last is not None
+    wait_until(lambda: not (thread.is_alive() or last.is_alive()), PATIENCE, "the thread's end")
