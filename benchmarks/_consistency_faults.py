@@ -2,7 +2,8 @@
 
 A fault is a generator: it does something, yields the seconds until it goes on, and undoes it. They run in lanes, one
 for the server and one for each worker, so that a worker is stopped while the server restarts, but no server is paused
-while it is down. Each lane deals all its faults in random order, then again.
+while it is down. Each lane deals all its faults in random order, then again. What happens to servers behind Sentinel
+and in a cluster is in `_consistency_takeovers`; there connections have a lane of their own.
 
 All are noted, and of each whether it may hold pushes up, or cuts the channel, and of which worker, or of all.
 """
@@ -16,7 +17,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -31,7 +32,8 @@ from ._consistency_records import clock
 from ._consistency_worker import Plan, serve
 
 CONTEXT = multiprocessing.get_context("spawn")
-PATIENCE = 30.0
+PATIENCE = 60.0
+LOOK = 0.03
 
 
 class Happened(NamedTuple):
@@ -91,17 +93,28 @@ class Worker:
 class Stage:
     """What faults act on, and what they note."""
 
-    def __init__(self, server: Server, workers: list[Worker], max_staleness: float, random: Random) -> None:
-        self.server = server
+    def __init__(
+        self,
+        primaries: Callable[[], list[Server]],
+        workers: list[Worker],
+        max_staleness: float,
+        random: Random,
+    ) -> None:
+        self.primaries = primaries  # those that answer now
         self.workers = workers
         self.max_staleness = max_staleness
         self.random = random
         self.happened: Counter[str] = Counter()
         self.noted: list[Happened] = []
 
+    @property
+    def server(self) -> Server:
+        """The one there is."""
+        return self.primaries()[0]
+
     @contextmanager
-    def client(self) -> Iterator[Any]:
-        link = redis.Redis.from_url(self.server.url, socket_timeout=PATIENCE)
+    def client(self, server: Server | None = None) -> Iterator[Any]:
+        link = redis.Redis.from_url((server or self.server).url, socket_timeout=PATIENCE)
         try:
             yield link
         finally:
@@ -129,10 +142,11 @@ class Stage:
 def _kill_connections(stage: Stage, name: str) -> None:
     """CLIENT KILL of all connections of this name, or of some."""
     share = stage.random.choice((0.3, 1.0))
-    with stage.client() as client:
-        for each in client.client_list():
-            if each["name"] == name and stage.random.random() < share:
-                client.client_kill_filter(_id=each["id"])
+    for server in stage.primaries():
+        with stage.client(server) as client:
+            for each in client.client_list():
+                if each["name"] == name and stage.random.random() < share:
+                    client.client_kill_filter(_id=each["id"])
 
 
 def kill_channel(stage: Stage) -> Iterator[float]:
@@ -236,9 +250,10 @@ def silence_channel(stage: Stage, slot: int) -> Iterator[float]:
         yield seconds
 
 
-SERVER_FAULTS: dict[str, Callable[[Stage], Iterator[float]]] = {
-    "kill-channel": kill_channel,
-    "kill-data": kill_data,
+Fault = Callable[[Stage], Iterator[float]]
+CONNECTION_FAULTS: dict[str, Fault] = {"kill-channel": kill_channel, "kill-data": kill_data}
+SERVER_FAULTS: dict[str, Fault] = {
+    **CONNECTION_FAULTS,
     "pause": pause,
     "hang": hang,
     "restart-empty": restart_empty,
@@ -255,12 +270,12 @@ WORKER_FAULTS: dict[str, Callable[[Stage, int], Iterator[float]]] = {
 ALL = (*SERVER_FAULTS, *WORKER_FAULTS)
 
 
-def _server_lane(stage: Stage, wanted: list[str]) -> Iterator[float]:
+def _lane(stage: Stage, faults: dict[str, Fault]) -> Iterator[float]:
     while True:
-        for name in stage.random.sample(wanted, len(wanted)):
+        for name in stage.random.sample(list(faults), len(faults)):
             yield stage.random.uniform(0.1, 0.9)
             stage.happened[name] += 1
-            yield from SERVER_FAULTS[name](stage)
+            yield from faults[name](stage)
 
 
 def _worker_lane(stage: Stage, slot: int, wanted: list[str]) -> Iterator[float]:
@@ -271,12 +286,27 @@ def _worker_lane(stage: Stage, slot: int, wanted: list[str]) -> Iterator[float]:
             yield from WORKER_FAULTS[name](stage, slot)
 
 
-def run(stage: Stage, wanted: list[str], wait: Callable[[float], object], until: float) -> None:
-    """Let faults happen until then; what is under way is undone."""
-    of_server = [name for name in wanted if name in SERVER_FAULTS]
+def _watch(look: Callable[[], object]) -> Iterator[float]:
+    while True:
+        look()
+        yield LOOK
+
+
+def run(
+    stage: Stage,
+    kinds: Sequence[dict[str, Fault]],
+    wanted: Sequence[str],
+    look: Callable[[], object] | None,
+    wait: Callable[[float], object],
+    until: float,
+) -> None:
+    """Let faults happen until then, each kind in a lane; what is under way is undone. `look` is done all the time."""
+    chosen = [{name: fault for name, fault in kind.items() if name in wanted} for kind in kinds]
     of_workers = [name for name in wanted if name in WORKER_FAULTS]
-    lanes = [_server_lane(stage, of_server)] if of_server else []
+    lanes = [_lane(stage, faults) for faults in chosen if faults]
     lanes += [_worker_lane(stage, worker.plan.slot, of_workers) for worker in stage.workers if of_workers]
+    if look is not None:
+        lanes.append(_watch(look))
     numbers = itertools.count()
     agenda = [(clock(), next(numbers), lane) for lane in lanes]
     heapq.heapify(agenda)

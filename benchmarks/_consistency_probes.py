@@ -14,11 +14,16 @@ from types import ModuleType
 from typing import Any
 
 from aikcache import _scripts
+from aikcache._cluster import Cluster
 from aikcache._connections import Connections, Link
 from aikcache._flights import Flights
 from aikcache._invalidation import Hearing
 from aikcache._local import LocalTier
+from aikcache._patterns import Ending
 from aikcache._recovery import Recovery
+from aikcache._remote import Remote
+from aikcache._routed import Exchange
+from aikcache._slots import slot_of
 from aikcache._stamps import Stamps
 from aikcache._tiers import Tiers
 from aikcache.errors import RemoteTimeoutError
@@ -34,25 +39,39 @@ def _around(owner: type | ModuleType, name: str, wrap: Callable[[Function], Func
 
 
 class Probes:
-    """Logs when the channel came and went, and when an invalidation had to be kept and was told after all."""
+    """Logs when the channel came and went, and when an invalidation had to be kept and was told after all.
+
+    And for each run of a primary when it was met, and when it was first of use: a value was read from it, or stored.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._mine = threading.local()
         self._silent_until = 0.0
+        self._unused: set[str] = set()
         _around(Hearing, "channel_live", self._channel_live)
         _around(Hearing, "channel_lost", self._channel_lost)
         _around(Recovery, "keep", self._keep)
+        _around(Recovery, "sent", self._sent)
         _around(Recovery, "settle", self._settle)
+        _around(Recovery, "greet", self._greet)
+        _around(Remote, "glance", self._use(lambda names: names[0], lambda answer: any(answer[0])))
+        _around(Remote, "read", self._use(lambda key: key, lambda read: read.data is not None))
+        _around(Remote, "store", self._use(lambda items: items[0][0], any))
         _around(Link, "poll", self._poll)
         _around(Connections, "connect", self._connect)
         _around(Connections, "exchange", _dawdling)
+        _around(Connections, "send", _dawdling)
+        _around(Exchange, "run", _dawdling)
 
-    def kept(self) -> float | None:
-        """When this thread's invalidations were kept, if any was since it asked last."""
-        kept: float | None = getattr(self._mine, "kept", None)
-        self._mine.kept = None
-        return kept
+    def told(self) -> tuple[float | None, list[int] | None]:
+        """When this thread's invalidations were kept, if any was since it asked last, and the slots they were for.
+
+        None for slots: all of them.
+        """
+        mine = self._mine.__dict__
+        slots: set[int] | None = mine.pop("slots", set())
+        return mine.pop("kept", None), None if slots is None else sorted(slots)
 
     def silence(self, seconds: float) -> None:
         """From now on the channel hears nothing, nor can it be made anew. What is sent to it arrives late, if ever."""
@@ -76,11 +95,54 @@ class Probes:
         return channel_lost
 
     def _keep(self, original: Function) -> Function:
-        def keep(recovery: Recovery, *args: Any) -> None:
-            original(recovery, *args)
+        def keep(recovery: Recovery, what: Ending) -> None:
+            original(recovery, what)
             self._mine.kept = clock()
+            self._note_slots(recovery, what)
 
         return keep
+
+    def _sent(self, original: Function) -> Function:
+        def sent(recovery: Recovery, what: Ending, *args: Any) -> None:
+            original(recovery, what, *args)
+            self._note_slots(recovery, what)
+
+        return sent
+
+    def _note_slots(self, recovery: Recovery, what: Ending) -> None:
+        slots: set[int] | None = self._mine.__dict__.setdefault("slots", set())
+        if what.globs or slots is None:
+            self._mine.slots = None
+            return
+        names = [*map(recovery._remote.space.stamp, what.groups), *what.keys]
+        slots.update(map(slot_of, names))
+
+    def _greet(self, original: Function) -> Function:
+        def greet(recovery: Recovery, run: Any, *args: Any) -> None:
+            original(recovery, run, *args)
+            self._log.event("met", run=run.id)
+            self._unused.add(run.id)
+
+        return greet
+
+    def _use(self, key_of: Callable[[Any], Any], got: Callable[[Any], object]) -> Callable[[Function], Function]:
+        def wrap(original: Function) -> Function:
+            def asked(remote: Remote, what: Any, *args: Any) -> Any:
+                run = self._unused and _run_of(remote, key_of(what))
+                answer = original(remote, what, *args)
+                if run and answer is not None and got(answer):
+                    self._used(remote, key_of(what), run)
+                return answer
+
+            return asked
+
+        return wrap
+
+    def _used(self, remote: Remote, key: str | bytes, run: str) -> None:
+        """The run that served `key` before it was asked for, unless another serves it now."""
+        if run in self._unused and _run_of(remote, key) == run:
+            self._unused.discard(run)
+            self._log.event("used", run=run)
 
     def _settle(self, original: Function) -> Function:
         def settle(recovery: Recovery) -> None:
@@ -102,7 +164,7 @@ class Probes:
     def _poll(self, original: Function) -> Function:
         def poll(link: Link, seconds: float) -> list[Any]:
             left = self._silent_until - clock()
-            if left > 0:
+            if left > 0 and threading.current_thread().name == "aikcache-channel":
                 time.sleep(min(seconds, left))
                 return []
             messages: list[Any] = original(link, seconds)
@@ -121,16 +183,25 @@ class Probes:
         return connect
 
 
+def _run_of(remote: Remote, key: str | bytes) -> str | None:
+    """The run of the primary that serves a key, as far as it has been met."""
+    connections = remote.connections
+    if isinstance(connections, Cluster):
+        owner = connections.topology and connections.topology.owners.get(slot_of(key))
+        return connections.node(owner).run_id if owner else None
+    return connections.run_id
+
+
 def _dawdling(original: Function) -> Function:
     """Some questions leave late, and some answers are looked at late, as on a busy machine or a slow network.
 
     What cannot be seen when every answer is used at once: that it was overtaken by an invalidation.
     """
 
-    def exchange(connections: Connections, commands: Any) -> list[Any]:
+    def exchange(*args: Any) -> list[Any]:
         if random() < DAWDLING:
             time.sleep(0.005 * random())
-        replies: list[Any] = original(connections, commands)
+        replies: list[Any] = original(*args)
         if random() < DAWDLING:
             time.sleep(0.005 * random())
         return replies
@@ -196,6 +267,33 @@ def _replay() -> None:
     _around(Recovery, "_add", _nothing)
 
 
+def _resend() -> None:
+    """A server that takes over is not told what the one before was."""
+
+    def wrap(original: Function) -> Function:
+        def greet(recovery: Recovery, *args: Any) -> None:
+            recovery._recent.clear()
+            original(recovery, *args)
+
+        return greet
+
+    _around(Recovery, "greet", wrap)
+
+
+def _emptied() -> None:
+    """What is held stays when the channel is made anew, whatever was ended in between."""
+
+    def wrap(original: Function) -> Function:
+        def channel_live(hearing: Hearing, *, emptied: bool, alive_at: float) -> None:
+            hearing._tiers.stamps.trusted = True
+            original(hearing, emptied=False, alive_at=alive_at)
+
+        return channel_live
+
+    _around(Hearing, "channel_live", wrap)
+    _around(Hearing, "everything_ended", _nothing)
+
+
 BREAKS: dict[str, Callable[[], None]] = {
     "push": _push,
     "lease": _lease,
@@ -205,4 +303,6 @@ BREAKS: dict[str, Callable[[], None]] = {
     "horizon": _horizon,
     "claim": _claim,
     "replay": _replay,
+    "resend": _resend,
+    "emptied": _emptied,
 }

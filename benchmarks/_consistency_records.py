@@ -165,12 +165,15 @@ class Log:
 
 def read_reads(directory: Path, name: str) -> Iterator[Read]:
     """What `Log.read` wrote; a record cut short by the process's end is left out."""
-    data = (directory / f"{name}.reads").read_bytes()
+    path = directory / f"{name}.reads"
+    data = path.read_bytes() if path.exists() else b""
     return map(Read._make, _READ.iter_unpack(data[: len(data) // _READ.size * _READ.size]))
 
 
 def read_events(directory: Path, name: str) -> list[dict[str, Any]]:
-    lines: Iterable[str] = (directory / f"{name}.events").read_text().splitlines()
+    """What `Log.event` wrote; nothing when the process was killed before it had a log."""
+    path = directory / f"{name}.events"
+    lines: Iterable[str] = path.read_text().splitlines() if path.exists() else ()
     events = []
     for line in lines:
         try:

@@ -13,8 +13,16 @@ A read that began at time t must give the version of every change
 A tag that was made of a result ends what was made of the row before the change, and nothing older: that is another
 change's to end. For such a change read "not the version before it" instead of "at least its version".
 
-LIVE is far more than a push takes; it is what a busy machine may take to run a thread. Before `told` other processes
-read what Redis still holds: nobody has told them. What is told late is reported, and must have been told by the end.
+LIVE is far more than a push takes; it is what a busy machine may take to run a thread. A process that noticed itself
+that it had not run for a while (`stalled`) was disturbed meanwhile. Before `told` other processes read what Redis still
+holds: nobody has told them. What is told late is reported, and must have been told by the end.
+
+When another server takes over (`Takeover`), it may not have what the one before acknowledged last. An invalidation that
+went to a slot it took over, LAG before that began or later, by a process that had not met the new server yet, counts as
+told when that process has met it: for then it was sent again. A process that lives must meet it, and in AGAIN seconds,
+unless something was done to that process, it must have read a value there, or stored one. Of one that was killed before
+it could, what it told last is lost: that is the limit of failover="replay", and counted. `own` stands as it is, `bound`
+counts from `told` as above, and for `live` a process is disturbed from the beginning until it has met the new server.
 """
 
 from __future__ import annotations
@@ -30,9 +38,13 @@ from typing import Any, NamedTuple
 
 from ._consistency_faults import Happened
 from ._consistency_records import Read, read_events, read_reads
+from ._consistency_sites import Takeover
 from ._consistency_worker import READ_WAYS
 
 LIVE = 0.25
+LAG = 0.1
+"""Seconds that replication may be behind before anything is done to it; on one host it takes a few milliseconds."""
+AGAIN = 10.0
 FIRST = 10
 """Violations told in detail."""
 
@@ -57,16 +69,50 @@ class Violation(NamedTuple):
     text: str
 
 
+class Meetings:
+    """Which servers that took over each process has met, and when."""
+
+    def __init__(self, events: dict[str, list[dict[str, Any]]], takeovers: Sequence[Takeover]) -> None:
+        self.takeovers = sorted(takeovers, key=lambda takeover: takeover.named)
+        self.used = {name: _firsts("used", history) for name, history in events.items()}
+        self._met: dict[tuple[str, Takeover], float] = {}
+        met = {name: _firsts("met", history) for name, history in events.items()}
+        for number, takeover in enumerate(self.takeovers):
+            runs = [later.run for later in self.takeovers[number:] if later.concerns(takeover.slots)]
+            for name in events:
+                self._met[name, takeover] = min((met[name].get(run, inf) for run in runs), default=inf)
+
+    def met(self, process: str, takeover: Takeover) -> float:
+        """When the process met this server, or one that followed it; never: inf."""
+        return self._met[process, takeover]
+
+    def effective(self, told: float, process: str, slots: frozenset[int] | None) -> float:
+        """From when on the server that serves knows of what the process told; inf: it never will."""
+        for takeover in self.takeovers:
+            if takeover.lossy and takeover.began - LAG <= told < (met := self.met(process, takeover)):
+                told = met if takeover.concerns(slots) else told
+        return told
+
+
+def _firsts(what: str, history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of each run when it was first met, or used."""
+    return {event["run"]: event["at"] for event in reversed(history) if event["what"] == what}
+
+
 class Story:
     """The past of one process: when its channel was disturbed."""
 
-    def __init__(self, name: str, events: Sequence[dict[str, Any]], happened: Sequence[Happened]) -> None:
+    def __init__(
+        self, name: str, events: Sequence[dict[str, Any]], happened: Sequence[Happened], meetings: Meetings
+    ) -> None:
         self.name = name
-        self.slot = int(name.split(".")[0])
+        self.slot = _slot(name)
+        self.began = events[0]["at"] if events else inf
         spans = [(h.began, h.ended) for h in happened if h.cuts and h.slot in (None, self.slot)]
+        spans += [(t.began, meetings.met(name, t)) for t in meetings.takeovers if t.lossy and t.named > self.began]
         lost = -inf  # until it was first live
         for event in events:
-            if event["what"] == "silent":
+            if event["what"] in ("silent", "stalled"):
                 spans.append((event["began"], event["ended"]))
             elif event["what"] == "lost" and lost == inf:
                 lost = event["at"]
@@ -100,6 +146,11 @@ class Verdict:
     changes: int = 0
     kept: int = 0
     unknown: int = 0
+    again: int = 0
+    lost: int = 0
+    takeovers: list[Takeover] = field(default_factory=list)
+    met: list[float] = field(default_factory=list)
+    used: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     stale_live: list[float] = field(default_factory=list)
     stale_cut: list[float] = field(default_factory=list)
@@ -113,15 +164,22 @@ class Verdict:
 
 
 def judge(
-    directory: Path, names: Sequence[str], happened: Sequence[Happened], max_staleness: float, start: float
+    directory: Path,
+    names: Sequence[str],
+    happened: Sequence[Happened],
+    takeovers: Sequence[Takeover],
+    max_staleness: float,
+    start: float,
 ) -> Verdict:
     """Read all logs and check every read."""
-    verdict = Verdict()
+    verdict = Verdict(takeovers=[takeover for takeover in takeovers if takeover.lossy])
     events = {name: read_events(directory, name) for name in names}
-    changes = _changes(verdict, names, events)
+    meetings = Meetings(events, takeovers)
+    changes = _changes(verdict, names, events, meetings)
     court = _Court(verdict, changes, happened, max_staleness, start)
     for name in names:
-        story = Story(name, events[name], happened)
+        story = Story(name, events[name], happened, meetings)
+        _check_meetings(verdict, story, names, happened, meetings, start)
         for event in events[name]:
             if event["what"] == "raised":
                 verdict.violate("raised", f"worker {name}, at {event['at'] - start:.3f}: {event['error']}")
@@ -132,27 +190,62 @@ def judge(
     return verdict
 
 
-def _changes(verdict: Verdict, names: Sequence[str], events: dict[str, list[dict[str, Any]]]) -> list[Change]:
+def _check_meetings(
+    verdict: Verdict,
+    story: Story,
+    names: Sequence[str],
+    happened: Sequence[Happened],
+    meetings: Meetings,
+    start: float,
+) -> None:
+    """Whether the process has met and used all servers that took over while it was there, and when."""
+    lives = not any(_slot(name) == story.slot for name in names[names.index(story.name) + 1 :])
+    trouble = [(h.began, h.ended) for h in happened if h.slot == story.slot]
+    for takeover in (t for t in meetings.takeovers if t.lossy and t.named > story.began):
+        met, used = meetings.met(story.name, takeover), meetings.used[story.name].get(takeover.run, inf)
+        text = f"worker {story.name}, {takeover.name} that was known at {takeover.named - start:.3f}"
+        if met == inf and lives:
+            verdict.violate("never met", text)
+        until = min(used, takeover.named + AGAIN)
+        if any(t.began < until and t.named > takeover.named for t in meetings.takeovers):
+            continue  # soon followed by the next
+        if any(began < until and ended > takeover.named - 0.5 for began, ended in trouble):
+            continue
+        if used > takeover.named + AGAIN:
+            verdict.violate("again", f"{text}: not used within {AGAIN:g} seconds")
+        else:
+            verdict.met.append(max(met - takeover.named, 0))
+            verdict.used.append(max(used - takeover.named, 0))
+
+
+def _changes(
+    verdict: Verdict, names: Sequence[str], events: dict[str, list[dict[str, Any]]], meetings: Meetings
+) -> list[Change]:
     """All changes, each with the time at which Redis was told."""
     slots: dict[int, list[str]] = defaultdict(list)
     for name in names:
-        slots[int(name.split(".")[0])].append(name)
+        if any(event["what"] == "start" for event in events[name]):  # else it was killed before it was at work
+            slots[_slot(name)].append(name)
     changes = []
-    for slot in slots.values():
-        for place, name in enumerate(slot):
+    for followers in slots.values():
+        for place, name in enumerate(followers):
             for event in events[name]:
                 if event["what"] != "write":
                     continue
                 verdict.invalidations[event["way"]] += 1
-                told = event["returned"]
+                told, teller = event["returned"], name
                 if event["kept"] is not None:
                     verdict.kept += 1
-                    told = _told(verdict, event["kept"], [events[later] for later in slot[place:]], event["way"], name)
+                    later = {follower: events[follower] for follower in followers[place:]}
+                    told, teller = _told(verdict, event["kept"], later, event["way"])
+                known = meetings.effective(told, teller, event["slots"] and frozenset(event["slots"]))
+                verdict.again += told < known < inf
+                verdict.lost += told < known == inf
                 for record, version in event["records"]:
                     verdict.changes += 1
                     changes.append(
                         Change(
-                            told=told,
+                            told=known,
                             version=version,
                             record=record,
                             returned=event["returned"],
@@ -165,22 +258,27 @@ def _changes(verdict: Verdict, names: Sequence[str], events: dict[str, list[dict
     return sorted(changes)
 
 
-def _told(verdict: Verdict, kept: float, histories: list[list[dict[str, Any]]], way: str, name: str) -> float:
-    """When what was kept at `kept` by the first of these processes was told by it, or one of its followers."""
-    for number, history in enumerate(histories):
+def _slot(name: str) -> int:
+    return int(name.split(".")[0])
+
+
+def _told(verdict: Verdict, kept: float, histories: dict[str, list[dict[str, Any]]], way: str) -> tuple[float, str]:
+    """When what was kept at `kept` by the first of these processes was told, and by whom: it, or a follower."""
+    names = list(histories)
+    for number, (name, history) in enumerate(histories.items()):
         telling = 0
         for event in history:
             telling += (event["what"] == "settling") - (event["what"] == "settled")
             if event["what"] == "settled" and event["kept_until"] and (number or event["kept_until"] >= kept):
                 verdict.late.append(float(event["at"]) - kept)
-                return float(event["at"])
-        if number + 1 < len(histories) and not _taken_over(histories[number + 1]):
+                return float(event["at"]), name
+        if number + 1 < len(names) and not _taken_over(histories[names[number + 1]]):
             if not telling:
                 break
             verdict.unknown += 1  # killed while telling: it had been told, but when is not known
-            return inf
-    verdict.violate("never told", f"worker {name}: an invalidation ({way}) kept at {kept:.3f} was never told")
-    return inf
+            return inf, name
+    verdict.violate("never told", f"worker {names[0]}: an invalidation ({way}) kept at {kept:.3f} was never told")
+    return inf, names[0]
 
 
 def _taken_over(history: list[dict[str, Any]]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from aikcache import Cache
+from aikcache import Cache, _recovery
 
 from ._consistency_probes import BREAKS, Probes
 from ._consistency_records import FAMILIES, Log, Read, Row, Table, clock, records_of
@@ -32,6 +32,8 @@ READ_WAYS = ("call", "many", "batch", "peek", "refresh", "after", "last")
 WRITES = 0.02
 """The share of operations that change records."""
 TTL = 600.0
+TICK, STALL = 0.02, 0.1
+"""Seconds between two looks at the clock, and how late one of them is when the process has stalled."""
 
 
 class Plan(NamedTuple):
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     threads: int
     max_staleness: float
     broken: str | None
+    just_started: int | None = None  # instead of five minutes; None: as it is
 
     @property
     def name(self) -> str:
@@ -206,12 +209,13 @@ class Busy:
         way = self.random.choices(ways, [way.weight for way in ways])[0]
         records = sorted({self._record(family) for _ in range(self.random.randint(1, way.most))})
         began = clock()
-        self.probes.kept()
+        self.probes.told()
         with self.shop.cache.deferred() if way.deferred else nullcontext():
             before, after = self.shop.table.change(records, self.random)
             committed = clock()
             way.end(before)
         returned = clock()
+        kept, slots = self.probes.told()
         self.log.event(
             "write",
             way=way.name + (", deferred" if way.deferred else ""),
@@ -219,7 +223,8 @@ class Busy:
             began=began,
             committed=committed,
             returned=returned,
-            kept=self.probes.kept(),
+            kept=kept,
+            slots=slots,
             narrow=way.narrow,
         )
         for row in after:  # whoever stores now what he read before shows at once
@@ -271,12 +276,23 @@ class Busy:
         return records_of(family)[min(int(self.random.expovariate(0.1)), len(records_of(family)) - 1)]
 
 
+def _watch(log: Log) -> None:
+    """Log when this process got no processor."""
+    while True:
+        began = clock()
+        time.sleep(TICK)
+        if (ended := clock()) - began > TICK + STALL:
+            log.event("stalled", began=began, ended=ended)
+
+
 def serve(plan: Plan, pipe: Connection) -> None:
     """The worker's process: works until its pipe says stop, reads all once more when told, and ends with the pipe."""
     logging.getLogger("aikcache").addHandler(logging.NullHandler())  # it has much to say here
     log = Log(plan.directory, plan.name)
     if plan.broken is not None:
         BREAKS[plan.broken]()
+    if plan.just_started is not None:
+        _recovery.JUST_STARTED = plan.just_started
     probes = Probes(log)
     cache = Cache(
         plan.url,
@@ -291,7 +307,7 @@ def serve(plan: Plan, pipe: Connection) -> None:
     workers = [Busy(shop, log, probes, Random(f"{plan.seed} {plan.name} {i}")) for i in range(plan.threads)]
     threads = [threading.Thread(target=worker.run, args=(stop,), daemon=True) for worker in workers]
     log.event("start", pending=cache.stats().pending_invalidations)
-    for thread in threads:
+    for thread in (*threads, threading.Thread(target=_watch, args=(log,), daemon=True)):
         thread.start()
     answers: dict[str, Callable[[], object]] = {
         "pending": lambda: cache.stats().pending_invalidations,

@@ -7,6 +7,10 @@ stopped and killed, and their channels fall silent. Everything is logged, and ev
 exactly it must have seen is said in `_consistency_verdict`. `--break` takes one rule away: that must be noticed.
 
     python -m benchmarks.consistency --seconds 600
+    python -m benchmarks.consistency --topology sentinel --threads 8       # or cluster: takeovers, resharding
+
+Behind Sentinel there are two replicas and three Sentinels with the shipped configuration (a second of silence is
+enough), in the cluster three primaries with a replica each.
 """
 
 from __future__ import annotations
@@ -17,30 +21,46 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
+from aikcache._cluster_topology import ClusterTopology
+from aikcache._topology import Topology
 from aikcache.testing import Server, available_servers
 
 from . import _consistency_faults as faults
+from . import _consistency_sites as sites
+from . import _consistency_takeovers as takeovers
 from ._consistency_faults import Stage, Worker
 from ._consistency_probes import BREAKS
 from ._consistency_records import Table, clock
+from ._consistency_sites import BehindSentinel, Clustered, Site
 from ._consistency_verdict import Verdict, judge
 from ._consistency_worker import Plan
 
 CALM = 1.5
 """Seconds without faults at the end, in which what is pending must be told."""
 TOLD_WITHIN = 15.0
+JUST_STARTED = 3
+"""Seconds after its start in which a topology's server that is met ends all that it holds: five minutes would cover all
+that is lost in takeovers, for servers that have come back are young here."""
+TAKEOVERS = ("kill", "stop", "manual", "restart", "hang")
+FAULTS: dict[str, tuple[str, ...]] = {
+    "one": faults.ALL,
+    "sentinel": (*TAKEOVERS, *faults.CONNECTION_FAULTS, *faults.WORKER_FAULTS),
+    "cluster": (*TAKEOVERS, "reshard", *faults.CONNECTION_FAULTS, *faults.WORKER_FAULTS),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command line says."""
 
+    topology: str = "one"
     seconds: float = 60.0
     processes: int = 4
     threads: int = 3
@@ -71,9 +91,19 @@ class Outcome:
             f"faults:         {sum(self.faults.values())} ({_counts(self.faults)})",
             f"stale, live:    {_ages(v.stale_live)}",
             f"stale, cut:     {_ages(v.stale_cut)}",
+            *self._takeovers(),
             f"violations:     {sum(v.violations.values())} {_counts(v.violations)}".rstrip(),
         ]
         return lines + [f"  {law}: {text}" for law, text in v.first]
+
+    def _takeovers(self) -> list[str]:
+        if self.options.topology == "one":
+            return []
+        v = self.verdict
+        lines = [f"takeovers:      {len(v.takeovers)}, told again {v.again}, lost with their process {v.lost}"]
+        for name in sorted({takeover.name for takeover in v.takeovers}):
+            lines.append(f"  {name:<14}{_ages([t.named - t.began for t in v.takeovers if t.name == name])} until known")
+        return [*lines, f"  met after     {_ages(v.met)}", f"  in use after  {_ages(v.used)}"]
 
     def as_json(self) -> str:
         v = self.verdict
@@ -87,6 +117,11 @@ class Outcome:
             "stale_live": _summary(v.stale_live),
             "stale_cut": _summary(v.stale_cut),
             "told_late": _summary(v.late),
+            "takeovers": [{"name": t.name, "known_after": t.named - t.began} for t in v.takeovers],
+            "told_again": v.again,
+            "lost": v.lost,
+            "met_after": _summary(v.met),
+            "used_after": _summary(v.used),
             "violations": v.violations,
             "first": [f"{law}: {text}" for law, text in v.first],
         }
@@ -99,31 +134,57 @@ def check(options: Options) -> Outcome:
         directory = options.keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
         Table.create(directory / "records.db")
-        binary = available_servers()[options.server] if options.server else None
-        # Loading what was saved takes a while, in which the server answers that it is loading.
-        slow = ["key-load-delay 2000", "loading-process-events-interval-bytes 1024"]
-        with Server(
-            binary=binary, directory=directory / "server", config=["enable-debug-command local", *slow]
-        ) as server:
-            stage, start = _stage(options, server, directory)
+        with _place(options, directory) as place:
+            stage, start = _stage(options, place, directory)
             try:
-                faults.run(stage, list(options.faults), _sleep, start + options.seconds)
-                verdict = _end(stage)
+                if isinstance(place, Site):
+                    kinds = [takeovers.faults(place), faults.CONNECTION_FAULTS]
+                    faults.run(stage, kinds, options.faults, place.look, _sleep, start + options.seconds)
+                    _ready(place)
+                else:
+                    faults.run(stage, [faults.SERVER_FAULTS], options.faults, None, _sleep, start + options.seconds)
+                wrong = _end(stage)
             finally:
                 for worker in stage.workers:
                     worker.end()
         names = [name for worker in stage.workers for name in worker.names]
-        found = judge(directory, names, stage.noted, options.max_staleness, start)
-        for text in verdict:
+        taken = place.takeovers if isinstance(place, Site) else []
+        found = judge(directory, names, stage.noted, taken, options.max_staleness, start)
+        for text in wrong:
             found.violate("end", text)
         return Outcome(options, dict(stage.happened), found)
 
 
-def _stage(options: Options, server: Server, directory: Path) -> tuple[Stage, float]:
+@contextmanager
+def _place(options: Options, directory: Path) -> Iterator[Server | Site]:
+    """What the workers' URL leads to."""
+    binary = available_servers()[options.server] if options.server else None
+    if options.topology == "sentinel":
+        with Topology(binary=binary, down_after_ms=sites.DOWN_AFTER_MS, failover_timeout_ms=2000) as topology:
+            yield _ready(BehindSentinel(topology))
+    elif options.topology == "cluster":
+        with ClusterTopology(binary=binary, node_timeout_ms=sites.DOWN_AFTER_MS) as cluster:
+            yield _ready(Clustered(cluster))
+    else:
+        # Loading what was saved takes a while, in which the server answers that it is loading.
+        slow = ["key-load-delay 2000", "loading-process-events-interval-bytes 1024"]
+        config = ["enable-debug-command local", *slow]
+        with Server(binary=binary, directory=directory / "server", config=config) as server:
+            yield server
+
+
+def _ready(site: Site) -> Site:
+    for seconds in site.until_whole():
+        _sleep(seconds)
+    return site
+
+
+def _stage(options: Options, place: Server | Site, directory: Path) -> tuple[Stage, float]:
+    primaries = place.primaries if isinstance(place, Site) else lambda: [place]
     workers = [
         Worker(
             Plan(
-                url=server.url,
+                url=place.url,
                 directory=directory,
                 database=directory / "records.db",
                 slot=slot,
@@ -132,13 +193,14 @@ def _stage(options: Options, server: Server, directory: Path) -> tuple[Stage, fl
                 threads=options.threads,
                 max_staleness=options.max_staleness,
                 broken=options.broken,
+                just_started=JUST_STARTED if isinstance(place, Site) else None,
             )
         )
         for slot in range(options.processes)
     ]
     for worker in workers:
         worker.ask("pending")  # it is at work
-    return Stage(server, workers, options.max_staleness, Random(options.seed)), clock()
+    return Stage(primaries, workers, options.max_staleness, Random(options.seed)), clock()
 
 
 def _end(stage: Stage) -> list[str]:
@@ -194,7 +256,8 @@ def parse(arguments: list[str] | None) -> tuple[Options, Path | None]:
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="of faults (default: %(default)g)")
     parser.add_argument("--processes", type=int, default=usual.processes)
     parser.add_argument("--threads", type=int, default=usual.threads, help="of each process (default: %(default)s)")
-    parser.add_argument("--faults", default="all", help=f"all, none, or some of {','.join(faults.ALL)}")
+    parser.add_argument("--topology", choices=tuple(FAULTS), default="one", help="one server, or more of them")
+    parser.add_argument("--faults", default="all", help="all, none, or some by their names, with commas between")
     parser.add_argument("--server", choices=("valkey", "redis"), help="which to start (default: the first there is)")
     parser.add_argument("--seed", type=int, help="of faults and operations; what threads make of it differs every time")
     parser.add_argument("--max-staleness", type=float, default=usual.max_staleness, help="default: %(default)g")
@@ -202,10 +265,12 @@ def parse(arguments: list[str] | None) -> tuple[Options, Path | None]:
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave the logs there, which must be new")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome to this file")
     given = parser.parse_args(arguments)
-    chosen = {"all": faults.ALL, "none": ()}.get(given.faults, tuple(given.faults.split(",")))
-    if unknown := set(chosen) - set(faults.ALL):
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}; there are {', '.join(faults.ALL)}")
+    possible = FAULTS[given.topology]
+    chosen = {"all": possible, "none": ()}.get(given.faults, tuple(given.faults.split(",")))
+    if unknown := set(chosen) - set(possible):
+        parser.error(f"there is no fault {', '.join(sorted(unknown))}; there are {', '.join(possible)}")
     options = Options(
+        topology=given.topology,
         seconds=given.seconds,
         processes=given.processes,
         threads=given.threads,
@@ -223,8 +288,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, print, and give the exit status: 1 when a law was broken."""
     options, file = parse(arguments)
     print(
-        f"{options.seconds:g} s, {options.processes} processes × {options.threads} threads, seed {options.seed}, "
-        f"max_staleness {options.max_staleness:g} s, {'broken: ' + options.broken if options.broken else 'as it is'}",
+        f"{options.topology}, {options.seconds:g} s, {options.processes} processes × {options.threads} threads, "
+        f"seed {options.seed}, max_staleness {options.max_staleness:g} s, "
+        f"{'broken: ' + options.broken if options.broken else 'as it is'}",
         flush=True,
     )
     outcome = check(options)

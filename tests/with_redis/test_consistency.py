@@ -1,6 +1,7 @@
 """No read is staler than the laws allow, whatever fails: `benchmarks.consistency` for a while, and proof that it sees.
 
 AIKCACHE_CONSISTENCY_SECONDS says how long; without it 15 seconds, and a minute where servers are required, as in CI.
+Longer runs, behind Sentinel and on a cluster too, are made by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def run(tmp_path: Path, seconds: float, *options: str) -> tuple[int, dict[str, A
     """The exit status and the outcome."""
     file = tmp_path / "outcome.json"
     command = [sys.executable, "-m", "benchmarks.consistency", f"--seconds={seconds}", f"--json={file}", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 300)
     assert file.exists(), f"it failed:\n{done.stdout}\n{done.stderr}"
     return done.returncode, json.loads(file.read_text())
 
@@ -44,16 +45,38 @@ def test_whatever_fails_no_read_is_staler_than_the_laws_allow(kind: str, tmp_pat
     status, outcome = run(tmp_path, SECONDS, "--server", kind, "--max-staleness", "2")
     assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
     # With so little of either, nothing would have been shown.
-    assert outcome["reads"] > 200 * SECONDS
-    assert outcome["changes"] > 5 * SECONDS
-    assert len(outcome["faults"]) >= min(SECONDS / 2, len(ALL))
+    assert outcome["reads"] > 20 * SECONDS
+    assert outcome["changes"] > SECONDS
+    assert len(outcome["faults"]) >= min(SECONDS / 5, len(ALL))
+
+
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_whoever_takes_over_no_read_is_staler_than_the_laws_allow(topology: str, kind: str, tmp_path: Path) -> None:
+    """The same while primaries are killed, stopped and replaced, slots move, and workers are killed and stopped."""
+    options = ["--topology", topology, "--server", kind]
+    status, outcome = run(tmp_path, max(SECONDS, 20), *options)
+    assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
+    assert outcome["reads"] > 20 * SECONDS
+    assert outcome["changes"] > SECONDS
+    assert outcome["takeovers"]
 
 
 @pytest.mark.parametrize("broken", ["push", "lease"])
 def test_a_rule_taken_away_is_noticed(broken: str, kind: str, tmp_path: Path) -> None:
     """The same check fails when pushes are ignored, and when a load may store without its lease."""
-    for _ in range(3):  # what threads make of it differs: once in a while six seconds show nothing
+    for _ in range(10):  # what threads make of it differs: once in a while six seconds show nothing
         status, outcome = run(tmp_path, 6, "--server", kind, "--faults", "none", "--break", broken)
+        if status:
+            assert set(outcome["violations"]) & {"own", "live", "bound"}
+            return
+    pytest.fail("nothing was noticed")
+
+
+def test_a_server_that_takes_over_and_is_not_told_again_is_noticed(kind: str, tmp_path: Path) -> None:
+    """The same check fails when what a primary acknowledged after it was replaced is not told to the next one."""
+    options = ["--topology", "sentinel", "--server", kind, "--faults", "manual", "--break", "resend"]
+    for _ in range(10):
+        status, outcome = run(tmp_path, 8, *options)
         if status:
             assert set(outcome["violations"]) & {"own", "live", "bound"}
             return
