@@ -54,10 +54,10 @@ def test_whatever_fails_no_read_is_staler_than_the_laws_allow(kind: str, tmp_pat
 def test_whoever_takes_over_no_read_is_staler_than_the_laws_allow(topology: str, kind: str, tmp_path: Path) -> None:
     """The same while primaries are killed, stopped and replaced, slots move, and workers are killed and stopped."""
     options = ["--topology", topology, "--server", kind]
-    status, outcome = run(tmp_path, max(SECONDS, 20), *options)
+    status, outcome = run(tmp_path, 25, *options)
     assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
-    assert outcome["reads"] > 20 * SECONDS
-    assert outcome["changes"] > SECONDS
+    assert outcome["reads"] > 20 * 25
+    assert outcome["changes"] > 25
     assert outcome["takeovers"]
 
 
