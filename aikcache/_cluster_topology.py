@@ -217,6 +217,21 @@ class ClusterTopology:
         self.move_keys(slot, source, target)
         self.end_move(slot, target)
 
+    def promote(self, replica: Server) -> None:
+        """A replica that is in step takes its primary's place; asked again, for a node gives up silently after 5 s."""
+        again = 0.0
+
+        def promoted() -> bool:
+            nonlocal again
+            if self.ask(replica, "ROLE")[0] == b"master":
+                return True
+            if time.monotonic() >= again and self.in_step(replica):
+                again = time.monotonic() + 2 * _AGAIN
+                self.ask(replica, "CLUSTER", "FAILOVER")
+            return False
+
+        self.until(promoted, "the promotion")
+
     def until(self, done: Callable[[], object], what: str) -> None:
         """Polls until `done` gives something true; `RemoteUnavailableError` after a minute."""
         deadline = time.monotonic() + _WITHIN

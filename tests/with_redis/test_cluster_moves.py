@@ -188,7 +188,7 @@ def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open
         elif how == "paused":
             first.pause()
         else:
-            doubled.ask(replica, "CLUSTER", "FAILOVER")
+            doubled.promote(replica)
         wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
         wait_until(lambda: all(cache.stats().coherent for cache in caches), PATIENCE, "coherence")
         done = load.writes
@@ -240,8 +240,7 @@ def test_a_primary_that_takes_over_again_is_told_again(
     name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
     for successor in (replica, first):
         met, generation = recovery.greetings, node.generation  # type: ignore[union-attr]
-        wait_until(lambda successor=successor: doubled.in_step(successor), PATIENCE, "the replica")  # type: ignore[misc]
-        doubled.ask(successor, "CLUSTER", "FAILOVER")
+        doubled.promote(successor)
 
         def told(met: int = met) -> bool:
             cache.invalidate(f"row:get:{name}")
