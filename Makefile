@@ -10,7 +10,7 @@ demo: $(VENV)/.embedded
 	$(BIN)/python examples/catalog.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

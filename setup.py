@@ -12,6 +12,7 @@ CRYPTO = ["cryptography>=42"]
 # Every extra: the tests run all of them, and mypy needs their types.
 TEST = [
     "pytest>=8.2",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "attrs>=23.2",
     "pydantic>=2.7",

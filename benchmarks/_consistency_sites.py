@@ -230,13 +230,13 @@ class Clustered(Site):
         return self.one.servers[shard :: len(self.shards)]
 
     def claims(self, shard: int) -> list[Claim]:
-        """As those say who take themselves for it."""
+        """As those say who take themselves for it: one that comes back and has lost its slots is not yet a replica."""
         told = []
         for server in self.members(shard):
             if server in self.away:
                 continue
             with suppress(RemoteUnavailableError):
-                if self.ask(server, "ROLE")[0] == b"master":
+                if self.ask(server, "ROLE")[0] == b"master" and self.slots(server):
                     facts = dict(line.split(":", 1) for line in self.ask(server, "CLUSTER", "INFO").decode().split())
                     told.append(Claim(int(facts["cluster_my_epoch"]), False, server))
         return told

@@ -20,7 +20,7 @@ holds: nobody has told them. What is told late is reported, and must have been t
 When another server takes over (`Takeover`), it may not have what the one before acknowledged last. An invalidation that
 went to a slot it took over, LAG before that began or later, by a process that had not met the new server yet, counts as
 told when that process has met it: for then it was sent again. A process that lives must meet it, and in AGAIN seconds,
-unless something was done to that process, it must have read a value there, or stored one. Of one that was killed before
+unless something was done to that process or it ended, it must have read a value there, or stored one. Of one that was killed before
 it could, what it told last is lost: that is the limit of failover="replay", and counted. `own` stands as it is, `bound`
 counts from `told` as above, and for `live` a process is disturbed from the beginning until it has met the new server.
 """
@@ -178,8 +178,7 @@ def judge(
     changes = _changes(verdict, names, events, meetings)
     court = _Court(verdict, changes, happened, max_staleness, start)
     for name in names:
-        story = Story(name, events[name], happened, meetings)
-        _check_meetings(verdict, story, names, happened, meetings, start)
+        story, last = Story(name, events[name], happened, meetings), -inf
         for event in events[name]:
             if event["what"] == "raised":
                 verdict.violate("raised", f"worker {name}, at {event['at'] - start:.3f}: {event['error']}")
@@ -187,6 +186,8 @@ def judge(
             verdict.reads += 1
             verdict.read_ways[READ_WAYS[read.way]] += 1
             court.hear(read, story)
+            last = max(last, read.began)
+        _check_meetings(verdict, story, names, happened, meetings, last, start)
     return verdict
 
 
@@ -196,9 +197,10 @@ def _check_meetings(
     names: Sequence[str],
     happened: Sequence[Happened],
     meetings: Meetings,
+    last: float,
     start: float,
 ) -> None:
-    """Whether the process has met and used all servers that took over while it was there, and when."""
+    """Whether the process, which read until `last`, has met and used all that took over while it was there, and when."""
     lives = not any(_slot(name) == story.slot for name in names[names.index(story.name) + 1 :])
     trouble = [(h.began, h.ended) for h in happened if h.slot == story.slot]
     for takeover in (t for t in meetings.takeovers if t.lossy and t.named > story.began):
@@ -211,6 +213,8 @@ def _check_meetings(
             continue  # soon followed by the next
         if any(began < until and ended > takeover.named - 0.5 for began, ended in trouble):
             continue
+        if used == inf and last < takeover.named + AGAIN:
+            continue  # it ended before it had to
         if used > takeover.named + AGAIN:
             verdict.violate("again", f"{text}: not used within {AGAIN:g} seconds")
         else:
