@@ -238,14 +238,14 @@ class CachedCall:
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
-        bind, tiers = self.bind, self.tiers()
+        bind, key_text, tiers = self.bind, self.key_text, self.tiers()
         bounds: list[Arguments] = []
         texts: list[str] = []
         apart: dict[int, Any] = {}  # results of what cannot be cached, by their place
         for call in calls:
             bound = bind(**call) if type(call) is dict else bind(*call) if type(call) is tuple else bind(call)
             try:
-                texts.append(self.key_text(*bound))
+                texts.append(key_text(*bound))
                 bounds.append(bound)
             except InvalidKeyError as error:
                 apart[len(bounds) + len(apart)] = self.unkeyed(tiers, error, *bound)

@@ -24,7 +24,6 @@ from ._local import Packed, Region
 from ._patterns import tag_group
 from ._policy import Policy
 from ._remote import Read
-from ._request import MISSING
 from ._stamped import Stamped
 from ._stamps import digest
 from .errors import DecodeError, InvalidKeyError
@@ -85,19 +84,30 @@ class ShortRoad:
         if answer is None:
             return nothing
         found: list[Any] = []
-        frames: list[Frame | None] = []
-        for key, name, data in zip(keys, names, answer[0], strict=True):
-            frames.append(None if data is None else self._judge(key, name, region, data, base, timed))
+        judge, decode = self._judge, policy.codec.decode
+        accepted, hits = [], 0
+        for i, (key, name, data, pttl) in enumerate(zip(keys, names, *answer, strict=True)):
+            value: Any = NOTHING
+            if data is None:
+                value = Missed(Read(None, pttl, []))
+            elif (frame := judge(key, name, region, data, base, timed)) is not None:
+                try:
+                    value = decode(frame.codec, frame.payload, frame.schema)
+                except DecodeError:  # said on the long road
+                    pass
+                else:
+                    hits += 1
+                    if timed:
+                        accepted.append((i, frame))
+            found.append(value)
         if self._shared.stamps.epoch != base[0]:
             return nothing  # something has ended meanwhile
-        for i, (frame, data, pttl) in enumerate(zip(frames, *answer, strict=True)):
-            value = MISSING
-            if frame is not None:
-                where = keys[i], region, local_keys[i] if local_keys else None, epoch
-                value = self._take(where, policy, frame, pttl if timed else None, asked, began)
-            if value is MISSING:
-                value = Missed(Read(None, pttl, [])) if data is None else NOTHING
-            found.append(value)
+        for i, frame in accepted:
+            where = keys[i], region, local_keys[i] if local_keys else None, epoch
+            if not self._file(where, policy, frame, found[i], answer[1][i], asked, began):
+                found[i] = NOTHING
+                hits -= 1
+        region.counters.remote_hits += hits
         return found
 
     def _base(self, region: Region, now: float) -> Base | None:
@@ -133,21 +143,16 @@ class ShortRoad:
             return None
         return frame if frame.digest == expected else None
 
-    def _take(self, where: Where, policy: Policy, frame: Frame, pttl: int | None, asked: float, began: float) -> Any:
-        """The value of a frame, filed locally; `MISSING` if it is not fresh any more, or cannot be decoded."""
-        codec = policy.codec
-        try:
-            value = codec.decode(frame.codec, frame.payload, frame.schema)
-        except DecodeError:  # said on the long road
-            return MISSING
-        if pttl is not None:
-            left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
-            fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
-            if self._clock() >= fresh:
-                return MISSING
-            shared = policy.share or codec.shareable(value)
-            packed = Packed(frame.codec, frame.payload, frame.schema)
-            held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
-            self._keeper.fill(where, policy, began, held, fresh, inf, asked + left, frame.tags)
-        where[1].counters.remote_hits += 1
-        return value
+    def _file(
+        self, where: Where, policy: Policy, frame: Frame, value: Any, pttl: int, asked: float, began: float
+    ) -> bool:
+        """File a value locally. False: it is not fresh any more."""
+        left = pttl / 1000 if pttl >= 0 else frame.keep_ms / 1000 if pttl == ENDLESS else 0.0
+        fresh = asked + left - (frame.keep_ms - frame.ttl_ms) / 1000
+        if self._clock() >= fresh:
+            return False
+        shared = policy.share or policy.codec.shareable(value)
+        packed = Packed(frame.codec, frame.payload, frame.schema)
+        held = Held(value, size=len(frame.payload)) if shared else Held(None, packed)
+        self._keeper.fill(where, policy, began, held, fresh, inf, asked + left, frame.tags)
+        return True

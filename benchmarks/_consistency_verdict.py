@@ -20,9 +20,10 @@ holds: nobody has told them. What is told late is reported, and must have been t
 When another server takes over (`Takeover`), it may not have what the one before acknowledged last. An invalidation that
 went to a slot it took over, LAG before that began or later, by a process that had not met the new server yet, counts as
 told when that process has met it: for then it was sent again. A process that lives must meet it, and in AGAIN seconds,
-unless something was done to that process or it ended, it must have read a value there, or stored one. Of one that was killed before
-it could, what it told last is lost: that is the limit of failover="replay", and counted. `own` stands as it is, `bound`
-counts from `told` as above, and for `live` a process is disturbed from the beginning until it has met the new server.
+unless something was done to that process or it ended, it must have read a value there, or stored one. Of one that was
+killed before it could, what it told last is lost: that is the limit of failover="replay", and counted. `own` stands as
+it is, `bound` counts from `told` as above, and for `live` a process is disturbed from the beginning until it has met
+the new server.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ def _check_meetings(
     last: float,
     start: float,
 ) -> None:
-    """Whether the process, which read until `last`, has met and used all that took over while it was there, and when."""
+    """Whether the process, which read until `last`, has met and used all that took over meanwhile, and when."""
     lives = not any(_slot(name) == story.slot for name in names[names.index(story.name) + 1 :])
     trouble = [(h.began, h.ended) for h in happened if h.slot == story.slot]
     for takeover in (t for t in meetings.takeovers if t.lossy and t.named > story.began):

@@ -4,16 +4,19 @@ These machines are noisy, so a figure alone says little. All that is compared ru
 alternate; each round gives one ratio, and the median of the ratios counts. Spread is half the interquartile range.
 
 Round trips have two speeds here: where a core goes to sleep between question and answer, waking it costs several times
-the work. So they are measured on the clock, which the bars are about, and once more in the caller's own CPU time.
+the work, and hides what a library costs. So round trips are measured twice: with the server on the caller's core, where
+nobody sleeps and a few per cent show, and with both where the system puts them.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -100,6 +103,21 @@ class Plot:
     lines: Mapping[str, Sequence[tuple[float, float]]]
     log_x: bool = False
     log_y: bool = False
+
+
+CAN_PIN = hasattr(os, "sched_setaffinity")
+"""Linux alone lets a thread say where it runs."""
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This thread, and all that it starts meanwhile, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def absent(question: str, rival: str, bar: Bar | None = None) -> Row:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from random import Random
 from typing import Any
 
 import redis
 
 from aikcache.testing import Server
+
+from ._measure import CAN_PIN, one_core
 
 INSTANCE = f"bench-{os.getpid()}"
 WORDS = ("cache", "module", "parser", "index", "reader", "stream", "handler", "object", "session", "value", "table")
@@ -33,6 +35,17 @@ def servers(url: str | None) -> Iterator[dict[str, str]]:
         return
     with Server(port=0) as server:
         yield {"unix": f"unix://{server.socket}", "tcp": server.url}
+
+
+def places(url: str | None) -> Iterator[tuple[str, str]]:
+    """Where round trips are measured, by name, and the URL; whoever asks must measure before it asks for the next.
+
+    Over the socket and over TCP, with the server on the caller's core if that can be, and then with both left alone.
+    """
+    for pinned in (True, False) if url is None and CAN_PIN else (False,):
+        with one_core() if pinned else nullcontext(), servers(url) as urls:
+            for transport, at in urls.items():
+                yield transport + (", one core" if pinned else ""), at
 
 
 def _remove(url: str) -> None:

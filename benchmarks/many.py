@@ -13,21 +13,21 @@ import redis
 from aikcache import Cache
 
 from ._measure import Bar, Row, Settings, interleaved
-from ._server import INSTANCE, record, servers
+from ._server import INSTANCE, places, record
 
 COUNT = 100
 
 
 def run(settings: Settings) -> list[Row]:
-    """Over each transport there is."""
-    rows = []
-    with servers(settings.url) as urls:
-        for transport, url in urls.items():
-            rows.append(_measure(transport, url, settings))
-    return rows
+    """In each place there is."""
+    found = []
+    for place, url in places(settings.url):
+        found.append(_measure(place, url, settings))
+        found.append(_measure(place, url, settings, compressed=False))
+    return found
 
 
-def _measure(transport: str, url: str, settings: Settings) -> Row:
+def _measure(place: str, url: str, settings: Settings, *, compressed: bool = True) -> Row:
     values = {f"resource-{i}": record(settings.value_size, seed=i) for i in range(COUNT)}
     client = redis.Redis.from_url(url)
     bare_keys = []
@@ -35,9 +35,11 @@ def _measure(transport: str, url: str, settings: Settings) -> Row:
         bare_keys.append(f"{INSTANCE}-many-{key}")
         client.set(bare_keys[-1], orjson.dumps(value), px=600_000)
 
-    with Cache(url, instance=INSTANCE, local_ttl=0) as cache:
+    name = place.partition(",")[0] + ("" if compressed else "-plain")
+    threshold: dict[str, Any] = {} if compressed else {"compress_min_bytes": settings.value_size + 1}
+    with Cache(url, instance=INSTANCE, local_ttl=0, **threshold) as cache:
 
-        @cache.cached("bench", ttl=600, operation=f"many-{transport}")
+        @cache.cached("bench", ttl=600, operation=f"many-{name}")
         def load(key: str) -> dict[str, Any]:
             return values[key]
 
@@ -56,9 +58,9 @@ def _measure(transport: str, url: str, settings: Settings) -> Row:
             raise RuntimeError("some calls were no hits")
     client.close()
     return Row(
-        question=f"many, {COUNT} remote hits, {transport}",
+        question=f"many, {COUNT} remote hits, {place}{'' if compressed else ', not compressed'}",
         figure=str(samples["aikcache"]),
         rival=f"bare MGET + loads: {samples['bare']}",
         measured=samples["aikcache"].over(samples["bare"]),
-        bar=Bar(1.5),
+        bar=Bar(1.5) if compressed else None,
     )

@@ -20,22 +20,21 @@ from aikcache import Cache
 
 from . import _rivals
 from ._measure import Bar, Row, Settings, absent, interleaved
-from ._server import INSTANCE, record, servers
+from ._server import INSTANCE, places, record
 
 KEY = f"resource-{INSTANCE}"  # so that whatever is named after it is removed
 BARS = {"dogpile.cache redis": Bar(1.5, least=True), "Flask-Caching redis": Bar(4, least=True), "diskcache": None}
 
 
 def run(settings: Settings) -> list[Row]:
-    """Over each transport there is; the rivals over the first."""
+    """In each place there is; the rivals not over TCP, where there is something else."""
     rows: list[Row] = []
-    with servers(settings.url) as urls:
-        for transport, url in urls.items():
-            rows += _measure(transport, url, settings, rivals=not rows)
+    for place, url in places(settings.url):
+        rows += _measure(place, url, settings, rivals=not place.startswith("tcp"))
     return rows
 
 
-def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> list[Row]:
+def _measure(place: str, url: str, settings: Settings, *, rivals: bool) -> list[Row]:
     value = record(settings.value_size)
     client = redis.Redis.from_url(url)
     client.set(f"{INSTANCE}-bare", orjson.dumps(value), px=600_000)
@@ -44,7 +43,7 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
         return value
 
     with ExitStack() as stack, Cache(url, instance=INSTANCE, local_ttl=0) as cache:
-        ours = cache.cached("bench", ttl=600, operation=transport)(load)
+        ours = cache.cached("bench", ttl=600, operation=place.partition(",")[0])(load)
         contenders: dict[str, Any] = {
             "aikcache": lambda: ours(KEY),
             "bare": lambda: orjson.loads(client.get(f"{INSTANCE}-bare")),  # type: ignore[arg-type]
@@ -72,21 +71,21 @@ def _measure(transport: str, url: str, settings: Settings, *, rivals: bool) -> l
     size = len(orjson.dumps(value))
     rows = [
         Row(
-            question=f"remote hit, {size} bytes, {transport}",
+            question=f"remote hit, {size} bytes, {place}",
             figure=str(mine),
             rival=f"bare get + loads: {samples['bare']}",
             measured=mine.over(samples["bare"]),
             bar=Bar(1.0),
         ),
         Row(
-            question=f"remote hit, {size} bytes, {transport}, CPU",
+            question=f"remote hit, {size} bytes, {place}, CPU",
             figure=str(cpu["aikcache"]),
             rival=f"bare get + loads: {cpu['bare']}",
             measured=cpu["aikcache"].over(cpu["bare"]),
         ),
     ]
     for rival, bar in BARS.items() if rivals else ():
-        question = "remote hit, times faster"
+        question = f"remote hit, {place}, times faster"
         if rival not in samples:
             rows.append(absent(question, rival, bar))
             continue
