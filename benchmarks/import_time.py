@@ -1,4 +1,4 @@
-"""`import aikcache` takes 65 ms beyond a bare Python, and does not import redis.
+"""`import aikcache` takes 51 ms beyond a bare Python, and does not import redis.
 
 Wall time of whole processes, in turns: `python -c pass` against `python -c "import aikcache"`. Bytecode is compiled
 before, as an installation has it, and kept in a temporary directory.

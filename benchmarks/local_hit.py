@@ -1,4 +1,4 @@
-"""A local hit takes 3.2 times functools.lru_cache, and beats cachetools 6.6, cachebox 2.9, dogpile 63 times.
+"""A local hit takes 2.9 times functools.lru_cache, and beats cachetools 7.2, cachebox 3.0, dogpile 70 times.
 
 Measured is a call with one string argument that is in the local tier, value included in the entry (a `str`): deadline
 and channel horizon are checked and the hit is counted. lru_cache is C and does none of these; the rivals expire. That

@@ -1,6 +1,7 @@
-"""`many` of 100 remote hits takes some 5 times one bare MGET with 100 `orjson.loads`.
+"""`many` of 100 remote hits takes 1.8 times one bare MGET with 100 `orjson.loads`; 1.5 where cores sleep.
 
 Values as in `remote_hit`, 100 different keys, `local_ttl=0`: one round trip on both sides.
+Bare values are not compressed.
 """
 
 from __future__ import annotations
