@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from string import Formatter
 from typing import Literal
 
@@ -104,8 +105,22 @@ def resolve(pattern: str) -> Target:
     return Target("group", ":".join(parts))
 
 
-def matcher(lead: str, glob: str) -> Callable[[str], re.Match[str] | None]:
-    """Whether a full key matches `glob`, as Redis would say: `*`, `?`, `[a-z]`, `[^a]`, and `\\` for the literal."""
+def covering(globs: Sequence[str]) -> str:
+    """A glob that matches whatever one of these does: what all begin with, and anything after it."""
+    if len(globs) == 1:
+        return globs[0]
+    return re.split(r"[*?\[\\]", commonprefix(globs), maxsplit=1)[0] + "*"  # noqa: RUF071  # letter by letter
+
+
+def matcher(lead: str, *globs: str) -> Callable[[str], re.Match[str] | None]:
+    """Whether a full key matches one of `globs`, as Redis would say.
+
+    That is `*`, `?`, `[a-z]`, `[^a]`, and `\\` for the literal.
+    """
+    return re.compile(f"{re.escape(lead)}(?:{'|'.join(map(_as_regex, globs))})", re.DOTALL).fullmatch
+
+
+def _as_regex(glob: str) -> str:
     out, i = [], 0
     while i < len(glob):
         char = glob[i]
@@ -123,7 +138,7 @@ def matcher(lead: str, glob: str) -> Callable[[str], re.Match[str] | None]:
             i = close + 1
         else:
             out.append(re.escape(char))
-    return re.compile(re.escape(lead) + "".join(out), re.DOTALL).fullmatch
+    return "".join(out)
 
 
 def _character_class(inside: str) -> str:

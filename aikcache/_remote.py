@@ -211,9 +211,9 @@ class Remote:
         """A name that is pushed, and leaves nothing behind that could expire and be pushed again."""
         return [("SET", name, "1"), ("UNLINK", name)]
 
-    def mark_glob(self, glob: str) -> None:
-        """Local tiers everywhere drop what matches."""
-        self._ask(self._mark(self.space.glob_mark(glob, self.writer)))
+    def mark_globs(self, globs: Sequence[str]) -> None:
+        """Local tiers everywhere drop what matches one of them."""
+        self._ask([command for glob in globs for command in self._mark(self.space.glob_mark(glob, self.writer))])
 
     def parts(self) -> Iterator[Connections]:
         """The servers to scan, one by one."""

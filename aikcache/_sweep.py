@@ -1,15 +1,15 @@
 """Removing what a glob ended: SCAN in batches, UNLINK, and rests between them so that others are not held up.
 
 A sweep takes the leases first, so that a load under way cannot store what it began before, and then the values; SCAN
-gives everything that was there from its start to its end. Its cost is in proportion to the keyspace: a tag does the
-same in one round trip.
+gives everything that was there from its start to its end. Several globs are one sweep, of what they have in common. Its
+cost is in proportion to the keyspace: a tag does the same in one round trip.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from . import _patterns
 from ._connections import Connections
@@ -57,33 +57,33 @@ class Sweep:
 
 
 def end(remote: Remote, what: Ending, progress: Sweep | None = None) -> None:
-    """End groups and keys in one round trip, then what globs match, sweep by sweep. Raises `RemoteError`."""
+    """End groups and keys in one round trip, then what globs match, in one sweep. Raises `RemoteError`."""
     remote.end(what.groups, what.keys)
-    for glob in what.globs:
-        remote.mark_glob(glob)  # local tiers drop their matches at once …
-        _sweep(remote, glob, progress or Sweep())
-        remote.mark_glob(glob)  # … and what they fetched while the sweep was on its way
+    if what.globs:
+        remote.mark_globs(what.globs)  # local tiers drop their matches at once …
+        _sweep(remote, what.globs, progress or Sweep())
+        remote.mark_globs(what.globs)  # … and what they fetched while the sweep was on its way
 
 
-def _sweep(remote: Remote, glob: str, progress: Sweep) -> None:
-    """Unlink every lease, then every value, that matches `glob`, which is below the space's lead. Raises `RemoteError`.
+def _sweep(remote: Remote, globs: Sequence[str], progress: Sweep) -> None:
+    """Unlink every lease, then every value, that matches one of `globs`, below the space's lead. Raises `RemoteError`.
 
     In one pass over both, a load could store between the look at its key and the look at its lease.
     """
     for before, after in ((f"{remote.space.lead}!lease:{{", "}"), ("", "")):
         for part in remote.parts():
-            _remove(remote, part, glob, before, after, progress)
+            _remove(remote, part, globs, before, after, progress)
 
 
-def _remove(remote: Remote, part: Connections, glob: str, before: str, after: str, progress: Sweep) -> None:
+def _remove(remote: Remote, part: Connections, globs: Sequence[str], before: str, after: str, progress: Sweep) -> None:
     """Unlink every name on one server that is a matching key between `before` and `after`."""
     lead = remote.space.lead
-    matches = _patterns.matcher(lead, glob)
+    matches, pattern = _patterns.matcher(lead, *globs), f"{before}{lead}{_patterns.covering(globs)}{after}"
     no_values = (f"{lead}~", f"{lead}!")  # a wildcard in the first place matches stamps as well: they end far more
     cursor: bytes = b"0"
     while True:
         began = time.monotonic()
-        cursor, found = remote.scan(part, cursor, f"{before}{lead}{glob}{after}", BATCH)
+        cursor, found = remote.scan(part, cursor, pattern, BATCH)
         ended = []
         for raw in found:
             key = raw.decode("utf-8", "surrogateescape").removeprefix(before).removesuffix(after)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aikcache import Cache, ConfigError, InvalidKeyError
-from aikcache._patterns import Target, Template, groups_of, resolve, tag_group, tag_text
+from aikcache._patterns import Target, Template, covering, groups_of, matcher, resolve, tag_group, tag_text
 
 KEYS = ["p:f:1", "p:f:'1'", "p:f:a", "p:g:1", "p:g:a:b|1", "pp:f:1", "q:f:1", "q:f:", "q", "q:f"]
 anything = st.text(st.characters(exclude_categories=()), max_size=12) | st.text("*?[]{}:|%ab1-^\\ ", max_size=8)
@@ -131,6 +131,13 @@ class TestEnds:
         cache.invalidate("p:f:{q}", q=value)
         assert f.peek(value, default="gone") == "gone"
         assert [f.peek(other, default="gone") for other in others] == others
+
+    @given(st.lists(st.text("ab*?[]^-\\", max_size=6), min_size=1, max_size=4), st.text("ab*[\\", max_size=6))
+    def test_what_covers_globs_matches_what_they_match(self, globs: list[str], key: str) -> None:
+        """Whatever one of several globs matches, all together match, and so does the one that covers them."""
+        matched = any(matcher("", glob)(key) for glob in globs)
+        assert bool(matcher("", *globs)(key)) == matched
+        assert matcher("", covering(globs))(key) or not matched
 
     def test_a_wildcard_beside_a_field_is_one(self) -> None:
         """A `*` of the template matches while that of a field does not."""

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from aikcache import Cache, _sweep
+from aikcache._patterns import matcher
 from aikcache._remote import Remote
 from aikcache.testing import Server, wait_until
 
@@ -161,6 +162,43 @@ def test_in_the_background_it_can_be_watched(
     pause.let_go()
     assert progress.wait(PATIENCE)
     assert progress.removed == 3000
+
+
+@pytest.mark.parametrize(
+    ("globs", "pattern"),
+    [
+        (("thing:get:b*x", "thing:get:ba*", "thing:get:b?n"), "thing:get:b*"),
+        (("thing:get:c*", "thing:get:b*"), "thing:get:*"),
+        (("thing:get:b[ou]*", "*:bax"), "*"),
+        (("thing:get:b\\ox*", "thing:get:b\\un*", "thing:get:ba*"), "thing:get:b*"),
+    ],
+)
+def test_several_globs_are_one_sweep(
+    globs: tuple[str, ...], pattern: str, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they have in common is scanned twice, for leases and for values, however many they are."""
+    here, there = pair(lambda: open_cache(local_ttl=0))
+    get = here.cached("thing", operation="get")(lambda name: name)
+    words = ["box", "bun", "bax", "cup", "a"]
+    for word in words:
+        get(word)
+    asked: list[str] = []
+    scan = Remote.scan
+
+    def noted(self: Remote, part: Any, cursor: bytes, pattern: str, count: int) -> Any:
+        asked.append(pattern)
+        return scan(self, part, cursor, pattern, count)
+
+    monkeypatch.setattr(Remote, "scan", noted)
+    with here.deferred():
+        for glob in globs:
+            here.invalidate(glob)
+    lead = here.space.lead
+    assert list(dict.fromkeys(asked)) == [f"{lead}!lease:{{{lead}{pattern}}}", f"{lead}{pattern}"]
+    matches = [matcher(lead, glob) for glob in globs]
+    left = [word for word in words if not any(one(f"{lead}thing:get:{word}") for one in matches)]
+    assert [word for word in words if there.get(f"thing:get:{word}") is not None] == left
+    assert left != words
 
 
 @pytest.mark.parametrize("background", [True, False])
