@@ -84,6 +84,7 @@ class Connections:
         if self._where.service:
             self.sentinels = Sentinels(self._where, self._within, lambda address: self.moved(switched=True))
         self._idle: deque[Link] = deque()
+        self._connecting: set[Link] = set()
         self._server: Attachment | None = None
         self._attached = False
         self._closed = False
@@ -238,6 +239,7 @@ class Connections:
                 self._attach()
             deadline = time.monotonic() + self._within
             link = Link(self._dial(deadline), timeout or self.config.timeout, generation)
+            self._connecting.add(link)
             who = [("INFO", "server", "replication")]
             told, replies = link.introduce(self._where, protocol, name, deadline, more=who)
             self._meet(link, told, replies[0], deadline)
@@ -248,6 +250,8 @@ class Connections:
             if isinstance(error, ConfigError):
                 raise
             raise self._translate(error, self._within) from error
+        finally:
+            self._connecting.discard(link)
         return link
 
     def _dial(self, deadline: float) -> socket.socket:
@@ -362,6 +366,7 @@ class Connections:
     def forget(self) -> None:
         """After a fork, in the child: the sockets are the parent's, and only our copies of them are closed."""
         self._drop_idle()
+        self._connecting = set()
         self._meeting = threading.Lock()
         self.breaker = Breaker(self.config.breaker_failures, self.config.breaker_reset, time.monotonic)
         self._dialer.forget()
@@ -371,6 +376,8 @@ class Connections:
     def close(self) -> None:
         self._closed = True
         self._drop_idle()
+        for link in list(self._connecting):  # nobody need wait for its first words: another may have its place
+            link.interrupt()
         if self.sentinels is not None:
             self.sentinels.close()
         if self._server is not None:

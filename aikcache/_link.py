@@ -75,7 +75,7 @@ class Link:
         return messages
 
     def interrupt(self) -> None:
-        """Make a `poll` in another thread return."""
+        """Make another thread that waits for the server stop waiting."""
         with contextlib.suppress(OSError):  # not SSLSocket's own, which takes the TLS away under the other thread
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 

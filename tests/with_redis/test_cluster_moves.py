@@ -20,7 +20,7 @@ from aikcache._slots import slot_of
 from aikcache.testing import Server, wait_until
 
 from ._load import Load
-from ._workers import PATIENCE, connect
+from ._workers import PATIENCE, Background, connect
 
 ROWS = 60
 OpenCache = Callable[..., Cache]
@@ -225,6 +225,25 @@ def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
     wait_until(lambda: cache.stats().coherent and other.stats().coherent, PATIENCE, "coherence")
     assert [get(name) for name in names] == ["new"] * 10
     assert [get_other(name) for name in names] == ["new"] * 10
+
+
+def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
+    doubled: ClusterTopology, open_cache: OpenCache
+) -> None:
+    """A call that connects to a primary that hangs ends when its replica takes over, long before the time for it."""
+    cache = open_cache(doubled, local_ttl=0, connect_timeout=600)
+    get = function(cache, lambda n: n)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
+    assert get(name) == name
+    node = cache.tiers.remote.connections.node(("127.0.0.1", first.port or 0))  # type: ignore[union-attr]
+    first.pause()
+    node._drop_idle()
+    call = Background(get, name)
+    wait_until(lambda: node._connecting, PATIENCE, "the connection")
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    assert call.result() == name
+    wait_until(lambda: not node._connecting, PATIENCE, "the channel's connection")
 
 
 def test_a_primary_that_takes_over_again_is_told_again(
