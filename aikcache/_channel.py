@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from ._connections import Connections
@@ -35,6 +36,8 @@ from .errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
 HEARTBEAT = 1.0
 SILENCE = 3.0
 """Seconds without an answer after which a connection is given up and made anew."""
+HASTE = 0.25
+"""Seconds between heartbeats for whoever is in a hurry: it waits for something to change."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 1.0
 
 
@@ -63,8 +66,12 @@ class Channel:
         connections: Connections | None = None,
         heartbeat: Command = ("PING",),
         check: Callable[[Any], object] | None = None,
+        hurries: Callable[[], bool] | None = None,
     ) -> None:
-        """`connections`: to one of several servers; `check` is given what each heartbeat was answered."""
+        """`connections`: to one of several servers; `check` is given what each heartbeat was answered.
+
+        `hurries`: asked every `HASTE` seconds whether the next heartbeat is due already.
+        """
         self.live = threading.Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
@@ -74,6 +81,7 @@ class Channel:
         self._connections = connections or remote.server
         self._heartbeat = heartbeat
         self._check = check
+        self._hurries = hurries
         self._stamps = remote.stamps
         self._listener = listener
         self._trouble = trouble
@@ -115,6 +123,7 @@ class Channel:
             connections=self._connections,
             heartbeat=self._heartbeat,
             check=self._check,
+            hurries=self._hurries,
         )
 
     def close(self, wait: float = 1.0) -> None:
@@ -193,18 +202,25 @@ class Channel:
             self._listener.channel_lost()
 
     def _listen(self, link: Link) -> None:
-        next_ping = self._clock()
+        pinged = -inf
+        rest = HEARTBEAT if self._hurries is None else HASTE
         while not self._closed.is_set() and not self._left:
             now = self._clock()
-            if now >= next_ping:
+            if self._is_due(now - pinged):
                 self._pinged.append(now)
                 self._asked.append(None)
                 link.send_command(*self._heartbeat)
-                next_ping = now + HEARTBEAT
+                pinged = now
             if self.alive_at is not None and now - self.alive_at > max(SILENCE, HEARTBEAT * 2):
                 raise RemoteTimeoutError(f"no answer for {now - self.alive_at:.1f} seconds")
-            for message in link.poll(max(next_ping - now, 0.001)):
+            for message in link.poll(max(min(pinged + HEARTBEAT - now, rest), 0.001)):
                 self._handle(link, message)
+
+    def _is_due(self, since: float) -> bool:
+        """Whether to send a heartbeat, `since` seconds after the last."""
+        if since >= HEARTBEAT or self._hurries is None:
+            return since >= HEARTBEAT
+        return since >= HASTE and not self._pinged and self._hurries()
 
     def _handle(self, link: Link, message: Any) -> None:
         if isinstance(message, Exception) and not (self._asked and self._asked[0]):

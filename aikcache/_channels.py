@@ -4,6 +4,9 @@ An invalidation is pushed by the node that owns what it writes, so only all chan
 coherent while every primary's is live, and until the least of their horizons. When one comes or is made anew, nothing
 that was believed before counts.
 
+While a primary is late, or something has just changed, heartbeats are hastened: calls go without Redis until somebody
+sees who took over.
+
 Which primaries there are is asked of each of them, with every heartbeat: `CLUSTER INFO` says whether its view has
 changed, and only then is the view fetched. A slot can only move to a node that the slot's owner knows; so an owner that
 was answered for without a change in its view has not let go of anything to a node that is not listened to. That is why
@@ -17,6 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from . import _slots
@@ -28,8 +32,12 @@ from ._slots import Address, Signature
 from ._trouble import Trouble
 from .errors import RemoteError
 
-LOOK = 30
-"""Heartbeats after which a view is fetched although nothing told of a change."""
+LOOK = 30.0
+"""Seconds after which a view is fetched although nothing told of a change."""
+LATE = 1.25
+"""Seconds after which a primary that has not answered is missed."""
+UNSETTLED = 2.0
+"""Seconds after a change for which heartbeats come in haste, and a view is fetched with each."""
 
 
 class _Ear:
@@ -40,12 +48,11 @@ class _Ear:
         self.address = address
         self.node = node
         self.alive_at: float | None = None
-        self._beats = 0
-        self._changing = False
         self._signature: Signature | None = None
+        self._looked_at = self._unsettled_until = -inf
         tell = channels.listener
         self.group_ended, self.key_ended, self.glob_ended = tell.group_ended, tell.key_ended, tell.glob_ended
-        self.everything_ended, self.settle = tell.everything_ended, tell.settle
+        self.everything_ended = tell.everything_ended
         self.channel = Channel(
             channels.remote,
             self,
@@ -54,19 +61,32 @@ class _Ear:
             connections=node,
             heartbeat=("CLUSTER", "INFO"),
             check=self._check,
+            hurries=self._hurries,
         )
         node.on_move = self.channel.reconnect
 
     def _check(self, info: Any) -> None:
         """Whether this node sees what it saw. May raise `RemoteError`: then it cannot be listened to."""
-        now = _slots.signature(info)
-        self._beats += 1
-        # While one is missed, each looks at every beat: that a primary failed for good is no change by the numbers.
-        # Nor is that one became a replica, which is heard of a moment later: what has changed is looked at twice.
-        missed = self.channels.live_since is None
-        if now != self._signature or missed or self._changing or self._beats % LOOK == 0:
-            self._changing = self.channels.cluster.look(self.address)
-            self._signature = now
+        signature, now = _slots.signature(info), self.channels.clock()
+        # That a primary failed for good is no change by the numbers. And a change is heard of before it is complete:
+        # the epoch is an election's while it is held, and who lost its slots is a replica a moment later.
+        if signature != self._signature:
+            self._unsettled_until = now + UNSETTLED
+        rest = 0.0 if now < self._unsettled_until else HEARTBEAT if self.channels.missed() else LOOK
+        if now - self._looked_at >= rest:
+            self._looked_at = now
+            if self.channels.cluster.look(self.address):
+                self._unsettled_until = now + UNSETTLED
+            self._signature = signature
+
+    def _hurries(self) -> bool:
+        """Whether what this node sees is about to change."""
+        return self.channels.clock() < self._unsettled_until or self.channels.missed()
+
+    def settle(self) -> None:
+        """Not while a primary is missed: whoever waits for it would not hear of who takes its place."""
+        if not self.channels.missed():
+            self.channels.listener.settle()
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:
         if not emptied:  # new, it is not live before its first heartbeat has told what it sees
@@ -113,6 +133,10 @@ class Channels:
     def pushes(self) -> int:
         """How many pushes arrived."""
         return self._before[1] + sum(ear.channel.pushes for ear in list(self._ears.values()))
+
+    def missed(self) -> bool:
+        """Whether a primary has not answered for longer than it takes."""
+        return self.live_since is None or (self.alive_at is not None and self.clock() - self.alive_at > LATE)
 
     def start(self) -> None:
         """See to it that all primaries are listened to. Costs nothing when they are; does not wait."""

@@ -237,14 +237,19 @@ class Cluster:
         return best
 
     def _candidates(self, first: Address | None, but: Address | None) -> list[Address]:
-        """Primaries before others: among these is who hangs, and was replaced."""
+        """Primaries before others, among whom is who hangs and was replaced; whoever has failed last comes last."""
         topology = self.topology
         some = [] if first is None else [first]
         if topology is not None:
             some += random.sample(list(topology.primaries), len(topology.primaries))
             some += random.sample(list(topology.nodes), len(topology.nodes))
         some += random.sample(self._where.hosts, len(self._where.hosts))
-        return [address for address in dict.fromkeys(some) if address != but]
+        return sorted((address for address in dict.fromkeys(some) if address != but), key=self._failing)
+
+    def _failing(self, address: Address) -> bool:
+        """Whether the last that a node was asked has failed."""
+        known = (nodes.get(address) for nodes in (self._nodes, self._scouts))
+        return any(node is not None and node.breaker.failures > 0 for node in known)
 
     def view(self, address: Address) -> Topology:
         """The cluster as one node sees it. Raises `RemoteError`."""
@@ -273,6 +278,8 @@ class Cluster:
             self.topology = replace(told, primaries=primaries)
             self._met_first = primaries if before is None else self._met_first & primaries
             kept = primaries.union(told.nodes, self._where.hosts)
+            if before is not None:  # nobody waits for who was replaced
+                kept -= before.primaries - primaries
             gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in primaries]
             gone += [self._scouts.pop(address) for address in list(self._scouts) if address not in kept]
         for node in gone:

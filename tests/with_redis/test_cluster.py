@@ -144,6 +144,24 @@ def test_urls_that_cannot_be(url: str) -> None:
         Cache(url)
 
 
+def test_who_failed_last_is_asked_for_the_map_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the others are drawn: a node that hangs would hold everybody up."""
+    asked: list[tuple[str, int]] = []
+
+    def view(cluster: Cluster, address: tuple[str, int]) -> None:
+        asked.append(address)
+        raise RemoteUnavailableError("staged")
+
+    monkeypatch.setattr(Cluster, "view", view)
+    with closing(Cache("redis+cluster://h1,h2,h3")) as cache:
+        inside(cache).node(("h2", 6379)).breaker.failure()
+        for _ in range(20):
+            with pytest.raises(RemoteUnavailableError, match="staged"):
+                inside(cache).refresh(time.monotonic() + PATIENCE, anew=True)
+    assert len(asked) == 60
+    assert set(asked[2::3]) == {("h2", 6379)}
+
+
 @given(st.text(max_size=40))
 def test_slots_are_those_of_redis(key: str) -> None:
     """Any key's slot is the one redis-py computes, hash tags included."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from aikcache import Cache, _recovery
+from aikcache import Cache, _channel, _channels, _recovery
+from aikcache._channels import Channels
 from aikcache._cluster import Cluster
 from aikcache._cluster_topology import ClusterTopology
 from aikcache._slots import slot_of
@@ -244,6 +245,41 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
     assert call.result() == name
     wait_until(lambda: not node._connecting, PATIENCE, "the channel's connection")
+
+
+def test_a_takeover_is_seen_in_haste(
+    doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a primary hangs the others are asked before their next heartbeat is due, whether anybody calls or not."""
+    cache = open_cache(doubled)
+    for module in (_channel, _channels):
+        monkeypatch.setattr(module, "HEARTBEAT", 600)
+    wait_until(cache.tiers.channel.missed, PATIENCE, "the last heartbeat")  # type: ignore[union-attr]
+    first, replica = doubled.servers[0], doubled.servers[3]
+    first.pause()
+    cluster = cache.tiers.remote.connections  # type: ignore[union-attr]
+    primaries = {("127.0.0.1", server.port or 0) for server in (*doubled.servers[1:3], replica)}
+    wait_until(lambda: cluster.topology.primaries == primaries, PATIENCE, "the promotion")  # type: ignore[union-attr]
+
+
+def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """While one hangs, and must be told something, the others' heartbeats go on: they will tell who takes over."""
+    cache = open_cache(plain, connect_timeout=600, timeout=0.2)
+    silent = plain.servers[0]
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(plain, cache, f"n{n}") is silent)
+    channels = cache.tiers.channel
+    assert isinstance(channels, Channels)
+    silent.pause()
+    try:
+        wait_until(channels.missed, PATIENCE, "its absence")
+        cache.invalidate(f"row:get:{name}")
+        assert cache.stats().pending_invalidations == 1
+        later = time.monotonic() + 2 * _channel.HEARTBEAT
+        others = [ear for ear in channels._ears.values() if ear.address[1] != silent.port]
+        wait_until(lambda: all((ear.alive_at or 0) > later for ear in others), PATIENCE, "two more heartbeats")
+    finally:
+        silent.resume()
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
 def test_a_primary_that_takes_over_again_is_told_again(
