@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
@@ -30,6 +31,9 @@ ZSTD: Final = 1
 SEALED: Final = 2
 
 _HEADER: Final = struct.Struct("<2sBBB16s8sfQQII")
+# The header without its head: whatever tells how to decode a payload and by which stamps it is fresh is in the head.
+_REST: Final = struct.Struct("<fQQII")
+_HEAD_BYTES: Final = _HEADER.size - _REST.size
 _CRC: Final = struct.Struct("<I")
 _CRC_OF_ALL: Final = 0x2144DF1C  # what crc32 gives of anything that is followed by its own crc32
 _PREFIX_BYTES: Final = 4  # magic, version, flags: what stays readable in a sealed frame
@@ -46,8 +50,12 @@ _KEEPS_AT_MOST: Final = 0.9
 _QUICK: Final = -1
 _LARGE: Final = 2048
 
+Alike = Callable[[bytes, bytes], bytes | None]
+"""The payload stored under a key, given the key's bytes and its frame's; None: it has to be unpacked."""
+
 _new = tuple.__new__  # half the time of Frame(...), on the road of every remote hit
 _unpack_header = _HEADER.unpack_from
+_unpack_rest = _REST.unpack_from
 _HEADER_BYTES: Final = _HEADER.size
 _FRAME_MIN: Final = _HEADER.size + _CRC.size
 
@@ -179,6 +187,41 @@ class Framer:
             raise
         except Exception as error:
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
+
+    def alike(self, data: bytes) -> Alike | None:
+        """A quick way to the payloads of frames that begin as `data` does, which was found intact; for batches.
+
+        It checks what `unpack` checks, and leaves aside what has tags, or is kept for longer than it is fresh. For this
+        thread alone. None where frames are sealed: they have nothing in common.
+        """
+        if self._aead is not None:
+            return None
+        head, largest = data[:_HEAD_BYTES], self._max_value
+        zstd = self._zstd() if data[3] & ZSTD else None
+
+        def payload(name: bytes, data: bytes) -> bytes | None:
+            try:
+                cost, ttl_ms, keep_ms, key_bytes, tag_bytes = _unpack_rest(data, _HEAD_BYTES)
+                start = _HEADER_BYTES + key_bytes
+                if (
+                    data[:_HEAD_BYTES] != head
+                    or data[_HEADER_BYTES:start] != name
+                    or tag_bytes
+                    or ttl_ms != keep_ms
+                    or not 0.0 <= cost < _INFINITY
+                    or len(data) < start + _CRC.size
+                    or crc32(data) != _CRC_OF_ALL
+                ):
+                    return None
+                found = data[start:-4]
+                size = len(found) if zstd is None else zstd.content_size(found)
+                if not 0 <= size <= largest:
+                    return None
+                return found if zstd is None else zstd.inflate(found, size, False, False)
+            except Exception:  # what is wrong is said by `unpack`
+                return None
+
+        return payload
 
     def _deflate(self, payload: bytes) -> bytes | None:
         """The payload compressed, or None where that is not worth a decompression per hit."""

@@ -59,6 +59,8 @@ def glance(
     found: list[Any] = [NOTHING] * len(keys)
     if tiers.road is None:
         return found
+    if not (local_keys or tiers.local or tiers.flights):  # nothing here that could know better
+        return tiers.road.many(keys, region, (), policy)
     useless: set[int] = set()  # places of entries that cannot answer any more
     for i, local_key in enumerate(local_keys):
         try:

@@ -215,6 +215,43 @@ def test_forged_checksums_raise_decode_error_only() -> None:
             continue
 
 
+def test_what_is_alike_is_read_as_by_unpack() -> None:
+    """Of frames with one head the quick way gives the payload that `unpack` gives, or leaves them to it."""
+    framer, rng = Framer(max_value_bytes=4000), random.Random(20)
+    whole: dict[str, Any] = {"tags": (), "keep_ms": 300_000}
+    for body in (b"[1,2]", b"abcdefgh" * 400):
+        first = pack(framer, body, "first", **whole)
+        alike = framer.alike(first)
+        assert alike is not None
+        frames = [pack(framer, other, **whole) for other in (body, body[1:], body + body[:100])]
+        name = KEY.encode()
+        for data in frames:
+            assert alike(name, data) == framer.unpack(KEY, data).payload
+            assert alike(name + b"x", data) is None
+            assert alike(name[:-1], data) is None
+        bomb = zstandard.ZstdCompressor().compress(bytes(4001))
+        for data in (
+            pack(framer, body, tags=()),
+            pack(framer, body, keep_ms=300_000),
+            pack(framer, body, **whole, digest=bytes(16)),
+            pack(framer, body, **whole, schema=bytes(8)),
+            pack(framer, body, **whole, codec=1),
+            resum(pack(framer, **whole)[:-9] + (bomb if len(body) > 1024 else bytes(4001)) + bytes(4)),
+        ):
+            assert alike(name, data) is None
+        bare = struct.pack("<fQQII", 0.5, 1, 1, 8, 0)
+        short = first[:29] + bare + b"abcd"
+        short += struct.pack("<I", zlib.crc32(short))
+        assert alike(short[-8:], short) is None  # its checksum would be a part of its key
+        for _ in range(MUTATIONS // 4):
+            data = mutated(rng, rng.choice(frames))
+            data = resum(data + bytes(4)) if rng.random() < 0.5 else data
+            payload = alike(name, data)
+            if payload is not None:
+                assert payload == framer.unpack(KEY, data).payload
+    assert Framer(secret="s3cret").alike(pack(Framer(secret="s3cret"))) is None
+
+
 @given(st.binary() | st.none() | st.text() | st.integers())
 def test_anything_is_a_decode_error(data: Any) -> None:
     """Whatever is given in place of a frame is a DecodeError."""

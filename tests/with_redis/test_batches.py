@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
 
 from aikcache import Cache
 from aikcache._typing import CachedFunction
@@ -219,6 +220,50 @@ def test_an_invalidation_is_one_round_trip_and_ends_entries_of_batches(how: str,
     assert counted.round_trips(end) == 1
     counted.many(ids)
     assert counted.loads[1:] == [ids if how == "the operation" else [7, 8]]
+
+
+def test_a_batch_of_all_sorts_gives_what_single_calls_give(proxy: Proxy, redis_url: str, instance: str) -> None:
+    """Codecs, sizes and tags that differ within one batch, a frame that is damaged and one under a wrong key."""
+    sorts: list[Any] = [
+        (1, 2),
+        {"a": 1},
+        (3,),
+        (4,),
+        {"a": "x" * 3000},
+        {1: b"x"},
+        {"b": 2},
+        None,
+        ["y" * 3000],
+        {2},
+        {3},
+    ]
+    with (
+        closing(Cache(proxy.url, instance=instance, local_ttl=0, **PATIENT)) as cache,
+        closing(redis.Redis.from_url(redis_url)) as raw,
+    ):
+        runs: list[int] = []
+
+        @cache.cached("batch", operation="sorts", tags=lambda result, n: ("some",) if n % 4 == 3 else ())
+        def sort(n: int) -> Any:
+            runs.append(n)
+            return sorts[n % len(sorts)]
+
+        connect(cache)
+        calls = range(4 * len(sorts))
+        expected = sort.many(calls)
+        assert [repr(value) for value in expected] == [repr(sorts[n % len(sorts)]) for n in calls]
+        sort.many(calls)  # by now the tag's stamp is believed
+        before = proxy.round_trips
+        assert list(map(repr, sort.many(calls))) == list(map(repr, expected))
+        assert proxy.round_trips == before + 1
+        runs.clear()
+        damaged = bytearray(raw.get(sort.key(9)) or b"")  # type: ignore[arg-type]
+        damaged[-6] ^= 1
+        raw.set(sort.key(9), bytes(damaged), keepttl=True)
+        raw.set(sort.key(18), raw.get(sort.key(0)) or b"", keepttl=True)
+        found = sort.many(calls)
+        assert runs == [9, 18]
+        assert [(type(value), value) for value in found] == [(type(value), value) for value in expected]
 
 
 def test_an_empty_batch_asks_nobody(counted: Counted) -> None:
