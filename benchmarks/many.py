@@ -1,4 +1,4 @@
-"""`many` of 100 remote hits takes 1.8 times one bare MGET with 100 `orjson.loads`; 1.5 where cores sleep.
+"""`many` of 100 remote hits takes 1.6 times one bare MGET with 100 `orjson.loads`; 1.3 to 1.4 where cores sleep.
 
 Values as in `remote_hit`, 100 different keys, `local_ttl=0`: one round trip on both sides.
 Bare values are not compressed.
