@@ -36,6 +36,8 @@ LOOK = 30.0
 """Seconds after which a view is fetched although nothing told of a change."""
 LATE = 1.25
 """Seconds after which a primary that has not answered is missed."""
+SELDOM = 5.0
+"""Seconds between tries to tell what is pending while a primary is missed."""
 UNSETTLED = 2.0
 """Seconds after a change for which heartbeats come in haste, and a view is fetched with each."""
 
@@ -49,7 +51,9 @@ class _Ear:
         self.node = node
         self.alive_at: float | None = None
         self._signature: Signature | None = None
+        self._changing = False
         self._looked_at = self._unsettled_until = -inf
+        self._settled_at = channels.clock()
         tell = channels.listener
         self.group_ended, self.key_ended, self.glob_ended = tell.group_ended, tell.key_ended, tell.glob_ended
         self.everything_ended = tell.everything_ended
@@ -68,24 +72,32 @@ class _Ear:
     def _check(self, info: Any) -> None:
         """Whether this node sees what it saw. May raise `RemoteError`: then it cannot be listened to."""
         signature, now = _slots.signature(info), self.channels.clock()
-        # That a primary failed for good is no change by the numbers. And a change is heard of before it is complete:
-        # the epoch is an election's while it is held, and who lost its slots is a replica a moment later.
-        if signature != self._signature:
+        # A change is heard of before it is complete: the epoch is an election's while it is held, and who lost its
+        # slots is a replica a moment later. So what has changed is looked at again.
+        changed = self._changing or signature != self._signature
+        if changed:
             self._unsettled_until = now + UNSETTLED
+        # That a primary failed for good is no change by the numbers.
         rest = 0.0 if now < self._unsettled_until else HEARTBEAT if self.channels.missed() else LOOK
-        if now - self._looked_at >= rest:
+        if changed or now - self._looked_at >= rest:
             self._looked_at = now
-            if self.channels.cluster.look(self.address):
-                self._unsettled_until = now + UNSETTLED
-            self._signature = signature
+            try:
+                self._changing = self.channels.cluster.look(self.address)
+            except RemoteError:
+                if changed:
+                    raise
+            else:
+                self._signature = signature
 
     def _hurries(self) -> bool:
         """Whether what this node sees is about to change."""
         return self.channels.clock() < self._unsettled_until or self.channels.missed()
 
     def settle(self) -> None:
-        """Not while a primary is missed: whoever waits for it would not hear of who takes its place."""
-        if not self.channels.missed():
+        """Seldom while a primary is missed: whoever waits for it does not hear of who takes its place."""
+        now = self.channels.clock()
+        if not self.channels.missed() or now - self._settled_at >= SELDOM:
+            self._settled_at = now
             self.channels.listener.settle()
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:

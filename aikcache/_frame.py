@@ -196,7 +196,7 @@ class Framer:
         """
         if self._aead is not None:
             return None
-        head, largest = data[:_HEAD_BYTES], self._max_value
+        head, largest, longest = data[:_HEAD_BYTES], self._max_value, self._max_data
         zstd = self._zstd() if data[3] & ZSTD else None
 
         def payload(name: bytes, data: bytes) -> bytes | None:
@@ -209,7 +209,7 @@ class Framer:
                     or tag_bytes
                     or ttl_ms != keep_ms
                     or not 0.0 <= cost < _INFINITY
-                    or len(data) < start + _CRC.size
+                    or not start + _CRC.size <= len(data) <= longest
                     or crc32(data) != _CRC_OF_ALL
                 ):
                     return None

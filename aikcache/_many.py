@@ -57,7 +57,7 @@ def glance(
     lead = tiers.space.lead
     keys = [lead + text for text in texts]
     found: list[Any] = [NOTHING] * len(keys)
-    if tiers.road is None:
+    if tiers.road is None or not keys:
         return found
     if not (local_keys or tiers.local or tiers.flights):  # nothing here that could know better
         return tiers.road.many(keys, region, (), policy)

@@ -239,6 +239,9 @@ def test_what_is_alike_is_read_as_by_unpack() -> None:
             resum(pack(framer, **whole)[:-9] + (bomb if len(body) > 1024 else bytes(4001)) + bytes(4)),
         ):
             assert alike(name, data) is None
+        empty_blocks = b"\x28\xb5\x2f\xfd\x20\x00" + bytes(3 * 360_000) + b"\x01\x00\x00"  # no value, but a large frame
+        if len(body) > 1024:
+            assert alike(name, resum(frames[0][: 57 + len(name)] + empty_blocks + bytes(4))) is None
         bare = struct.pack("<fQQII", 0.5, 1, 1, 8, 0)
         short = first[:29] + bare + b"abcd"
         short += struct.pack("<I", zlib.crc32(short))

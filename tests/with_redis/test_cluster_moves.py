@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,7 +18,9 @@ from aikcache import Cache, _channel, _channels, _recovery
 from aikcache._channels import Channels
 from aikcache._cluster import Cluster
 from aikcache._cluster_topology import ClusterTopology
-from aikcache._slots import slot_of
+from aikcache._patterns import Ending
+from aikcache._slots import Address, slot_of
+from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 
 from ._load import Load
@@ -280,6 +283,55 @@ def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopolog
     finally:
         silent.resume()
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+def test_what_is_pending_is_told_although_a_primary_is_missed_for_ever(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that calls nothing: others may be waiting for it, at the primaries that are there."""
+    cache = open_cache(plain)
+    monkeypatch.setattr(Channels, "missed", lambda channels: True)
+    monkeypatch.setattr(_channels, "SELDOM", 0)
+    cache.tiers.recovery.keep(Ending(keys=("some:key",)))  # type: ignore[union-attr]
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+def test_a_channel_outlives_a_look_that_need_not_be(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing has changed by the numbers, a view that cannot be had is no reason to give a channel up."""
+    cache = open_cache(plain)
+    looks: Counter[Address] = Counter()
+
+    def view(cluster: Cluster, address: Address) -> None:
+        looks[address] += 1
+        raise RemoteUnavailableError("staged")
+
+    channels = cache.tiers.channel
+    assert isinstance(channels, Channels)
+    wait_until(lambda: not any(ear._changing for ear in channels._ears.values()), PATIENCE, "all to be looked at again")
+    monkeypatch.setattr(Channels, "missed", lambda channels: True)
+    monkeypatch.setattr(Cluster, "view", view)
+    connects = cache.stats().channel_connects
+    wait_until(lambda: len(looks) == 3 and min(looks.values()) > 1, PATIENCE, "two looks at each")
+    assert cache.stats().channel_connects == connects
+
+
+def test_what_has_changed_is_looked_at_twice(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much time has passed: who lost its slots may still have been a primary the first time."""
+    monkeypatch.setattr(_channels, "UNSETTLED", 0)
+    looks: Counter[Address] = Counter()
+    look = Cluster.look
+
+    def counted(cluster: Cluster, address: Address) -> bool:
+        looks[address] += 1
+        return look(cluster, address)
+
+    monkeypatch.setattr(Cluster, "look", counted)
+    open_cache(plain)
+    wait_until(lambda: len(looks) == 3 and min(looks.values()) > 1, PATIENCE, "second looks")
 
 
 def test_a_primary_that_takes_over_again_is_told_again(
