@@ -240,13 +240,18 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     first, replica = doubled.servers[0], doubled.servers[3]
     name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
     assert get(name) == name
-    node = cache.tiers.remote.connections.node(("127.0.0.1", first.port or 0))  # type: ignore[union-attr]
+    cluster, address = cache.tiers.remote.connections, ("127.0.0.1", first.port or 0)  # type: ignore[union-attr]
+    assert isinstance(cluster, Cluster)
+    node, scout = cluster.node(address), cluster._scout(address)
     first.pause()
-    node._drop_idle()
-    call = Background(get, name)
-    wait_until(lambda: node._connecting, PATIENCE, "the connection")
+    for connections in (node, scout):
+        connections._drop_idle()
+    call, view = Background(get, name), Background(cluster.view, address)
+    wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
     wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
     assert call.result() == name
+    with pytest.raises(RemoteUnavailableError):
+        view.result()
     wait_until(lambda: not node._connecting, PATIENCE, "the channel's connection")
 
 
