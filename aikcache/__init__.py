@@ -10,24 +10,33 @@
     @invalidates(tags=("resource:{resource.id}",))
     def update(resource: Resource) -> Resource: ...
 
-A decorated call returns what the function would return, whatever Redis does. ARCHITECTURE.md tells how.
+A decorated call returns what the function would return, whatever Redis does. `help(aikcache.CacheConfig)` explains the
+settings, `help(aikcache.cached)` the decorator.
 """
 
-from ._cache import Cache
-from ._codec import register_type
-from ._config import CacheConfig
-from ._default import cached, cached_many, configure, default_cache, invalidates
-from ._stats import CacheStats, Health, OperationStats
-from .errors import (
+from aikcache._cache import Cache
+from aikcache._codec.codec import register_type
+from aikcache._decorators.function_methods import CacheInfo
+from aikcache._decorators.protocols import CachedFunction
+from aikcache._default import cached, cached_many, configure, default_cache, invalidates
+from aikcache._engine.deferred import Deferred
+from aikcache._engine.stats import CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
+from aikcache._settings.config import CacheConfig
+from aikcache._settings.settings import Settings
+from aikcache.errors import (
     AikcacheError,
     ConfigError,
     DecodeError,
     EncodeError,
     InvalidKeyError,
+    KeyRingError,
     RemoteError,
     RemoteTimeoutError,
     RemoteUnavailableError,
+    SealError,
     SessionError,
+    SessionTooLargeError,
+    SessionUnavailableError,
 )
 
 __version__ = "0.1.0"
@@ -35,17 +44,28 @@ __all__ = [
     "AikcacheError",
     "Cache",
     "CacheConfig",
+    "CacheInfo",
     "CacheStats",
+    "CachedFunction",
     "ConfigError",
     "DecodeError",
+    "Deferred",
     "EncodeError",
+    "FleetStats",
     "Health",
     "InvalidKeyError",
+    "KeyRingError",
     "OperationStats",
+    "Problem",
+    "ProcessStats",
     "RemoteError",
     "RemoteTimeoutError",
     "RemoteUnavailableError",
+    "SealError",
     "SessionError",
+    "SessionTooLargeError",
+    "SessionUnavailableError",
+    "Settings",
     "cached",
     "cached_many",
     "configure",

@@ -1,102 +1,157 @@
-"""A cache: what an application holds. Its decorators are in `_decorators`, its inside is `_tiers` and below.
+"""A cache: what an application holds. Its decorators are in `_decorators`, its inside is `_engine` and below.
 
-Making one starts nothing and contacts nobody: the first call that needs Redis connects. Methods may be called from any
-thread; none raises because of Redis but `ping`, which is there to ask.
+Making one starts no thread and connects nowhere; the first call that needs Redis connects. Any thread may call any
+method. Only `ping` raises because of Redis: its purpose is to ask.
 """
 
 from __future__ import annotations
 
 import os
-import threading
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, Unpack, overload
 
-from . import _config, _deferred, _invalidation, _keys, _many, _patterns, _policy, _stats, _writing
-from ._channel import Channel
-from ._channels import Channels
-from ._cluster import Cluster
-from ._codec import Codec
-from ._connections import Connections
-from ._decorators import Decorators
-from ._deferred import Deferred
-from ._invalidation import Hearing
-from ._journal import Journal
-from ._keys import Space
-from ._local import Region
-from ._patterns import Ending, Template
-from ._policy import Policy, Ttl
-from ._recovery import Recovery
-from ._remote import Remote
-from ._request import MISSING, Request
-from ._stats import CacheStats, Health
-from ._sweep import Sweep
-from ._tiers import Tiers
-from .errors import RemoteError, RemoteUnavailableError
+from aikcache._codec.codec import Codec
+from aikcache._coherence.channel import Channel
+from aikcache._coherence.cluster_channel import ClusterChannel
+from aikcache._coherence.journal import Journal
+from aikcache._coherence.pending import PendingInvalidations
+from aikcache._coherence.sweep import Sweep, Sweeper
+from aikcache._concurrency.reporter import log
+from aikcache._decorators.decorators import Decorators
+from aikcache._decorators.registry import Registry
+from aikcache._engine import deferred as _deferred
+from aikcache._engine import invalidation, many, writes
+from aikcache._engine import policy as _policy
+from aikcache._engine import stats as _stats
+from aikcache._engine.call import MISSING, Call
+from aikcache._engine.deferred import Deferred
+from aikcache._engine.engine import Engine
+from aikcache._engine.invalidation import InvalidationListener
+from aikcache._engine.policy import Policy, Ttl
+from aikcache._engine.stats import CacheStats, FleetStats, Health
+from aikcache._engine.tally import tally_of
+from aikcache._keys import patterns as _patterns
+from aikcache._keys import rendering
+from aikcache._keys.keyspace import Keyspace
+from aikcache._keys.patterns import Invalidation, Target, Template
+from aikcache._local.region import Region
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.origin import origin
+from aikcache._redis.pool import Pool
+from aikcache._redis.trust import Trust
+from aikcache._remote.store import RedisStore
+from aikcache._settings import config as _config
+from aikcache._settings import environment as _environment
+from aikcache._settings import url as _url
+from aikcache._settings.settings import LoadOptions, Settings
+from aikcache.errors import RemoteUnavailableError
+
+T = TypeVar("T")
+D = TypeVar("D")
+PUBLISHED_AT_LEAST = 60.0
+"""Seconds within which a process without an interval is asked for its figures, to count as alive."""
+_BY_KEY = object()
+"""Stands in the local key of a value by key, so that no call looks it up: its type may be another."""
 
 
 class Cache(Decorators):
     """A local tier and, with a URL, Redis behind it.
 
     Args:
-        url: where the values are shared (`redis://`, `rediss://`, `unix://`, `embedded://`); None: this process alone.
-        instance: the first part of every key; caches with the same URL, instance and version share everything.
-        version: the second; raise it to leave all that was cached behind.
-        settings: any other field of `CacheConfig`.
+        url: where values are shared (`redis://`, `rediss://`, `unix://`, `embedded://`, and those of Sentinel and
+            Cluster); None: this process alone.
+        settings: any field of `CacheConfig`; `help(aikcache.CacheConfig)` explains each. Caches with the same url,
+            `instance` and `version` share everything. A cache with a url and no `instance` warns, because another
+            service may have none either.
 
     Raises:
         ConfigError: a setting breaks a rule.
     """
 
-    def __init__(
-        self, url: str | None = None, *, instance: str = "aikernel", version: str = "v1", **settings: Any
-    ) -> None:
-        config = _config.build({"url": url, "instance": instance, "version": version, **settings})
+    def __init__(self, url: str | None = None, **settings: Unpack[Settings]) -> None:
+        given = _config.take(settings, url=url)
+        del url
+        config = _config.build(given)
+        if config.shared and config.url != "embedded://" and "instance" not in given:
+            log.warning(
+                "This cache shares a server and has no instance, so its keys begin with '%s:%s:'; any other service "
+                'that gives none shares them, and its values. Pass instance="<the service\'s name>", or set '
+                "AIKCACHE_INSTANCE.",
+                config.instance, config.version,
+            )  # fmt: skip
+        for weakness in () if config.url is None else _url.weaknesses(config.url):
+            log.warning("The url's %s", weakness)
         self.config = config
-        self.space = Space(config.instance, config.version)
+        self.space = Keyspace(config.instance, config.version)
         self._started = monotonic()
-        self._codec = Codec()
+        self._codec = Codec(by_hand=True)
         self._policy = Policy(self._codec)
-        self._declared: dict[str, tuple[str, str]] = {}
-        self.tiers = self._open()
+        self._registry = Registry()
+        self.engine = self._open()
 
-    def _open(self) -> Tiers:
+    def _open(self) -> Engine:
         config = self.config
-        tiers = Tiers(config, self.space, monotonic)
-        if config.url is not None:
-            clustered = config.url.split("://", 1)[0].endswith("+cluster")
-            connections = Cluster(config) if clustered else Connections(config)
-            remote = Remote(connections, self.space, tiers.stamps)
-            hearing = Hearing(tiers)
-            journal = None if config.journal is None else Journal(config.journal)
-            forget, limit = hearing.everything_ended, config.max_pending_invalidations
-            recovery = Recovery(remote, tiers.trouble, tiers.clock, limit, journal, forget)
-            connections.greet = recovery.greet
-            channel: Channel | Channels
+        engine = Engine(config, self.space, monotonic)
+        engine.sweeper = Sweeper(engine.submit, lambda what, progress: invalidation.end(engine, what, progress))
+        if config.shared:
+            where, events = origin(config), engine.events
+            kind = Cluster if where.clustered else Pool
+            connections = kind(config, where, events.breaker)
+            remote = RedisStore(connections, self.space, engine.stamps, events.round_trip)
+            hearing = InvalidationListener(engine)
+            journal = None if config.journal is None else Journal(config.journal, self.space)
+            forget, limit = hearing.everything_invalidated, config.max_pending_invalidations
+            recovery = PendingInvalidations(remote, engine.reporter, engine.clock, limit, journal, forget)
+            connections.on_new_server = recovery.on_new_server
+            channel: Channel | ClusterChannel
             if isinstance(connections, Cluster):
-                channel = Channels(connections, remote, hearing, tiers.trouble, tiers.clock)
+                channel = ClusterChannel(connections, remote, hearing, engine.reporter, engine.clock)
             else:
-                beat, check = connections.heartbeat
-                channel = Channel(remote, hearing, tiers.trouble, tiers.clock, heartbeat=beat, check=check)
+                channel = Channel(remote, hearing, engine.reporter, engine.clock)
             connections.on_move = channel.reconnect
             if connections.sentinels is not None:
-                connections.sentinels.report = tiers.trouble.report
-            tiers.back(remote, recovery, channel)
-        weakref.finalize(self, tiers.close)  # also when the interpreter ends
-        return tiers
+                connections.sentinels.report = engine.reporter.report
+            engine.back(remote, recovery, channel, Trust(config.max_staleness, engine.clock))
+        if config.metrics is not None:
+            tally = tally_of(config.metrics)
+            tally.join(engine)
+            from aikcache._engine.fleet import Fleet  # here, so that importing aikcache takes less time
+            from aikcache._engine.publisher import Publisher
+
+            interval = config.publish_interval
+            if engine.remote is not None:
+                engine.fleet = Fleet(engine.remote, config.metrics, tally, interval or PUBLISHED_AT_LEAST)
+            if interval is not None:
+                stats, names = partial(_stats.snapshot, engine, self._started), {"instance": config.instance}
+                engine.publisher = Publisher(stats, engine.fleet, interval, config.timeout, engine.reporter, names)
+                engine.events.observers = (*engine.events.observers, engine.publisher)
+            if "opentelemetry.metrics" in sys.modules:  # else nobody collects; and importing it takes long
+                from aikcache import metrics
+
+                metrics.instrument(config.metrics)
+        weakref.finalize(self, engine.close)  # also when the interpreter ends
+        return engine
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Cache:
-        """A cache as the environment says (`AIKCACHE_URL`, `AIKCACHE_INSTANCE`, …); arguments win over it."""
-        return cls(**{**_config.from_env(environ), **settings})
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Cache:
+        """A cache with the settings of the environment (`AIKCACHE_URL`, `AIKCACHE_INSTANCE`, …). Arguments win."""
+        variables, given = _environment.read_env(environ), _config.take(settings)
+        del environ
+        return cls(**{**_environment.from_env(variables), **given})
 
     def _cache(self) -> Cache:
         return self
 
-    def _region(self, name: str) -> Region:
-        return self.tiers.local.region(name)
+    def _region(self, name: str, expects: object, *, anew: bool = False) -> Region:
+        if anew:
+            invalidation.invalidate_locally(self.engine, Invalidation(groups=(name,)))
+            return self.engine.local.adopt(Region(name, expects))
+        return self.engine.local.region(name, expects)
 
     # Keys
 
@@ -104,173 +159,211 @@ class Cache(Decorators):
         """The key of a call of `operation`: positional arguments as required parameters, named ones as `name|value`."""
         _config.check_name("prefix", prefix)
         _config.check_name("operation", operation)
-        return f"{self.space.lead}{prefix}:{operation}:{_keys.parameters(args, kwargs.items())}"
+        return f"{self.space.namespace_prefix}{prefix}:{operation}:{rendering.parameters(args, kwargs.items())}"
 
-    def _request(
-        self, key: str, policy: Policy, load: Callable[[], Any], tags: Sequence[str] = (), name: str = ""
-    ) -> Request:
+    def _call(
+        self, key: str, policy: Policy, load: Callable[[], object], tags: Sequence[str] = (), name: str = ""
+    ) -> Call:
         full = self.space.full(key)
-        short = full[len(self.space.lead) :]
-        region = self.tiers.local.region(_patterns.groups_of(full, self.space.lead)[-1])
+        _patterns.check_tags(tags)
+        short = full[len(self.space.namespace_prefix) :]
+        region = self.engine.local.region_by_hand(_patterns.groups_of(full, self.space.namespace_prefix)[-1])
         region.tagged = region.tagged or bool(tags)
         parameters = short.split(":", 2)[2:]
-        return Request(
+        return Call(
             key=full,
             region=region,
-            local_key=(parameters[0] if parameters else None,),
+            local_key=(_BY_KEY, short if not region.groups else parameters[0] if parameters else None),
             relink=False,
-            policy=policy,
+            by_key=True,
+            policy=policy.within(self.config),
             ttl=self.config.ttl_of(short.split(":", 1)[0]),
             load=load,
+            groups=self.engine.groups_of(full, region, tags),
             tags=tuple(tags),
         )
 
     # Values by key
 
+    @overload
+    def get(self, key: str, default: D, type: type[T]) -> T | D: ...
+    @overload
+    def get(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def get(self, key: str, default: Any = None, type: Any = None) -> Any: ...
+
     def get(self, key: str, default: Any = None, type: Any = None) -> Any:
-        """The value under a key, or `default`. `type` is what it is decoded to, as a return annotation would say."""
-        (value,) = _many.peek(self.tiers, [self._request(key, self._policy_for(type), _nothing)])
+        """The value under a key, or `default` if there is none or Redis is down. `type` is what it is decoded to.
+
+        A key is `prefix:operation:parameters`. What is before the second colon is a group that a pattern can name, and
+        an operation in `stats()`. So put an id into the parameters: `user:by-id:123`. (Of operations that belong to no
+        function, `stats()` counts the first 100 each and the rest as `other`.)
+        A value stored for another type counts as none. Without `type`, built-in types come back as they were stored.
+        """
+        (value,) = many.peek(self.engine, [self._call(key, self._policy_for(type), _nothing)])
         return default if value is MISSING else value
 
+    @overload
+    def get_many(self, keys: Iterable[str], type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Any]: ...
+
     def get_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Any]:
-        """The values there are, by the keys they were asked for under; one round trip."""
+        """The values that are cached, by key, in one round trip. A key without a value is left out."""
         policy = self._policy_for(type)
         names = list(keys)
-        requests = [self._request(key, policy, _nothing) for key in names]
-        values = _many.peek(self.tiers, requests)
+        values = many.peek(self.engine, [self._call(key, policy, _nothing) for key in names])
         return {name: value for name, value in zip(names, values, strict=True) if value is not MISSING}
 
     def set(self, key: str, value: Any, ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
-        """Put a value under a key, for every process. `ttl` in seconds (None: its prefix's; 0: only end what is there).
+        """Store a value for every process. `ttl` in seconds (None: the prefix's; 0: the old value is invalidated only).
+        With Redis down the old value is invalidated and the new one is not stored.
 
         Raises:
-            EncodeError: the value cannot be kept and come back equal.
+            EncodeError: the value could not come back equal.
         """
         policy = _policy.make("Cache.set", self._codec, ttl=ttl)
-        _writing.put(self.tiers, self._request(key, policy, _nothing, tags), value, self.end)
+        writes.put(self.engine, self._call(key, policy, _nothing, tags), value, self.end)
 
     def set_many(self, values: Mapping[str, Any], ttl: Ttl = None, tags: Sequence[str] = ()) -> None:
-        """`set` for each of `values`."""
-        for key, value in values.items():
-            self.set(key, value, ttl, tags)
+        """`set` for all of `values`, hundreds in a few round trips. If one cannot be encoded, none is stored."""
+        policy = _policy.make("Cache.set_many", self._codec, ttl=ttl)
+        calls = [(self._call(key, policy, _nothing, tags), value) for key, value in values.items()]
+        writes.put_many(self.engine, calls, self.end)
 
     def get_or_load(
         self,
         key: str,
-        loader: Callable[[], Any],
+        loader: Callable[[], T],
         ttl: Ttl = None,
         *,
         tags: Sequence[str] = (),
         type: Any = None,
-        **options: Any,
-    ) -> Any:
-        """The value under a key, or what `loader()` gives, cached: the same road as a decorated call."""
-        policy = _policy.make("Cache.get_or_load", self._codec if type is None else Codec(type), ttl=ttl, **options)
-        return self.tiers.call(self._request(key, policy, loader, tags))
+        **options: Unpack[LoadOptions],
+    ) -> T:
+        """The value under a key, or else the result of `loader()`, cached. It reads as a decorated call does."""
+        codec = self._codec if type is None else Codec(type, by_hand=True)
+        policy = _policy.make("Cache.get_or_load", codec, ttl=ttl, **options)
+        found: T = self.engine.call(self._call(key, policy, loader, tags))
+        return found
 
     def _policy_for(self, type: Any) -> Policy:
-        return self._policy if type is None else Policy(Codec(type))
+        return self._policy if type is None else Policy(Codec(type, by_hand=True))
 
     # Invalidation
 
     def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> Sweep | None:
-        """End all that matches, in every process. `fields` fill the patterns' `{names}`, escaped.
+        """Invalidate all that matches, in every process. `fields` fill the patterns' `{names}`, escaped.
 
-        `prefix`, `prefix:operation`, either with `:*`, and `*` take one round trip whatever they hold; so does a key.
-        Any other glob is swept, which takes time in proportion to the keyspace: with `background=True` a thread does
-        it, and the handle returned tells how far it is. Never raises because of Redis: what Redis could not be told is
-        kept, and told before this process reads from it again.
+        `prefix`, `prefix:operation`, either with `:*`, `*`, and a key each take one round trip, whatever they hold. Any
+        other glob is swept, which takes time in proportion to the keyspace. With `background=True` a thread sweeps, one
+        sweep at a time, and a `Sweep` with its progress is returned; requests that wait meanwhile become one sweep.
+        Redis raises nothing here: an invalidation that it cannot be told is kept, and sent before this process reads
+        from Redis again.
 
         Raises:
             ConfigError: a pattern is malformed, or names a field that was not given.
+            InvalidKeyError: a field's value can be in no key.
         """
-        targets = []
+        targets: list[Target] = []
         for pattern in patterns:
             template = Template(pattern, fields, "invalidate: a pattern")
-            targets.append(_patterns.resolve(template.fill(fields, _keys.parameter)))
-        what = _invalidation.ending(self.tiers, targets)
+            targets += map(_patterns.resolve, self._registry.meant(template.fill(fields, rendering.parameter)))
+            self._registry.check_prefix("invalidate:", pattern, self.engine.local.regions)
+        what = invalidation.ending(self.engine, targets)
         if not background:
             self.end(what)
             return None
-        progress = Sweep()
-
-        def work(progress: Sweep) -> None:
-            _invalidation.end(self.tiers, what, progress)
-
-        threading.Thread(target=progress.run, args=(work,), name="aikcache-sweep", daemon=True).start()
-        return progress
+        invalidation.invalidate_locally(self.engine, what)
+        assert self.engine.sweeper is not None
+        return self.engine.sweeper.add(what)
 
     def invalidate_key(self, *keys: str) -> None:
-        """End what is cached under these keys, in every process."""
-        self.end(Ending(keys=tuple(map(self.space.full, keys))))
+        """Invalidate these keys, in every process, in one round trip."""
+        self.end(Invalidation(keys=tuple(map(self.space.full, keys))))
 
     def invalidate_tags(self, *tags: str) -> None:
-        """End all that carries one of these tags, in every process: one round trip, whatever their number."""
-        self.end(_invalidation.ending(self.tiers, (), tags))
+        """Invalidate all values with one of these tags, in every process, in one round trip whatever their number."""
+        self.end(invalidation.ending(self.engine, (), tags))
 
     def clear(self) -> None:
-        """End everything under this instance and version, in every process."""
-        self.end(Ending(groups=(_patterns.EVERYTHING,)))
+        """Invalidate everything under this instance and version, in every process."""
+        self.end(Invalidation(groups=(_patterns.EVERYTHING,)))
 
-    def end(self, what: Ending) -> None:
-        """End what was resolved already, now or when the block of `deferred()` succeeds; never raises."""
-        block = _deferred.current(self)
-        if block is not None:
-            block.add(what)
+    def end(self, what: Invalidation) -> None:
+        """Invalidate names that are resolved: now, or at the end of the block of `deferred()`. Redis raises nothing."""
+        blocks = _deferred.blocks(self.engine.local)
+        if blocks:
+            blocks[-1].add(what)
         elif what:
-            _invalidation.end(self.tiers, what)
+            invalidation.end(self.engine, what)
 
     def deferred(self) -> Deferred:
-        """A block whose invalidations wait for its success, and are dropped when it raises.
+        """A block whose invalidations wait for its end, so that they follow a transaction's commit.
 
-        Put it around the transaction, so that they follow the commit: `with cache.deferred(), session.begin(): ...`
+        `with cache.deferred(), session.begin(): ...`
+
+        A waiting invalidation already counts inside the block (in the same thread or `contextvars` context): a call
+        that it covers runs its function and stores nothing, so it sees the transaction's own writes, and `get` and
+        `peek` find nothing. Any tag covers a function whose tags come from its result. So invalidate before you read.
+        Other threads see committed data, and what they load meanwhile is invalidated at the end too. A block that
+        raises still invalidates. `set` and `store` write at once. An inner block hands its invalidations to the outer.
         """
-        return Deferred(self, lambda what: _invalidation.end(self.tiers, what))
+        return Deferred(
+            self.engine.local, self.space.namespace_prefix, lambda what: invalidation.end(self.engine, what)
+        )
 
     # State
 
     def wait_coherent(self, timeout: float | None = None) -> bool:
-        """Wait until others' invalidations arrive at once; for scripts and tests. False: not in `timeout` seconds."""
-        if self.tiers.channel is None:
+        """Wait until others' invalidations are pushed here, for tests. False: not within `timeout` seconds."""
+        if self.engine.channel is None:
             return True
-        self.tiers.channel.start()
-        return self.tiers.channel.live.wait(timeout)
+        self.engine.channel.start()
+        return self.engine.channel.live.wait(timeout)
 
     def stats(self) -> CacheStats:
-        """What this cache did in this process since it was made."""
-        return _stats.snapshot(self.tiers, self._started)
+        """A snapshot of what this cache did in this process since it was made. It asks nobody."""
+        return _stats.snapshot(self.engine, self._started)
+
+    def fleet(self) -> FleetStats:
+        """What all processes did that share this cache's url, instance, version and `metrics`; asks Redis.
+
+        A process's figures are as old as `publish_interval` at most; this one's are new. Totals keep those that have
+        ended. Without a url, or with `metrics=None`, this process is alone.
+
+        Raises:
+            RemoteError: Redis does not answer in time.
+        """
+        from aikcache._engine import fleet as _fleet
+
+        fleet = self.engine.fleet
+        if fleet is None:
+            return _fleet.alone(self.config.metrics)
+        fleet.publish(self.config.timeout)
+        return _fleet.stats(*fleet.read(self.config.timeout))
 
     def health(self) -> Health:
-        """Whether the server answers now. Never raises."""
-        server = "none"
-        ok = True
-        if self.tiers.remote is not None:
-            try:
-                self.ping()
-                server = "reachable"
-            except RemoteError as error:
-                ok, server = False, str(error)
-        breaker = self.tiers.remote.connections.breaker.is_open if self.tiers.remote is not None else False
-        stats = self.stats()
-        return Health(
-            ok=ok,
-            server=server,
-            coherent=stats.coherent,
-            breaker_open=breaker,
-            pending_invalidations=stats.pending_invalidations,
-        )
+        """Whether all works as it should, and each problem with its cure. Never raises.
+
+        It asks the server, so it may block for `connect_timeout` and `timeout`. With Redis down it is degraded, and
+        ready: calls run their functions.
+        """
+        from aikcache._engine import health as _health
+
+        return _health.check(self.engine)
 
     def ping(self) -> None:
-        """Ask the server for an answer. Raises `RemoteError` when there is none; without a URL it returns at once."""
-        if self.tiers.closed:
+        """Ask the server for an answer; `RemoteError` if there is none in time. Without a url it does nothing."""
+        if self.engine.closed:
             raise RemoteUnavailableError("this cache is closed.")
-        if self.tiers.remote is not None:
-            self.tiers.remote.ping()
+        if self.engine.remote is not None:
+            self.engine.remote.ping()
 
     def close(self) -> None:
-        """Close connections and forget what is local; decorated functions then simply run. Idempotent."""
-        if not self.tiers.closed:
-            self.tiers.close()
+        """Close connections and drop local values. Decorated functions then run uncached. Idempotent."""
+        if not self.engine.closed:
+            self.engine.close()
 
     def __enter__(self) -> Cache:
         return self
@@ -281,9 +374,11 @@ class Cache(Decorators):
         self.close()
 
     def __repr__(self) -> str:
-        where = "local only" if self.config.url is None else self.config.url.split("://", 1)[0] + "://…"
-        return f"<aikcache.Cache {self.space.lead[:-1]} {where} pid={os.getpid()}>"
+        where = "a client's server" if self.config.shared else "local only"
+        if self.config.url is not None:
+            where = _url.scheme(self.config.url) + "://…"
+        return f"<aikcache.Cache {self.space.namespace_prefix[:-1]} {where} pid={os.getpid()}>"
 
 
 def _nothing() -> None:
-    """The load of a request that never loads."""
+    """The load of a call that never loads."""

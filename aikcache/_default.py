@@ -1,18 +1,24 @@
-"""The default cache: what the module-level decorators act on, made when it is first needed.
+"""The default cache, which the module-level decorators use. It is made when it is first needed.
 
-The one piece of module state. `configure` says what it shall be; without it the environment does; without either it is
-local. Functions may be decorated before: they meet the cache at their first call, and the next one after `configure`
-has replaced it.
+It is the one piece of module state. `configure` says what it is; without that the environment does; without either it
+is local. A function may be decorated before that: it finds the cache at its first call, and again after `configure`.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Unpack
 
-from ._cache import Cache
-from ._decorators import Decorators
-from ._local import Region
+from aikcache._cache import Cache
+from aikcache._concurrency.reporter import log
+from aikcache._decorators.decorators import Decorators
+from aikcache._decorators.registry import Registry
+from aikcache._engine import invalidation
+from aikcache._keys.patterns import Invalidation
+from aikcache._local.region import Region, of_type
+from aikcache._settings import config
+from aikcache._settings.settings import Settings
+from aikcache.errors import ConfigError
 
 
 class Default(Decorators):
@@ -22,29 +28,67 @@ class Default(Decorators):
         # Protects `_made` while it is replaced. Re-entrant: a finaliser that calls a cached function may run inside.
         self._lock = threading.RLock()
         self._made: Cache | None = None
-        self._regions: dict[str, Region] = {}
-        self._declared: dict[str, tuple[str, str]] = {}
+        self._stand_in: Cache | None = None  # while there is no cache to be had
+        self._regions: dict[str, list[Region]] = {}
+        self._registry = Registry()
 
     def _cache(self) -> Cache:
+        """The cache for a decorated call, which a mistake in the environment must not keep from its function."""
+        made = self._made or self._stand_in
+        if made is not None:
+            return made
+        try:
+            return self.cache()
+        except ConfigError as error:
+            with self._lock:
+                if self._stand_in is None:
+                    log.error("No default cache: functions run uncached, and nothing is invalidated: %s", error)
+                    self._stand_in = self._ours(Cache(enabled=False))
+                return self._made or self._stand_in
+
+    def cache(self) -> Cache:
+        """The default cache, made as the environment says when there is none. Raises `ConfigError`."""
         made = self._made
         if made is not None:
             return made
         new = Cache.from_env()
         with self._lock:
             if self._made is None:
-                self._made = new
+                self._replace(new)
+            assert self._made is not None
             return self._made
 
-    def _region(self, name: str) -> Region:
-        return self._regions.setdefault(name, Region(name))
+    def _region(self, name: str, expects: object, *, anew: bool = False) -> Region:
+        if anew:
+            if self._made is not None:
+                invalidation.invalidate_locally(self._made.engine, Invalidation(groups=(name,)))
+            self._regions.pop(name, None)
+        found = self._regions.setdefault(name, [])
+        region = of_type(found, expects)
+        if region is None:
+            found.append(region := Region(name, expects))
+        return region
 
-    def configure(self, url: str | None = None, **settings: Any) -> Cache:
-        made = Cache(url, **settings)
-        with self._lock:
-            old, self._made = self._made, made
-        if old is not None:
-            old.close()
+    def _ours(self, made: Cache) -> Cache:
+        """What is decorated on the module is known to the default cache, and the other way round."""
+        made._registry = self._registry
         return made
+
+    def configure(self, url: str | None = None, **settings: Unpack[Settings]) -> Cache:
+        given = config.take(settings, url=url)
+        del url
+        made = Cache(**given)
+        self._replace(made)
+        return made
+
+    def _replace(self, made: Cache) -> None:
+        """Functions that were bound to what there was find it closed, and look again."""
+        with self._lock:
+            old = self._made, self._stand_in
+            self._made, self._stand_in = self._ours(made), None
+        for cache in old:
+            if cache is not None:
+                cache.close()
 
 
 default = Default()
@@ -54,16 +98,24 @@ invalidates = default.invalidates
 
 
 def default_cache() -> Cache:
-    """The cache that the module-level decorators act on."""
-    return default._cache()
-
-
-def configure(url: str | None = None, *, instance: str = "aikernel", version: str = "v1", **settings: Any) -> Cache:
-    """Make the default cache what these settings say, and return it; what it was before is closed.
-
-    Args: as for `Cache`.
+    """The cache that the module-level decorators use: that of `configure`, or one made from the environment.
 
     Raises:
-        ConfigError: a setting breaks a rule; the default cache then stays what it was.
+        ConfigError: the environment breaks a rule of the settings. A decorated call logs that and runs its function.
     """
-    return default.configure(url, instance=instance, version=version, **settings)
+    return default.cache()
+
+
+def configure(url: str | None = None, **settings: Unpack[Settings]) -> Cache:
+    """Make a cache with these settings, make it the default cache, and return it. The former one is closed.
+
+    The environment is not read. Nothing connects before the first call that needs Redis.
+
+    Args: as for `Cache`; `help(aikcache.CacheConfig)` explains each setting.
+
+    Raises:
+        ConfigError: a setting breaks a rule; the default cache stays as it was.
+    """
+    given = config.take(settings, url=url)
+    del url
+    return default.configure(**given)

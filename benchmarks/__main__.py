@@ -8,15 +8,15 @@ import importlib
 import sys
 from pathlib import Path
 
-from ._measure import Plot, Row, Settings
-from ._plots import svg
-from ._progress import Progress
-from ._report import as_json, circumstances, table
+from benchmarks._harness.measure import Plot, Row, Settings
+from benchmarks._harness.plots import svg
+from benchmarks._harness.progress import Progress
+from benchmarks._harness.report import as_json, circumstances, table
 
 QUESTIONS = (
-    "local_hit", "remote_hit", "many", "value_size", "latency", "scaling", "threads", "stampede", "catalog",
+    "local_hit", "remote_hit", "strong", "many", "value_size", "latency", "scaling", "threads", "stampede", "catalog",
     "invalidation", "push_latency", "channel_cost", "breaker", "stale", "hit_ratio", "memory", "compression",
-    "dictionary", "import_time",
+    "dictionary", "metrics_cost", "import_time", "sessions",
 )  # fmt: skip
 
 

@@ -13,8 +13,7 @@ import time
 
 from aikcache import Cache
 from aikcache.testing import Server
-
-from ._measure import Bar, Row, Settings, duration
+from benchmarks._harness.measure import Bar, Row, Settings, duration
 
 CALLS = 20_000
 RETURNS = 5

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ._measure import ROOT, Bar, Row, Settings
-from ._server import INSTANCE, servers
+from benchmarks._harness.measure import ROOT, Bar, Row, Settings
+from benchmarks._harness.server import INSTANCE, servers
 
 PATIENCE = 300
 

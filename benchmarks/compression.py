@@ -13,9 +13,8 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from ._measure import Bar, Row, Settings
-from ._server import INSTANCE, record, servers
+from benchmarks._harness.measure import Bar, Row, Settings
+from benchmarks._harness.server import INSTANCE, record, servers
 
 SIZES = (512, 1024, 4096, 65536)
 JUDGED = 4096

@@ -23,10 +23,9 @@ import redis
 import zstandard
 
 from aikcache import Cache, configure
-from aikcache._frame import Framer
-
-from ._measure import ROOT, Row, Settings, duration, interleaved
-from ._server import INSTANCE, record, servers
+from aikcache._codec.frame import Framer
+from benchmarks._harness.measure import ROOT, Row, Settings, duration, interleaved
+from benchmarks._harness.server import INSTANCE, record, servers
 
 MODULES, CALLS, TESTED = 1500, 1200, 300
 LEVELS, ALL_LEVELS = (-1, 1, 3, 6), (-5, -3, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9)

@@ -18,10 +18,9 @@ from typing import Any
 
 import cachetools
 
-from aikcache._s3fifo import S3FIFOCache
-
-from . import _rivals
-from ._measure import Bar, Plot, Row, Settings
+from aikcache._local.s3fifo import S3FIFOCache
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.measure import Bar, Plot, Row, Settings
 
 OURS, BASE, THEINE = "aikcache s3fifo", "cachetools LRU", "theine"
 FILES = {  # name: (file, format of a key)

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 import aikcache
-
-from ._measure import Bar, Row, Settings
+from benchmarks._harness.measure import Bar, Row, Settings
 
 HEAVY = ("redis", "flask", "prometheus_client", "zstandard", "msgspec", "cryptography", "opentelemetry.sdk")
 HOME = Path(aikcache.__file__).parent.parent

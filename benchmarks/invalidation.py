@@ -16,9 +16,8 @@ from typing import Any
 import redis
 
 from aikcache import Cache
-
-from ._measure import Bar, Plot, Row, Samples, Settings, duration, interleaved
-from ._server import INSTANCE, servers
+from benchmarks._harness.measure import Bar, Plot, Row, Samples, Settings, duration, interleaved
+from benchmarks._harness.server import INSTANCE, servers
 
 GROUP = 10_000
 SINGLES = 2000

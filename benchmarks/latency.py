@@ -20,10 +20,9 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from . import _rivals
-from ._measure import Plot, Row, Settings, duration
-from ._server import INSTANCE, record, servers
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.measure import Plot, Row, Settings, duration
+from benchmarks._harness.server import INSTANCE, record, servers
 
 KEYS = 1000
 PAIRS = {"local hit": "functools.lru_cache", "remote hit": "bare get + loads", "load": "bare get and set"}

@@ -1,8 +1,8 @@
 """A local hit takes 2.9 times functools.lru_cache, and beats cachetools 7.2, cachebox 3.0, dogpile 70 times.
 
 Measured is a call with one string argument that is in the local tier, value included in the entry (a `str`): deadline
-and channel horizon are checked and the hit is counted. lru_cache is C and does none of these; the rivals expire. That
-mutable values are decoded for each caller, unless `share=True`, is shown for information.
+and the channel's `trusted_until` are checked and the hit is counted. lru_cache is C and does none of these; the rivals
+expire. That mutable values are decoded for each caller, unless `share=True`, is shown for information.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from aikcache import Cache
-
-from . import _rivals
-from ._measure import Bar, Row, Samples, Settings, absent, timed
-from ._server import record
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.measure import Bar, Row, Samples, Settings, absent, timed
+from benchmarks._harness.server import record
 
 KEY = "resource-1"
 MANY = [f"resource-{i}" for i in range(1000)]
@@ -33,7 +32,8 @@ def run(settings: Settings) -> list[Row]:
     with Cache() as cache:
         functions = _contenders(cache, settings)
         installed = {name: f for name, f in functions.items() if f is not None}
-        samples = timed({name: _timer(f) for name, f in installed.items()}, settings)
+        timers = {name: _timer(f) for name, f in installed.items()}
+        samples = timed(timers | _method_timers(cache), settings)
         rows = [_row("local hit", samples, "aikcache", "functools.lru_cache", Bar(3))]
         for rival, bar in BARS.items():
             if rival in samples:
@@ -42,8 +42,9 @@ def run(settings: Settings) -> list[Row]:
                 rows.append(absent("local hit, times faster", rival, bar))
         rows.append(_row("local hit, mutable value decoded", samples, "aikcache, decoded", "functools.lru_cache"))
         rows.append(_row("local hit, mutable value shared", samples, "aikcache, share=True", "functools.lru_cache"))
+        for method in ("method", "method, __cache_key__"):
+            rows.append(_row(f"local hit of a {method}", samples, method, "aikcache"))
         rows.append(_many(installed, settings))
-        rows.append(Row(question="local hit, OpenTelemetry metrics on", figure="", rival="off", bar=Bar(1.05)))
         return rows
 
 
@@ -65,6 +66,29 @@ def _contenders(cache: Cache, settings: Settings) -> dict[str, Callable[[str], A
         "theine Memoize": _rivals.theine_memoize(text),
         "aikcache, decoded": cache.cached("bench", ttl=300, operation="decoded")(load),
         "aikcache, share=True": cache.cached("bench", ttl=300, operation="shared", share=True)(load),
+    }
+
+
+def _method_timers(cache: Cache) -> dict[str, timeit.Timer]:
+    """A method is looked up with each call, as callers do."""
+
+    class Ignored:
+        @cache.cached("bench", ttl=300, operation="ignored", ignore=("self",))
+        def text(self, key: str) -> str:
+            return key
+
+    class Named:
+        def __cache_key__(self) -> str:
+            return "shop"
+
+        @cache.cached("bench", ttl=300, operation="named")
+        def text(self, key: str) -> str:
+            return key
+
+    statement = "; ".join(["s.text(k)"] * 10)
+    return {
+        name: timeit.Timer(statement, globals={"s": shop, "k": KEY})
+        for name, shop in (("method", Ignored()), ("method, __cache_key__", Named()))
     }
 
 

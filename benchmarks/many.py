@@ -12,9 +12,8 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from ._measure import Bar, Row, Settings, interleaved
-from ._server import INSTANCE, places, record
+from benchmarks._harness.measure import Bar, Row, Settings, interleaved
+from benchmarks._harness.server import INSTANCE, places, record
 
 COUNT = 100
 

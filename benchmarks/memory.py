@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from aikcache import Cache
-
-from . import _rivals
-from ._measure import Bar, Row, Settings
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.measure import Bar, Row, Settings
 
 COUNT = 20_000
 KEYS = [f"resource-{i:06}" for i in range(COUNT)]
@@ -38,7 +37,7 @@ def run(settings: Settings) -> list[Row]:
 
             cached = cache.cached("bench", ttl=600, **options)(load)
             used = _grown(cached) - sum(sys.getsizeof(cached.key(key)) for key in KEYS[:100]) / 100
-            if len(cache.tiers.local) != COUNT:
+            if len(cache.engine.local) != COUNT:
                 raise RuntimeError("not all entries were kept")
         rows.append(Row(question=f"memory per local entry{what}", figure="", measured=used, unit=" bytes", bar=bar))
     used = _grown(_rivals.cachetools_ttl(lambda key: key), KEYS[: _rivals.ENTRIES])

@@ -16,9 +16,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from aikcache import Cache
-
-from ._measure import Bar, Row, Settings, duration
-from ._server import INSTANCE, servers
+from benchmarks._harness.measure import Bar, Row, Settings, duration
+from benchmarks._harness.server import INSTANCE, servers
 
 HELD = 100_000
 ROUNDS = 1000
@@ -52,7 +51,7 @@ def _watch(url: str, instance: str, pipe: Connection) -> None:
 
         while pipe.recv():
             held = moment("a")
-            _fill(cache, HELD - len(cache.tiers.local.region("filler:of").table))
+            _fill(cache, HELD - len(cache.engine.local.region("filler:of").table))
             moment("a")
             pipe.send(None)
             until = time.monotonic() + PATIENCE
@@ -63,12 +62,13 @@ def _watch(url: str, instance: str, pipe: Connection) -> None:
 
 def _fill(cache: Cache, missing: int) -> None:
     """Entries as calls would leave them, without the calls."""
-    local, region, now = cache.tiers.local, cache.tiers.local.region("filler:of"), time.monotonic()
+    local, region, now = cache.engine.local, cache.engine.local.region("filler:of"), time.monotonic()
     for number in range(missing):
         key = cache.space.full(f"filler:of:{number}")
         local.fill(
             key, region, (number,), region.epoch, number,
-            born=now, fresh=now + 600, due=now + 600, deadline=now + 600, shared=True, tags=(f"filler:{number % 100}",),
+            created_at=now, fresh_until=now + 600, refresh_at=now + 600, deadline=now + 600, shared=True,
+            tags=(f"filler:{number % 100}",),
         )  # fmt: skip
 
 

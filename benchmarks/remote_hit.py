@@ -17,10 +17,9 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from . import _rivals
-from ._measure import Bar, Row, Settings, absent, interleaved
-from ._server import INSTANCE, places, record
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.measure import Bar, Row, Settings, absent, interleaved
+from benchmarks._harness.server import INSTANCE, places, record
 
 KEY = f"resource-{INSTANCE}"  # so that whatever is named after it is removed
 BARS = {"dogpile.cache redis": Bar(1.5, least=True), "Flask-Caching redis": Bar(4, least=True), "diskcache": None}

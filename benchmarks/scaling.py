@@ -18,12 +18,11 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from . import _rivals
-from ._crew import Act, Crew, in_threads, moment
-from ._measure import Plot, Row, Settings
-from ._plots import number
-from ._server import INSTANCE, record, servers
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.crew import Act, Crew, in_threads, moment
+from benchmarks._harness.measure import Plot, Row, Settings
+from benchmarks._harness.plots import number
+from benchmarks._harness.server import INSTANCE, record, servers
 
 KEYS = 1000
 STEP = 50  # calls between two looks at the clock

@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 
 from aikcache import Cache
 from aikcache.testing import Server, wait_until
-
-from ._measure import Bar, Row, Settings, duration
-from ._server import record
+from benchmarks._harness.measure import Bar, Row, Settings, duration
+from benchmarks._harness.server import record
 
 TIERS = {"local": 60.0, "remote": 0.0}
 """Which tier answers, and the `local_ttl` that makes it so."""

@@ -18,11 +18,10 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from . import _rivals
-from ._crew import Act, Crew, in_threads, moment
-from ._measure import Bar, Plot, Row, Settings, absent, duration
-from ._server import INSTANCE, servers
+from benchmarks._harness import rivals as _rivals
+from benchmarks._harness.crew import Act, Crew, in_threads, moment
+from benchmarks._harness.measure import Bar, Plot, Row, Settings, absent, duration
+from benchmarks._harness.server import INSTANCE, servers
 
 PROCESSES, THREADS = 8, 16
 SIZES = (1, 2, 4, PROCESSES)

@@ -12,8 +12,7 @@ import threading
 import time
 
 from aikcache import Cache
-
-from ._measure import Bar, Row, Settings
+from benchmarks._harness.measure import Bar, Row, Settings
 
 THREADS, KEYS = 8, 1000
 

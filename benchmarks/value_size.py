@@ -12,9 +12,8 @@ import orjson
 import redis
 
 from aikcache import Cache
-
-from ._measure import Plot, Row, Settings, interleaved
-from ._server import INSTANCE, record, servers
+from benchmarks._harness.measure import Plot, Row, Settings, interleaved
+from benchmarks._harness.server import INSTANCE, record, servers
 
 SIZES = (256, 1024, 4096, 16_384, 65_536, 262_144)
 NEVER = 2**24

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import _trust
+
 STAMP, ANY, MARK = "stamp", "any", "mark"  # what is pushed: the group's or tag's stamp, that of any tag, a key's mark
 Name = tuple[str, int]  # of a push: what, and for marks the writer
 Told = tuple[str, Name, int, int | None]  # "push" or "reply", its name, the newest version it tells of, the reply
@@ -26,6 +28,10 @@ class Proc(NamedTuple):
     owed: int = 1  # … and ignored, because an invalidation of our own does the same in a moment
     live: bool = True  # the channel delivers
     trusts: bool = True  # and what was known before it did is forgotten
+    vouched: bool = True  # by a heartbeat of the last `max_staleness` whose write was accepted
+    young: bool = True  # what is held locally was asked for since then
+    pending: tuple[tuple[str, int], ...] = ()  # invalidations that are held back for Redis
+    dead: bool = False
 
 
 class Agent(NamedTuple):
@@ -43,6 +49,7 @@ class Agent(NamedTuple):
     made: int | None = None
     wrote: bool = False
     version: int = 0
+    young: bool = True  # it began less than `max_staleness` ago
 
 
 class State(NamedTuple):
@@ -56,6 +63,9 @@ class State(NamedTuple):
     agents: tuple[Agent, ...]
     returned: tuple[int, ...] = (1, 1)  # per process: the newest version whose invalidation has returned there
     written: int = 1  # the newest version whose invalidation has reached Redis
+    refuses: bool = False  # the server refuses what would write
+    mute: bool = False  # nor can that be published
+    late: int = 0  # the newest version whose invalidation had returned anywhere `max_staleness` ago
 
     def proc(self, p: int, **changes: object) -> State:
         return self._replace(procs=(*self.procs[:p], self.procs[p]._replace(**changes), *self.procs[p + 1 :]))  # type: ignore[arg-type]
@@ -101,7 +111,9 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
     """Every state one step on, and what the step was."""
     if s.cycle:
         told = tuple(("push", name, version, None) for name, version in s.cycle)
-        after = s._replace(cycle=(), procs=tuple(p._replace(queue=(*p.queue, *told)) if p.live else p for p in s.procs))
+        hear = [_trust.listening(s, p) for p in range(len(s.procs))]
+        procs = tuple(p._replace(queue=(*p.queue, *told)) if h else p for p, h in zip(s.procs, hear, strict=True))
+        after = s._replace(cycle=(), procs=procs)
         yield "the server ends its cycle", after
     for p, proc in enumerate(s.procs):
         if proc.asked:
@@ -111,12 +123,21 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
         if proc.queue:
             first, after = proc.queue[0], s.proc(p, queue=proc.queue[1:])
             yield f"{p}: the channel handles {first}", handle(after, p, first, rules)
+    yield from _trust.background(s, rules)
     for i, a in enumerate(s.agents):
+        if s.procs[a.proc].dead and a.kind != "later":
+            continue
         if a.pc == "done" or (a.pc == "begin" and a.after is not None and s.agents[a.after].pc != "done"):
             continue
         if s.cycle and a.pc in AFTER_A_REPLY:
             continue  # it waits for a reply, and the cycle's pushes are sent before
-        run = {"read": read, "tagged": read, "late": read, "cut": cut}.get(a.kind, write)
+        if a.kind in _trust.CHANGES:
+            for after in _trust.change(s, i, a):
+                yield f"{a.kind}: {a.pc}", after
+            continue
+        run = {"read": read, "tagged": read, "late": read, "strong": read, "strong late": read, "cut": cut}.get(
+            a.kind, write
+        )
         for after in run(s, i, a, rules):
             if after.agents[i].pc == "remember" and after.agents[i].stamp is None:
                 after = after.agent(i, pc="fresh")
@@ -126,13 +147,15 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
 
 
 READING = {
-    "get", "get any", "get stamp", "remember", "expect", "ensure", "ensured", "lease", "load", "alone", "store", "fill",
-    "late expect", "late stamp", "late any", "late checked",
+    "get", "stamp first", "get any", "get stamp", "remember", "expect", "ensure", "ensured", "lease", "load", "alone",
+    "store", "fill", "late expect", "late stamp", "late any", "late checked",
 }  # fmt: skip
 AFTER_A_REPLY = {
     "remember", "expect", "ensured", "lease", "load", "alone", "late expect", "late checked", "store",
-    "fill", "mark", "set", "sweep 1", "sweep 2", "mark again", "local part",
+    "fill", "mark", "set", "sweep 1", "sweep 2", "mark again", "local part", "stamp again",
 }  # fmt: skip
+BY_STAMP = ("group", "tag", "group again")
+"""Invalidations that write a stamp; the last may lose its reply, and is then sent again."""
 
 
 # The channel
@@ -141,6 +164,8 @@ AFTER_A_REPLY = {
 def handle(s: State, p: int, told: Told, rules: Rules) -> State:
     kind, name, version, current = told
     proc, what = s.procs[p], name[0]
+    if kind in (_trust.NEWS, _trust.BEAT):
+        return _trust.hear(s, p, told, rules)
     expected = [stamp for w, stamp in proc.mine if w == what]
     left = tuple(item for item in proc.mine if item[0] != what)
     if kind == "reply":
@@ -178,20 +203,42 @@ def ignored(s: State, p: int, version: int) -> State:
 
 def read(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
     p, proc = a.proc, s.procs[a.proc]
-    late = a.kind == "late"  # its tag is named by its result alone
+    late = a.kind in ("late", "strong late")  # its tag is named by its result alone
+    strong = a.kind in ("strong", "strong late")
 
     def fresh(value: Value | None) -> bool:
         return value is not None and ("stamp_checked" not in rules or None is not a.stamp == value.stamp)
 
     match a.pc:
+        case "begin" if strong:  # whatever returned anywhere before it was asked
+            floor = max(s.returned)
+            if proc.local is not None and "strong_not_local" not in rules:
+                yield returned(s.agent(i, floor=floor), i, proc.local)
+                return
+            known = None if "strong_asks" in rules or late else proc.known
+            for pc in ("get",) if late or known is not None else ("get", "stamp first"):
+                yield s.agent(i, pc=pc, floor=floor, fills=True, keeps=True, stamp=known)
+        case "stamp first":  # value and stamp may be on two nodes, which know no common order
+            yield s.agent(i, pc="get", stamp=s.stamp)
         case "begin":  # what must this call see?
             exact = s.written if not proc.trusts and proc.local is None else 0  # no channel, so Redis itself is asked
-            floor = max(s.returned[p], proc.seen, exact)
-            if proc.local is not None:
+            floor = max(s.returned[p], proc.seen, exact, s.late)
+            if proc.local is not None and (proc.vouched or proc.young):
                 yield returned(s.agent(i, floor=floor), i, proc.local)
+            elif proc.pending:  # first Redis must be told
+                yield s.agent(i, pc="alone", floor=floor, fills=True, young=True)
             else:
                 known = proc.known if (proc.trusts or "cut_distrusts" not in rules) and not late else None
-                yield s.agent(i, pc="get", floor=floor, fills=True, keeps=True, stamp=known)
+                known = known if proc.vouched else None
+                yield s.agent(i, pc="get", floor=floor, fills=True, keeps=True, stamp=known, young=True)
+        case "get" if (
+            not (proc.trusts and proc.vouched) and "read_carries_probe" in rules and not _trust.accepted(s, rules)
+        ):
+            yield s.agent(i, pc="alone")
+        case "lease" | "ensure" | "late stamp" if s.refuses:
+            yield unexpect(s, i, a).agent(i, pc="alone", saw=None, stamp=None, before=None, made=None)
+        case "store" if s.refuses:
+            yield returned(s, i, a.version)
         case "get":
             yield s.agent(i, pc="get any" if late else "fresh" if a.stamp is not None else "get stamp", saw=s.value)
         case "get any":
@@ -223,7 +270,10 @@ def read(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
             if s.stamp is None or a.kind == "tagged":
                 yield after.agent(i, wrote=True).push(STAMP, 0)
         case "ensured":
-            yield keep(unexpect(s, i, a), i, a, a.stamp, rules).agent(i, pc="lease", made=None, before=None)
+            s = keep(unexpect(s, i, a), i, a, a.stamp, rules)
+            if a.stamp == a.made and "maker_drops_local" in rules:  # there was none: what was under it has ended
+                s = s.epochs(p, keeps=False).proc(p, local=None)
+            yield s.agent(i, pc="lease", made=None, before=None, fills=True)
         case "lease":  # the right to load, or a value that has arrived, or somebody else is loading
             under = a.before if late else a.stamp
             if s.value is not None and s.value != a.saw and fresh(s.value):
@@ -255,8 +305,8 @@ def read(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
             else:
                 yield returned(s, i, a.version)  # what was not stored is not filed here either
         case "fill":
-            fills = a.fills or "local_guard" not in rules
-            yield returned(s.proc(p, local=a.version) if fills else s, i, a.version)
+            fills = (a.fills or "local_guard" not in rules) and not strong
+            yield returned(s.proc(p, local=a.version, young=a.young) if fills else s, i, a.version)
 
 
 def keep(s: State, i: int, a: Agent, stamp: int | None, rules: Rules) -> State:
@@ -291,6 +341,7 @@ def returned(s: State, i: int, version: int) -> State:
         keeps=True,
         wrote=False,
         same=True,
+        young=True,
     )
 
 
@@ -306,16 +357,26 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
         case "begin" if a.kind == "set":
             yield s.agent(i, pc="get stamp")
         case "begin":  # the commit
-            first = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp"}
+            first = {"group": "stamp", "tag": "any" if "any_tag_first" in rules else "stamp", "group again": "stamp"}
             after = s._replace(db=s.db + 1).agent(i, pc=first.get(a.kind, a.kind), version=s.db + 1)
-            if a.kind in ("group", "tag"):
+            if a.kind in BY_STAMP:
                 after = expect(after, p, STAMP, s.fresh()).agent(i, made=s.fresh())
             if a.kind == "key" and "mark_names_writer" not in rules:
                 after = expect(after, p, MARK, 0)
             yield after
+        case "stamp" | "any" | "key" if s.refuses:
+            yield _trust.refused(s, i, a)
+        case "publish":
+            yield _trust.publish(s, i, a)
         case "stamp":
             pc = "any" if a.kind == "tag" and "any_tag_first" not in rules else "local part"
-            yield told._replace(stamp=a.made).push(STAMP, a.version).agent(i, pc=pc)
+            after = told._replace(stamp=a.made).push(STAMP, a.version)
+            yield after.agent(i, pc=pc)
+            if a.kind == "group again" and a.same:  # the connection dies before the reply: was it done?
+                yield after.agent(i, pc="stamp again")
+        case "stamp again":
+            made = s.fresh() if "again_anew" in rules else a.made
+            yield expect(s, p, STAMP, made).agent(i, pc="stamp", made=made, same=False)
         case "any":
             pc = "stamp" if "any_tag_first" in rules else "local part"
             yield s._replace(any=s.fresh()).push(ANY, 0).agent(i, pc=pc)
@@ -347,13 +408,13 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
         case "mark again":
             yield mark(told, a, rules).agent(i, pc="local part")
         case "local part":
-            s = s.epochs(p, keeps=a.kind in ("group", "tag")).proc(p, seen=max(proc.seen, proc.owed))
+            s = s.epochs(p, keeps=a.kind in BY_STAMP).proc(p, seen=max(proc.seen, proc.owed))
             if "own_drops_local" in rules:
                 s = s.proc(p, local=None)
-            if a.kind in ("group", "tag"):
+            if a.kind in BY_STAMP:
                 s = s.proc(p, known=None if "forget_own_stamp" in rules else a.made)
             done = (*s.returned[:p], max(s.returned[p], a.version), *s.returned[p + 1 :])
-            yield s._replace(returned=done).agent(i, pc="done", stamp=None, made=None, version=0)
+            yield s._replace(returned=done).agent(i, pc="done", stamp=None, made=None, version=0, same=True)
 
 
 def mark(s: State, a: Agent, rules: Rules) -> State:

@@ -21,7 +21,8 @@ REQUIRED = os.environ.get("AIKCACHE_REQUIRE_SERVERS") == "1"
 
 # No deadlines: a machine that is busy with servers misses them, and the test says nothing about speed.
 settings.register_profile("local", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("local"), max_examples=300, derandomize=True, print_blob=True)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=30)
 settings.register_profile("long", settings.get_profile("local"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if REQUIRED else "local"))
 

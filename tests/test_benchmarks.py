@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
 from benchmarks._cluster_model import Costs, Deployment, demand
-from benchmarks._measure import ROOT, Plot, Settings
-from benchmarks._plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number, svg
-from benchmarks._progress import Progress
+from benchmarks._harness.measure import ROOT, Plot, Settings
+from benchmarks._harness.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number, svg
+from benchmarks._harness.progress import Progress
 
 SVG = "{http://www.w3.org/2000/svg}"
 COSTS = Costs(
@@ -62,7 +62,7 @@ def test_a_run_prints_a_table_and_writes_json_and_plots(
 ) -> None:
     """Rows go to the table and the file, plots to files of their own; a bar that is missed is the exit status."""
     from benchmarks import many
-    from benchmarks._measure import Bar, Row
+    from benchmarks._harness.measure import Bar, Row
 
     plot = Plot(name="picture", title="A picture", x="x", y="y", lines={"us": [(1, 2), (2, 3)]})
     found = {"measured": 1.0}

@@ -40,6 +40,7 @@ import _catalog_worker as worker  # noqa: E402
 import catalog  # noqa: E402
 from _catalog_model import Lineage, ResourceType, resource_id_of  # noqa: E402
 
+pytestmark = pytest.mark.servers
 REQUIRED = os.environ.get("AIKCACHE_REQUIRE_SERVERS") == "1"
 SOURCES = {
     "kettle/__init__.py": '"""Boils water.\n\nAt length."""\nfrom . import whistle\n',

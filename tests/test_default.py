@@ -71,6 +71,30 @@ def test_without_configure_the_environment_decides(default: Default, monkeypatch
     assert f.key(1) == "fromenv:v1:p:f:1"
 
 
+def test_a_mistake_in_the_environment_costs_no_call(
+    default: Default, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Decorated calls run their functions and report it once; whoever asks for the cache itself is told."""
+    monkeypatch.setenv("AIKCACHE_TIMEOUT", "soon")
+    f, runs = counting(default)
+
+    @default.invalidates("p")
+    def change() -> str:
+        return "done"
+
+    assert (f(1), f(1), f.peek(1), change()) == (1, 1, None, "done")
+    (record,) = caplog.records
+    assert record.getMessage().endswith("nothing is invalidated: AIKCACHE_TIMEOUT must be of type float.")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="AIKCACHE_TIMEOUT must be of type float"):
+            aikcache.default_cache()
+    assert f(1) == 1
+    monkeypatch.setenv("AIKCACHE_TIMEOUT", "1")
+    made = aikcache.default_cache()
+    assert f(1) == f(1) == 1
+    assert (len(runs), made.stats().hits, len(caplog.records)) == (4, 1, 1)
+
+
 def test_the_same_cache_every_time(default: Default) -> None:
     """The default cache is made once, by however many threads."""
     barrier = threading.Barrier(8)

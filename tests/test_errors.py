@@ -9,7 +9,7 @@ import pytest
 
 import aikcache
 from aikcache import errors
-from aikcache.errors import AikcacheError, EncodeError, RemoteError, RemoteTimeoutError
+from aikcache.errors import AikcacheError, EncodeError, RemoteError, RemoteTimeoutError, SessionError
 
 TREE: dict[str, tuple[type, ...]] = {
     "AikcacheError": (Exception,),
@@ -21,6 +21,10 @@ TREE: dict[str, tuple[type, ...]] = {
     "RemoteTimeoutError": (RemoteError,),
     "RemoteUnavailableError": (RemoteError,),
     "SessionError": (AikcacheError,),
+    "SessionUnavailableError": (SessionError,),
+    "SessionTooLargeError": (SessionError,),
+    "SealError": (SessionError,),
+    "KeyRingError": (SessionError,),
 }
 
 

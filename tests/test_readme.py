@@ -26,7 +26,7 @@ def test_the_code_of_the_readme_runs_on_a_real_server(redis_url: str) -> None:
         "write_to_database": prices.__setitem__,
     }
     try:
-        assert len(BLOCKS) == 2
+        assert len(BLOCKS) == 3
         exec(BLOCKS[0].replace("redis://localhost:6379/0", redis_url), names)
         price = names["price"]
         assert price("tea") == price("tea", currency="EUR") == {"amount": 3, "currency": "EUR"}
@@ -35,6 +35,7 @@ def test_the_code_of_the_readme_runs_on_a_real_server(redis_url: str) -> None:
         exec(BLOCKS[1], names)
         assert price("tea") == {"amount": 4, "currency": "EUR"}
         assert price.many(["tea", ("tea", "USD")])[1] == {"amount": 4, "currency": "USD"}
+        exec(BLOCKS[2], names)
     finally:
         aikcache.configure()
 

@@ -39,6 +39,7 @@ def main(method: str, url: str, instance: str) -> None:
     cache, client = make(url, instance)
     client.set("db:value", "old")
     with cache:
+        cache.cached("thing", operation="get")(lambda name: name)
         cache.get("nothing:at:all")
         wait_until(lambda: cache.stats().coherent, WITHIN, "the channel")
         ready = [context.Event() for _ in range(2)]

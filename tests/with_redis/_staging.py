@@ -14,7 +14,10 @@ import hiredis
 import pytest
 import redis
 
-from aikcache import Cache, _cache, _wrapper
+from aikcache import Cache, _cache
+from aikcache._decorators import wrapper
+from aikcache._redis.connection import Connection
+from aikcache._remote.store import RedisStore
 from aikcache.testing import Server, wait_until
 
 from ._workers import PATIENCE, connect
@@ -68,7 +71,7 @@ class Ahead:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._by = 0.0
         patch.setattr(_cache, "monotonic", self)
-        patch.setattr(_wrapper, "make", functools.partial(_wrapper.make, clock=self))
+        patch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=self))
 
     def __call__(self) -> float:
         return time.monotonic() + self._by
@@ -89,7 +92,7 @@ def pair(open_cache: Callable[[], Cache]) -> tuple[Cache, Cache]:
 
 def hear(listener: Cache, teller: Cache) -> None:
     """Until `listener` has handled all that was pushed to it before: pushes are handled in order."""
-    region = listener.tiers.local.region("sign:of")
+    region = listener.engine.local.region("sign:of")
     for number in range(2):  # the second comes after the answers to what the channel had asked before the first
         before = region.epoch
         teller.invalidate_key(f"sign:of:{number}")
@@ -99,7 +102,7 @@ def hear(listener: Cache, teller: Cache) -> None:
 def kill_channel(cache: Cache, url: str) -> int:
     """Cut the channel of `cache` at the server. Gives the number of its connects so far."""
     connects = cache.stats().channel_connects
-    link = cache.tiers.channel._link  # type: ignore[union-attr]
+    link = cache.engine.channel._link  # type: ignore[union-attr]
     assert link is not None
     with redis.Redis.from_url(url) as client:
         link_name = "aikcache-channel"
@@ -141,3 +144,27 @@ class Listener:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._socket.close()
+
+
+def lose_a_reply(patch: pytest.MonkeyPatch, cache: Cache, then: Callable[[], object]) -> None:
+    """The reply to the next invalidation of `cache` does not arrive: its connection dies, after `then` has run."""
+    mine, end, receive = threading.local(), RedisStore.end, Connection.receive
+    armed = [True]
+
+    def ended(remote: RedisStore, *args: Any) -> None:
+        mine.ends = remote is cache.engine.remote
+        try:
+            end(remote, *args)
+        finally:
+            mine.ends = False
+
+    def received(link: Connection, *args: Any, **kwargs: Any) -> list[Any]:
+        replies = receive(link, *args, **kwargs)
+        if armed and getattr(mine, "ends", False):
+            armed.clear()
+            then()
+            raise ConnectionResetError
+        return replies
+
+    patch.setattr(RedisStore, "end", ended)
+    patch.setattr(Connection, "receive", received)

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from aikcache import Cache
-from aikcache._typing import CachedFunction
+from aikcache._decorators.protocols import CachedFunction
 from aikcache.errors import InvalidKeyError
 from aikcache.testing import wait_until
 
@@ -292,27 +292,27 @@ def test_a_batch_fills_the_local_tier(spec: Spec, database: Database, open_shop:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_tag_that_cannot_be_made_costs_the_caching_and_no_answer(shared: bool, redis_url: str, instance: str) -> None:
-    """Where a tag would be too long a batch gives what the function gives, in its order; only `strict` raises."""
-    url, long = redis_url if shared else None, "x" * 600
+    """Where a tag would be empty a batch gives what the function gives, in its order; only `strict` raises."""
+    url, none = redis_url if shared else None, ""
     with Cache(url, instance=instance, **PATIENT) as cache, Cache(url, instance=instance, strict=True) as strict:
         one, many = bind_names(cache)
         for _ in range(2):
-            assert one.many(["a", long, "b"]) == ["a!", long + "!", "b!"]
-            assert many(["c", long, "d"]) == {"c": "c!", long: long + "!", "d": "d!"}
+            assert one.many(["a", none, "b"]) == ["a!", none + "!", "b!"]
+            assert many(["c", none, "d"]) == {"c": "c!", none: none + "!", "d": "d!"}
         assert (one.peek("a"), one.peek("b")) == ("a!", "b!")
         assert cache.stats().errors > 0
         one, many = bind_names(strict)
         for call in (one.many, many):
             with pytest.raises(InvalidKeyError, match="a tag must be"):
-                call(["a", long])
+                call(["a", none])
 
 
 def bind_names(cache: Cache) -> tuple[Any, Any]:
-    @cache.cached("name", tags=("name:{name}",))
+    @cache.cached("name", tags=("{name}",))
     def one(name: str) -> str:
         return name + "!"
 
-    @cache.cached_many("name", tags=("name:{names}",))
+    @cache.cached_many("name", tags=("{names}",))
     def many(names: list[str]) -> dict[str, str]:
         return {name: name + "!" for name in names}
 
@@ -352,3 +352,13 @@ def test_set_many_and_get_many_agree(bare: Spec, open_shop: OpenShop) -> None:
     values = {f"thing:put:{i}": {"n": i, "none": None} for i in range(20)}
     first.cache.set_many(values, ttl=60)
     assert second.cache.get_many([*values, "thing:put:x"]) == values
+
+
+def test_a_cold_many_with_tags_of_its_results_takes_as_many_round_trips_as_one_call(counted: Counted) -> None:
+    """Stamps of tags that only the results name are asked for once for all of them, whatever their number."""
+    tagged = tag_by_result(counted.cache)
+    one = counted.round_trips(lambda: tagged.many([1000]))
+    assert counted.round_trips(lambda: tagged.many(range(50))) <= one
+    found: list[list[int]] = []
+    assert counted.round_trips(lambda: found.append(tagged.many(range(50)))) <= 2
+    assert found == [[n * n for n in range(50)]]

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 import pytest
 import redis
 
-from aikcache import Cache, _channel
+from aikcache import Cache
+from aikcache._coherence import channel
 from aikcache.testing import Server, wait_until
 
 from . import _workers
@@ -116,7 +117,7 @@ def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
     hear(here, there)
     loads = source.loads
     assert get("box") == other("cup") == OLD
-    assert here.tiers.local.peek(here.space.full("thing:get:box")) is not None
+    assert here.engine.local.peek(here.space.full("thing:get:box")) is not None
     assert source.loads == loads
 
 
@@ -185,7 +186,7 @@ def test_a_killed_channel_is_made_anew_and_empties(open_cache: OpenCache, redis_
         wait_until(lambda connects=connects: here.stats().channel_connects > connects, PATIENCE, "the channel")  # type: ignore[misc]
         wait_until(lambda: here.stats().coherent and there.stats().coherent, PATIENCE, "coherence")
         hear(here, there)
-        assert len(here.tiers.local) == 0 or here.tiers.local.peek(here.space.full("thing:get:box")) is None
+        assert len(here.engine.local) == 0 or here.engine.local.peek(here.space.full("thing:get:box")) is None
         get("box")
         source.value = value
         there.invalidate("thing")
@@ -275,7 +276,7 @@ def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str
 
 def test_close_ends_the_thread(redis_url: str, instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`close` ends the channel's thread, which does not wait for its next heartbeat, and nothing starts it again."""
-    monkeypatch.setattr(_channel, "HEARTBEAT", 600)
+    monkeypatch.setattr(channel, "HEARTBEAT", 600)
     before = len(threads())
     cache = Cache(redis_url, instance=instance)
     get = Source().bind(cache)

@@ -7,20 +7,23 @@ when told put their steps in the order that hurts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import redis
 
-from aikcache import Cache, _invalidation
-from aikcache._invalidation import Hearing
-from aikcache._local import LocalTier
-from aikcache._remote import Remote
-from aikcache._stamps import Stamps
+from aikcache import Cache
+from aikcache._engine import invalidation
+from aikcache._engine.invalidation import InvalidationListener
+from aikcache._local.tier import LocalTier
+from aikcache._redis.reply import Command
+from aikcache._remote.stamps import Stamps
+from aikcache._remote.store import RedisStore
 from aikcache.testing import wait_until
 
-from ._staging import Pause, hear, kill_channel, pair
+from ._staging import Pause, hear, kill_channel, lose_a_reply, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
 
 OLD, NEW = "old", "new"
@@ -33,6 +36,12 @@ both = pytest.mark.parametrize("rule", ["in force", "taken out"])
 def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**LONG, **settings}))
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
 
 
 class Source:
@@ -71,7 +80,7 @@ def source() -> Source:
 
 def held(cache: Cache, key: str = "thing:get:box") -> object:
     """What the local tier holds, trusted or not."""
-    entry = cache.tiers.local.peek(cache.space.full(key))
+    entry = cache.engine.local.peek(cache.space.full(key))
     return None if entry is None else entry.value
 
 
@@ -105,7 +114,7 @@ def test_an_answer_that_a_push_overtook_is_not_filed(
                 self, key, region, local_key, region.epoch, *args, **kwargs
             ),
         )
-    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    pause = Pause(monkeypatch, here.engine.local, "fill")
     reader = Background(get, "box")
     pause.wait()
     source.value = NEW
@@ -128,7 +137,7 @@ def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
     here, there = pair(open_cache)
     get = source.bind(here)
     source.bind(there)("box")
-    pause = Pause(monkeypatch, here.tiers.remote, "read", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "read", after=True)
     reader = Background(get, "box")
     pause.wait()
     source.value = NEW
@@ -145,7 +154,7 @@ def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
 def test_a_glance_that_an_invalidation_overtook_is_not_filed(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shortest road, judged by stamps believed before the question, holds to the same."""
+    """The fast path, judged by stamps believed before the question, holds to the same."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == OLD
@@ -160,7 +169,7 @@ def test_a_glance_that_an_invalidation_overtook_is_not_filed(
                 self, key, region, local_key, region.epoch, *args, **kwargs
             ),
         )
-    pause = Pause(monkeypatch, here.tiers.remote, "glance", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "fast_read", after=True)
     reader = Background(get, "box")
     pause.wait()
     source.value = NEW
@@ -180,7 +189,7 @@ def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
     here, there = pair(open_cache)
     get_there = source.bind(there)
     assert get_there("box") == OLD
-    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    pause = Pause(monkeypatch, here.engine.local, "fill")
     reader = Background(here.get, "thing:get:box")
     pause.wait()
     source.value = NEW
@@ -210,7 +219,7 @@ def test_a_stamp_that_a_push_overtook_is_not_believed(
             "remember",
             lambda self, groups, stamps, epoch: remember(self, groups, stamps, self.epoch),
         )
-    pause = Pause(monkeypatch, here.tiers.remote, "read", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "read", after=True)
     reader = Background(get, "box")
     pause.wait()
     source.value = NEW
@@ -235,12 +244,12 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
     expect = Stamps.expect
 
     def expecting(self: Stamps, group: str, stamp: bytes) -> None:
-        if self is here.tiers.stamps:
+        if self is here.engine.stamps:
             written[group] = stamp
         expect(self, group, stamp)
 
     monkeypatch.setattr(Stamps, "expect", expecting)
-    pause = Pause(monkeypatch, here.tiers.remote, "end", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "end", after=True)
     writer = Background(here.invalidate_tags, "things")
     pause.wait()
     assert get_third("box") == OLD  # under the stamp that `here` has just written
@@ -250,7 +259,7 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
     pause.let_go()
     writer.result()
     if rule == "taken out":
-        stamps = here.tiers.stamps
+        stamps = here.engine.stamps
         stamps.remember(["#things"], [written["#things"]], stamps.epoch)
     assert get("box") == (OLD if rule == "taken out" else NEW)
 
@@ -298,7 +307,7 @@ def test_an_invalidation_ends_what_its_own_process_holds(
     if rule == "taken out":
         for name in ("drop_group", "drop_key"):
             drop = getattr(LocalTier, name)
-            skip = lambda self, *args, drop=drop: None if self is here.tiers.local else drop(self, *args)  # noqa: E731
+            skip = lambda self, *args, drop=drop: None if self is here.engine.local else drop(self, *args)  # noqa: E731
             monkeypatch.setattr(LocalTier, name, skip)
     source.value = NEW
     WAYS[way](here)
@@ -318,18 +327,20 @@ def test_on_reconnecting_what_was_held_is_dropped(
     get = source.bind(here)
     assert get("box") == OLD
     if rule == "taken out":
-        live = Hearing.channel_live
+        live = InvalidationListener.channel_live
         monkeypatch.setattr(
-            Hearing, "channel_live", lambda self, *, emptied, alive_at: live(self, emptied=False, alive_at=alive_at)
+            InvalidationListener,
+            "channel_live",
+            lambda self, *, emptied, alive_at: live(self, emptied=False, alive_at=alive_at),
         )
-    pause = Pause(monkeypatch, here.tiers.channel, "_connect_and_listen")
+    pause = Pause(monkeypatch, here.engine.channel, "_connect_and_listen")
     connects = kill_channel(here, redis_url)
     pause.wait()
     source.value = NEW
     there.clear()
     pause.let_go()
     wait_until(lambda: here.stats().channel_connects > connects, PATIENCE, "the channel")
-    wait_until(lambda: here.tiers.channel.live.is_set(), PATIENCE, "the channel")  # type: ignore[union-attr]
+    wait_until(lambda: here.engine.channel.live.is_set(), PATIENCE, "the channel")  # type: ignore[union-attr]
     assert held(here) == (OLD if rule == "taken out" else None)
 
 
@@ -343,7 +354,7 @@ def test_while_the_channel_is_cut_stamps_are_asked_for(
     assert get("cup") == get_there("box") == OLD
     if rule == "taken out":
         monkeypatch.setattr(Stamps, "forget_all", lambda self, **kwargs: None)
-    pause = Pause(monkeypatch, here.tiers.channel, "_connect_and_listen")
+    pause = Pause(monkeypatch, here.engine.channel, "_connect_and_listen")
     kill_channel(here, redis_url)
     pause.wait()
     source.value = NEW
@@ -362,14 +373,14 @@ def test_a_starved_channel_cannot_make_hits_stale_for_long(
     connect(there)
     get = source.bind(here)
     if rule == "taken out":
-        monkeypatch.setattr(LocalTier, "trust_until", lambda self, horizon: None)
+        monkeypatch.setattr(LocalTier, "trust_until", lambda self, trusted_until: None)
     assert get("box") == OLD
-    pause = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    pause = Pause(monkeypatch, here.engine.channel, "_pushed")
     source.value = NEW
     there.invalidate_key("thing:get:box")
     pause.wait()  # the channel's thread does nothing any more
     if rule == "taken out":
-        here.tiers.local.region("thing:get").horizon = float("inf")
+        here.engine.local.region("thing:get").trusted_until = float("inf")
         with pytest.raises(TimeoutError):
             wait_until(lambda: get("box") == NEW, 1.5)
     else:
@@ -392,7 +403,7 @@ def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
     get = source.bind(here)
     before = here.stats().pushes
     source.before_return = lambda: wait_until(lambda: here.stats().pushes > before, PATIENCE, "the echo")
-    pause = Pause(monkeypatch, here.tiers.local, "fill")
+    pause = Pause(monkeypatch, here.engine.local, "fill")
     reader = Background(get, "box")
     pause.wait()
     hear(here, open_cache())
@@ -415,7 +426,7 @@ def test_ones_own_invalidation_does_not_end_the_load_that_follows(
     if rule == "taken out":
         monkeypatch.setattr(Stamps, "expected", lambda self, group: False)
     source.value, source.loads = NEW, 0
-    pause = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    pause = Pause(monkeypatch, here.engine.channel, "_pushed")
     WAYS[way](here)
     pause.wait()
     assert get("box") == NEW
@@ -436,10 +447,10 @@ def test_an_echo_that_came_together_with_another_ones_end_is_heeded(
     assert get_there("cup") == OLD
     hear(here, there)  # of the stamps that were made
     if rule == "taken out":  # expected, and so believed to be ours
-        monkeypatch.setattr(Stamps, "settle", lambda self, group, stamp: bool(self._mine.pop(group, ())) or True)
-    assert here.tiers.remote is not None
+        monkeypatch.setattr(Stamps, "already_known", lambda self, group, stamp: bool(self._mine.pop(group, ())) or True)
+    assert here.engine.remote is not None
     # The two writes are one push: `here` announces its own, and another's is what stands there when it is heard.
-    here.tiers.stamps.expect("#things", b"8 bytes!")
+    here.engine.stamps.expect("#things", b"8 bytes!")
     assert get("cup") == OLD == held(here, "thing:get:cup")
     source.value = NEW
     there.invalidate_tags("things")
@@ -462,16 +473,16 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
 
         def expect_what_is_known(self: Stamps, group: str, stamp: bytes) -> None:
             expect(self, group, stamp)
-            if self is here.tiers.stamps and (current := there.tiers.remote.read_stamps([group])[0]):  # type: ignore[union-attr]
+            if self is here.engine.stamps and (current := there.engine.remote.read_stamps([group])[0]):  # type: ignore[union-attr]
                 self._mine[group] = (*self._mine[group], current)
 
         monkeypatch.setattr(Stamps, "expect", expect_what_is_known)
-    here.tiers.stamps._known.clear()  # as when there are too many: it costs a read
-    channel = Pause(monkeypatch, here.tiers.channel, "_pushed")
+    here.engine.stamps._known.clear()  # as when there are too many: it costs a read
+    channel = Pause(monkeypatch, here.engine.channel, "_pushed")
     source.value = NEW
     there.invalidate_tags("things")
     channel.wait()
-    seeing_to_it = Pause(monkeypatch, here.tiers.remote, "_ask_in_order")
+    seeing_to_it = Pause(monkeypatch, here.engine.remote, "_ask_in_order")
     reader = Background(get, "cup")
     seeing_to_it.wait()
     pushes = here.stats().pushes
@@ -493,7 +504,7 @@ def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
     here, there = pair(open_cache)
     get = source.bind(here)
     assert get("box") == OLD == held(here)
-    remotes = here.tiers.remote, there.tiers.remote
+    remotes = here.engine.remote, there.engine.remote
     assert remotes[0] is not None
     assert remotes[1] is not None
     writers = [remotes[0].writer, remotes[1].writer if rule == "in force" else remotes[0].writer]
@@ -533,50 +544,85 @@ def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
     """A load under way when a tag ends, which only its result names, is not stored under that tag's new stamp."""
     here, there = pair(open_cache)
     late, late_there = source.bind_late(here), source.bind_late(there)
-    ask = Remote._ask_in_order
-    end = Remote.end
+    ask = RedisStore._ask_in_order
+    end = RedisStore.end
 
-    def ended_in_between(self: Remote, *parts: list[tuple[object, ...]]) -> list[object]:
-        if self is not here.tiers.remote or len(parts) < 2 or not parts[1] or source.loads != 1 or source.value == NEW:
-            return ask(self, *parts)  # type: ignore[arg-type]
+    def ended_in_between(self: RedisStore, *parts: Any) -> list[object]:
+        if self is not here.engine.remote or len(parts) < 2 or not parts[1] or source.loads != 1 or source.value == NEW:
+            return ask(self, *parts)
         source.value = NEW
         if rule == "in force":  # the tag's own stamp is read, then it ends, then that of any tag is read
-            first = ask(self, parts[0], [])  # type: ignore[arg-type]
-            end(there.tiers.remote, ("#", "#things"), ())  # type: ignore[arg-type]
-            return [*first, *ask(self, [], parts[1])]  # type: ignore[arg-type]
-        last = ask(self, [], parts[1])  # type: ignore[arg-type]
-        end(there.tiers.remote, ("#", "#things"), ())  # type: ignore[arg-type]
-        return [*ask(self, parts[0], []), *last]  # type: ignore[arg-type]
+            first = ask(self, parts[0], [])
+            end(there.engine.remote, ("#", "#things"), ())  # type: ignore[arg-type]
+            return [*first, *ask(self, [], parts[1])]
+        last = ask(self, [], parts[1])
+        end(there.engine.remote, ("#", "#things"), ())  # type: ignore[arg-type]
+        return [*ask(self, parts[0], []), *last]
 
-    monkeypatch.setattr(Remote, "_ask_in_order", ended_in_between)
+    monkeypatch.setattr(RedisStore, "_ask_in_order", ended_in_between)
     assert late("box") == OLD
     assert source.value == NEW
     assert late_there("box") == (OLD if rule == "taken out" else NEW)
+
+
+# again_anew
+
+
+@both
+@pytest.mark.parametrize("way", ["group", "tag", "everything"])
+def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_again(
+    way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored between an invalidation and its second sending, and ended there, stays ended."""
+    here, there = pair(open_cache)
+    get_there = source.bind(there)
+
+    def meanwhile() -> None:
+        assert get_there("box") == OLD  # under the stamp that has just been written
+        source.value = NEW
+        WAYS[way](there)
+
+    if rule == "taken out":
+        ending = RedisStore.ending
+        first: list[list[Command]] = []
+
+        def the_same(remote: RedisStore, *args: Any) -> list[Command]:
+            if remote is not here.engine.remote:
+                return ending(remote, *args)
+            if not first:
+                first.append(ending(remote, *args))
+            return first[0]
+
+        monkeypatch.setattr(RedisStore, "ending", the_same)
+    lose_a_reply(monkeypatch, here, meanwhile)
+    WAYS[way](here)
+    assert source.value == NEW
+    assert get_there("box") == (OLD if rule == "taken out" else NEW)
 
 
 def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCache) -> None:
     """However tags come to be ended together, the stamp of any tag is written before all others."""
     cache = open_cache()
     connect(cache)
-    recovery = cache.tiers.recovery
+    recovery = cache.engine.recovery
     assert recovery is not None
     told: list[tuple[str, ...]] = []
-    end = Remote.end
+    end = RedisStore.end
 
-    def told_of(self: Remote, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
         told.append(groups)
         end(self, groups, keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Remote, "end", told_of)
+        patch.setattr(RedisStore, "end", told_of)
         cache.invalidate_tags("a", "b")
         with cache.deferred():
             cache.invalidate("thing")
             cache.invalidate_tags("b")
             cache.invalidate_tags("a")
         for tag in ("a", "b", "a"):
-            recovery.keep(_invalidation.ending(cache.tiers, (), (tag,)))
-        recovery.settle()
+            recovery.keep(invalidation.ending(cache.engine, (), (tag,)))
+        recovery.send()
     assert len(told) == 3
     for groups in told:
         assert groups[0] == "#"
@@ -588,22 +634,23 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
 
 def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
     """Let `set` store its value whoever has the lease, and take none."""
-    remote = cache.tiers.remote
+    remote = cache.engine.remote
     assert remote is not None
     acquire = remote.acquire
     patch.setattr(
-        Remote,
+        RedisStore,
         "acquire",
         lambda self, wanted, lease_ms, insist=False, unlink=False: (
             [None] * len(wanted) if unlink else acquire(wanted, lease_ms, insist=insist)
         ),
     )
 
-    def put(self: Remote, key: str, token: bytes, frame: bytes, keep_ms: int) -> bool:
-        mark = self._mark(self.space.mark(key, self.writer))
-        return bool(self._ask([("SET", key, frame, "PX", keep_ms), *mark]))
+    def put(self: RedisStore, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
+        sets: list[Command] = [("SET", key, frame, "PX", str(keep_ms)) for key, _, frame, keep_ms in items]
+        self._ask([*sets, *(mark for key, *_ in items for mark in self._mark(self.space.mark(key, self.writer)))])
+        return [True] * len(items)
 
-    patch.setattr(Remote, "put", put)
+    patch.setattr(RedisStore, "put", put)
 
 
 @both
@@ -615,7 +662,7 @@ def test_a_value_put_by_hand_does_not_stand_over_what_ended_it(
     get = source.bind(here)
     if rule == "taken out":
         without_lease(monkeypatch, there)
-    held = Pause(monkeypatch, there.tiers.remote, "put")
+    held = Pause(monkeypatch, there.engine.remote, "put")
     setting = Background(lambda: there.set("thing:get:box", OLD, tags=("things",)))
     held.wait()
     source.value = NEW
@@ -647,3 +694,31 @@ def test_a_value_put_by_hand_ends_the_load_under_way(
     go.set()
     assert loading.result() == OLD
     assert there.get("thing:get:box") == (OLD if rule == "taken out" else NEW)
+
+
+# maker_drops_local
+
+
+@both
+def test_who_makes_a_stamp_holds_nothing_from_before_it(
+    rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis
+) -> None:
+    """Where a stamp was evicted before its push is handled, the push is taken for that of the one made in its place."""
+    here, there = pair(open_cache)
+    get = source.bind(here)
+    other = here.cached("thing", operation="other", consistency="strong")(lambda name: name)
+    assert get("box") == OLD
+    other("cup")
+    hear(here, there)
+    assert get("box") == OLD
+    if rule == "taken out":
+        monkeypatch.setattr(LocalTier, "start_groups", lambda self, groups, asked: None)
+    channel = Pause(monkeypatch, here.engine.channel, "_handle")
+    source.value = NEW
+    there.invalidate("thing")
+    raw.unlink(there.space.stamp("thing"))  # as an eviction does
+    channel.wait()
+    other("cup")  # it finds none, and makes one
+    channel.let_go()
+    hear(here, there)
+    assert get("box") == (OLD if rule == "taken out" else NEW)

@@ -1,4 +1,4 @@
-"""`deferred()`: what is ended inside a block is ended when the block has succeeded, and not at all when it raises."""
+"""`deferred()`: what is ended inside a block is ended when the block ends; inside, it is as if it had been already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aikcache import Cache
-from aikcache._remote import Remote
+from aikcache._remote.store import RedisStore
 
 from ._workers import PATIENCE, PATIENT, Background, connect
 
@@ -42,12 +42,13 @@ def cache(redis_url: str, instance: str) -> Iterator[Cache]:
 
 
 def held(cache: Cache) -> bool:
-    return cache.get("thing:get:box") is not None
+    """As everybody sees it who is not inside the block."""
+    return contextvars.Context().run(cache.get, "thing:get:box") is not None
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_ended_inside_is_ended_when_the_block_succeeds(way: str, cache: Cache) -> None:
-    """Inside the block nothing is ended yet; when it has ended well, all of it is."""
+    """Inside the block nothing is ended yet for anybody else; when it has ended well, all of it is."""
     with cache.deferred():
         WAYS[way](cache)
         assert held(cache)
@@ -55,24 +56,25 @@ def test_what_is_ended_inside_is_ended_when_the_block_succeeds(way: str, cache: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
-    """When the block raises, what was ended inside is forgotten."""
+def test_it_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
+    """When the block raises, what was ended inside is ended all the same: it may be of rows that never were."""
     with suppress(Rollback), cache.deferred():
         WAYS[way](cache)
+        assert held(cache)
         raise Rollback
-    assert held(cache)
+    assert not held(cache)
 
 
 def test_all_of_a_block_is_told_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is ended inside, it is one question to Redis, and each name stands in it once."""
     told: list[tuple[object, object]] = []
-    end = Remote.end
+    end = RedisStore.end
 
-    def told_of(self: Remote, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
         told.append((groups, keys))
         end(self, groups, keys)
 
-    monkeypatch.setattr(Remote, "end", told_of)
+    monkeypatch.setattr(RedisStore, "end", told_of)
     with cache.deferred():
         for _ in range(3):
             cache.invalidate_tags("a", "b")
@@ -97,25 +99,27 @@ def test_the_exception_goes_on(cache: Cache) -> None:
         raise Rollback
 
 
-def test_an_inner_block_that_raises_hands_nothing_on(cache: Cache) -> None:
-    """What an inner block that raised had ended is forgotten; the outer one's own is not."""
+def test_an_inner_block_that_raises_hands_on_all_the_same(cache: Cache) -> None:
+    """What an inner block that raised had ended is ended with the outer one's own."""
     cache.set("thing:get:cup", "old")
     with cache.deferred():
         cache.invalidate_key("thing:get:cup")
         with suppress(Rollback), cache.deferred():
             cache.invalidate_tags("things")
             raise Rollback
-    assert held(cache)
+        assert held(cache)
+        assert cache.get("thing:get:box") is None
+    assert not held(cache)
     assert cache.get("thing:get:cup") is None
 
 
-def test_an_outer_block_that_raises_forgets_the_inner_one(cache: Cache) -> None:
-    """What an inner block handed on is forgotten with the outer one."""
+def test_an_outer_block_that_raises_ends_what_the_inner_one_named(cache: Cache) -> None:
+    """What an inner block handed on is ended with the outer one."""
     with suppress(Rollback), cache.deferred():
         with cache.deferred():
             cache.invalidate_tags("things")
         raise Rollback
-    assert held(cache)
+    assert not held(cache)
 
 
 def test_threads_do_not_mix(cache: Cache) -> None:
@@ -171,7 +175,8 @@ def test_values_put_inside_are_put_at_once(cache: Cache) -> None:
         assert cache.get("thing:get:box") == "new"
         assert stored("box") == "stored"
         cache.invalidate("thing:stored")
-        assert stored("box") == "stored"
+        assert stored("box") == "loaded"
+        assert contextvars.Context().run(stored, "box") == "stored"
     assert cache.get("thing:get:box") == "new"
     assert stored("box") == "loaded"
 
@@ -192,5 +197,6 @@ def test_the_example_with_sqlalchemy_runs(redis_url: str) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLE), redis_url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "inside the transaction: 12.5" in done.stdout
     assert "after the commit: 12.5" in done.stdout
     assert "after the rollback: 12.5" in done.stdout

@@ -13,7 +13,7 @@ import redis
 
 import aikcache
 from aikcache import Cache
-from aikcache._server import answers, short_directory
+from aikcache._embedded.server import answers, short_directory
 from aikcache.testing import available_servers, wait_until
 
 from ._workers import PATIENCE, Worker
@@ -100,7 +100,7 @@ def test_a_directory_that_cannot_be_used_costs_the_caching_or_says_so(tmp_path: 
 SCRIPT = """
 import sys
 from aikcache import Cache
-cache = Cache(sys.argv[1])
+cache = Cache(sys.argv[1], instance="script")
 assert cache.get_or_load("thing:x:1", lambda: 1) == 1
 assert cache.health().ok
 """

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from aikcache.testing import Server
+
 from ._workers import PATIENCE
 
 PREAMBLE = """
@@ -293,7 +295,7 @@ def test_a_child_forked_while_a_group_ends_serves_nothing_of_it(redis_url: str, 
     run(
         """
 import threading
-from aikcache._local import Region
+from aikcache._local.region import Region
 
 inside, go_on, real = threading.Event(), threading.Event(), Region._tell
 
@@ -322,5 +324,42 @@ ending.join()
 assert get("box") == "new"
 """,
         redis_url,
+        instance,
+    )
+
+
+def test_a_child_inherits_what_is_pending(own_server: Server, instance: str) -> None:
+    """What a daemon's parent could not tell Redis its child tells it, and serves nothing of what was ended."""
+    run(
+        """
+import logging, signal
+logging.disable()
+server = client.info("server")["process_id"]
+quick = Cache(
+    url, instance=instance, timeout=0.5, connect_timeout=5, breaker_failures=1, breaker_reset=3600, local_ttl=0
+)
+value = ["old"]
+read = quick.cached("read", operation="read", tags=("things",))(lambda name: value[0])
+assert read("box") == "old"
+wait_until(lambda: quick.stats().coherent, 30, "the channel")
+value[0] = "new"
+os.kill(server, signal.SIGSTOP)
+try:
+    quick.get("other:get:thing")  # from now on nothing is sent that the server would carry out later
+    quick.invalidate_tags("things")
+    assert quick.stats().pending_invalidations > 0
+
+    def daemon():
+        os.kill(server, signal.SIGCONT)
+        wait_until(lambda: quick.ping() is None, 30, "the server")
+        assert read("box") == "new"
+        wait_until(lambda: quick.stats().pending_invalidations == 0, 30, "the replay")
+        assert read("box") == "new"
+
+    assert ended_well(fork(daemon))
+finally:
+    os.kill(server, signal.SIGCONT)
+""",
+        own_server.url,
         instance,
     )

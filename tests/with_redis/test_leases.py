@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from aikcache._remote import Remote
+from aikcache._engine.engine import Engine
+from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteTimeoutError
 from aikcache.testing import wait_until
 
@@ -192,11 +193,11 @@ def test_a_value_that_is_set_voids_a_load_under_way(
 
 def unanswered(patch: pytest.MonkeyPatch, shop: Shop, method: str, *, done: bool) -> list[tuple[Any, ...]]:
     """The next call of a method of the shop's remote tier gets no answer, though it may have been `done`."""
-    remote = shop.cache.tiers.remote
-    real = getattr(Remote, method)
+    remote = shop.cache.engine.remote
+    real = getattr(RedisStore, method)
     calls: list[tuple[Any, ...]] = []
 
-    def fails(this: Remote, *args: Any, **options: Any) -> Any:
+    def fails(this: RedisStore, *args: Any, **options: Any) -> Any:
         if this is not remote or calls:
             return real(this, *args, **options)
         calls.append(args)
@@ -204,7 +205,7 @@ def unanswered(patch: pytest.MonkeyPatch, shop: Shop, method: str, *, done: bool
             real(this, *args, **options)
         raise RemoteTimeoutError("no answer")
 
-    patch.setattr(Remote, method, fails)
+    patch.setattr(RedisStore, method, fails)
     return calls
 
 
@@ -236,7 +237,7 @@ def test_a_lease_that_could_not_be_given_up_is_given_up_later(
     shop = open_shop(bare.but(lease_ttl=8.0, lease_wait=20 * PATIENCE))
     shop.get("warm")
     unanswered(monkeypatch, shop, "store", done=False)
-    shared = shop.cache.tiers.shared
+    shared = shop.cache.engine.remote_tier
     assert shared is not None
     real, failures = shared.leases._hold, iter([RemoteTimeoutError("no answer")])
 
@@ -267,7 +268,7 @@ def test_a_value_that_is_set_late_does_not_stand_over_what_ended_it(
     key = "thing:get:tea"
     other.get("tea")
     if begun == "before":
-        held = Pause(monkeypatch, setter.cache.tiers.remote, "put")
+        held = Pause(monkeypatch, setter.cache.engine.remote, "put")
         first = Background(setter.cache.set, key, "old")
         held.wait()
         other.get.invalidate("tea")
@@ -277,9 +278,9 @@ def test_a_value_that_is_set_late_does_not_stand_over_what_ended_it(
         sent = unanswered(monkeypatch, setter, "put", done=False)
         setter.cache.set(key, "old")
         other.get.invalidate("tea")
-        remote = setter.cache.tiers.remote
+        remote = setter.cache.engine.remote
         assert remote is not None
-        assert remote.put(*sent[0]) is False
+        assert remote.put(*sent[0]) == [False]
     assert other.get.peek("tea") is None
     assert setter.get("tea") == other.get("tea") == "tea as it is"
 
@@ -426,7 +427,7 @@ def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
     database.hold("tea")
     first = Background(shop.get, "tea")
     database.wait_held("tea")
-    shared = shop.cache.tiers.shared
+    shared = shop.cache.engine.remote_tier
     assert shared is not None
     thread = shared.leases._thread
     assert thread is not None
@@ -437,3 +438,28 @@ def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
     last = shared.leases._thread
     assert last is not None
     wait_until(lambda: not (thread.is_alive() or last.is_alive()), PATIENCE, "the thread's end")
+
+
+def test_a_load_that_needs_what_another_process_loads_waits_half_as_long(
+    spec: Spec, database: Database, open_shop: Callable[[Spec], Shop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loads a key has others wait, and must go on before they give up: two such may wait for each other."""
+    patience: list[float] = []
+    real = Engine.patience_ends
+
+    def patience_ends(engine: Engine) -> float:
+        ends = real(engine)
+        patience.append(ends - engine.clock())
+        return ends
+
+    monkeypatch.setattr(Engine, "patience_ends", patience_ends)
+    shop = open_shop(spec.but(lease_wait=100.0))
+
+    @shop.cache.cached("outer")
+    def outer(name: str) -> str:
+        return shop.get(name)
+
+    assert outer("tea") == "tea as it is"
+    whole, half = patience
+    assert 50 < whole <= 100
+    assert 0 < half <= 50

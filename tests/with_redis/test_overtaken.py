@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from aikcache import Cache
-from aikcache._remote import Remote
+from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server
 
@@ -33,7 +33,7 @@ def test_a_load_that_stores_while_a_sweep_looks_leaves_nothing(
     load = Background(loading.get, NAME)
     database.wait_held(NAME)
     database.put(NAME, "new")
-    removal = Pause(monkeypatch, sweeping.cache.tiers.remote, "unlink")
+    removal = Pause(monkeypatch, sweeping.cache.engine.remote, "unlink")
     sweep = Background(sweeping.cache.invalidate, "th*:get:*")
     removal.wait()
     database.let_go(NAME)
@@ -53,14 +53,14 @@ def test_what_is_read_under_believed_stamps_is_as_old_as_the_belief(
     writer.get("other")
     reader.get("other")  # now it believes the stamps but one
     reader.get(NAME)
-    reader.cache.tiers.local.drop_group("thing:get")
+    reader.cache.engine.local.drop_group("thing:get")
     reader.get(NAME)
-    entry = reader.cache.tiers.local.peek(reader.get.key(NAME))
-    channel = reader.cache.tiers.channel
+    entry = reader.cache.engine.local.peek(reader.get.key(NAME))
+    channel = reader.cache.engine.channel
     assert entry is not None
     assert channel is not None
     assert channel.alive_at is not None
-    assert entry.born <= channel.alive_at
+    assert entry.created_at <= channel.alive_at
 
 
 def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told(
@@ -71,12 +71,12 @@ def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told
     database.put(NAME, "old")
     writer.get(NAME)
     connect(shop.cache)
-    asking = Pause(monkeypatch, shop.cache.tiers.shared, "ensure")
+    asking = Pause(monkeypatch, shop.cache.engine.remote_tier, "ensure")
     load = Background(shop.get, "other")
     asking.wait()
     database.put(NAME, "new")
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "end", _fail)
+        patch.setattr(RedisStore, "end", _fail)
         shop.cache.invalidate_tags("things")
     assert shop.cache.stats().pending_invalidations > 0
     asking.let_go()
@@ -112,8 +112,8 @@ def test_what_a_server_restored_is_not_judged_by_stamps_of_before(
     value[0] = "new"
     get_there.invalidate(NAME)
     other.close()
-    cache.tiers.drop_key(get.key(NAME))  # whether it has been pushed by now is not what is asked
-    reading = Pause(monkeypatch, cache.tiers.remote, "glance")
+    cache.engine.drop_key(get.key(NAME))  # whether it has been pushed by now is not what is asked
+    reading = Pause(monkeypatch, cache.engine.remote, "fast_read")
     call = Background(get, NAME)
     reading.wait()
     own_server.kill()

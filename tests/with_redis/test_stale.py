@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from aikcache import Cache, _refresh
-from aikcache._flights import Flight
+from aikcache import Cache
+from aikcache._engine import refresh
+from aikcache._engine.single_flight import Flight
 from aikcache.testing import Server, wait_until
 
 from ._staging import Pause, kill_channel
@@ -77,7 +78,7 @@ def get_stale(database: Database, name: str, *functions: Any) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed, or is someone else's, is tried again sooner, so that the test waits less."""
-    monkeypatch.setattr(_refresh, "AGAIN", 0.1)
+    monkeypatch.setattr(refresh, "AGAIN", 0.1)
 
 
 def fails(function: Any, name: str) -> bool:
@@ -187,7 +188,7 @@ class TestErrors:
             assert f("tea") == "old"
             calls += 1
             assert time.monotonic() < began + PATIENCE
-        assert (time.monotonic() - began) / _refresh.AGAIN + 1 >= 15
+        assert (time.monotonic() - began) / refresh.AGAIN + 1 >= 15
         assert cache.stats().stale == calls >= 15
         break_down(database, False)
         wait_until(lambda: f("tea") == "new", PATIENCE, "the function to be tried again")
@@ -234,9 +235,9 @@ class TestErrors:
             return landed(flight, seconds)
 
         monkeypatch.setattr(Flight, "wait", wait)
-        monkeypatch.setattr(_refresh, "AGAIN", LONG)
+        monkeypatch.setattr(refresh, "AGAIN", LONG)
         for counted in (4, 8):  # the function fails; then it rests
-            held = Pause(monkeypatch, cache.tiers, "look")
+            held = Pause(monkeypatch, cache.engine.remote_tier, "parse")
             calls = [Background(f, "tea") for _ in range(4)]
             held.wait()
             wait_until(lambda counted=counted: len(waiting) == counted * 3 // 4, PATIENCE, "the others")  # type: ignore[misc]
@@ -307,7 +308,7 @@ class TestInvalidated:
         loading = Background(f, "tea")
         database.wait_held("tea")
         ending(second, g)
-        wait_until(lambda: len(first.tiers.flights) == 0, PATIENCE, "the push")
+        wait_until(lambda: len(first.engine.flights) == 0, PATIENCE, "the push")
         database.let_go("tea")
         with pytest.raises(LookupError):
             loading.result()
@@ -379,7 +380,7 @@ class TestOtherWays:
         for function, cache in ((f, first), (g, second)):
             assert function.peek("tea") is None
             assert cache.get(function.key("tea")) is None
-            assert cache.tiers.background._threads == 0
+            assert cache.engine.background._threads == 0
             assert cache.stats().stale == 0
         assert f("tea") == g("tea") == "old"
 
@@ -394,6 +395,26 @@ class TestOtherWays:
         assert second.stats().stale >= 1
         wait_until(lambda: g.many(["tea", "milk"]) == ["new", "new"], PATIENCE, "the renewal")
         assert (database.loads("tea"), database.loads("milk")) == (2, 1)
+
+    @pytest.mark.parametrize("many", [True, False])
+    def test_a_renewal_keeps_its_lease_when_the_call_that_began_it_ends(
+        self, open_aged: Open, database: Database, many: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the call gives back at its end is its own: the renewal in the background still stores its result."""
+        (f, _), (g, second) = (open_aged({"local_ttl": 0}, stale_ttl=LONG) for _ in range(2))
+        get_stale(database, "tea", f)
+        database.hold("tea")
+        soon = second.engine.refresher.soon
+
+        def soon_and_begun(*call: Any) -> None:
+            soon(*call)
+            database.wait_held("tea")
+
+        monkeypatch.setattr(second.engine.refresher, "soon", soon_and_begun)
+        assert (g.many(["tea"]) if many else [g("tea")]) == ["old"]
+        database.let_go("tea")
+        wait_until(lambda: g.peek("tea") == "new", PATIENCE, "the renewal")
+        assert database.loads("tea") == 2
 
     def test_cached_many_keeps_to_its_own_ttl(self, spec: Spec, open_shop: Callable[[Spec], Shop]) -> None:
         """A batch function, which has no `stale_ttl`, loads what Redis holds stale."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aikcache._flights import Flight
+from aikcache._engine.single_flight import Flight
 from aikcache.testing import wait_until
 
 from . import _workers

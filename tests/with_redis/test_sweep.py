@@ -6,14 +6,20 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from aikcache import Cache, _sweep
-from aikcache._patterns import matcher
-from aikcache._remote import Remote
+from aikcache import Cache
+from aikcache._coherence import sweep
+from aikcache._coherence.pending import PendingInvalidations
+from aikcache._concurrency.background import MAX_THREADS
+from aikcache._keys.globs import matcher
+from aikcache._remote.store import RedisStore
 from aikcache.testing import Server, wait_until
 
 from ._staging import Pause, hear, pair
@@ -36,7 +42,7 @@ def raw(redis_url: str) -> Iterator[redis.Redis]:
 
 def names(cache: Cache, raw: redis.Redis) -> set[str]:
     """What there is of values, below the lead."""
-    lead = cache.space.lead
+    lead = cache.space.namespace_prefix
     found = (key.decode() for key in raw.scan_iter(match=f"{lead}thing:*", count=1000))
     return {key.removeprefix(lead) for key in found}
 
@@ -82,8 +88,26 @@ def test_a_glob_ends_what_redis_would_match(
     gone = {f"thing:get:{word}" for word in ended}
     assert names(here, raw) == before - gone
     for cache in (here, there):
-        left = {name for name in before if cache.tiers.local.peek(cache.space.full(name)) is not None}
+        left = {name for name in before if cache.engine.local.peek(cache.space.full(name)) is not None}
         assert left == before - gone
+
+
+@given(
+    st.lists(st.text("ab*?[]^-\\", max_size=10), min_size=1, max_size=8),
+    st.lists(st.text("ab*?[]^-\\", max_size=8), min_size=1, max_size=8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_local_tiers_match_as_redis_does(raw: redis.Redis, instance: str, globs: list[str], keys: list[str]) -> None:
+    """Odd classes, escapes and ranges included: what SCAN finds is what a local tier drops."""
+    lead = f"{instance}:odd:"
+    names = {lead + key for key in keys}
+    raw.mset(dict.fromkeys(names, b""))
+    try:
+        for glob in globs:
+            found = {name.decode() for name in raw.scan_iter(match=lead + glob, count=1000)}
+            assert {name for name in names if matcher(lead, glob)(name)} == found & names, glob
+    finally:
+        raw.unlink(*names)
 
 
 def test_what_a_user_gave_is_never_a_wildcard(open_cache: OpenCache, raw: redis.Redis) -> None:
@@ -122,24 +146,24 @@ def test_it_goes_by_a_thousand(open_cache: OpenCache, raw: redis.Redis, monkeypa
     """Many keys go in batches, none larger than SCAN gives, and all of them go."""
     cache = open_cache()
     connect(cache)
-    lead = cache.space.lead
+    lead = cache.space.namespace_prefix
     raw.mset({f"{lead}thing:get:n{number}": b"x" for number in range(5500)})
     raw.mset({f"{lead}other:get:n{number}": b"x" for number in range(1000)})
     sizes: list[int] = []
-    unlink = Remote.unlink
+    unlink = RedisStore.unlink
 
-    def counted(self: Remote, found: Sequence[bytes]) -> int:
+    def counted(self: RedisStore, found: Sequence[bytes]) -> int:
         sizes.append(len(found))
         return unlink(self, found)
 
-    monkeypatch.setattr(Remote, "unlink", counted)
+    monkeypatch.setattr(RedisStore, "unlink", counted)
     progress = cache.invalidate("thing:get:n*", background=True)
     assert progress is not None
     assert progress.wait(PATIENCE)
     assert (progress.done, progress.error, progress.removed) == (True, None, 5500)
     assert progress.scanned >= 6
     assert sum(sizes) == 5500
-    assert max(sizes) <= 2 * _sweep.BATCH  # SCAN may give somewhat more than it was asked for
+    assert max(sizes) <= 2 * sweep.BATCH  # SCAN may give somewhat more than it was asked for
     assert "5500 keys removed" in repr(progress)
     assert names(cache, raw) == set()
     assert len(list(raw.scan_iter(match=f"{lead}other:*", count=1000))) == 1000
@@ -151,8 +175,8 @@ def test_in_the_background_it_can_be_watched(
     """The handle says that it runs, how far it is, and when it has ended; a wait can be bounded."""
     cache = open_cache()
     connect(cache)
-    raw.mset({f"{cache.space.lead}thing:get:n{number}": b"x" for number in range(3000)})
-    pause = Pause(monkeypatch, cache.tiers.remote, "unlink", after=True)
+    raw.mset({f"{cache.space.namespace_prefix}thing:get:n{number}": b"x" for number in range(3000)})
+    pause = Pause(monkeypatch, cache.engine.remote, "unlink", after=True)
     progress = cache.invalidate("thing:get:n*", background=True)
     assert progress is not None
     pause.wait()
@@ -162,6 +186,72 @@ def test_in_the_background_it_can_be_watched(
     pause.let_go()
     assert progress.wait(PATIENCE)
     assert progress.removed == 3000
+
+
+def test_many_in_the_background_are_one_sweep_at_a_time(
+    open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for while one sweeps becomes one more, however much it is, and all of it is done."""
+    cache = open_cache()
+    connect(cache)
+    count = 300
+    raw.mset({f"{cache.space.namespace_prefix}thing:get:n{number}x": b"x" for number in range(count)})
+    sweeps: list[int] = []
+    real = sweep._sweep
+
+    def noted(remote: RedisStore, globs: Sequence[str], progress: sweep.Sweep) -> None:
+        sweeps.append(len(globs))
+        real(remote, globs, progress)
+
+    monkeypatch.setattr(sweep, "_sweep", noted)
+    pause = Pause(monkeypatch, cache.engine.remote, "scan")
+    handles = [cache.invalidate("thing:get:n0?", background=True)]
+    pause.wait()
+    threads = threading.active_count()
+    handles += [cache.invalidate(f"thing:get:n{number}?", background=True) for number in range(1, count)]
+    assert threading.active_count() <= threads + MAX_THREADS
+    pause.let_go()
+    for handle in handles:
+        assert handle is not None
+        assert handle.wait(PATIENCE)
+        assert handle.error is None
+    assert sweeps == [1, count - 1]
+    assert names(cache, raw) == set()
+
+
+def test_beyond_a_bound_the_caller_sweeps(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than so many background sweeps wait; one more is done when its call returns."""
+    cache = open_cache()
+    connect(cache)
+    monkeypatch.setattr(sweep, "MAX_WAITING", 3)
+    pause = Pause(monkeypatch, cache.engine.remote, "scan")
+    first = cache.invalidate("thing:get:a*", background=True)
+    pause.wait()
+    waiting = [cache.invalidate(f"thing:get:{letter}*", background=True) for letter in "bcd"]
+    beyond = cache.invalidate("thing:get:e*", background=True)
+    assert [handle.done for handle in (first, *waiting, beyond) if handle is not None] == [False] * 4 + [True]
+    pause.let_go()
+    assert all(handle.wait(PATIENCE) for handle in (first, *waiting) if handle is not None)
+
+
+def test_a_sweep_that_waits_when_the_cache_closes_is_kept(
+    open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handle says so, and what it was to end is in the journal for the next process."""
+    path = tmp_path / "journal"
+    cache = open_cache(journal=str(path))
+    connect(cache)
+    pause = Pause(monkeypatch, cache.engine.remote, "scan")
+    cache.invalidate("thing:get:a*", background=True)
+    pause.wait()
+    waiting = cache.invalidate("thing:get:b*", background=True)
+    monkeypatch.setattr(PendingInvalidations, "send", lambda *args: None)  # by a heartbeat, just before the end
+    cache.close()
+    assert waiting is not None
+    assert waiting.done
+    assert "before the cache was closed" in str(waiting.error)
+    assert "thing:get:b*" in path.read_text()
+    pause.let_go()
 
 
 @pytest.mark.parametrize(
@@ -183,17 +273,17 @@ def test_several_globs_are_one_sweep(
     for word in words:
         get(word)
     asked: list[str] = []
-    scan = Remote.scan
+    scan = RedisStore.scan
 
-    def noted(self: Remote, part: Any, cursor: bytes, pattern: str, count: int) -> Any:
+    def noted(self: RedisStore, part: Any, cursor: bytes, pattern: str, count: int) -> Any:
         asked.append(pattern)
         return scan(self, part, cursor, pattern, count)
 
-    monkeypatch.setattr(Remote, "scan", noted)
+    monkeypatch.setattr(RedisStore, "scan", noted)
     with here.deferred():
         for glob in globs:
             here.invalidate(glob)
-    lead = here.space.lead
+    lead = here.space.namespace_prefix
     assert list(dict.fromkeys(asked)) == [f"{lead}!lease:{{{lead}{pattern}}}", f"{lead}{pattern}"]
     matches = [matcher(lead, glob) for glob in globs]
     left = [word for word in words if not any(one(f"{lead}thing:get:{word}") for one in matches)]
@@ -209,7 +299,7 @@ def test_a_sweep_that_redis_interrupts_is_kept(
     with Cache(own_server.url, instance=instance, breaker_reset=0.05, timeout=5) as cache:
         cache.set("thing:get:n1", "old")
         connect(cache)
-        pause = Pause(monkeypatch, cache.tiers.remote, "scan")
+        pause = Pause(monkeypatch, cache.engine.remote, "scan")
         sweeping = Background(lambda: cache.invalidate("thing:get:n*", background=background))
         pause.wait()
         with redis.Redis.from_url(own_server.url) as client:
@@ -236,15 +326,27 @@ def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monke
     for cache in (here, there):
         cache.set("thing:get:box", 1)
         assert cache.get("thing:get:box") == 1
-    pause = Pause(monkeypatch, here.tiers.remote, "scan")
+    pause = Pause(monkeypatch, here.engine.remote, "scan")
     sweeping = Background(here.invalidate, "thing:get:b*x")
     pause.wait()
     key = there.space.full("thing:get:box")
-    wait_until(lambda: there.tiers.local.peek(key) is None, PATIENCE, "the mark")
-    assert here.tiers.local.peek(key) is None
+    wait_until(lambda: there.engine.local.peek(key) is None, PATIENCE, "the mark")
+    assert here.engine.local.peek(key) is None
     pause.let_go()
     sweeping.result()
     assert there.get("thing:get:box") is None
+
+
+def test_a_pushed_glob_that_is_too_long_is_everything(open_cache: OpenCache, redis_url: str, raw: redis.Redis) -> None:
+    """Nobody here would push one; whoever did, it costs a process its entries and no time."""
+    here, there = pair(open_cache)
+    there.set("thing:get:box", 1)
+    assert there.get("thing:get:box") == 1
+    key = there.space.full("thing:get:box")
+    assert there.engine.local.peek(key) is not None
+    raw.set(here.space.glob_mark("*?" * 5000, "somebody"), b"1")
+    wait_until(lambda: there.engine.local.peek(key) is None, PATIENCE, "the push")
+    hear(there, here)
 
 
 def test_loads_of_other_keys_go_on(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,14 +390,14 @@ def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
     assert begun.wait(PATIENCE)
     value[0] = "new"
     if rule == "taken out":  # values first: what one look over the keyspace may come to
-        remove = _sweep._remove
-        looks = [("", ""), (f"{here.space.lead}!lease:{{", "}")]
+        remove = sweep._remove
+        looks = [("", ""), (f"{here.space.namespace_prefix}!lease:{{", "}")]
 
         def values_first(remote: Any, part: Any, glob: str, before: str, after: str, progress: Any) -> None:
             remove(remote, part, glob, *looks.pop(0), progress)
 
-        monkeypatch.setattr(_sweep, "_remove", values_first)
-    pause = Pause(monkeypatch, here.tiers.remote, "scan", when=lambda *args: pause_at(args))
+        monkeypatch.setattr(sweep, "_remove", values_first)
+    pause = Pause(monkeypatch, here.engine.remote, "scan", when=lambda *args: pause_at(args))
     passes: list[object] = []
 
     def pause_at(args: tuple[object, ...]) -> bool:
@@ -314,6 +416,7 @@ def test_a_load_that_stores_while_its_sweep_is_under_way_leaves_nothing(
 def test_the_hint_is_given_once(open_cache: OpenCache, caplog: pytest.LogCaptureFixture) -> None:
     """Decorating with a glob says what it costs and what to do instead, and calling says it no more."""
     cache = open_cache()
+    cache.cached("thing", operation="get")(lambda name: name)
     with caplog.at_level(logging.WARNING, "aikcache"):
 
         @cache.invalidates("thing:get:*{name}*")

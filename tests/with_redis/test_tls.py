@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import redis
 
 from aikcache import Cache
-from aikcache._cluster_topology import ClusterTopology
-from aikcache._server import _free_port
-from aikcache._topology import configuration
+from aikcache._embedded.server import _free_port
+from aikcache._redis.pool import Pool
+from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, RemoteError
 from aikcache.testing import Server, wait_until
+from aikcache.testing.cluster import ClusterTopology
+from aikcache.testing.sentinel import configuration
 
 from ._certificates import Authority, Pair
 from ._proxy import Impostor
-from ._workers import PATIENCE, PATIENT, connect, in_threads
+from ._workers import PATIENCE, PATIENT, Background, connect, in_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")
 
@@ -213,6 +218,47 @@ def test_a_handshake_that_drips_has_a_deadline(secured: Secured) -> None:
             assert time.monotonic() - began < 10  # all of it takes 50 s
 
 
+class Stop(BaseException):
+    """As Ctrl-C."""
+
+
+def test_who_is_interrupted_while_tls_is_set_up_leaves_no_socket(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set up where no signal handler runs: an exception inside would close a descriptor that is another's."""
+    wrap = ssl.SSLContext.wrap_socket
+    made: list[ssl.SSLSocket] = []
+    began, interrupted = threading.Event(), threading.Event()
+
+    def wrapped(context: ssl.SSLContext, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        assert threading.current_thread() is not threading.main_thread()
+        began.set()
+        assert interrupted.wait(PATIENCE)
+        made.append(wrap(context, sock, **options))
+        return made[-1]
+
+    def stop() -> None:
+        assert began.wait(PATIENCE)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def handler(*_: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrapped)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with closing(Pool(CacheConfig(url=secured.url(*secured.mine), instance="tls"))) as pool:
+            background = Background(stop)
+            with pytest.raises(Stop):
+                pool.connect()
+            background.result()
+            interrupted.set()
+            wait_until(lambda: made and made[0].fileno() == -1, PATIENCE, "the socket that nobody wants to be closed")
+            pool.connect().close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_sentinels_with_tls(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> None:
     """`rediss+sentinel://` speaks TLS with the Sentinels and with the primary they name."""
     with ExitStack() as stack:
@@ -249,6 +295,7 @@ class SecuredCluster(ClusterTopology):
         port = _free_port()
         lines = (*self._config, f"port {_free_port()}", f"tls-port {port}")
         server = Server(binary=self._binary, port=port, password=self.password, config=lines)
+        self._hosts[server] = "127.0.0.1"
         self._stack.callback(server.stop)
         self.servers.append(server.start())
         return server
@@ -282,3 +329,44 @@ def test_a_cluster_with_tls(servers: dict[str, Path], authorities: tuple[Authori
         wait_until(lambda: first.stats().coherent and second.stats().coherent, PATIENCE, "the channels")
         refused(cluster.url, "CERTIFICATE_VERIFY_FAILED|no node")  # the latter while the channels are asking
         refused(cluster.url.replace("rediss", "redis"), "Redis|no node", within=1)
+
+
+def test_plain_words_at_a_port_with_tls_say_what_is_wrong(secured: Secured) -> None:
+    """`redis://` where the server wants TLS fails with the hint to begin the URL with rediss."""
+    said = refused(f"redis://127.0.0.1:{secured.port}/0", "cannot be used")
+    assert said.endswith("Does this port want TLS? Then the url begins with 'rediss'."), said
+
+
+def test_tls_at_a_plain_port_says_what_is_wrong(tcp_server: Server) -> None:
+    """`rediss://` where the server speaks plainly fails with the hint to begin the URL with redis."""
+    said = refused(f"rediss://127.0.0.1:{tcp_server.port}/0", "Redis", within=1)
+    assert said.endswith("Is this a port without TLS? Then the url begins with 'redis'."), said
+
+
+def test_health_keeps_the_last_cause_while_the_breaker_is_open(tcp_server: Server) -> None:
+    """While nothing is tried, what is told is why the last try failed."""
+    url = f"redis://user:{'x' * 20}@127.0.0.1:{tcp_server.port}/0"
+    with Cache(url, instance="health", breaker_failures=2, breaker_reset=600, **PATIENT) as cache:
+        told = [cache.health() for _ in range(4)]
+        assert [health.breaker_open for health in told] == [False, True, True, True]
+        assert all("WRONGPASS" in health.server for health in told), told
+        assert "the breaker is open" in told[-1].server
+
+
+def test_a_clients_certificates_are_used(secured: Secured, instance: str) -> None:
+    """A cache with a redis-py client trusts its authority alone, and shows its certificate."""
+    given: dict[str, Any] = {
+        "host": "127.0.0.1", "port": secured.port, "ssl": True, "ssl_certfile": str(secured.client.certificate),
+        "ssl_keyfile": str(secured.client.key),
+    }  # fmt: skip
+    with Cache(
+        client=redis.Redis(ssl_ca_certs=str(secured.authority.file), **given), instance=instance, **PATIENT
+    ) as cache:
+        cache.ping()
+    with (
+        Cache(
+            client=redis.Redis(ssl_ca_certs=str(secured.stranger.file), **given), instance=instance, **PATIENT
+        ) as cache,
+        pytest.raises(RemoteError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        cache.ping()

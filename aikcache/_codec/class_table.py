@@ -1,0 +1,270 @@
+"""What a return annotation tells: the classes its values may hold, by name, and a digest of all that it says.
+
+One walk over the annotation and the fields of every class it reaches. A stored record names its class only by its
+entry in this table, so stored bytes can never make any other class. The digest changes with the annotation and with
+every field, type or enum member below it, so a value stored for another annotation, or by another version of a class,
+is a miss: not a value of the old type, not a half-filled object. It is the same in every process and Python version.
+Nothing here raises: what cannot be resolved (a name that is imported for type checkers only, a class of some unknown
+kind) is simply not known, and values that need it are refused when they are stored. Tables are immutable.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import InitVar
+from typing import Any, Final, ForwardRef, Literal, NewType, TypeVar, get_args, get_origin
+
+from aikcache._codec.costs import hashes_what_is_chosen
+from aikcache._codec.records import RecordType, shape_of
+from aikcache._codec.registry import BUILT_IN
+from aikcache._concurrency.outside import let_out
+
+__all__ = ["Table"]
+
+# Their own annotations are machinery, and name what only type checkers import.
+_CONTAINERS: Final = (list, tuple, set, frozenset, dict)
+_MACHINERY: Final = frozenset({"attr", "attrs", "builtins", "enum", "msgspec", "pydantic", "typing"})
+
+
+class Table:
+    """The record classes and Enums reachable from an annotation; `digest` covers them and the annotation itself."""
+
+    __slots__ = ("_met", "by_name", "digest", "hashes_chosen", "hints", "hooked", "names", "open", "shapes")
+
+    def __init__(self, annotation: object) -> None:
+        self.shapes: dict[type, RecordType] = {}
+        self.names: dict[type, str] = {}
+        self.by_name: dict[str, RecordType] = {}
+        self.hints: dict[type, dict[str, object]] = {}
+        """Of each class the fields with their types."""
+        met: list[object] = [annotation]
+        texts: list[str] = []
+        for cls, hints in _reachable(met):
+            self.hints[cls] = hints
+            name = self._name(cls)
+            texts.append(f"{name} {_describe_class(cls, hints)}")
+            if (shape := shape_of(cls)) is not None:
+                self.shapes[cls] = self.by_name[name] = shape
+        self._met = tuple({hint for hint in met if isinstance(hint, type)})
+        self.open = any(map(_is_open, met))
+        # Whether msgspec would hash what is up to whoever wrote the bytes; where it builds anything it may, too.
+        self.hashes_chosen = any(_guarded(_hashing, hint) for hint in met)
+        self.hooked = any(shape.hooked for shape in self.shapes.values())
+        text = "\n".join([_describe(annotation), *sorted(texts)])
+        self.digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+    def reaches(self, cls: type) -> bool:
+        """Whether an instance of a registered class can be in what is annotated."""
+        return self.open or any(_guarded(_within, (cls, met)) for met in self._met)
+
+    def _name(self, cls: type) -> str:
+        """The class's path; classes made in one function may share it and get a number, in the order of the walk."""
+        path, number = f"{_module(cls)}.{cls.__qualname__}", 1
+        name, taken = path, set(self.names.values())
+        while name in taken:
+            number += 1
+            name = f"{path}#{number}"
+        self.names[cls] = name
+        return name
+
+
+def _reachable(todo: list[object]) -> Iterator[tuple[type, dict[str, object]]]:
+    """Every class of interest with its resolved hints, breadth first, each once. All hints met are added to `todo`."""
+    known: dict[str, type] = {}
+    seen: set[int] = set()  # an id is only unique while its object lives, which `todo` sees to
+    for hint in todo:
+        if id(hint) in seen:
+            continue
+        seen.add(id(hint))
+        if isinstance(hint, type) and get_origin(hint) is None:
+            if _is_of_interest(hint):
+                known[hint.__name__] = hint
+                hints = _hints(hint, known)
+                todo.extend(hints.values())
+                yield hint, hints
+        else:
+            todo.extend(_guarded(_parts, hint))
+
+
+def _is_of_interest(cls: type) -> bool:
+    if cls in BUILT_IN:
+        return False
+    return typing.is_typeddict(cls) or _guarded(_shapes, cls) != []
+
+
+def _shapes(cls: type) -> Iterator[object]:
+    if (shape := shape_of(cls)) is not None:
+        yield shape
+
+
+def _guarded(function: Callable[[Any], Iterator[object]], argument: object) -> list[object]:
+    """Annotations run code when looked at (lazy aliases, descriptors): whatever that raises means "not known"."""
+    try:
+        return list(function(argument))
+    except Exception as error:
+        let_out(error)
+        return []
+
+
+def _parts(hint: Any) -> Iterator[object]:
+    """What a hint that is no plain class is made of."""
+    origin = get_origin(hint)
+    if isinstance(hint, NewType):
+        yield hint.__supertype__
+    elif isinstance(hint, TypeVar):
+        yield hint.__bound__
+        yield from hint.__constraints__
+    elif isinstance(hint, InitVar):
+        yield hint.type
+    elif origin is Literal:
+        yield from (type(value) for value in get_args(hint))
+    elif origin is typing.Annotated:
+        yield get_args(hint)[0]
+    elif origin is None:
+        yield from (value for value in [getattr(hint, "__value__", None)] if value is not None)
+    elif origin is not type:
+        if get_args(hint) == () or not _is_container(origin):  # of a container that says what is in it, only that
+            yield origin
+        yield from get_args(hint)
+
+
+def _is_container(cls: object) -> bool:
+    return cls in BUILT_IN or getattr(cls, "__module__", "") in ("collections", "collections.abc", "typing", "types")
+
+
+def _is_open(hint: Any) -> bool:
+    """Whether it stands for anything: what is in it is not said."""
+    if hint is None or hint is Any or hint is object or isinstance(hint, str | ForwardRef):
+        return True
+    if isinstance(hint, TypeVar):
+        return hint.__bound__ is None and not hint.__constraints__
+    return hint in _CONTAINERS or (isinstance(hint, type) and hint.__module__ == "collections.abc")
+
+
+def _hashing(hint: Any) -> Iterator[object]:
+    if hashes_what_is_chosen(hint):
+        yield hint
+
+
+def _within(pair: tuple[type, type]) -> Iterator[object]:
+    if issubclass(*pair):
+        yield pair
+
+
+def _hints(cls: Any, known: dict[str, type]) -> dict[str, object]:
+    """Field types, each resolved alone, so that one broken forward reference costs one field."""
+    if issubclass(cls, enum.Enum):
+        return {}
+    found: dict[str, object] = {}
+    for klass in reversed(cls.__mro__):
+        if klass.__module__.partition(".")[0] in _MACHINERY:
+            continue
+        for name, hint in _own_annotations(klass).items():
+            found[name] = _resolve(klass, name, hint, known)
+    # Generic pydantic classes and attrs' `field(type=...)` have types that no annotation shows.
+    for name, field in (getattr(cls, "__pydantic_fields__", None) or {}).items():
+        found[name] = field.annotation
+    for attribute in getattr(cls, "__attrs_attrs__", ()):
+        found.setdefault(attribute.name, attribute.type)
+    return {name: hint for name, hint in found.items() if get_origin(hint) is not typing.ClassVar}
+
+
+def _own_annotations(klass: type) -> dict[str, object]:
+    try:
+        return inspect.get_annotations(klass)
+    except Exception as error:
+        let_out(error)
+        return {}
+
+
+def _resolve(owner: type, name: str, hint: object, known: dict[str, type]) -> object:
+    module = getattr(sys.modules.get(owner.__module__), "__dict__", {})
+    stand_in = types.SimpleNamespace(__annotations__={name: hint})
+    # Classes made in functions are in no module: those met on the way here, and the owner itself, are tried last.
+    names = {**vars(owner), **known, owner.__name__: owner, **module}
+    try:
+        return typing.get_type_hints(stand_in, names, {owner.__name__: owner}, include_extras=True)[name]
+    except Exception as error:
+        let_out(error)
+        return hint
+
+
+def _describe(hint: Any, within: tuple[Any, ...] = ()) -> str:
+    """The hint as text that is the same in every process: no addresses, no metadata, no values but literals.
+
+    `within`: the aliases and type variables that it is a part of, which may name themselves.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is typing.Annotated:
+        return _describe(args[0], within)
+    if origin is Literal:
+        return f"Literal[{','.join(map(_value_text, args))}]"
+    if origin in (typing.Union, types.UnionType):  # `Optional[X]`, `Union[X, None]` and `X | None` say the same
+        return f"Union[{','.join(_describe(arg, within) for arg in args)}]"
+    if origin is not None:
+        return f"{_describe(origin, within)}[{','.join(_describe(arg, within) for arg in args)}]"
+    if isinstance(hint, list | tuple):
+        return f"[{','.join(_describe(item, within) for item in hint)}]"
+    if isinstance(hint, NewType):
+        return _describe(hint.__supertype__, within)
+    if isinstance(hint, ForwardRef):
+        return hint.__forward_arg__
+    if isinstance(hint, str):
+        return hint
+    if isinstance(hint, InitVar):
+        return f"InitVar[{_describe(hint.type, within)}]"
+    if isinstance(hint, type):
+        return f"{_module(hint)}.{hint.__qualname__}"
+    if hint is None or hint is Ellipsis:
+        return repr(hint)
+    name = getattr(hint, "__name__", None)
+    text = name if isinstance(name, str) else type(hint).__qualname__
+    if any(hint is outer for outer in within):
+        return text
+    inside = [_describe(part, (*within, hint)) for part in _guarded(_parts, hint)]
+    return f"{text}={','.join(inside)}" if inside else text
+
+
+def _module(cls: type) -> str:
+    """Where a class is from. The standard library moves its own (`pathlib.Path`, `pathlib._local.Path`)."""
+    parts = cls.__module__.split(".")
+    if parts[0] in sys.stdlib_module_names:
+        parts = [part for part in parts if not part.startswith("_")] or parts
+    return ".".join(parts)
+
+
+def _describe_class(cls: Any, hints: dict[str, object]) -> str:
+    if issubclass(cls, enum.Enum):
+        return "enum " + ",".join(f"{name}={_value_text(member.value)}" for name, member in cls.__members__.items())
+    fields = ",".join(f"{name}:{_describe(hint)}" for name, hint in hints.items())
+    if typing.is_typeddict(cls):
+        required = ",".join(sorted(getattr(cls, "__required_keys__", ())))
+        return f"typeddict {fields} required {required}"
+    shape = shape_of(cls)
+    if shape is None:
+        return fields
+    slots = ",".join(name for name, _ in shape.members)
+    text = f"{shape.kind} {fields} fields {','.join(shape.fields)} slots {slots}"
+    if shape.kind == "struct":
+        config = cls.__struct_config__
+        text += f" {cls.__struct_encode_fields__} {config.array_like} {config.tag_field} {_value_text(config.tag)}"
+        # An UNSET field is left out of the payload, and its default comes back.
+        text += f" defaults {','.join(map(_value_text, cls.__struct_defaults__))}"
+    return text
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__module__}.{type(value).__qualname__}.{value.name}"
+    if isinstance(value, tuple):
+        return f"({','.join(map(_value_text, value))})"
+    if isinstance(value, str | bytes | int | float | None):
+        return f"{type(value).__name__} {value!r}"
+    # Anything else may show its address, which differs from process to process.
+    return type(value).__qualname__

@@ -1,0 +1,218 @@
+"""How a record class keeps its state, and how an instance is made again without running any of its code.
+
+Dataclasses, NamedTuples, attrs and pydantic classes keep everything in three places: tuple items, slots, `__dict__`.
+Whoever copies all three has an equal object, whatever `__init__`, `__post_init__`, validators or properties do; so
+one shape serves them all, and no third-party package is imported. A msgspec Struct can only be made by calling it.
+Left out on purpose: what `functools.cached_property` has stored (it is computed again) and `__orig_class__` of typing.
+Shapes are immutable and may be used by any thread. A class none of this holds for has no shape: it is not a record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["RecordType", "shape_of"]
+
+# attrs' cache_hash keeps the hash in the instance, and hashes of str differ between processes: None means "not yet".
+_ATTRS_HASH: Final = "_attrs_cached_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordType:
+    """One record class or Enum: where its state is, whether it is immutable, whether msgspec would run its hooks."""
+
+    cls: type
+    kind: str
+    fields: tuple[str, ...] = ()
+    members: tuple[tuple[str, types.MemberDescriptorType], ...] = ()
+    has_dict: bool = False
+    transient: frozenset[str] = frozenset()
+    frozen: bool = False
+    hooked: bool = False
+    known: frozenset[str] = frozenset()
+    """The names of its state: an instance that has others hides something of its class behind them, or is misused."""
+
+    @property
+    def is_enum(self) -> bool:
+        return self.kind in ("enum", "flag")
+
+    def state(self, record: object) -> dict[str, object]:
+        """All attributes by name, slots first; unset ones are not there."""
+        found: dict[str, object] = {}
+        for name, member in self.members:
+            try:
+                found[name] = member.__get__(record)
+            except AttributeError:
+                continue
+        if self.has_dict:
+            found.update(record.__dict__)
+        for name in self.transient & found.keys():
+            del found[name]
+        if _ATTRS_HASH in found:
+            found[_ATTRS_HASH] = None
+        return found
+
+    def build(self, items: Sequence[object], state: dict[str, object]) -> object:
+        """An instance with exactly these tuple items and attributes. Raises anything when they do not fit."""
+        if self.kind == "struct":
+            return self._call(state)
+        if not self.known.issuperset(state):
+            raise ValueError("state that is no field")
+        record: object
+        if self.kind == "namedtuple":
+            if len(items) != len(self.fields):
+                raise ValueError("number of items")
+            record = tuple.__new__(self.cls, items)
+        else:
+            record = object.__new__(self.cls)
+        members = dict(self.members)
+        for name, value in state.items():
+            if (member := members.get(name)) is not None:
+                member.__set__(record, value)
+            else:
+                record.__dict__[name] = value
+        return record
+
+    def _call(self, state: dict[str, object]) -> object:
+        """A Struct has no other way in; whatever `__post_init__` made of it is put right afterwards."""
+        import msgspec
+
+        fields = {name: state[name] for name in self.fields}
+        record = self.cls(**fields)
+        for name, value in fields.items():
+            msgspec.structs.force_setattr(record, name, value)
+        if self.has_dict:
+            record.__dict__.clear()
+        for name in state.keys() - fields.keys():
+            record.__dict__[name] = state[name]
+        return record
+
+
+def shape_of(cls: type) -> RecordType | None:
+    """The shape of a class, or None where it is no Enum and no record that can be made from its state alone."""
+    if issubclass(cls, enum.Enum):
+        return RecordType(cls, "flag" if issubclass(cls, enum.Flag) else "enum", frozen=True)
+    kind = _kind(cls)
+    # A class with a finaliser holds something besides its state, and every copy would run it.
+    if kind is None or hasattr(cls, "__del__") or not _can_be_made(cls, kind):
+        return None
+    fields, members = _fields(cls, kind), _members(cls)
+    cached = _cached_names(cls, kind, fields)
+    has_dict = cls.__dictoffset__ != 0
+    # What a cached property stores may be mutable, and sharing the record would share it.
+    frozen = _is_frozen(cls, kind, open_ended=has_dict or bool(members)) and not cached
+    return RecordType(
+        cls,
+        kind,
+        fields,
+        tuple(members.items()),
+        has_dict,
+        cached | {"__orig_class__", "__msgspec_cached_hash__"},
+        frozen,
+        _is_hooked(cls, kind),
+        frozenset(_state_names(cls, kind, fields)) | members.keys(),
+    )
+
+
+def _kind(cls: type) -> str | None:
+    if issubclass(cls, tuple):
+        return "namedtuple" if isinstance(getattr(cls, "_fields", None), tuple) else None
+    marks = {
+        "struct": "__struct_fields__",
+        "pydantic": "__pydantic_fields_set__",
+        "attrs": "__attrs_attrs__",
+        "dataclass": "__dataclass_fields__",
+    }
+    return next((kind for kind, mark in marks.items() if hasattr(cls, mark)), None)
+
+
+def _can_be_made(cls: type, kind: str) -> bool:
+    """False for abstract classes and those with a built-in base (list, Exception): their state is elsewhere."""
+    if kind == "struct":
+        return True
+    try:
+        tuple.__new__(cls) if kind == "namedtuple" else object.__new__(cls)
+    except TypeError:
+        return False
+    return True
+
+
+def _fields(cls: Any, kind: str) -> tuple[str, ...]:
+    if kind == "namedtuple":
+        return tuple(cls._fields)
+    if kind == "struct":
+        return tuple(cls.__struct_fields__)
+    if kind == "pydantic":
+        return tuple(cls.__pydantic_fields__)
+    if kind == "attrs":
+        return tuple(attribute.name for attribute in cls.__attrs_attrs__)
+    return tuple(cls.__dataclass_fields__)
+
+
+def _state_names(cls: Any, kind: str, fields: tuple[str, ...]) -> tuple[str, ...]:
+    if kind == "namedtuple":
+        return ()
+    if kind == "dataclass":  # without those of the class alone
+        return tuple(field.name for field in dataclasses.fields(cls))
+    return (*fields, _ATTRS_HASH) if kind == "attrs" else fields
+
+
+def _members(cls: type) -> dict[str, types.MemberDescriptorType]:
+    """Slots, the most derived first; `__dict__` and `__weakref__` are descriptors of another type."""
+    found: dict[str, types.MemberDescriptorType] = {}
+    for klass in cls.__mro__:
+        for name, attribute in vars(klass).items():
+            if type(attribute) is types.MemberDescriptorType:
+                found.setdefault(name, attribute)
+    return found
+
+
+def _cached_names(cls: type, kind: str, fields: tuple[str, ...]) -> frozenset[str]:
+    names = {
+        name
+        for klass in cls.__mro__
+        for name, attribute in vars(klass).items()
+        if isinstance(attribute, functools.cached_property)
+    }
+    if kind == "attrs":
+        # A slotted attrs class turns its cached properties into slots that are no fields, and fills them on demand.
+        own = [klass for klass in cls.__mro__ if {"__attrs_attrs__", "__getattr__"} <= vars(klass).keys()]
+        slots = {name for klass in own for name, a in vars(klass).items() if type(a) is types.MemberDescriptorType}
+        names |= slots - set(fields) - {_ATTRS_HASH}
+    return frozenset(names)
+
+
+def _is_frozen(cls: Any, kind: str, *, open_ended: bool) -> bool:
+    """Only by the class's own word: a plain subclass of a frozen class takes new attributes."""
+    if kind == "namedtuple":
+        return not open_ended
+    if kind == "struct":
+        return bool(cls.__struct_config__.frozen)
+    if kind == "attrs":
+        return "__attrs_attrs__" in vars(cls) and cls.__setattr__.__name__ == "_frozen_setattrs"
+    if kind == "dataclass":
+        return "__dataclass_params__" in vars(cls) and bool(cls.__dataclass_params__.frozen)
+    return False
+
+
+def _is_hooked(cls: Any, kind: str) -> bool:
+    """Whether msgspec would run code of the class on every hit, or lean on defaults that may change."""
+    if kind == "namedtuple":
+        maker = next(klass for klass in cls.__mro__ if "__new__" in vars(klass))
+        return "_fields" not in vars(maker) or cls.__init__ is not object.__init__
+    if kind == "struct":
+        return hasattr(cls, "__post_init__") or bool(cls.__struct_config__.omit_defaults)
+    if kind == "attrs":
+        hooks = ("__attrs_pre_init__", "__attrs_post_init__")
+        # msgspec leaves private attrs fields out, and fills in their defaults.
+        return any(hasattr(cls, hook) for hook in hooks) or any(
+            field.validator is not None or field.converter is not None or field.name.startswith("_")
+            for field in cls.__attrs_attrs__
+        )
+    return kind == "pydantic" or hasattr(cls, "__post_init__")

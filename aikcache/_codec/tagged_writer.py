@@ -1,0 +1,264 @@
+"""Writing the closed, tagged form over JSON: built-in types JSON lacks, registered classes, records of one table.
+
+Plain JSON stands for itself. Everything else is an object with one key that begins with "!", say `{"!t": [1, 2]}` for
+a tuple; a real dict with such a key, or with keys that are no str, is written as pairs under "!d". So the form is
+readable, and nothing in it is a class path or code. Types are matched exactly: a subclass is another type.
+Pure functions, for any thread. Depth and size are bounded, so a cycle is an `EncodeError` like anything not covered.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import math
+import sys
+import uuid
+import zoneinfo
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from aikcache._codec.class_table import Table
+from aikcache._codec.records import RecordType
+from aikcache._codec.registry import by_type
+from aikcache._concurrency.outside import let_out
+from aikcache.errors import EncodeError
+
+__all__ = ["way_out", "write"]
+
+# Two levels of JSON for one of ours stay under orjson's limit of 254.
+MAX_DEPTH: Final = 120
+# Each takes some 10 bytes, so more would not fit the default max_value_bytes. It stops structures that share their
+# parts, and are exponentially large as a tree.
+MAX_CONTAINERS: Final = 1 << 20
+
+_INT_MIN: Final = -(2**63)
+_INT_MAX: Final = 2**64 - 1
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+
+
+class _RefusedError(Exception):
+    """Something that cannot be stored; the steps to it are gathered on the way up, innermost first."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.steps: list[str] = []
+
+
+def way_out(what: str, path: str, hint: str = "") -> EncodeError:
+    """The error for a value that would not come back equal: where, what, and what to do about it."""
+    hint = hint or (
+        "Annotate the function's return type (or pass type=) if it is a dataclass, NamedTuple, Enum, attrs, msgspec or "
+        "pydantic class, teach other classes with aikcache.register_type, or return built-in types."
+    )
+    return EncodeError(f"{path}: {what} cannot be stored and come back equal. {hint}", path)
+
+
+def write(value: object, table: Table) -> bytes:
+    """The tagged form. Raises `EncodeError` with the path of the first thing it does not cover."""
+    import orjson
+
+    try:
+        try:
+            return orjson.dumps(_Writer(table, careful=False).node(value, 0))
+        except orjson.JSONEncodeError:
+            # A long int or a lone surrogate, where each was taken for plain: look at every one.
+            return orjson.dumps(_Writer(table, careful=True).node(value, 0))
+    except _RefusedError as refused:
+        path = "result" + "".join(reversed(refused.steps))
+        raise way_out(refused.what, path, refused.hint) from refused.__cause__
+
+
+class _Writer:
+    """One pass over one value. Not careful, it takes every int and str for plain, as nearly all are."""
+
+    __slots__ = ("atoms", "careful", "left", "table")
+
+    def __init__(self, table: Table, *, careful: bool) -> None:
+        self.table = table
+        self.careful = careful
+        self.atoms = frozenset({type(None), bool} | (set() if careful else {int, str}))
+        self.left = MAX_CONTAINERS
+
+    def node(self, value: Any, depth: int) -> object:
+        kind = type(value)
+        if kind in self.atoms:
+            return value
+        if depth > MAX_DEPTH:
+            raise _RefusedError(f"what is nested {MAX_DEPTH} levels deep, or in itself,", "Return a flatter structure.")
+        if (known := by_type.get(kind)) is not None and self.table.reaches(kind):
+            return {"!x": [known.name, self._taught(known.encode, value, depth)]}
+        if (put := _WRITERS.get(kind)) is not None:
+            return put(self, value, depth)
+        if (shape := self.table.shapes.get(kind)) is not None:
+            return self._enum(value, shape) if shape.is_enum else self._record(value, shape, depth)
+        if (msgspec := sys.modules.get("msgspec")) is not None and value is msgspec.UNSET:
+            return {"!U": None}
+        raise _RefusedError(kind.__qualname__)
+
+    def items(self, values: Iterable[object], depth: int, step: str = "[{}]") -> list[object]:
+        """The nodes of a container, with the failing item's step in the path."""
+        self.left -= 1
+        if self.left < 0:
+            raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
+        done: list[object] = []
+        try:
+            for value in values:
+                done.append(value if type(value) in self.atoms else self.node(value, depth + 1))
+        except _RefusedError as refused:
+            refused.steps.append(step.format(len(done)))
+            raise
+        return done
+
+    def _taught(self, encode: Callable[[Any], object], value: object, depth: int) -> object:
+        try:
+            plain = encode(value)
+        except Exception as error:
+            let_out(error)
+            what = f"{type(value).__qualname__} (its registered encode raised {type(error).__name__})"
+            raise _RefusedError(what, "Correct the function given to aikcache.register_type.") from error
+        return self.node(plain, depth + 1)
+
+    def _enum(self, member: Any, shape: RecordType) -> object:
+        name = self.table.names[shape.cls]
+        if shape.kind == "enum":
+            return {"!e": [name, member._name_]}
+        # Flags in combination have no name.
+        return {"!e": [name, self.node(member._value_, 0)]}
+
+    def _record(self, record: Any, shape: RecordType, depth: int) -> object:
+        values = record if shape.kind == "namedtuple" else ()
+        node: list[object] = [self.table.names[shape.cls], len(values)]
+        node += self.items(tuple.__iter__(values), depth)
+        state = shape.state(record)
+        for name, value in state.items():
+            if name not in shape.known:
+                what = f"{type(record).__qualname__}.{name}, which is no field,"
+                raise _RefusedError(what, "Declare it as a field of the class, or do not set it.")
+            try:
+                node += name, self.node(value, depth + 1)
+            except _RefusedError as refused:
+                refused.steps.append(f".{name}")
+                raise
+        return {"!r": node}
+
+    def put_float(self, value: float, depth: int) -> object:
+        return value if math.isfinite(value) else {"!f": str(value)}
+
+    def put_int(self, value: int, depth: int) -> object:
+        # Hexadecimal: decimal digits beyond 4300 are refused by Python, and quadratic.
+        return value if _INT_MIN <= value <= _INT_MAX else {"!i": hex(value)}
+
+    def put_str(self, value: str, depth: int) -> object:
+        return value if _is_utf8(value) else {"!s": _base64(value.encode("utf-8", "surrogatepass"))}
+
+    def put_bytes(self, value: bytes, depth: int) -> object:
+        return {"!b": _base64(value)}
+
+    def put_list(self, value: list[object], depth: int) -> object:
+        return self.items(value, depth)
+
+    def put_tuple(self, value: tuple[object, ...], depth: int) -> object:
+        return {"!t": self.items(value, depth)}
+
+    def put_set(self, value: set[object], depth: int) -> object:
+        return {"!S": self.items(value, depth, "{{member}}")}
+
+    def put_frozenset(self, value: frozenset[object], depth: int) -> object:
+        return {"!F": self.items(value, depth, "{{member}}")}
+
+    def put_dict(self, value: dict[Any, object], depth: int) -> object:
+        self.left -= 1
+        if self.left < 0:
+            raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
+        named = set(map(type, value)) <= {str} and not any(key.startswith("!") for key in value)
+        if named and self.careful:
+            named = all(map(_is_utf8, value))
+        fields: dict[str, object] = {}
+        pairs: list[object] = []
+        for key, item in value.items():
+            try:
+                node = item if type(item) in self.atoms else self.node(item, depth + 1)
+            except _RefusedError as refused:
+                refused.steps.append(f"[{_key_text(key)}]")
+                raise
+            if named:
+                fields[key] = node
+            else:
+                pairs += self._key(key, depth), node
+        return fields if named else {"!d": pairs}
+
+    def _key(self, key: object, depth: int) -> object:
+        try:
+            return self.node(key, depth + 1)
+        except _RefusedError as refused:
+            refused.steps.append("{key}")
+            raise
+
+    def put_datetime(self, value: dt.datetime, depth: int) -> object:
+        return {"!D": [value.replace(tzinfo=None).isoformat(), value.fold, self._zone(value.tzinfo, depth)]}
+
+    def put_time(self, value: dt.time, depth: int) -> object:
+        return {"!T": [value.replace(tzinfo=None).isoformat(), value.fold, self._zone(value.tzinfo, depth)]}
+
+    def _zone(self, zone: dt.tzinfo | None, depth: int) -> object:
+        if zone is None or type(zone) in (dt.timezone, zoneinfo.ZoneInfo):
+            return self.node(zone, 0)
+        raise _RefusedError(
+            f"a time zone of type {type(zone).__qualname__}", "Use datetime.timezone or zoneinfo.ZoneInfo."
+        )
+
+    def put_timezone(self, zone: Any, depth: int) -> object:
+        offset, *name = zone.__getinitargs__()
+        return {"!z": [offset // _MICROSECOND, *(self.put_str(text, depth) for text in name)]}
+
+    def put_zoneinfo(self, zone: zoneinfo.ZoneInfo, depth: int) -> object:
+        if type(zone.key) is not str:
+            raise _RefusedError("a ZoneInfo without key", "Make it by its name: ZoneInfo(key).")
+        return {"!Z": zone.key}
+
+    def put_uuid(self, value: uuid.UUID, depth: int) -> object:
+        safe = value.is_safe is uuid.SafeUUID.unknown
+        return {"!u": value.hex if safe else [value.hex, value.is_safe.value]}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _key_text(key: object) -> str:
+    """A dict's key in a path: names and numbers only, and not the whole of a long one."""
+    if type(key) is str:
+        return repr(key if len(key) <= 40 else key[:40] + "…")
+    return str(key) if type(key) is int and -(10**9) < key < 10**9 else f"<{type(key).__qualname__}>"
+
+
+_WRITERS: Final[dict[type, Callable[[_Writer, Any, int], object]]] = {
+    float: _Writer.put_float,
+    int: _Writer.put_int,
+    str: _Writer.put_str,
+    bytes: _Writer.put_bytes,
+    list: _Writer.put_list,
+    tuple: _Writer.put_tuple,
+    set: _Writer.put_set,
+    frozenset: _Writer.put_frozenset,
+    dict: _Writer.put_dict,
+    dt.datetime: _Writer.put_datetime,
+    dt.time: _Writer.put_time,
+    dt.timezone: _Writer.put_timezone,
+    zoneinfo.ZoneInfo: _Writer.put_zoneinfo,
+    uuid.UUID: _Writer.put_uuid,
+    dt.date: lambda _, value, depth: {"!date": value.isoformat()},
+    dt.timedelta: lambda _, value, depth: {"!td": [value.days, value.seconds, value.microseconds]},
+    decimal.Decimal: lambda _, value, depth: {"!n": str(value)},
+}

@@ -1,0 +1,56 @@
+"""Invalidations that a server refused to write are published instead. A process that hears of one keeps it as its own.
+
+A server that refuses writes still accepts PUBLISH. Each message is JSON: its sender, and kinds and names of what was
+invalidated. What is received is data from Redis: it is bounded and checked, and never a reason to raise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from aikcache._keys import patterns
+from aikcache._keys.keyspace import Keyspace
+from aikcache.errors import ConfigError, InvalidKeyError
+
+Name = tuple[str, str]
+LONGEST_NAME = 2048
+PER_MESSAGE = 50
+LONGEST_MESSAGE = PER_MESSAGE * (6 * LONGEST_NAME + 20)
+"""Bytes of the longest message: JSON writes a character as six at most."""
+
+
+def pack(writer: str, names: Iterable[Name]) -> Iterator[bytes]:
+    """Messages that tell of these. What has too long a name is left to the next heartbeat's refusal."""
+    left = [name for name in names if len(name[1]) <= LONGEST_NAME]
+    for start in range(0, len(left), PER_MESSAGE):
+        yield json.dumps([writer, left[start : start + PER_MESSAGE]]).encode()
+
+
+def unpack(message: object, writer: str, space: Keyspace) -> list[Name] | None:
+    """What a message tells of; nothing if it is `writer`'s own. None: it is none of these messages."""
+    if not isinstance(message, bytes) or len(message) > LONGEST_MESSAGE:
+        return None
+    try:
+        sender, names = json.loads(message)
+        found = [(kind, name) for kind, name in names]
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if len(found) > PER_MESSAGE:
+        return None
+    if not all(_is_ours(kind, name, space) for kind, name in found):
+        return None
+    return [] if sender == writer else found
+
+
+def _is_ours(kind: object, name: object, space: Keyspace) -> bool:
+    """Whether such an invalidation could be one of this key space's: it will be written to Redis."""
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        return False
+    try:
+        name.encode()
+        if kind == "keys":
+            return space.full(name) == name
+        return kind == "groups" or (kind == "globs" and patterns.resolve(name).kind == "glob")
+    except (UnicodeEncodeError, InvalidKeyError, ConfigError):
+        return False

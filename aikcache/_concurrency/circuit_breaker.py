@@ -1,0 +1,84 @@
+"""A circuit breaker: after some failures in a row, no call goes near the server but one probe at a time.
+
+Closed, everything passes. `limit` consecutive failures open it; then one call every `reset` seconds is let through as
+a probe, and its success closes the breaker. While open a call costs one clock reading.
+
+Threads: a lock is held while the next probe's time is moved, which is all that is taken: a probe that is interrupted
+gives nothing back, and the next one comes in its time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+EAGER, EAGER_FOR = 0.05, 10.0
+"""Seconds between probes, and for how long, of an endpoint that has just taken over: its replicas are on their way."""
+
+
+Changed = Callable[[bool, str], object]
+
+
+def unobserved(is_open: bool, cause: str) -> None:
+    """Nobody is told."""
+
+
+class Breaker:
+    """Counts the failures of one endpoint."""
+
+    __slots__ = (
+        "_claim", "_clock", "_eager_until", "_limit", "_on_change", "_reset", "_retry_at", "cause", "failures",
+        "opened",
+    )  # fmt: skip
+
+    def __init__(self, limit: int, reset: float, clock: Callable[[], float], on_change: Changed) -> None:
+        """`on_change` is told when it opens (True), with the cause, and when it closes."""
+        self._limit = limit
+        self._reset = reset
+        self._clock = clock
+        self._on_change = on_change
+        self._claim = threading.RLock()
+        self._retry_at = self._eager_until = 0.0
+        self.failures = 0
+        self.cause = ""  # of the latest failure
+        self.opened = 0  # how often
+
+    @property
+    def is_open(self) -> bool:
+        return self.failures >= self._limit
+
+    def allows(self) -> bool:
+        """Whether this call may try. Open, that is True for one call every `reset` seconds."""
+        if self.failures < self._limit:
+            return True
+        if self._clock() < self._retry_at:
+            return False
+        with self._claim:
+            now = self._clock()
+            if now < self._retry_at:
+                return False
+            self._retry_at = self._next(now)
+            return True
+
+    def reconsider(self) -> None:
+        """The endpoint is another one now: the next call may try it, and for a while probes are more frequent."""
+        self._retry_at = self._clock()
+        self._eager_until = self._retry_at + EAGER_FOR
+
+    def _next(self, now: float) -> float:
+        return now + (min(self._reset, EAGER) if now < self._eager_until else self._reset)
+
+    def success(self) -> None:
+        if self.failures:
+            failures, self.failures = self.failures, 0
+            if failures >= self._limit:
+                self._on_change(False, "")
+
+    def failure(self, cause: object = "") -> None:
+        self.cause = str(cause)
+        self.failures += 1
+        if self.failures >= self._limit:
+            self._retry_at = self._next(self._clock())
+        if self.failures == self._limit:
+            self.opened += 1
+            self._on_change(True, self.cause)

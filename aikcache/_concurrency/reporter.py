@@ -1,0 +1,48 @@
+"""Trouble that a caller must not feel: logged once per cause and minute, counted always.
+
+The cause is a short constant ("redis", "encode:resource:get_by_id"); the message names keys and types, never values.
+A cause that goes on is logged again after a minute, with how often it came.
+
+Threads: counting is a dictionary's own atomic steps; two threads may at worst log the same line twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from aikcache._concurrency.foreign import clean
+
+log = logging.getLogger("aikcache")
+AGAIN = 60.0
+LONGEST = 300
+"""Characters of a line."""
+MOST_CAUSES = 1000
+"""Causes that are told apart; a function has a few, and functions may be made for ever."""
+OTHER = "other"
+"""The cause of the others."""
+
+
+class RateLimitedReporter:
+    """What went wrong in one cache, by cause."""
+
+    __slots__ = ("_clock", "_seen", "counts")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float, int]] = {}  # cause: when logged, how often counted by then
+        self.counts: dict[str, int] = {}
+
+    def report(self, cause: str, message: str, *, level: int = logging.WARNING) -> None:
+        if cause not in self.counts and len(self.counts) >= MOST_CAUSES:
+            cause = OTHER
+        count = self.counts[cause] = self.counts.get(cause, 0) + 1
+        now = self._clock()
+        when, before = self._seen.get(cause, (-AGAIN, 0))
+        if now - when < AGAIN:
+            return
+        self._seen[cause] = (now, count)
+        more = f" ({count - before - 1} more since the last line)" if count - before > 1 else ""
+        message = clean(message, LONGEST - len(more))
+        log.log(level, "%s%s", message, more, extra={"aikcache_cause": cause, "aikcache_count": count})

@@ -1,0 +1,237 @@
+"""Both tiers of one cache, put together: what they share, how they begin, fork and close.
+
+    local ── hit ──────────────────────────────▶ value
+      └─ miss ▶ fast-path read: GET ── fresh by the stamps held here ──▶ local ▶ value
+                  └─ not ▶ flight ▶ GET and stamps ── fresh ──▶ local ▶ value
+                                       └─ miss ▶ lease, under the stamps just read ▶ function ▶ store ▶ local ▶ value
+
+A value from before an invalidation must not be stored or served after it. In Redis: a value carries the digest of its
+groups' stamps, taken before it was computed, so a later stamp makes it stale. It is stored only under a lease, which
+the invalidation of its key unlinks. Locally: a fill is refused if anything of its region was invalidated since the
+call asked, and no call joins a flight that an invalidation hit.
+
+Failure: whatever Redis does, the function's own result is returned. The problem is counted and logged once per cause,
+and the value is kept locally only. Threads: flights make one load of a key at a time; `lease_wait` bounds the waits.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from aikcache._coherence.channel import Channel
+from aikcache._coherence.cluster_channel import ClusterChannel
+from aikcache._coherence.pending import PendingInvalidations
+from aikcache._coherence.sweep import Sweeper
+from aikcache._concurrency.background import Background
+from aikcache._concurrency.guard import Guard
+from aikcache._concurrency.reporter import RateLimitedReporter
+from aikcache._engine import deferred
+from aikcache._engine.batch import Batch
+from aikcache._engine.call import Attempt, Call, Steps, carry_out
+from aikcache._engine.events import Events
+from aikcache._engine.fast_path import FastPath
+from aikcache._engine.fill import Filler
+from aikcache._engine.freshness import Freshness
+from aikcache._engine.load import answer
+from aikcache._engine.refresh import Refresher
+from aikcache._engine.single_flight import Flights
+from aikcache._engine.strong import StrongPath
+from aikcache._engine.versioned_store import VersionedStore
+from aikcache._engine.writes import renew
+from aikcache._keys import patterns
+from aikcache._keys.keyspace import Keyspace
+from aikcache._local.region import Region
+from aikcache._local.tier import LocalTier
+from aikcache._redis.trust import Trust
+from aikcache._remote.stamps import Stamps
+from aikcache._remote.store import RedisStore
+from aikcache._settings.config import CacheConfig
+from aikcache.errors import DecodeError, RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._engine.fleet import Fleet
+    from aikcache._engine.publisher import Publisher
+
+
+class Engine:
+    """Both tiers of one cache."""
+
+    def __init__(self, config: CacheConfig, space: Keyspace, clock: Callable[[], float]) -> None:
+        self.config = config
+        self.space = space
+        self.clock = clock
+        self.guard = Guard()
+        self.local = LocalTier(config, self.guard)
+        self.stamps = Stamps(self.guard, clock)
+        self.flights = Flights()
+        self.reporter = RateLimitedReporter()
+        self.events = Events(self.reporter, len(space.namespace_prefix), self.local.regions)
+        self.background = Background()
+        self.refresher = Refresher(self.background, lambda call, until: renew(self, call, until), clock)
+        self.freshness = Freshness(self.local, self.refresher, config.max_staleness, clock)
+        self.closed = False
+        self.passive = not config.enabled  # closed, or never to keep or find anything: calls run their function
+        self.remote: RedisStore | None = None
+        self.remote_tier: VersionedStore | None = None
+        self.fast_path: FastPath | None = None
+        self.strong_path: StrongPath | None = None
+        self.recovery: PendingInvalidations | None = None
+        self.sweeper: Sweeper | None = None
+        self.channel: Channel | ClusterChannel | None = None
+        self.publisher: Publisher | None = None
+        self.fleet: Fleet | None = None
+        self.trust = Trust(config.max_staleness, clock)
+        self.filler = Filler(config, self.local, None, self.freshness, self.events, clock)
+        _living.add(self)
+
+    def back(
+        self, remote: RedisStore, recovery: PendingInvalidations, channel: Channel | ClusterChannel, trust: Trust
+    ) -> None:
+        """Put Redis behind the local tier."""
+        self.remote, self.recovery, self.channel, self.trust = remote, recovery, channel, trust
+        self.remote_tier = VersionedStore(
+            self.config, remote, self.stamps, self.reporter, self.clock, self.ready, self.start_groups, trust
+        )
+        self.filler = Filler(self.config, self.local, self.remote_tier, self.freshness, self.events, self.clock)
+        self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, self.clock)
+        self.strong_path = StrongPath(self.remote_tier)
+        self.trust_until(-inf)
+
+    def start_groups(self, groups: Sequence[str], attempts: Sequence[Attempt]) -> None:
+        """Groups whose stamp was made just now, for `attempts`: what was under the last one may be invalid."""
+        asking = {attempt.key for attempt in attempts}
+        named = frozenset(groups)
+        self.flights.end(lambda flight: flight.key not in asking and not named.isdisjoint(flight.groups))
+        self.local.start_groups(groups, attempts)
+
+    def submit(self, work: Callable[[], object]) -> object:
+        """Have `work` done in the background; None: it is not taken."""
+        return self.background.submit(work)
+
+    def ready(self) -> None:
+        """Before Redis is asked for anything: the channel runs, and it has been told all. May raise `RemoteError`."""
+        if self.channel is not None and self.recovery is not None:
+            self.channel.start()
+            self.recovery.send(self.trust.refused)
+
+    @property
+    def coherent(self) -> bool:
+        """Whether others' invalidations arrive at once."""
+        return self.remote is None or (self.stamps.trusted and self.trust.coherent)
+
+    def trust_until(self, trusted_until: float) -> None:
+        """Local entries, and the stamps held here, are trusted until then."""
+        self.stamps.trusted_until = trusted_until
+        self.local.trust_until(trusted_until)
+
+    def covered(self, call: Call) -> bool:
+        """Whether an invalidation that waits in a block of this context will end what this call asks for."""
+        if not self.local.waiting or not (blocks := deferred.blocks(self.local)):
+            return False
+        if any(block.covers(call.key, call.groups) for block in blocks):
+            return True
+        if not any(block.names_tags for block in blocks):
+            return False
+        if call.late_tags is not None:
+            return True
+        stored = [patterns.tag_group(tag) for tag in self._stored_tags(call.key)] if call.by_key else []
+        return any(block.covers(call.key, stored) for block in blocks)
+
+    def _stored_tags(self, key: str) -> tuple[str, ...]:
+        """The tags of what stands under a key."""
+        entry = self.local.peek(key)
+        if entry is not None or self.remote_tier is None:
+            return () if entry is None else tuple(tag for tag in entry.tags if isinstance(tag, str))
+        try:
+            self.ready()
+            (read,), _ = self.remote_tier.remote.read([key], [])
+            return () if read.data is None else self.remote_tier.framer.unpack(key, read.data).tags
+        except (RemoteError, DecodeError):
+            return ()
+
+    def groups_of(self, key: str, region: Region, tags: Sequence[str]) -> tuple[str, ...]:
+        """The groups of a key that are known before its load; those of its tags come last."""
+        groups = region.groups or patterns.groups_of(key, self.space.namespace_prefix)
+        return (*groups, *map(patterns.tag_group, tags))
+
+    # A call
+
+    def call(self, call: Call) -> Any:
+        """The value of a call: from a tier, from another's load, or from its own."""
+        (value,) = carry_out(self.steps(Attempt(call, self.clock())), lambda places: (call.load(),))
+        return value
+
+    def steps(self, attempt: Attempt) -> Steps[list[Any]]:
+        """The same in steps, for a call that has made an attempt by the fast path."""
+        return answer(Batch(self, [attempt], lambda places: [attempt.call.load()]))
+
+    def patience_ends(self) -> float:
+        """Until when to wait for others' loads. Whoever loads a key meanwhile has others wait, and so waits half."""
+        wait = self.config.lease_wait
+        return self.clock() + (wait / 2 if self.flights.loading_any() else wait)
+
+    def drop_key(self, key: str) -> None:
+        """A key was invalidated: drop it here, and let no call join its load."""
+        self.flights.end_key(key)
+        self.local.drop_key(key, patterns.groups_of(key, self.space.namespace_prefix)[-1])
+
+    def close(self) -> None:
+        again = self.closed
+        self.closed = self.passive = True
+        self._keep_sweeps()
+        if self.remote_tier is not None:
+            self.remote_tier.leases.close()
+        self.background.close()
+        self.local.close()
+        if not again:
+            self.events.closed(self.local.all_regions())
+            if self.publisher is not None:
+                self.publisher.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.recovery is not None:
+            self.recovery.close()
+        if self.remote is not None:
+            self.remote.connections.close()
+
+    def after_fork(self) -> None:
+        """In the child: no thread, no connection, no lock of the parent's; what it held locally is still good."""
+        self.flights.forget()
+        self.local.after_fork()
+        mine = {id(block) for block in deferred.blocks(self.local)}
+        for block in self.local.waiting.keys() - mine:  # of threads that are not here
+            self.local.turn_away(block, frozenset())
+        self.stamps.forget_all(trusted=False)
+        if self.remote_tier is not None:
+            self.remote_tier.leases.forget()
+        self.background = Background()
+        self.refresher.after_fork(self.background)
+        if self.remote is not None and self.recovery is not None and self.channel is not None:
+            self.trust.lose()
+            self.trust_until(-inf)
+            self.remote.after_fork()
+            self.recovery.after_fork()
+            self.channel.forget()
+        self._keep_sweeps()
+
+    def _keep_sweeps(self) -> None:
+        """Sweeps that have not begun become pending: a journal, or a child, still has them."""
+        left = [] if self.sweeper is None else self.sweeper.give_up()
+        if self.recovery is not None:
+            for what in left:
+                self.recovery.keep(what)
+
+
+_living: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_living):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,60 @@
+"""Where a call would be answered from, told to people: the dictionary behind `.explain()` and the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aikcache._engine.call import Attempt, Call
+from aikcache._engine.engine import Engine
+from aikcache._local.entry import EncodedValue, Entry
+from aikcache.errors import RemoteError
+
+
+def explain(engine: Engine, call: Call) -> dict[str, Any]:
+    """Where a call would be answered from, and how long. Asks Redis once; counts nothing."""
+    told: dict[str, Any] = {"key": call.key, "groups": list(call.groups), "local": None, "remote": None}
+    if engine.passive or engine.covered(call):
+        return {**told, "answer": "load"}
+    entry = None if call.policy.strong else engine.local.peek(call.key)
+    now = engine.clock()
+    answer = "load"
+    if entry is not None:
+        left = min(entry.fresh_until, entry.deadline) - now  # negative: stale for so long
+        told["local"] = {"fresh": left > 0, "seconds_left": round(left, 3), "tags": list(entry.tags)}
+    try:
+        there = _remote(engine, call)
+    except RemoteError as error:
+        there = {"error": str(error)}
+    told["remote"] = there
+    stale_ttl = call.policy.stale_ttl
+    if entry is not None and _reads(call, entry) and now < min(entry.deadline, entry.fresh_until + stale_ttl):
+        answer = "local"
+    elif there is not None and there.get("current") and there["seconds_left"] + stale_ttl > 0:
+        answer = "remote"
+    return {**told, "answer": answer}
+
+
+def _reads(call: Call, entry: Entry) -> bool:
+    """Whether what is held is of the type expected."""
+    codec, value = call.policy.codec, entry.value
+    return codec.reads(value.schema) if type(value) is EncodedValue else codec.takes(value, entry.codec)
+
+
+def _remote(engine: Engine, call: Call) -> dict[str, Any] | None:
+    if engine.remote_tier is None:
+        return None
+    attempt = Attempt(call, engine.clock())
+    (read,) = engine.remote_tier.read([attempt])
+    (frame,) = engine.remote_tier.parse([(attempt, read.data)])
+    if read.data is None or frame is None:
+        return None
+    current = engine.remote_tier.current(attempt, frame) and call.policy.codec.reads(frame.schema)
+    left, _ = frame.seconds_left(read.pttl)
+    return {
+        "fresh": current and left > 0,
+        "current": current,  # it is of the type expected, and nothing that it belongs to was ended since
+        "seconds_left": left,
+        "bytes": len(read.data),
+        "load_seconds": round(frame.cost, 6),
+        "tags": list(frame.tags),
+    }

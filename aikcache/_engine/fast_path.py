@@ -1,0 +1,222 @@
+"""The fast path to a remote hit: one GET, judged by the stamps held here. It creates nothing else.
+
+Most calls that miss locally hit in Redis, and need nothing that a load needs: no request, no flight, no lease. A
+fast-path read asks for the value only. It compares the digest in the frame with the digest of the stamps held here for
+its groups. If the channel vouches for those, and has invalidated nothing since the question was sent, the value is
+fresh: it is returned and filed.
+
+A fast-path read takes no lock and joins no flight. What it cannot decide is `FastPathMiss`: no value, an unknown
+stamp, a damaged frame or one of another key, a problem with Redis. The call then takes the full read path of
+`_engine/load`. So do aged values, which take part in their renewal. Many keys of one function are one MGET.
+
+Threads: what is remembered of a region is replaced in one step, and is checked against the stamps' epoch at each use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from aikcache._codec.codec import JSON
+from aikcache._codec.costs import MAX_CONTAINERS
+from aikcache._codec.frame import Frame
+from aikcache._concurrency import spans
+from aikcache._concurrency.outside import BUGS, let_out
+from aikcache._engine.fill import Filler, Where
+from aikcache._engine.policy import Policy
+from aikcache._engine.single_flight import Flights, hold
+from aikcache._engine.versioned_store import VersionedStore
+from aikcache._keys.patterns import tag_group
+from aikcache._local.entry import EncodedValue
+from aikcache._local.region import Region
+from aikcache._remote.stamps import digest
+from aikcache._remote.store import Read
+from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
+
+Base = tuple[int, bytes, bytes]
+"""The stamps' epoch, the stamps of a region's groups joined, and their digest."""
+
+
+class FastPathMiss(NamedTuple):
+    """What a fast-path read gave instead of a value: that nothing was there, or what it ran into.
+
+    A value that it could not accept is not handed on: an invalidation before the flight would end nothing of it. That
+    nothing was there may be, for whoever then takes the lease is told of what has come since.
+    """
+
+    first: Read | Exception | None = None
+    looked: bool = True
+    """Whether the local tier was found to have nothing under the key."""
+
+
+NOTHING = FastPathMiss()
+"""Nothing was asked, or nothing learnt."""
+UNSEEN = FastPathMiss(looked=False)
+"""Nothing was asked, and the local tier may have something."""
+
+
+class FastPath:
+    """The fast-path reads of one cache."""
+
+    def __init__(self, shared: VersionedStore, filler: Filler, flights: Flights, clock: Callable[[], float]) -> None:
+        self._shared = shared
+        self._filler = filler
+        self._events = filler.events
+        self._flights = flights
+        self._clock = clock
+        self._bases: dict[str, Base] = {}  # by region
+
+    def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
+        """The value under a key, or `FastPathMiss`. What `many` does, without its lists: most calls are one."""
+        if key in self._flights or policy.ages:  # somebody else is about to know
+            return NOTHING
+        epoch, asked, timed = region.epoch, self._clock(), self._filler.bound(policy) > 0
+        question = self._ask("get", (key,), region, asked, timed)
+        if isinstance(question, FastPathMiss):
+            return question
+        base, began, (name,), ((data,), (pttl,)) = question
+        if data is None:
+            return FastPathMiss(Read(None, pttl, []))
+        region.counters.bytes_read += len(data)
+        frame = self._judge(key, name, region, data, base, timed)
+        if frame is None or frame.schema != policy.codec.schema:
+            return NOTHING
+        try:
+            value = policy.codec.decode(frame.codec, frame.payload)
+        except DecodeError:  # said on the full read path
+            return NOTHING
+        if self._shared.stamps.epoch != base[0]:
+            return NOTHING  # something has ended meanwhile
+        if timed and not self._file((key, region, local_key, epoch), policy, frame, value, pttl, asked, began):
+            return NOTHING
+        region.counters.remote_hits += 1
+        return value
+
+    def many(self, keys: Sequence[str], region: Region, local_keys: Sequence[Hashable], policy: Policy) -> list[Any]:
+        """For each key of one region its value, or `FastPathMiss`. `local_keys`: empty if nothing is held locally."""
+        epoch, asked = region.epoch, self._clock()
+        nothing: list[Any] = [NOTHING] * len(keys)
+        if policy.ages:  # what has aged takes part in its renewal, which a fast-path read cannot
+            return nothing
+        timed = self._filler.bound(policy) > 0  # how long they will live matters where they are held
+        question = self._ask("many", keys, region, asked, timed)
+        if isinstance(question, FastPathMiss):
+            return [question] * len(keys)
+        base, began, names, (values, pttls) = question
+        # In two rounds, which is faster than taking turns: what was there is judged, and then decoded.
+        judge, alike = self._judge, None
+        decode, (loads, plain, conforming) = policy.codec.decode, policy.codec.quick()
+        codec, schema = 0, policy.codec.schema
+        found: list[Any] = [NOTHING] * len(keys)
+        accepted: list[tuple[int, int, bytes]] = []
+        framed: list[tuple[int, Frame]] = []
+        for i, data in enumerate(values):
+            if data is None:
+                found[i] = FastPathMiss(Read(None, pttls[i], []))
+            elif alike is not None and (payload := alike(names[i], data)) is not None:
+                accepted.append((i, codec, payload))
+            elif (frame := judge(keys[i], names[i], region, data, base, timed)) is not None and frame.schema == schema:
+                codec = frame.codec
+                accepted.append((i, codec, frame.payload))
+                if timed:
+                    framed.append((i, frame))
+                elif len(keys) > 1:  # those that follow have the same codec, schema and stamps
+                    alike = None if frame.tags else self._shared.framer.alike(data)
+        hits = len(accepted)
+        for i, codec, payload in accepted:
+            try:
+                if codec == JSON and len(payload) <= MAX_CONTAINERS:
+                    value = loads(payload)
+                    found[i] = value if type(value) in plain else conforming(value)
+                else:
+                    found[i] = decode(codec, payload)
+            except (DecodeError, *BUGS) as error:  # said on the full read path
+                let_out(error)
+                hits -= 1
+        if self._shared.stamps.epoch != base[0]:
+            return nothing  # something has ended meanwhile
+        for i, frame in framed:
+            where = keys[i], region, local_keys[i] if local_keys else None, epoch
+            if found[i] is not NOTHING and not self._file(where, policy, frame, found[i], pttls[i], asked, began):
+                found[i] = NOTHING
+                hits -= 1
+        region.counters.remote_hits += hits
+        region.counters.bytes_read += sum(map(len, filter(None, values)))
+        return found
+
+    def _ask(
+        self, command: str, keys: Sequence[str], region: Region, asked: float, timed: bool
+    ) -> tuple[Base, float, list[bytes], tuple[list[bytes | None], list[int]]] | FastPathMiss:
+        """The stamps held for a region, since when they count, names, and what Redis answers; or why it does not."""
+        started = None
+        try:
+            base = self._base(region, asked)
+            if base is None:
+                return NOTHING
+            began = min(asked, self._shared.stamps.trusted_until - self._filler.config.max_staleness)
+            names = [key.encode() for key in keys]
+            if self._events.timed:
+                started = self._clock()
+            if spans.active is None:
+                answer = self._shared.remote.fast_read(names, timed)
+            else:
+                with spans.active.exchange(command, len(names)):
+                    answer = self._shared.remote.fast_read(names, timed)
+        except (RemoteError, *BUGS) as error:  # the function can still answer
+            let_out(error)
+            if started is not None:
+                self._events.add(command, region.name, self._clock() - started, type(error).__name__)
+            return FastPathMiss(error)
+        if answer is None:
+            return NOTHING
+        if started is not None:
+            self._events.add(command, region.name, self._clock() - started, None)
+        return base, began, names, answer
+
+    def _base(self, region: Region, now: float) -> Base | None:
+        """None: not all stamps of a region's groups are held here."""
+        self._shared.ready()
+        stamps = self._shared.stamps
+        epoch = stamps.epoch
+        if not stamps.trusted or now >= stamps.trusted_until:
+            return None
+        base = self._bases.get(region.name)
+        if base is None or base[0] != epoch:
+            known = stamps.known(region.groups)
+            if None in known:
+                return None
+            joined = b"".join(known)  # type: ignore[arg-type]
+            base = self._bases[region.name] = epoch, joined, digest(joined)
+        return base
+
+    def _judge(self, key: str, name: bytes, region: Region, data: bytes, base: Base, timed: bool) -> Frame | None:
+        """The frame if it is intact and its stamps are those held here; what is wrong with it is said elsewhere."""
+        try:
+            frame = self._shared.framer.unpack(key, data, name)
+            expected = base[2]
+            if frame.tags:
+                region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
+                known = self._shared.stamps.known(list(map(tag_group, frame.tags)))
+                if None in known:
+                    return None
+                expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
+        except (DecodeError, InvalidKeyError):
+            return None
+        if not timed and frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+            return None
+        return frame if frame.digest == expected else None
+
+    def _file(
+        self, where: Where, policy: Policy, frame: Frame, value: Any, pttl: int, asked: float, began: float
+    ) -> bool:
+        """File a value locally. False: it is not fresh any more."""
+        left, kept = frame.seconds_left(pttl)
+        fresh_until = asked + left
+        if self._clock() >= fresh_until:
+            return False
+        shared = policy.share or policy.codec.shareable(value)
+        packed = EncodedValue(frame.codec, frame.payload, frame.schema)
+        held = hold(value, packed, policy.codec, shared=shared)
+        self._filler.fill(where, policy, began, held, fresh_until, inf, asked + kept, frame.tags)
+        return True

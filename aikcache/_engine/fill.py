@@ -1,0 +1,243 @@
+"""What happens to values: results are encoded, stored in Redis under their leases, and filed locally.
+
+No lock is held here while user code runs. Whatever is wrong with a result, its caller gets it. A value is filed
+locally only if Redis stored it or was not asked to. The local tier refuses it if its region was invalidated since the
+call asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from aikcache._codec.frame import Frame
+from aikcache._engine import deferred, refresh
+from aikcache._engine.call import Attempt, Call, milliseconds
+from aikcache._engine.events import Events
+from aikcache._engine.freshness import Freshness
+from aikcache._engine.policy import Policy
+from aikcache._engine.single_flight import CachedValue, hold
+from aikcache._engine.versioned_store import VersionedStore
+from aikcache._keys.chosen import is_long
+from aikcache._keys.patterns import tag_group
+from aikcache._local.entry import EncodedValue
+from aikcache._local.region import Region
+from aikcache._local.size import held_bytes
+from aikcache._local.tier import TAG_OVERHEAD, LocalTier
+from aikcache._settings.config import CacheConfig
+from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
+
+Where = tuple[str, Region, Hashable, int]
+"""A key, its region, its key in the region's table, and the region's epoch when it was asked for."""
+
+
+class Result(NamedTuple):
+    """What became of a result: as its caller gets it, as others can share it (None: not), and as it is kept."""
+
+    attempt: Attempt
+    value: Any
+    held: CachedValue | None = None
+    packed: EncodedValue | None = None
+    seconds: float = 0.0
+    cost: float = 0.0
+    """Seconds that the load took."""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def lasts(self) -> bool:
+        return self.held is not None and self.seconds > 0
+
+    @property
+    def keep_ms(self) -> int:
+        """How long it is kept: it may be served for some time after it was fresh."""
+        return milliseconds(self.seconds) + milliseconds(self.attempt.policy.extra)
+
+
+class Filler:
+    """Keeps results for one cache, in Redis (`shared`) and here (`local`)."""
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        local: LocalTier,
+        shared: VersionedStore | None,
+        freshness: Freshness,
+        events: Events,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.local = local
+        self.remote_tier = shared
+        self.freshness = freshness
+        self.events = events
+        self.reporter = events.reporter
+        self.clock = clock
+
+    # Results
+
+    def judge(self, attempt: Attempt, result: object, cost: float) -> Result:
+        """A result as its caller gets it, as others can share it, and for how long it may be kept."""
+        call, policy = attempt.call, attempt.policy
+        try:
+            if self._covered(call, result):  # the function itself may have named it
+                return Result(attempt, result)
+            seconds = call.seconds(result)
+            if self.remote_tier is None and policy.share:
+                return Result(attempt, result, CachedValue(result, codec=policy.codec), None, seconds, cost,
+                              call.tags_of(result))  # fmt: skip
+            encoded = policy.codec.encode(result)
+            packed = EncodedValue(encoded.codec, encoded.payload, policy.codec.schema)
+            held = hold(encoded.value, packed, policy.codec, shared=encoded.shared or policy.share)
+            tags = call.tags_of(result) if seconds > 0 else ()
+            return Result(attempt, encoded.value, held, packed, seconds, cost, tags)
+        except (EncodeError, InvalidKeyError, ConfigError) as error:
+            self._unkept(attempt, error)
+            return Result(attempt, result)
+
+    def keep(self, results: Sequence[Result]) -> None:
+        """Keep what may be kept: all that has a lease in two round trips, the rest in this process."""
+        leased = [result for result in results if result.lasts and result.attempt.token is not None]
+        for result in results:
+            if result.lasts and result.attempt.token is None:
+                self.fill_locally(result)
+        if leased and self.remote_tier is not None:
+            try:
+                self._store(self.remote_tier, leased)
+            except RemoteError as error:
+                self.failed(leased[0].attempt, error)
+
+    def _store(self, remote_tier: VersionedStore, results: Sequence[Result]) -> None:
+        wanted = [(result.attempt, result.tags, result.keep_ms) for result in results]
+        items: list[tuple[Result, tuple[str, bytes, bytes, int]]] = []
+        for result, unmoved in zip(results, remote_tier.complete(wanted), strict=True):
+            attempt = result.attempt
+            if unmoved and attempt.token is not None and result.packed is not None:
+                try:
+                    frame = remote_tier.pack(attempt, result.packed, result.seconds, result.cost, result.tags)
+                except EncodeError as error:
+                    self._unkept(attempt, error)
+                else:
+                    items.append((result, (attempt.key, attempt.token, frame, result.keep_ms)))
+        if items:
+            stored = remote_tier.remote.store([item for _, item in items])
+            for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
+                if done:
+                    result.attempt.token = None
+                    self.wrote(result.attempt, len(frame))
+                    self.fill_locally(result)
+
+    def _unkept(self, attempt: Attempt, error: Exception) -> None:
+        attempt.region.counters.error(error)
+        if self.config.strict:
+            raise error
+        self.reporter.report(f"keep:{attempt.region.name}", f"a result of {attempt.key} was not cached: {error}")
+
+    def _covered(self, call: Call, result: object) -> bool:
+        """Whether a block of this context will end this result."""
+        if not self.local.waiting or not (blocks := deferred.blocks(self.local)):
+            return False
+        groups = [tag_group(tag) for tag in call.tags_of(result)]
+        return any(block.covers(call.key, groups) for block in blocks)
+
+    def fill_locally(self, result: Result) -> None:
+        """File a result locally."""
+        attempt, policy = result.attempt, result.attempt.policy
+        assert result.held is not None
+        fresh_until = self.clock() + result.seconds
+        refresh_at = fresh_until - refresh.early(policy, result.cost, result.seconds)
+        where = attempt.key, attempt.region, attempt.call.local_key, attempt.epoch
+        self.fill(
+            where,
+            policy,
+            attempt.read_started_at,
+            result.held,
+            fresh_until,
+            refresh_at,
+            fresh_until + policy.extra,
+            result.tags,
+        )
+
+    # What stands in Redis
+
+    def accept(self, attempt: Attempt, frame: Frame, pttl: int) -> tuple[Any, CachedValue] | None:
+        """The value of a current frame, filed locally, if it answers."""
+        codec = attempt.policy.codec
+        if not codec.reads(frame.schema):
+            why = "the return annotation, or type=, or a class of it has changed since it was stored"
+            self.reporter.report(f"schema:{attempt.region.name}", f"{attempt.key} is loaded again: {why}.")
+            return None
+        try:
+            value = codec.decode(frame.codec, frame.payload, frame.schema)
+        except DecodeError as error:
+            attempt.region.counters.error(error)
+            self.reporter.report("decode", f"the value of {attempt.key} cannot be decoded: {error}")
+            return None
+        packed = EncodedValue(frame.codec, frame.payload, frame.schema)
+        held = hold(value, packed, codec, shared=attempt.policy.share or codec.shareable(value))
+        left, kept = frame.seconds_left(pttl)
+        attempt.fresh_until = fresh_until = attempt.requested_at + left
+        refresh_at = fresh_until - refresh.early(attempt.policy, frame.cost, frame.ttl_ms / 1000)
+        where = attempt.key, attempt.region, attempt.call.local_key, attempt.epoch
+        self.fill(
+            where,
+            attempt.policy,
+            attempt.read_started_at,
+            held,
+            fresh_until,
+            refresh_at,
+            attempt.requested_at + kept,
+            frame.tags,
+        )
+        if self.clock() >= refresh_at and not self.freshness.answers(attempt, refresh_at, held):
+            return None
+        return value, held if self.clock() < fresh_until else held._replace(stale=True)
+
+    def bound(self, policy: Policy) -> float:
+        """Seconds that a value may be held locally."""
+        bound = inf if policy.local_ttl is None else policy.local_ttl
+        return bound if self.remote_tier is None else min(bound, self.config.local_ttl)
+
+    def fill(
+        self,
+        where: Where,
+        policy: Policy,
+        created_at: float,
+        held: CachedValue,
+        fresh_until: float,
+        refresh_at: float,
+        deadline: float,
+        tags: tuple[str, ...],
+    ) -> None:
+        """File a value locally: until `deadline`, `fresh` until then, to be renewed from `due` on."""
+        now = self.clock()
+        deadline = min(deadline, now + self.bound(policy))
+        if deadline <= now:
+            return
+        packed = held.packed
+        size = 0
+        if self.local.max_bytes is not None:
+            arguments = None if is_long(where[2]) else where[2]
+            size = held_bytes(held.value if packed is None else packed, arguments) + TAG_OVERHEAD * len(tags)
+        self.local.fill(
+            *where,
+            held.value if packed is None else packed,
+            codec=policy.codec,
+            created_at=created_at,
+            fresh_until=fresh_until,
+            refresh_at=refresh_at if refresh_at < fresh_until else inf,
+            deadline=deadline,
+            shared=packed is None,
+            size=size,
+            tags=tags,
+        )
+
+    def failed(self, attempt: Attempt, error: Exception) -> None:
+        attempt.region.counters.error(error)
+        self.reporter.report(
+            f"redis:{type(error).__name__}", f"Redis failed on {attempt.key}; the call is answered without it: {error}"
+        )
+
+    def wrote(self, attempt: Attempt, size: int) -> None:
+        attempt.region.counters.writes += 1
+        attempt.region.counters.bytes_written += size

@@ -1,0 +1,147 @@
+"""What all processes of a cache did: each publishes what it counted, and any adds it up.
+
+A process is alive while its snapshot is younger than three of its intervals. What is not alive keeps its place in the
+totals: its snapshot stays for an hour, in case it comes back, and then becomes a part of the totals of the dead, by
+host. So each is counted once. What a process counts after its last snapshot, and before it is killed, nobody knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aikcache._engine import reading as _reading
+from aikcache._engine.reading import Reading
+from aikcache._engine.stats import SUMMED, FleetStats, OperationStats, ProcessStats
+from aikcache._engine.tally import Tally, tally_of
+from aikcache._remote.fleet_store import FleetRecords, FleetStore
+from aikcache._remote.store import RedisStore
+
+FOLD_AFTER = 3600.0
+MAX_DEAD, MAX_HOSTS = 64, 100
+"""Snapshots of the dead that are kept before their hour is over, and hosts whose totals are kept apart."""
+INTERVALS = 3
+TIDIERS = 16
+"""Processes that read all snapshots in each interval."""
+MAX_LABEL = 100
+
+
+class Member(NamedTuple):
+    """One process as its snapshot tells."""
+
+    id: str
+    host: str
+    pid: int
+    age: float
+    alive: bool
+    reading: Reading
+
+
+class Fleet:
+    """Publishes for one process what its caches counted, and reads what all have published."""
+
+    def __init__(self, remote: RedisStore, prefix: str, tally: Tally, interval: float) -> None:
+        self._store = FleetStore(remote, prefix)
+        self._tally = tally
+        self._interval = interval
+
+    def publish(self, within: float, *, last: bool = False) -> None:
+        """Write this process's snapshot; `last`: it is not alive any more. Raises `RemoteError`."""
+        data = self._packed(last=last)
+        if not self._store.publish(self._tally.id, data, within):
+            _reading.restart(self._tally)
+            self._store.publish(self._tally.id, self._packed(last=last), within)
+
+    def _packed(self, *, last: bool) -> bytes:
+        now = _reading.take(self._tally)
+        head = {"host": _host(), "pid": os.getpid(), "interval": 0 if last else self._interval}
+        return f"{now.counted():016x}{json.dumps({**head, **_reading.pack(now)})}".encode()
+
+    def tidy(self, within: float) -> None:
+        """Read what all have published, and add those that have been gone for long to the totals of the dead.
+
+        Of many processes only some do so in each interval. Raises `RemoteError`.
+        """
+        if random.random() * self._store.known > TIDIERS:
+            return
+        records = self._store.read(within)
+        gone = sorted((m for m in _members(records) if not m.alive), key=lambda member: -member.age)
+        fold = [m for i, m in enumerate(gone) if m.age > FOLD_AFTER or i < len(gone) - MAX_DEAD]
+        if fold:
+            dead = _by_host(records.dead)
+            for member in fold:
+                host = member.host if member.host in dead or len(dead) < MAX_HOSTS else ""
+                dead[host] = _reading.merged((), [*filter(None, [dead.get(host)]), member.reading])
+            packed = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()})
+            self._store.fold(records, [member.id for member in fold], packed.encode(), within)
+
+    def read(self, within: float, *, host: bool = False) -> tuple[Reading, Sequence[Member]]:
+        """The totals, and who is alive; `host`: of this machine alone. Raises `RemoteError`."""
+        records = self._store.read(within)
+        members = [member for member in _members(records) if not host or member.host == _host()]
+        dead = [totals for name, totals in _by_host(records.dead).items() if not host or name == _host()]
+        dead += [member.reading for member in members if not member.alive]
+        alive = [member for member in members if member.alive]
+        return _reading.merged([member.reading for member in alive], dead), alive
+
+
+def stats(total: Reading, alive: Sequence[Member]) -> FleetStats:
+    """The same for people."""
+    operations = {labels[0]: _stats(total, labels[0]) for labels in total.samples["misses"]}
+    processes = tuple(
+        ProcessStats(
+            **_fields(_stats(member.reading)), host=member.host, pid=member.pid, age=member.age,
+            uptime=member.reading.samples.get("uptime_seconds", {}).get((), 0.0),
+        )
+        for member in alive
+    )  # fmt: skip
+    return FleetStats(**_fields(_stats(total)), processes=processes, operations=operations)
+
+
+def alone(prefix: str | None) -> FleetStats:
+    """This process, where there is no Redis to ask."""
+    total = _reading.merged([] if prefix is None else [_reading.take(tally_of(prefix))])
+    return stats(total, [Member("", _host(), os.getpid(), 0.0, True, total)])
+
+
+def _fields(counts: OperationStats) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in SUMMED}
+
+
+def _stats(reading: Reading, operation: str | None = None) -> OperationStats:
+    def count(name: str, *rest: str) -> int:
+        found = reading.samples.get(name, {}).items()
+        matching = (v for labels, v in found if operation in (None, labels[0]) and labels[1 : 1 + len(rest)] == rest)
+        return int(sum(matching))
+
+    plain = {name: count(name) for name in SUMMED if name in _reading.COUNTERS and name not in ("loads", "evictions")}
+    tiers = {
+        f"{tier}_hits" if tier != "joined" else tier: count("hits", tier) for tier in ("local", "remote", "joined")
+    }
+    return OperationStats(
+        **plain, **tiers, loads=count("loads", "ok"), evictions=0 if operation else count("evictions")
+    )
+
+
+def _members(records: FleetRecords) -> list[Member]:
+    found = []
+    for id, (data, age) in records.processes.items():
+        told = _reading.parse(data[16:]) or {}
+        host, pid, interval = told.get("host"), told.get("pid"), told.get("interval")
+        interval = interval if isinstance(interval, (int, float)) else 0
+        host = host[:MAX_LABEL] if isinstance(host, str) else ""
+        alive = age < INTERVALS * interval
+        found.append(Member(id, host, pid if type(pid) is int else 0, age, alive, _reading.unpack(told)))
+    return found
+
+
+def _by_host(dead: bytes) -> dict[str, Reading]:
+    return {host: _reading.unpack(told) for host, told in (_reading.parse(dead) or {}).items()}
+
+
+def _host() -> str:
+    return socket.gethostname()[:MAX_LABEL]

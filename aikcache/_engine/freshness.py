@@ -1,0 +1,167 @@
+"""The one rule of freshness, for every reader: of an entry held here, and of a value just read from Redis.
+
+    fresh ── refresh_at ───── fresh_until ────────────────────────────── expired
+      served   served, renewed   stale_ttl: served, renewed in the background
+                                 error_ttl: served only if the function fails
+
+While somebody renews a value, or has just failed to, it is served to the others at once. An entry must also be
+trusted: the channel vouches for it, or it is younger than `max_staleness`. A look-up counts nothing; a value that is
+served counts its hit. The generated wrapper (`_decorators/wrapper`) compares with two times that follow from this rule:
+`entry.until` and `trusted_until`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from aikcache._codec.codec import Codec
+from aikcache._engine.call import MISSING, Attempt
+from aikcache._engine.policy import Policy
+from aikcache._engine.refresh import Refresher
+from aikcache._engine.single_flight import CachedValue
+from aikcache._local.entry import EncodedValue, Entry
+from aikcache._local.tier import LocalTier
+from aikcache.errors import DecodeError
+
+SERVE, RENEW, FALLBACK, REFUSE = range(4)
+"""What a value is worth to a call: it answers; it answers and is renewed; it answers if the function fails; nothing."""
+
+
+class Freshness:
+    """Judges the values of one cache."""
+
+    def __init__(
+        self, local: LocalTier, refresher: Refresher, max_staleness: float, clock: Callable[[], float]
+    ) -> None:
+        self._local = local
+        self._refresher = refresher
+        self._max_staleness = max_staleness
+        self._clock = clock
+
+    def worth(self, key: str, policy: Policy, refresh_at: float, fresh_until: float, now: float) -> int:
+        """What the value under a key is worth to a call."""
+        late = now - fresh_until
+        if late < 0 and now < refresh_at:
+            return SERVE
+        if late >= policy.extra and late >= 0:
+            return REFUSE
+        if self._refresher.resting(key):
+            return SERVE
+        return RENEW if late < 0 or late < policy.stale_ttl else FALLBACK
+
+    def value(self, entry: Entry, codec: Codec, now: float) -> Any:
+        """The value of an entry that is trusted and not expired, as the type asked for; else `MISSING`."""
+        trusted = now < entry.region.trusted_until or now < entry.created_at + self._max_staleness
+        if now >= entry.deadline or not trusted or not self._local.touch(entry):
+            return MISSING
+        value = entry.value
+        if type(value) is EncodedValue:
+            try:
+                return codec.decode(value.codec, value.payload, value.schema, checked=True)
+            except DecodeError:
+                return MISSING
+        return value if entry.codec is codec or codec.takes(value, entry.codec) else MISSING
+
+    def fresh(self, entry: Entry, codec: Codec) -> Any:
+        """An entry's value while it is fresh, else `MISSING`."""
+        now = self._clock()
+        value = MISSING if now >= entry.fresh_until else self.value(entry, codec, now)
+        if value is not MISSING:
+            entry.served()
+        return value
+
+    def serve(self, entry: Entry, policy: Policy) -> Any:
+        """An entry's value if it answers a call without being renewed for it, else `MISSING`."""
+        now = self._clock()
+        if self.worth(entry.key, policy, entry.refresh_at, entry.fresh_until, now) != SERVE:
+            return MISSING
+        value = self.value(entry, policy.codec, now)
+        if value is not MISSING:
+            entry.served()
+            if now >= entry.fresh_until:
+                entry.region.counters.stale += 1
+        return value
+
+    # What is held, for a call on the full read path
+
+    def held(self, attempt: Attempt) -> Any:
+        """The value held here that answers a call; `MISSING` also where the fast path has looked and found none."""
+        if attempt.looked == self._local.changes:
+            return MISSING
+        entry = self._find(attempt)
+        value = MISSING if entry is None else self._answer(entry, attempt)
+        if entry is not None and value is not MISSING:
+            self._relink(entry, attempt)
+        return value
+
+    def landed(self, attempt: Attempt) -> tuple[Any, CachedValue] | None:
+        """What is held now that a flight is led, if anything was filled or dropped since this call looked.
+
+        Another's load may have landed meanwhile; or a stale value that was found was invalidated.
+        """
+        if attempt.policy.strong:
+            attempt.fallback = None
+        if attempt.looked == self._local.changes:
+            return None
+        entry = self._find(attempt)
+        if entry is None:
+            attempt.fallback = None
+            return None
+        value = self.fresh(entry, attempt.policy.codec)
+        if value is MISSING:
+            return None
+        self._relink(entry, attempt)
+        return value, share(entry, value)
+
+    def peek(self, attempt: Attempt) -> Any:
+        """The fresh value held here, without any consequence."""
+        entry = self._find(attempt)
+        return MISSING if entry is None else self.fresh(entry, attempt.policy.codec)
+
+    def _find(self, attempt: Attempt) -> Entry | None:
+        """What is held under a key; a strong call is answered by nothing of that."""
+        attempt.looked = self._local.changes
+        return None if attempt.policy.strong else self._local.peek(attempt.key)
+
+    def _relink(self, entry: Entry, attempt: Attempt) -> None:
+        """Let the wrapper find by itself what has answered its call."""
+        if attempt.call.relink:
+            self._local.relink(entry, attempt.region, attempt.call.local_key)
+
+    def _answer(self, entry: Entry, attempt: Attempt) -> Any:
+        """An entry's value if it answers, and have it renewed where that is due."""
+        now = self._clock()
+        value = self.value(entry, attempt.policy.codec, now)
+        if value is MISSING:
+            return value
+        attempt.fresh_until = entry.fresh_until
+        if not self.answers(attempt, entry.refresh_at, share(entry, value)):
+            return MISSING
+        if entry.refresh_at <= now < entry.fresh_until:  # renewed once; meanwhile the wrapper hands it out by itself
+            entry.refresh_at = inf
+            entry.until = min(entry.fresh_until, entry.deadline) if entry.until > -inf else -inf
+        entry.served()
+        return value
+
+    def answers(self, attempt: Attempt, refresh_at: float, found: CachedValue) -> bool:
+        """Whether a value that is fresh until `attempt.fresh_until` answers; it is renewed, or noted as a fallback."""
+        now = self._clock()
+        if attempt.only_fresh:
+            return now < attempt.fresh_until
+        worth = self.worth(attempt.key, attempt.policy, refresh_at, attempt.fresh_until, now)
+        if worth == RENEW:
+            self._refresher.soon(attempt.call, attempt.fresh_until)
+        elif worth == FALLBACK:
+            attempt.fallback = found._replace(stale=True)
+        answers = worth <= RENEW
+        attempt.region.counters.stale += answers and now >= attempt.fresh_until
+        return answers
+
+
+def share(entry: Entry, value: Any) -> CachedValue:
+    """An entry's value as others can share it."""
+    if type(entry.value) is EncodedValue:
+        return CachedValue(None, entry.value)
+    return CachedValue(value, codec=entry.codec)

@@ -1,0 +1,132 @@
+"""Every `publish_interval` one log line of what a cache did, and a snapshot in Redis for who asks for all processes.
+
+A daemon thread does it. It starts with the first load, or the first change of the channel, so a cache that is only made
+has none, and ends with the cache, which publishes a last time if it has published at all or could have. At the
+interpreter's end it is closed like any cache. After `fork` the child counts from zero, under an id of its own, and has
+a thread once it uses the cache.
+
+Threads: `publish` may be called by any; the script in Redis lets no older snapshot replace a newer one. Failure: logged
+once a minute; the next interval tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+
+from aikcache._concurrency import thread
+from aikcache._concurrency.reporter import RateLimitedReporter, log
+from aikcache._engine import reading
+from aikcache._engine.events import BreakerChange, ChannelChange, Closed, Invalidated, Load, RoundTrip
+from aikcache._engine.fleet import Fleet
+from aikcache._engine.stats import CacheStats
+from aikcache._engine.tally import tallies
+from aikcache.errors import RemoteError
+
+
+def line(stats: CacheStats) -> str:
+    """What one cache did, as one line."""
+    minutes, seconds = divmod(int(stats.uptime), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"Cache Metrics - Uptime: {hours:02d}:{minutes:02d}:{seconds:02d}, Hit Rate: {stats.hit_rate:.2%}, "
+        f"Hits: {stats.hits}, Misses: {stats.misses}, Writes: {stats.writes}, Evictions: {stats.evictions}, "
+        f"Errors: {stats.errors}, Bytes Written: {stats.bytes_written}"
+    )
+
+
+class Publisher:
+    """Publishes for one cache; an observer of it."""
+
+    def __init__(
+        self,
+        stats: Callable[[], CacheStats],
+        fleet: Fleet | None,
+        interval: float,
+        within: float,
+        reporter: RateLimitedReporter,
+        names: dict[str, str],
+    ) -> None:
+        """`names` go with the line as fields of the log record. `within` bounds one exchange, in seconds."""
+        self._stats = stats
+        self.fleet = fleet
+        self._interval = interval
+        self._within = within
+        self._reporter = reporter
+        self._names = names
+        self._threads: dict[int, thread.Event] = {}  # by process, what ends its thread
+        self._closed = False
+
+    def start(self) -> None:
+        """Publish from here on."""
+        if os.getpid() not in self._threads and not self._closed:
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                thread.start(self._run, "aikcache-publisher", thread.Event())
+
+    def _run(self, stop: thread.Event) -> None:
+        if self._threads.setdefault(os.getpid(), stop) is not stop:
+            return  # two calls have started one
+        while not self._closed and not stop.wait(self._interval) and not self._closed:
+            self.log()
+            if self.fleet is not None:
+                self._try(self._publish_and_tidy)
+
+    def _publish_and_tidy(self) -> None:
+        assert self.fleet is not None
+        self.fleet.publish(self._within)
+        self.fleet.tidy(self._within)
+
+    def log(self) -> None:
+        """One line, and its figures as fields of the record."""
+        stats = self._stats()
+        figures = {"uptime": stats.uptime, "hit_rate": stats.hit_rate, "hits": stats.hits, "misses": stats.misses}
+        figures |= {name: getattr(stats, name) for name in ("writes", "evictions", "errors", "bytes_written")}
+        more = {f"aikcache_{name}": value for name, value in (self._names | figures).items()}
+        log.info("%s", line(stats), extra=more)
+
+    def close(self) -> None:
+        """Publish a last time, and end."""
+        if self._closed:
+            return
+        self._closed = True
+        stop, fleet = self._threads.get(os.getpid()), self.fleet
+        if stop is not None:
+            stop.set()
+        if self._threads and fleet is not None:  # a child that only had local hits has no thread, but its parent had
+            self._try(lambda: fleet.publish(self._within, last=True))
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except RemoteError as error:
+            self._reporter.report("publish", f"what this process did could not be published: {error}")
+
+    # As an observer
+
+    def round_trips(self, batch: Sequence[RoundTrip]) -> None:
+        """They come after a channel."""
+
+    def load(self, details: Load) -> None:
+        self.start()
+
+    def invalidated(self, details: Invalidated) -> None:
+        """Whoever only invalidates has a channel, or nothing to tell."""
+
+    def channel(self, details: ChannelChange) -> None:
+        if details.live:
+            self.start()
+
+    def breaker(self, details: BreakerChange) -> None:
+        """A load or the channel follows."""
+
+    def closed(self, details: Closed) -> None:
+        """The cache itself closes this."""
+
+
+def _after_fork() -> None:
+    for tally in tallies():
+        reading.restart(tally)
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,153 @@
+"""All that is exported of a process, read at one moment: it can be written down, subtracted and added up.
+
+Counters and histograms of several processes are added; of gauges (`Family.merge`) the sum, the least or the greatest
+counts. What is read from Redis is checked against the table of instruments: whatever does not fit is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from aikcache._engine.events import OTHER
+from aikcache._engine.families import FAMILIES, TIMINGS, hit_rate
+from aikcache._engine.tally import BOUNDS, MAX_OPERATIONS, Histogram, Tally
+
+COUNTERS = {family.name: family for family in FAMILIES if family.kind == "counter"}
+GAUGES = {family.name: family for family in FAMILIES if family.kind == "gauge"}
+Samples = dict[tuple[str, ...], float]
+
+
+@dataclass(slots=True)
+class Reading:
+    """The samples of each counter and gauge, and the histograms of each timing, by their labels."""
+
+    samples: dict[str, Samples] = field(default_factory=dict)
+    timings: dict[str, dict[str, Histogram]] = field(default_factory=dict)
+
+    def counted(self) -> int:
+        """Grows whenever anything is counted."""
+        return int(sum(sum(self.samples.get(name, {}).values()) for name in COUNTERS))
+
+
+def take(tally: Tally) -> Reading:
+    """What a process's tally holds now, less what it began with."""
+    tally.flush()
+    now = Reading(
+        {family.name: dict(family.read(tally)) for family in FAMILIES},
+        {timing.name: {label: told.copy() for label, told in dict(timing.read(tally)).items()} for timing in TIMINGS},
+    )
+    return now if tally.base is None else _less(now, tally.base)
+
+
+def restart(tally: Tally) -> None:
+    """Count from zero, under another id: in a forked child, or when what was counted is in the totals of the dead."""
+    tally.base, tally.id = None, tally.new_id()
+    tally.base = take(tally)
+
+
+def _less(now: Reading, base: Reading) -> Reading:
+    for name in COUNTERS:
+        before = base.samples.get(name, {})
+        now.samples[name] = {labels: value - before.get(labels, 0) for labels, value in now.samples[name].items()}
+    for name, histograms in now.timings.items():
+        for label, histogram in histograms.items():
+            began = base.timings.get(name, {}).get(label)
+            if began is not None:
+                histogram.add(began, -1)
+    _derive(now)
+    return now
+
+
+def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
+    """Several processes as one; of those that are gone only what they counted."""
+    total, gauges = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS}), []
+    names: dict[str, None] = {}
+    for reading in (alive := list(living)) + list(dead):
+        for name, family in COUNTERS.items():
+            sums = total.samples[name]
+            for labels, value in reading.samples.get(name, {}).items():
+                told = _bounded(names, labels) if family.labels[:1] == ("operation",) else labels
+                sums[told] = sums.get(told, 0) + value
+        for timing in TIMINGS:
+            for label, histogram in reading.timings.get(timing.name, {}).items():
+                (known,) = _bounded(names, (label,)) if timing.label == "operation" else (label,)
+                total.timings[timing.name].setdefault(known, Histogram()).add(histogram)
+    for name, gauge in GAUGES.items():
+        gauges = [reading.samples[name][()] for reading in alive if () in reading.samples.get(name, {})]
+        if gauges:
+            total.samples[name] = {(): gauge.merge(gauges)}
+    _derive(total)
+    return total
+
+
+def _bounded(names: dict[str, None], labels: tuple[str, ...]) -> tuple[str, ...]:
+    if labels[0] not in names:
+        if len(names) >= MAX_OPERATIONS:
+            return (OTHER, *labels[1:])
+        names[labels[0]] = None
+    return labels
+
+
+def _derive(reading: Reading) -> None:
+    hits, misses = (sum(reading.samples.get(name, {}).values()) for name in ("hits", "misses"))
+    reading.samples["hit_rate"] = dict(hit_rate(hits, misses))
+
+
+def pack(reading: Reading) -> dict[str, Any]:
+    """As what JSON can hold."""
+    return {
+        "samples": {
+            name: [[*labels, +value] for labels, value in found.items()] for name, found in reading.samples.items()
+        },
+        "timings": {
+            name: {label: [*histogram.counts, histogram.total] for label, histogram in found.items()}
+            for name, found in reading.timings.items()
+        },
+    }
+
+
+def unpack(told: object) -> Reading:
+    """The same of what somebody wrote; what does not fit the table is left out."""
+    reading = Reading()
+    if not isinstance(told, dict):
+        return reading
+    samples, timings = told.get("samples"), told.get("timings")
+    for family in FAMILIES:
+        rows = samples.get(family.name) if isinstance(samples, dict) else None
+        found = reading.samples[family.name] = {}
+        for row in rows if isinstance(rows, list) else ():
+            if (
+                isinstance(row, list)
+                and len(row) == len(family.labels) + 1
+                and _are_labels(row[:-1])
+                and _number(row[-1])
+            ):
+                found[tuple(row[:-1])] = row[-1]
+    for timing in TIMINGS:
+        kept = reading.timings[timing.name] = {}
+        by_label = timings.get(timing.name) if isinstance(timings, dict) else None
+        for label, numbers in by_label.items() if isinstance(by_label, dict) else ():
+            if isinstance(numbers, list) and len(numbers) == len(BOUNDS) + 2 and all(map(_number, numbers)):
+                kept[label] = Histogram(list(map(int, numbers[:-1])), float(numbers[-1]))
+    return reading
+
+
+def parse(data: bytes) -> Mapping[str, Any] | None:
+    """An object of JSON, or None."""
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _are_labels(values: list[object]) -> bool:
+    return all(isinstance(value, str) and len(value) <= 300 for value in values)
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and isinstance(value, (int, float)) and isfinite(value) and 0 <= value < 2**63

@@ -1,0 +1,165 @@
+"""How the function of a batch is run, what becomes of its results, and what answers when it fails.
+
+Results are stored while the lease is held, and leases are extended while the function runs. With `error_ttl` a stale
+value answers for a function that fails; with `load_timeout` also for one that takes too long, which then goes on in the
+background.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from aikcache._concurrency import spans
+from aikcache._concurrency.outside import let_out
+from aikcache._engine.batch import Batch
+from aikcache._engine.call import MISSING, Steps, carry_out
+from aikcache._engine.fill import Result
+from aikcache._engine.single_flight import LANDED, UNSHAREABLE
+
+
+def beside(batch: Batch, places: Sequence[int]) -> Steps[None]:
+    """The function's own results, kept nowhere."""
+    for group in batch.groups(places):
+        counters = batch.attempts[group[0]].region.counters
+        counters.misses += len(group)
+        for i, result in zip(group, (yield group), strict=True):
+            batch.values[i] = result
+            counters.loads += result is not MISSING
+
+
+def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bool = True) -> Steps[list[Result]]:
+    """Run the function for these, and keep what it gives where that is allowed; leases are extended meanwhile.
+
+    `rescue`: where it fails, a stale value may answer. `asked`: for calls, which have then missed.
+    """
+    leases, remote, done = batch.leases(places), batch.engine.remote_tier, list[Result]()
+    mine, kept_alive = object(), {} if remote is None else remote.leases.held
+    try:
+        if leases and remote is not None:
+            remote.leases.keep(mine, leases)
+        try:
+            for group in batch.groups(places):
+                run = _rescued(batch, group) if rescue else _run(batch, group, asked=asked)
+                done += yield from run
+        except Exception as error:
+            let_out(error)
+            _keep(batch, done)
+            raise
+        _keep(batch, done)
+        return done
+    finally:
+        kept_alive.pop(mine, None)
+        left = batch.leases(places)
+        if left and remote is not None:
+            remote.leases.end(left)
+            for i in places:
+                batch.attempts[i].token = None
+
+
+def _run(batch: Batch, group: Sequence[int], *, asked: bool = True) -> Steps[list[Result]]:
+    engine, region = batch.engine, batch.attempts[group[0]].region
+    region.counters.misses += len(group) if asked else 0
+    started = engine.clock()
+    loading, here = engine.flights.loading, engine.flights.about(*(batch.attempts[i].key for i in group))
+    try:
+        loading.update(here)
+        if spans.active is None:
+            results = yield group
+        else:
+            with spans.active.load(region.name):
+                results = yield group
+    except Exception as error:
+        engine.events.load(region.name, engine.clock() - started, type(error).__name__)
+        raise
+    finally:
+        loading.difference_update(here)
+    cost = engine.clock() - started
+    engine.events.load(region.name, cost, None)
+    done = []
+    for i, result in zip(group, results, strict=True):
+        if result is not MISSING:
+            region.counters.loads += 1
+            done.append(engine.filler.judge(batch.attempts[i], result, cost))
+            batch.values[i] = done[-1].value
+    return done
+
+
+def _keep(batch: Batch, done: Sequence[Result]) -> None:
+    """Store what may be stored, and land."""
+    batch.engine.filler.keep(done)
+    held = {result.attempt.key: result.held for result in done}
+    for i in [i for i in batch.flights if batch.attempts[i].key in held]:
+        found = held[batch.attempts[i].key]
+        batch.land(i, UNSHAREABLE if found is None else LANDED, found)
+
+
+def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
+    flights = [batch.flights[i] for i in group]
+    try:
+        timeout = batch.attempts[group[0]].policy.load_timeout
+        stale = all(batch.attempts[i].fallback is not None for i in group)
+        if timeout is not None and stale and (yield from _detach(batch, group, timeout)):
+            return []
+        return (yield from _run(batch, group))
+    except Exception as error:
+        let_out(error)
+        for i, flight in zip(group, flights, strict=True):
+            if batch.attempts[i].fallback is not None and (flight.ended or flight.strong):
+                batch.look_again(i, hit=False)  # it has missed
+        left = [i for i in group if batch.values[i] is MISSING]
+        if any(batch.attempts[i].fallback is None for i in left):
+            raise
+        for i in left:
+            batch.fall_back(i, error)
+        return []
+
+
+def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
+    """Load in the background and wait `timeout` seconds; then stale values answer, and the load goes on.
+
+    False: it was not taken.
+    """
+    part = Batch(
+        batch.engine,
+        [batch.attempts[i].copy() for i in group],
+        lambda places: batch.run([group[i] for i in places]),
+        together=batch.together,
+    )
+    flights = [batch.flights[i] for i in group]
+    part.flights = dict(enumerate(flights))
+    task = batch.engine.background.submit(lambda: _in_background(part))
+    if task is None:
+        return False
+    for i, flight in zip(group, flights, strict=True):
+        flight.leader, batch.attempts[i].token = task.running, None
+        del batch.flights[i]
+    if task.wait(timeout):
+        if task.error is not None:
+            raise task.error
+        for i, value in zip(group, part.values, strict=True):
+            batch.values[i] = value
+        return True
+    for i, flight in zip(group, flights, strict=True):
+        if flight.ended:
+            yield from beside(batch, [i])
+        else:
+            batch.fall_back(i, None)
+    return True
+
+
+def _in_background(batch: Batch) -> None:
+    places = list(batch.flights)
+    for flight in batch.flights.values():
+        flight.thread = threading.get_ident()
+    try:
+        carry_out(load(batch, places), batch.run)
+    except Exception:
+        for i in list(batch.flights):
+            attempt = batch.attempts[i]
+            batch.engine.refresher.failed(attempt.key)
+            if attempt.fallback is not None and not batch.flights[i].ended:
+                batch.land(i, LANDED, attempt.fallback)  # those who wait need not try for themselves
+        raise
+    finally:
+        batch.land_rest()

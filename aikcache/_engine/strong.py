@@ -1,0 +1,145 @@
+"""Strong reads, which never return an old value: Redis is asked for the value and its stamps together.
+
+The stamps held here are current only until the push of another's invalidation arrives. A strong read asks Redis for
+them, in the value's own round trip. So it sees every invalidation that had returned before it began: the new stamp is
+in place, or the key is gone. The order of the answers does not matter, and on a cluster there is none: all were sent
+after the call began, and a value is fresh only under the very stamps it was loaded under, which never come back. If
+only the frame names its tags, their stamps are read in a second round trip.
+
+This is to a strong read what `_engine/fast_path` is to a bounded one. What it cannot decide is `FastPathMiss` and
+takes the full read path of `_engine/load`, where a strong call gets nothing that was asked for before it began.
+
+Threads: it holds nothing but names. Failure: `FastPathMiss` carries the error, and the function answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aikcache._codec.frame import Frame
+from aikcache._engine.fast_path import NOTHING, FastPathMiss
+from aikcache._engine.policy import Policy
+from aikcache._engine.versioned_store import VersionedStore
+from aikcache._keys.patterns import ANY_TAG, tag_group
+from aikcache._local.region import Region
+from aikcache._remote.replies import NOT_ASKED
+from aikcache._remote.stamps import digest
+from aikcache._remote.store import NO_VALUE, Read, pack_names
+from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
+
+
+class StrongPath:
+    """The strong reads of one cache."""
+
+    def __init__(self, shared: VersionedStore) -> None:
+        self._shared = shared
+        self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
+
+    def one(self, key: str, region: Region, tags: tuple[str, ...], late: bool, policy: Policy) -> Any:
+        """The value under a key, or `FastPathMiss`. `tags`: those known before; `late`: its result may name more."""
+        if policy.ages:  # what has aged takes part in its renewal, which is not done here
+            return NOTHING
+        remote, stamps = self._shared.remote, self._shared.stamps
+        more = [*map(tag_group, tags), *((ANY_TAG,) if late else ())]
+        name = key.encode()
+        try:
+            self._shared.ready()
+            if not self._shared.trust.covers():
+                return NOTHING
+            server_generation = stamps.server_generation
+            base = self._bases.get(region.name)
+            if base is None:
+                base = self._bases[region.name] = pack_names(map(remote.space.stamp, region.groups))
+            packed = base + pack_names(map(remote.space.stamp, more)) if more else base
+            answer = remote.consult(name, packed, len(region.groups) + len(more))
+            if answer is None:
+                (read,), found = remote.read([key], (*region.groups, *more))
+                answer = read._replace(stamps=found)
+            data, _, found = answer
+            if data is None:
+                return FastPathMiss(Read(None, NO_VALUE, found))
+            frame = self._shared.framer.unpack(key, data, name)
+            if frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+                return NOTHING
+            if frame.tags == tags:
+                current = found[: len(found) - late]
+            else:
+                current = found[: len(region.groups)]
+                current += remote.read_stamps(list(map(tag_group, frame.tags))) if frame.tags else []
+            if (
+                None in current or server_generation != stamps.server_generation
+            ):  # of another server's values these stamps say nothing
+                return NOTHING
+            if digest(b"".join(current)) != frame.digest:  # type: ignore[arg-type]
+                return FastPathMiss(Read(data, NOT_ASKED, found))
+            value = policy.codec.decode(frame.codec, frame.payload, frame.schema)
+        except RemoteError as error:
+            return FastPathMiss(error)
+        except (DecodeError, InvalidKeyError):  # said on the full read path
+            return NOTHING
+        region.counters.remote_hits += 1
+        region.counters.bytes_read += len(data)
+        return value
+
+    def many(self, keys: Sequence[str], region: Region, policy: Policy) -> list[Any]:
+        """The same for many keys of a region: one round trip, and one more for the stamps of their tags."""
+        found: list[Any] = [NOTHING] * len(keys)
+        if policy.ages:
+            return found
+        remote, stamps, framer = self._shared.remote, self._shared.stamps, self._shared.framer
+        names = [key.encode() for key in keys]
+        try:
+            self._shared.ready()
+            if not self._shared.trust.covers():
+                return found
+            server_generation = stamps.server_generation
+            values, groups = remote.consult_many(names, region.groups)
+            frames: dict[int, Frame] = {}
+            payloads: dict[int, tuple[int, bytes, bytes]] = {}
+            tagged: dict[str, None] = {}
+            first: Frame | None = None  # those that follow have its codec, schema and stamps
+            alike = None
+            base = None if None in groups else b"".join(groups)  # type: ignore[arg-type]
+            for i, (key, name, data) in enumerate(zip(keys, names, values, strict=True)):
+                if data is None:
+                    continue
+                if first is not None and alike is not None and (payload := alike(name, data)) is not None:
+                    payloads[i] = first.codec, payload, first.schema
+                    continue
+                frame = self._unpack(key, name, data)
+                if frame is None or base is None:
+                    continue
+                frames[i] = frame
+                tagged.update((tag_group(tag), None) for tag in frame.tags)
+                if not frame.tags and frame.digest == digest(base):
+                    first, alike = frame, framer.alike(data)
+            ended = dict(zip(tagged, remote.read_stamps(list(tagged)), strict=True)) if tagged else {}
+        except RemoteError as error:
+            return [FastPathMiss(error)] * len(keys)
+        if server_generation != stamps.server_generation or base is None:
+            return found
+        for i, frame in frames.items():
+            current = [ended[tag_group(tag)] for tag in frame.tags]
+            if None not in current and digest(base + b"".join(current)) == frame.digest:  # type: ignore[arg-type]
+                payloads[i] = frame.codec, frame.payload, frame.schema
+        hits = 0
+        for i, (codec, payload, schema) in payloads.items():
+            try:
+                found[i] = policy.codec.decode(codec, payload, schema)
+                hits += 1
+            except DecodeError:  # said on the full read path
+                pass
+        region.counters.remote_hits += hits
+        region.counters.bytes_read += sum(len(data) for data in values if data is not None)
+        return found
+
+    def _unpack(self, key: str, name: bytes, data: bytes) -> Frame | None:
+        """The frame, if it is intact and as fresh as it is kept."""
+        try:
+            frame = self._shared.framer.unpack(key, data, name)
+            for tag in frame.tags:
+                tag_group(tag)
+        except (DecodeError, InvalidKeyError):  # said on the full read path
+            return None
+        return frame if frame.keep_ms == frame.ttl_ms else None

@@ -1,0 +1,244 @@
+"""What all caches of this process did, as the numbers that are exported: one `Tally` for each name prefix.
+
+Counters are those that regions keep anyway, read when somebody asks; only what takes time (round trips, loads), and
+what no region counts, is counted here, as an observer. A cache that is closed leaves its regions behind, so that no
+total ever falls; a function's region that the next default cache adopts counts on, and is counted once.
+
+Threads: any. `x += 1` on a slot or a list has no point at which the interpreter could switch threads, so all is exact.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from aikcache._concurrency.shared import items
+from aikcache._engine.engine import Engine
+from aikcache._engine.events import (
+    OTHER,
+    BreakerChange,
+    ChannelChange,
+    Closed,
+    Invalidated,
+    Load,
+    RoundTrip,
+)
+from aikcache._engine.stats import SUMMED, OperationStats, counted
+from aikcache._local.region import Region
+
+if TYPE_CHECKING:
+    from aikcache._engine.reading import Reading
+
+BOUNDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of a histogram's buckets, in seconds."""
+COMMANDS = ("get", "many", "lease", "store", "invalidate", "sweep", "ping")
+MAX_OPERATIONS = 500
+"""Operations that have labels of their own; the rest is `other`."""
+MAX_RECENT = 10_000
+"""Of each kind. An SDK takes 5 µs to record one."""
+MAX_CLOSED = 2000
+"""Regions kept of closed caches. What is beyond is added up, and would count twice if a later cache adopted it."""
+SEEDED = ("RemoteTimeoutError", "RemoteUnavailableError", "EncodeError", "DecodeError")
+"""Classes of errors that every operation shows from the start: a counter that appears at 1 has no increase."""
+
+
+class Histogram:
+    """How often something took how long."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, counts: list[int] | None = None, total: float = 0.0) -> None:
+        self.counts = counts or [0] * (len(BOUNDS) + 1)  # the last: more than every bound
+        self.total = total
+
+    def copy(self) -> Histogram:
+        return Histogram(self.counts.copy(), self.total)
+
+    def add(self, other: Histogram, times: int = 1) -> None:
+        """Add what another one counts."""
+        for i, count in enumerate(other.counts):
+            self.counts[i] += times * count
+        self.total += times * other.total
+
+    def observe(self, seconds: float) -> None:
+        counts, place = self.counts, bisect_left(BOUNDS, seconds)
+        counts[place] += 1
+        self.total += seconds
+
+
+class Recent:
+    """The latest round trips and loads, for who cannot read a histogram and must take them one by one."""
+
+    __slots__ = ("loads", "trips")
+
+    def __init__(self) -> None:
+        self.trips: deque[RoundTrip] = deque(maxlen=MAX_RECENT)
+        self.loads: deque[Load] = deque(maxlen=MAX_RECENT)
+
+
+class Tally:
+    """An observer of every cache whose metrics have one prefix."""
+
+    def __init__(self) -> None:
+        self.started = monotonic()
+        self.id = self.new_id()  # of this process's snapshots
+        self.base: Reading | None = None  # what was counted before this process
+        self.commands = {command: Histogram() for command in COMMANDS}
+        self.latencies: dict[str, Histogram] = {}
+        self.load_times: dict[str, Histogram] = {}
+        self.failed_loads: Counter[str] = Counter()
+        self.command_errors: Counter[tuple[str, str]] = Counter()
+        self.invalidations = {(kind, way): 0 for kind in ("group", "key", "glob") for way in ("out", "in")}
+        self.breaker_changes = {"open": 0, "closed": 0}
+        self.channel_changes = {"live": 0, "down": 0}
+        self._engines: dict[int, weakref.ref[Engine]] = {}
+        self._closed: dict[int, Region] = {}
+        self._past: dict[str, list[int]] = {}
+        self._past_errors: Counter[tuple[str, str]] = Counter()
+        self._names: dict[str, None] = {}
+        self._recent: tuple[Recent, ...] = ()
+
+    @staticmethod
+    def new_id() -> str:
+        return os.urandom(8).hex()
+
+    def join(self, engine: Engine) -> None:
+        """Count a cache that was just made."""
+        for known, ref in items(self._engines):
+            if ref() is None:
+                self._engines.pop(known, None)
+        self._engines[id(engine)] = weakref.ref(engine)
+        engine.events.observe(self)
+
+    def follow(self) -> Recent:
+        """What is timed from here on; each who follows takes it out for himself."""
+        recent = Recent()
+        self._recent = (*self._recent, recent)
+        return recent
+
+    # As an observer
+
+    def round_trips(self, batch: Sequence[RoundTrip]) -> None:
+        told, by_command = "get", self.commands["get"]  # those of the last one, which the next is mostly like
+        name, by_operation = "", by_command
+        for command, operation, seconds, error in batch:
+            place = bisect_left(BOUNDS, seconds)
+            if command != told:
+                told, by_command = command, self.commands[command]
+            by_command.counts[place] += 1
+            by_command.total += seconds
+            if operation is not None:
+                if operation != name:
+                    name, by_operation = operation, self._timed(self.latencies, operation)
+                by_operation.counts[place] += 1
+                by_operation.total += seconds
+            if error is not None:
+                self.command_errors[command, error] += 1
+        for recent in self._recent:
+            recent.trips.extend(batch)
+
+    def load(self, details: Load) -> None:
+        self._timed(self.load_times, details.operation).observe(details.seconds)
+        if details.error is not None:
+            self.failed_loads[self.label(details.operation)] += 1
+        for recent in self._recent:
+            recent.loads.append(details)
+
+    def invalidated(self, details: Invalidated) -> None:
+        what = details.what
+        for kind, names in (("group", what.groups), ("key", what.keys), ("glob", what.globs)):
+            self.invalidations[kind, details.direction] += len(names)
+
+    def channel(self, details: ChannelChange) -> None:
+        self.channel_changes["live" if details.live else "down"] += 1
+
+    def breaker(self, details: BreakerChange) -> None:
+        self.breaker_changes["open" if details.is_open else "closed"] += 1
+
+    def closed(self, details: Closed) -> None:
+        self._closed.update((id(region), region) for region in details.regions)
+        for known in list(islice(self._closed, max(len(self._closed) - MAX_CLOSED, 0))):
+            region = self._closed.pop(known, None)
+            if region is not None:
+                name = self.label(region.name)
+                _add(self._past, name, region)
+                for kind, count in items(region.counters.error_types):
+                    self._past_errors[name, kind] += count
+
+    def _timed(self, histograms: dict[str, Histogram], operation: str) -> Histogram:
+        found = histograms.get(operation)
+        if found is None:
+            found = histograms.setdefault(self.label(operation), Histogram())
+        return found
+
+    def label(self, operation: str) -> str:
+        """The operation, or `other` when too many have come before it."""
+        if operation not in self._names:
+            if len(self._names) >= MAX_OPERATIONS:
+                return OTHER
+            self._names[operation] = None
+        return operation
+
+    # What is exported
+
+    def flush(self) -> None:
+        """Hear of all that has happened by now."""
+        for ref in list(self._engines.values()):
+            engine = ref()
+            if engine is not None:
+                engine.events.flush()
+
+    def engines(self) -> list[Engine]:
+        """The caches that are open."""
+        found = [ref() for ref in list(self._engines.values())]
+        return [engine for engine in found if engine is not None and not engine.closed]
+
+    def operations(self) -> dict[str, OperationStats]:
+        """The counters of each operation, over all caches there are and were."""
+        sums = {name: list(values) for name, values in items(self._past)}
+        for region in self._regions():
+            _add(sums, self.label(region.name), region)
+        return {name: OperationStats(**dict(zip(SUMMED, values, strict=True))) for name, values in sums.items()}
+
+    def errors(self) -> dict[tuple[str, str], int]:
+        """Problems by operation and class."""
+        sums = Counter(self._past_errors)
+        for region in self._regions():
+            name = self.label(region.name)
+            sums.update({(name, kind): 0 for kind in SEEDED})
+            sums.update({(name, kind): count for kind, count in items(region.counters.error_types)})
+        return sums
+
+    def _regions(self) -> Iterable[Region]:
+        regions = {id(region): region for region in list(self._closed.values())}
+        for ref in list(self._engines.values()):
+            engine = ref()
+            if engine is not None:
+                regions.update((id(region), region) for region in engine.local.all_regions())
+        return regions.values()
+
+
+def _add(sums: dict[str, list[int]], name: str, region: Region) -> None:
+    values = counted(region)
+    sums[name] = [a + b for a, b in zip(sums.get(name, [0] * len(SUMMED)), values, strict=True)]
+
+
+_tallies: dict[str, Tally] = {}
+
+
+def tallies() -> list[Tally]:
+    """All of this process."""
+    return list(_tallies.values())
+
+
+def tally_of(prefix: str) -> Tally:
+    """The one of this process for a name prefix."""
+    return _tallies.get(prefix) or _tallies.setdefault(prefix, Tally())

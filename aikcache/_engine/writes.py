@@ -1,0 +1,186 @@
+"""Values written beside a call: put by hand, loaded anew on request, renewed in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aikcache._concurrency import spans
+from aikcache._engine.batch import Batch
+from aikcache._engine.call import MISSING, Attempt, Call, carry_out, milliseconds
+from aikcache._engine.fill import Result
+from aikcache._engine.load import lead_alone
+from aikcache._engine.running import load
+from aikcache._engine.single_flight import hold
+from aikcache._engine.versioned_store import VersionedStore
+from aikcache._keys.patterns import Invalidation
+from aikcache._local.entry import EncodedValue
+from aikcache._remote.store import Read
+from aikcache.errors import RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
+
+BATCH, BATCH_BYTES = 500, 2**20
+"""Values, and bytes of them, that are put at once."""
+
+
+def reload(engine: Engine, call: Call, end: Callable[[Invalidation], None]) -> Any:
+    """Run the function and keep its result, whatever is kept now; an invalidation meanwhile still undoes it."""
+    if engine.passive or engine.covered(call):
+        value = engine.call(call)
+        if engine.passive:
+            end(Invalidation(keys=(call.key,)))  # what others keep is not what was asked for
+        return value
+    attempt, remote = Attempt(call, engine.clock()), engine.remote_tier
+    if remote is not None:
+        try:
+            remote.read([attempt])
+            remote.ensure(attempt)
+            remote.ask_leases([attempt], insist=True)
+        except RemoteError as error:
+            engine.filler.failed(attempt, error)
+    batch = Batch(engine, [attempt], lambda places: [call.load()])
+    try:
+        carry_out(load(batch, [0]), batch.run)
+        return batch.values[0]
+    finally:
+        if attempt.token is not None and remote is not None:
+            remote.let_go([attempt])
+
+
+def renew(engine: Engine, call: Call, fresh_until: float) -> bool:
+    """Renew a value, in a trace of its own where somebody traces. True: it has been."""
+    if spans.active is None:
+        return _renew(engine, call, fresh_until)
+    with spans.active.refresh(call.region.name):
+        return _renew(engine, call, fresh_until)
+
+
+def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
+    """Load in the background what is fresh until then, unless somebody else does. True: it has been.
+
+    With Redis a lease alone says who does, not a flight: callers that ask Redis meanwhile must not wait for it.
+    """
+    if engine.covered(call):
+        return False
+    attempt = Attempt(call, engine.clock(), only_fresh=True)
+    batch = Batch(engine, [attempt], lambda places: [call.load()])
+    if engine.remote_tier is None and not lead_alone(batch):
+        return False
+    try:
+        if engine.remote_tier is not None:
+            batch.accept(0, engine.remote_tier.read([attempt])[0], hit=False)
+            # Two readings of one value's end differ by less than an operation takes.
+            later = attempt.fresh_until > fresh_until + engine.config.timeout
+            if batch.values[0] is not MISSING and (engine.clock() >= fresh_until or later):
+                return True  # somebody else has renewed it
+            engine.remote_tier.ensure(attempt)
+            (answer,) = engine.remote_tier.ask_leases([attempt])
+            if answer is not None:
+                return isinstance(answer, Read) and batch.accept(0, answer, hit=False)
+        results = carry_out(load(batch, [0], asked=False), batch.run)
+        call.region.counters.refreshes += 1
+        return any(result.held is not None for result in results)
+    except Exception as error:
+        call.region.counters.error(error)
+        engine.reporter.report(f"renew:{call.region.name}", f"{call.key} not renewed: {type(error).__name__}")
+        return False
+    finally:
+        batch.land_rest()
+
+
+class Put(NamedTuple):
+    """A value to be kept as it is told."""
+
+    attempt: Attempt
+    value: Any  # as it came back from the codec
+    packed: EncodedValue
+    shared: bool
+    seconds: float
+    tags: tuple[str, ...]
+
+
+def put(engine: Engine, call: Call, value: object, end: Callable[[Invalidation], None]) -> None:
+    """Store `value` as it is given; see `put_many`."""
+    put_many(engine, [(call, value)], end)
+
+
+def put_many(engine: Engine, values: Iterable[tuple[Call, object]], end: Callable[[Invalidation], None]) -> None:
+    """Store values as they are given. `end` invalidates the old ones, which all processes must hear of.
+
+    In Redis that is done with the lease taken, and stored under it: a write that is carried out late, on a server that
+    hung, cannot stand over what ended it meanwhile. Of two at once the later counts. Up to four round trips for each
+    `BATCH` values or `BATCH_BYTES`; all are encoded first, so none is kept when one cannot be.
+    """
+    puts = list({call.key: _encoded(engine, call, value) for call, value in values}.values())
+    shared = None if engine.passive else engine.remote_tier
+    unkept = [put.attempt.key for put in puts if engine.passive or put.seconds <= 0]
+    if unkept:
+        end(Invalidation(keys=tuple(unkept)))
+    for batch in _batches([put for put in puts if put.seconds > 0]):
+        if shared is not None:
+            _put_there(engine, shared, batch, end)
+        elif not engine.passive:
+            for put in batch:
+                _put_here(engine, put)
+
+
+def _encoded(engine: Engine, call: Call, value: object) -> Put:
+    encoded = call.policy.codec.encode(value)
+    packed = EncodedValue(encoded.codec, encoded.payload, call.policy.codec.schema)
+    attempt = Attempt(call, engine.clock())
+    return Put(attempt, encoded.value, packed, encoded.shared, call.seconds(value), call.tags_of(value))
+
+
+def _batches(puts: list[Put]) -> Iterator[list[Put]]:
+    """An exchange has to be over within `timeout`, whatever its size."""
+    batch: list[Put] = []
+    size = 0
+    for put in puts:
+        if batch and (len(batch) == BATCH or size + len(put.packed.payload) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(put)
+        size += len(put.packed.payload)
+    if batch:
+        yield batch
+
+
+def _put_here(engine: Engine, put: Put) -> None:
+    attempt = put.attempt
+    engine.drop_key(attempt.key)
+    attempt.begin(engine.clock())
+    held = hold(put.value, put.packed, attempt.policy.codec, shared=put.shared)
+    engine.filler.fill_locally(Result(attempt, put.value, held, put.packed, put.seconds, 0.0, put.tags))
+
+
+def _put_there(engine: Engine, shared: VersionedStore, batch: list[Put], end: Callable[[Invalidation], None]) -> None:
+    attempts = [put.attempt for put in batch]
+    keeps = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
+    try:
+        shared.read(attempts)
+        shared.ensure(*attempts)
+        shared.complete([(put.attempt, put.tags, keep) for put, keep in zip(batch, keeps, strict=True)])
+        frames = [shared.pack(put.attempt, put.packed, put.seconds, 0.0, put.tags) for put in batch]
+        shared.ask_leases(attempts, insist=True, unlink=True)
+        tokens = [attempt.token or b"" for attempt in attempts]
+        keys = [attempt.key for attempt in attempts]
+        stored = shared.remote.put(list(zip(keys, tokens, frames, keeps, strict=True)))
+        for attempt, frame, done in zip(attempts, frames, stored, strict=True):
+            if done:
+                engine.filler.wrote(attempt, len(frame))
+            else:
+                why = f"the value for {attempt.key} was not stored: it was invalidated, set or loaded meanwhile"
+                engine.reporter.report(f"put:{attempt.region.name}", why)
+            engine.drop_key(attempt.key)
+            attempt.token = None
+    except RemoteError as error:
+        engine.filler.failed(attempts[0], error)
+        for attempt in attempts:
+            attempt.token = None
+        end(Invalidation(keys=tuple(attempt.key for attempt in attempts)))  # what stands there is not what was put
+    finally:
+        unknown = tuple(attempt.key for attempt in attempts if attempt.token is not None)
+        if unknown:  # interrupted: what stands there is not known
+            end(Invalidation(keys=unknown))

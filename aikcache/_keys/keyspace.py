@@ -1,0 +1,52 @@
+"""The names of one cache's keys in Redis: values, leases, stamps and markers."""
+
+from __future__ import annotations
+
+import re
+
+from aikcache.errors import InvalidKeyError
+
+_UNFIT = r"\s*?\[\]{}\\\x00-\x20\x7f\ud800-\udfff"
+_KEY = re.compile(rf"[^{_UNFIT}~!:][^{_UNFIT}]*")
+MAX_KEY = 1024
+
+
+class Keyspace:
+    """The key space of one cache: everything below `{instance}:{version}:`.
+
+    Beside the values it holds leases (`!lease:{KEY}`; the braces are a hash tag, so a lease lives in its value's slot),
+    stamps (`~stamp:GROUP`) and marks (`~key:{KEY}:WRITER`, `~glob:WRITER:GLOB`). Only what begins with `~` is pushed.
+    """
+
+    __slots__ = ("namespace_prefix", "news", "pushed", "stamps")
+
+    def __init__(self, instance: str, version: str) -> None:
+        self.namespace_prefix = f"{instance}:{version}:"
+        self.pushed = self.namespace_prefix + "~"
+        self.news = self.namespace_prefix + "~refused"  # no key, but where is published what a server refused to write
+        self.stamps = self.namespace_prefix + "~stamp:"
+
+    def full(self, key: str) -> str:
+        """A key as people may write it, `prefix:operation:parameters`, with or without instance and version."""
+        if not isinstance(key, str):
+            raise InvalidKeyError(f"a key must be a str, got {type(key).__name__}. `Cache.key(...)` builds one.")
+        short = key.removeprefix(self.namespace_prefix)
+        if len(short) > MAX_KEY or not _KEY.fullmatch(short):
+            raise InvalidKeyError(
+                "a key must be 1 to 1024 characters without spaces, wildcards, braces, control characters or lone "
+                f"surrogates, and must not begin with ':', '~' or '!', got {short[:80]!r}. "
+                "`Cache.key(prefix, operation, ...)` escapes."
+            )
+        return self.namespace_prefix + short
+
+    def lease(self, key: str) -> str:
+        return f"{self.namespace_prefix}!lease:{{{key}}}"
+
+    def mark(self, key: str, writer: str) -> str:
+        return f"{self.pushed}key:{{{key}}}:{writer}"
+
+    def glob_mark(self, glob: str, writer: str) -> str:
+        return f"{self.pushed}glob:{writer}:{glob}"
+
+    def stamp(self, group: str) -> str:
+        return self.stamps + group

@@ -1,0 +1,70 @@
+"""What the local tier holds: one value, and the copy that mutable ones are decoded from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aikcache._local.s3fifo import Node, S3FIFOCache
+
+if TYPE_CHECKING:
+    from aikcache._local.region import Region
+
+
+class EncodedValue(NamedTuple):
+    """A mutable value at rest: the payload that each caller's own copy is decoded from."""
+
+    codec: int
+    payload: bytes
+    schema: bytes
+
+
+class Entry(Node):
+    """One value in the local tier. Times are this process's monotonic seconds."""
+
+    __slots__ = (
+        "codec",
+        "created_at",
+        "deadline",
+        "epoch",
+        "fresh_until",
+        "local_key",
+        "refresh_at",
+        "region",
+        "size",
+        "tags",
+        "until",
+    )
+
+    region: Region
+    local_key: Hashable
+    codec: Any  # that gave the value, where it is not `EncodedValue`
+    size: int
+    tags: tuple[Hashable, ...]  # of an entry in OTHER also its groups, each in a tuple
+    until: float  # handed out as it is before this
+    refresh_at: float  # to be renewed in the background from here on
+    fresh_until: float  # stale from here on
+    deadline: float  # not handed out at all from here on
+    created_at: float  # when the question that gave it was asked
+    epoch: int  # of its region, when it was filled
+
+    def served(self) -> None:
+        """Count a hit that was decided on after the look-up: the entry may have left its table, and been counted."""
+        self.region.hits += 1
+        self.spent -= 1  # `hits - spent` is what eviction goes by
+
+
+class EntryStore(S3FIFOCache):
+    """S3-FIFO whose nodes are the entries themselves, so that a hit's count is the eviction's frequency."""
+
+    def _node(self, key: Any, value: Entry) -> Node:
+        return value
+
+    def __getitem__(self, key: Any) -> Entry:
+        return self.peek(key)  # type: ignore[return-value]
+
+    def popitem(self) -> tuple[Any, Entry]:
+        if not self:
+            raise KeyError("the cache is empty")
+        node = self._choose()
+        return node.key, node  # type: ignore[return-value]

@@ -1,0 +1,159 @@
+"""The local entries of one `prefix:operation`, its counters, and the wrappers that look into its table.
+
+Threads: all but a hit happens under the cache's guard; see `tier`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterable
+from math import inf
+from types import FunctionType
+from typing import Any
+
+from aikcache._keys.patterns import groups_of
+from aikcache._local.entry import Entry
+
+TABLE, TRUSTED_UNTIL = "_aikcache_table", "_aikcache_trusted_until"
+"""What a wrapper calls its region's table and how long it is trusted."""
+MAX_ERROR_TYPES, OTHER_ERROR = 50, "other"
+"""Classes of errors that an operation tells apart, and what the rest is counted as."""
+ANYTHING: Any = object()
+"""The type expected of a value by key."""
+
+
+class Counters:
+    """What happened in one operation, but for local hits, which the entries count."""
+
+    __slots__ = (
+        "bytes_read", "bytes_written", "error_types", "evictions", "joined", "loads", "misses", "refreshes",
+        "remote_hits", "stale", "waits", "writes",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.remote_hits = self.joined = self.misses = self.loads = self.writes = self.stale = 0
+        self.evictions = self.bytes_written = self.bytes_read = self.waits = self.refreshes = 0
+        self.error_types: dict[str, int] = {}
+
+    def error(self, error: BaseException) -> None:
+        """Count a problem by its class."""
+        name = type(error).__name__
+        if name not in self.error_types:
+            if len(self.error_types) >= MAX_ERROR_TYPES:
+                name = OTHER_ERROR
+            self.error_types.setdefault(name, 0)
+        self.error_types[name] += 1  # nothing is called in between, so no thread's count is lost
+
+    @property
+    def errors(self) -> int:
+        """All problems."""
+        return sum(list(self.error_types.values()))
+
+
+class Region:
+    """The local entries of one prefix:operation, and its counters."""
+
+    __slots__ = (
+        "_readers",
+        "_trusted_until",
+        "cleared",
+        "counters",
+        "diverted",
+        "ended",
+        "epoch",
+        "expects",
+        "groups",
+        "hits",
+        "name",
+        "table",
+        "tagged",
+    )  # fmt: skip
+
+    def __init__(self, name: str, expects: object = ANYTHING) -> None:
+        self.name = name
+        self.expects = expects  # the type of what its wrappers hand out without a look at it
+        self.groups = groups_of(name, "")  # that every key of it is in
+        self.table: dict[Hashable, Entry] = {}
+        self.epoch = 0  # counts what ended fills
+        self.cleared = 0  # the epoch at which all older entries ended
+        self.ended: list[dict[Hashable, Entry]] = []  # tables ended with their group, whose entries the store still has
+        self._trusted_until = inf
+        self.diverted = False  # no wrapper answers by itself: the fate of an entry depends on who asks
+        self._readers: list[weakref.ref[FunctionType]] = []  # wrappers, which hold their cache: not to be held here
+        self.hits = 0  # but for those that the entries in its tables count
+        self.tagged = False  # whether any entry ever had a tag
+        self.counters = Counters()
+
+    def local_hits(self) -> int:
+        return self.hits + sum(entry.hits for table in [self.table, *self.ended] for entry in list(table.values()))
+
+    def settle(self) -> None:
+        """Add up the hits of entries that were invalidated, and let go of them."""
+        ended, self.ended = self.ended, []
+        self.hits += sum(entry.hits for table in ended for entry in table.values())
+
+    def read_by(self, wrapper: FunctionType) -> None:
+        """Keep TABLE and HORIZON among the globals of `wrapper`, which has globals of its own, what they are here."""
+        names = wrapper.__globals__
+        self._readers = [*self._others(wrapper), weakref.ref(wrapper)]
+        while names.get(TABLE) is not self.table or names.get(TRUSTED_UNTIL) != self._shown():  # replaced meanwhile
+            names.update({TABLE: self.table, TRUSTED_UNTIL: self._shown()})
+
+    def unread_by(self, wrapper: FunctionType) -> None:
+        """Let `wrapper` find nothing from here on, whatever is held."""
+        self._readers = self._others(wrapper)
+        wrapper.__globals__.update({TABLE: {}, TRUSTED_UNTIL: -inf})
+
+    def unread(self) -> None:
+        """Let no wrapper find anything until it reads again."""
+        for reader in self._readers:
+            wrapper = reader()
+            if wrapper is not None:
+                self.unread_by(wrapper)
+
+    def _others(self, wrapper: FunctionType) -> list[weakref.ref[FunctionType]]:
+        return [reader for reader in self._readers if reader() not in (None, wrapper)]
+
+    def _tell(self, name: str, value: object) -> None:
+        for reader in self._readers:
+            wrapper = reader()
+            if wrapper is not None:
+                wrapper.__globals__[name] = value
+
+    def empty(self) -> None:
+        """Put a new table in place of this one. Whatever interrupts this, no wrapper finds an entry of the old one."""
+        table: dict[Hashable, Entry] = {}
+        self._tell(TABLE, table)
+        ended, self.table = self.table, table
+        self._tell(TABLE, table)  # also to a wrapper made meanwhile
+        if ended:
+            self.ended.append(ended)
+
+    @property
+    def trusted_until(self) -> float:
+        """Until when local entries may be trusted without a look at their age."""
+        return self._trusted_until
+
+    @trusted_until.setter
+    def trusted_until(self, until: float) -> None:
+        self._trusted_until = until
+        self._tell(TRUSTED_UNTIL, self._shown())
+
+    def divert(self, *, diverted: bool) -> None:
+        """Whether wrappers are to answer nothing by themselves."""
+        self.diverted = diverted
+        self._tell(TRUSTED_UNTIL, self._shown())
+
+    def _shown(self) -> float:
+        return -inf if self.diverted else self._trusted_until
+
+
+def of_type(regions: Iterable[Region], expects: object) -> Region | None:
+    """The region whose functions expect this type."""
+    for region in regions:
+        try:
+            if expects is ANYTHING or region.expects is expects or region.expects == expects:
+                return region
+        except (TypeError, ValueError):  # of what an annotation holds
+            continue
+    return None

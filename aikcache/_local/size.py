@@ -1,0 +1,78 @@
+"""How many bytes a value takes in this process: what `local_max_bytes` counts.
+
+A tuple of short strings takes ten times its encoded form, so that says nothing. Here the objects are walked, each
+counted once; what many values share (classes, enum members, time zones, small integers) costs nothing. Of a long
+container a hundred are looked at, evenly spread, and stand for the others; of any value some ten thousand objects at
+most. No code of the objects' classes runs. What is counted is within a factor of 1.5 of what is taken, either way, for
+values whose parts are alike (tested with tracemalloc).
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from gc import get_referents
+from sys import getsizeof
+from typing import Any
+
+SAMPLE = 100
+"""Parts of a container that are looked at."""
+MOST = 10_000
+"""Objects of one value that are looked at."""
+GUESS = 40
+"""Bytes of one that is not."""
+_LEAVES = frozenset({str, bytes, int, float, complex, bytearray, range})
+_SHARED = (
+    type, type(None), bool, enum.Enum, datetime.tzinfo, types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
+    types.CodeType, property,
+)  # fmt: skip
+_HEAP_TYPE, _HAS_GC = 1 << 9, 1 << 14
+_GC_HEAD = 16
+
+
+def held_bytes(*things: object) -> int:
+    """The bytes that `things` take together."""
+    total = 0.0
+    seen: set[int] = set()
+    todo: list[tuple[Any, float, int]] = [
+        (thing, 1.0, MOST) for thing in things
+    ]  # with its weight, and its share of MOST
+    while todo:
+        thing, weight, share = todo.pop()
+        kind = type(thing)
+        if kind in _LEAVES:
+            if not (kind is int and -5 <= thing <= 256) and id(thing) not in seen:
+                seen.add(id(thing))
+                total += weight * getsizeof(thing)
+            continue
+        own = _own_size(kind)  # type: ignore[arg-type]
+        if own is None or id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        parts = get_referents(thing)
+        count = len(parts)
+        total += weight * (own(thing) + (8 * count if kind.__dictoffset__ else 0))
+        if share <= 0:
+            total += weight * GUESS * count
+        elif parts:
+            most = min(SAMPLE, share)
+            if count > most:  # an odd step: a dict gives its keys and values by turns
+                parts = parts[:: count // most | 1]
+                weight *= count / len(parts)
+            share = (share - len(parts)) // len(parts)
+            todo.extend((part, weight, share) for part in parts)
+    return int(total)
+
+
+@lru_cache(maxsize=512)
+def _own_size(kind: type) -> Callable[[Any], int] | None:
+    """What an object of this class takes without its parts; None: nothing, for it is shared by many values."""
+    if issubclass(kind, _SHARED):
+        return None
+    builtin: Any = next(base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    sizeof = builtin.__sizeof__
+    head = _GC_HEAD if kind.__flags__ & _HAS_GC else 0
+    return lambda thing: int(sizeof(thing)) + head

@@ -1,0 +1,341 @@
+"""The local tier: entries in this process, found by a call's own arguments, with common bounds.
+
+A `Region` holds the entries of one `prefix:operation`. The generated wrapper looks into its `table`, whose keys are
+the call's arguments, so a hit builds no key and takes no lock. One `cachetools.Cache` over all regions, whose keys are
+the keys' text, decides what is evicted. `table` and store hold the same entries. (Invalidating a group replaces its
+`table` by an empty one, whatever it holds; the store follows, a few entries at each later fill.)
+
+An entry is returned as it is until `until`. Where that is not allowed (its value is mutable and must be decoded for
+each caller, or the policy must be told of hits) `until` is minus infinity, and the wrapper takes the slower `late`.
+
+Threads: everything but a hit happens under `guard`. A fill is refused if the region's `epoch` has moved since its
+question was asked: something in the region was invalidated meanwhile, and the answer may be from before it. Counts are
+exact: in the wrapper `hits += 1` follows the look-up without a point at which the interpreter could switch threads, and
+an entry leaves `table` before its hits are added up. A hit that is decided on later is counted by its region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from typing import Any, Protocol
+
+import cachetools
+
+from aikcache._concurrency.guard import Guard
+from aikcache._keys.chosen import held_as
+from aikcache._keys.keyspace import Keyspace
+from aikcache._keys.patterns import groups_of
+from aikcache._local.entry import Entry, EntryStore
+from aikcache._local.region import Region
+from aikcache._local.regions import Regions
+from aikcache._settings.config import CacheConfig
+
+PURGE = 16
+"""Entries of invalidated groups that one fill removes from the store: they make room faster than fills take it."""
+OVERHEAD = 300
+"""Bytes that an entry costs beyond the text of its key, its arguments and its value, for `local_max_bytes`."""
+TAG_OVERHEAD = 220
+"""And for each of its tags, which few or many entries have."""
+
+
+class Asked(Protocol):
+    """A call under way: its region, and the region's epoch when it asked."""
+
+    region: Region
+    epoch: int
+
+
+class LocalTier(Regions):
+    """All regions of one cache, and the store that bounds them."""
+
+    def __init__(self, config: CacheConfig, guard: Guard) -> None:
+        super().__init__(guard)
+        self._config = config
+        self.max_entries = config.local_max_entries
+        self.max_bytes = config.local_max_bytes
+        self.bytes = 0
+        self.closed = False
+        self.evictions = 0
+        self._store: Any = self._make_store(config)
+        self._native = config.policy == "s3fifo"
+        self._linked = 0
+        self._tags: dict[Hashable, dict[Entry, None]] = {}
+        self.changes = 0  # counts fills and drops: while it stands still, a look-up need not be repeated
+        self._purging: list[Region] = []  # those that have ended entries
+        self._lead = Keyspace(config.instance, config.version).namespace_prefix
+        guard.mend = self._start_over
+
+    @staticmethod
+    def _make_store(config: CacheConfig) -> Any:
+        if config.policy == "s3fifo":
+            return EntryStore(config.local_max_entries)
+        if config.policy == "lru":
+            return cachetools.LRUCache(config.local_max_entries)
+        return config.policy(config.local_max_entries)  # type: ignore[operator]
+
+    def __len__(self) -> int:
+        if self.closed:
+            return 0  # its regions may be another cache's by now
+        return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._store
+
+    def after_fork(self) -> None:
+        """In the child. What a thread of the parent's was changing at the moment cannot be used: then start empty."""
+        if self.guard.after_fork():
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Empty, whatever is half changed: nobody could drop an entry that only one of table, store and tags knows."""
+        self.changes += 1
+        for region in self.all_regions():
+            region.epoch += 1
+            region.cleared = region.epoch
+            region.empty()
+            while region.ended:
+                region.hits += sum(entry.hits for entry in region.ended[-1].values())
+                region.ended.pop()
+        self._store = self._make_store(self._config)
+        self._tags, self._purging, self._linked, self.bytes = {}, [], 0, 0
+        for region in self.all_regions():
+            self._divert(region)
+
+    # Look up and fill
+
+    def peek(self, key: str) -> Entry | None:
+        """The live entry of a key. It counts nothing: whether the entry answers is decided by who looks."""
+        if key not in self._store or self.guard.held():
+            return None
+        return self.guard.run(self._live, key)
+
+    def _live(self, key: str) -> Entry | None:
+        entry: Entry | None = self._store.get(key)
+        return None if entry is None or entry.epoch < entry.region.cleared else entry
+
+    def relink(self, entry: Entry, region: Region, local_key: Hashable) -> None:
+        """Let the wrappers of `region` find an entry, which is one that they may hand out, under `local_key`."""
+        if (entry.region is not region or entry.local_key != local_key) and not self.guard.held():
+            self.guard.run(self._relink, entry, region, local_key)
+
+    def _relink(self, entry: Entry, region: Region, local_key: Hashable) -> None:
+        local_key = held_as(local_key, entry.key, region.table)
+        if entry.region is region and entry.local_key == local_key:
+            return
+        if self._live(entry.key) is entry and entry.epoch >= 0:
+            self._unlink(entry)
+            entry.region, entry.local_key, entry.epoch = region, local_key, region.epoch
+            self._link(entry)
+
+    def touch(self, entry: Entry) -> bool:
+        """Tell a policy of cachetools' own that an entry was hit. False: the store has dropped it by itself."""
+        if self._native or self.guard.held():
+            return True
+        return self.guard.run(lambda: self._store.get(entry.key) is entry)
+
+    def fill(
+        self,
+        key: str,
+        region: Region,
+        local_key: Hashable,
+        epoch: int,
+        value: object,
+        *,
+        codec: object = None,
+        created_at: float,
+        fresh_until: float,
+        refresh_at: float,
+        deadline: float,
+        shared: bool,
+        size: int = 0,
+        tags: tuple[Hashable, ...] = (),
+    ) -> bool:
+        """Hold a value that was asked for at `created_at`, when the region stood at `epoch`. False: it was refused."""
+        if self.guard.held() or deadline <= created_at:
+            return False
+        entry = Entry(key, value)
+        entry.region, entry.local_key, entry.epoch = region, local_key, epoch
+        entry.codec, entry.created_at, entry.deadline = codec, created_at, deadline
+        entry.fresh_until, entry.refresh_at = fresh_until, refresh_at
+        entry.until = min(refresh_at, fresh_until, deadline) if shared and self._native else -inf
+        if region is self._other:
+            tags = (*tags, *((group,) for group in groups_of(key, self._lead)[1:]))
+        entry.tags = tags
+        entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
+        return self.guard.run(self._fill, entry)
+
+    def _fill(self, entry: Entry) -> bool:
+        key, region = entry.key, entry.region
+        self.changes += 1
+        if self.closed or region.epoch != entry.epoch or (self.max_bytes is not None and entry.size > self.max_bytes):
+            return False
+        old = self._store.get(key)
+        if old is not None:
+            self._forget(old)
+        entry.local_key = held_as(entry.local_key, key, region.table)
+        if old is None and (old := region.table.get(entry.local_key)) is not None:
+            self._depart(old)  # a store that drops by itself has dropped it
+        self._make_room(entry.size)
+        try:
+            self._store[key] = entry
+        except ValueError:  # cachetools: larger than the whole store, as a given policy counts sizes
+            return False
+        self._link(entry)
+        self.bytes += entry.size
+        self._linked += 1
+        for tag in entry.tags:
+            self._tags.setdefault(tag, {})[entry] = None
+        if entry.tags and not region.tagged:
+            region.tagged = True
+            self._divert(region)
+        if len(self._store) < self._linked:
+            self._resync()
+        return True
+
+    def _make_room(self, size: int) -> None:
+        for _ in range(PURGE):
+            while self._purging and not self._purging[-1].ended:
+                self._purging.pop()
+            if not self._purging:
+                break
+            tables = self._purging[-1].ended
+            if not tables[-1]:
+                tables.pop()
+                continue
+            _, entry = tables[-1].popitem()
+            entry.region.hits += entry.hits  # ended: nobody can find it, so nobody bumps it any more
+            if self._store.get(entry.key) is entry:
+                self._store.pop(entry.key)
+            self._depart(entry)  # also what a store that drops by itself has dropped
+        while len(self._store) >= self.max_entries or (
+            self.max_bytes is not None and self.bytes + size > self.max_bytes and len(self._store)
+        ):
+            _, entry = self._store.popitem()
+            self._depart(entry)
+            entry.region.counters.evictions += 1
+            self.evictions += 1
+
+    def _resync(self) -> None:
+        """Follow a store that dropped entries by itself, as cachetools.TTLCache does."""
+        for region in self.all_regions():
+            for entry in list(region.table.values()):
+                if self._store.get(entry.key) is not entry:
+                    self._depart(entry)
+        self._linked = len(self._store)
+
+    # Departure
+
+    def _link(self, entry: Entry) -> None:
+        entry.region.table[entry.local_key] = entry
+
+    def _unlink(self, entry: Entry) -> None:
+        region = entry.region
+        if region.table.get(entry.local_key) is entry:
+            del region.table[entry.local_key]
+            region.hits += entry.hits  # nobody can find it any more, so nobody bumps it any more
+            entry.hits = entry.spent = 0
+
+    def _depart(self, entry: Entry) -> None:
+        """An entry that has left the store leaves everything else, once."""
+        if entry.epoch < 0:
+            return
+        self._unlink(entry)
+        entry.epoch = -1
+        self._linked -= 1
+        self.bytes -= entry.size
+        for tag in entry.tags:
+            holders = self._tags.get(tag)
+            if holders is not None:
+                holders.pop(entry, None)
+                if not holders:
+                    del self._tags[tag]
+        self.guard.release(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        if self._store.get(entry.key) is entry:
+            self._store.pop(entry.key)
+        self._depart(entry)
+
+    def close(self) -> None:
+        """Empty, and fill no more: what is still under way may belong to regions that another cache has adopted."""
+
+        def work() -> None:
+            self.closed = True
+            self._drop_group("*")
+            for region in self.all_regions():
+                region.unread()
+                region.settle()
+
+        self.guard.do(work)
+
+    # Invalidation: what is dropped is gone for every later look-up, and what is under way is not filled
+
+    def drop_key(self, key: str, name: str) -> None:
+        self.guard.do(lambda: self._drop_key(key, name))
+
+    def drop_group(self, group: str) -> None:
+        self.guard.do(lambda: self._drop(group))
+
+    def start_groups(self, groups: Sequence[str], asked: Sequence[Asked]) -> None:
+        """Drop what is held of groups whose stamp was made just now, for `asked`, which may be filed all the same.
+
+        There was no stamp, so what ended under the last one is not known here: the push of it may still come, and would
+        be taken for that of the stamp that was made.
+        """
+
+        def work() -> None:
+            current = [one for one in asked if one.epoch == one.region.epoch]
+            for group in groups:
+                self._drop(group)
+            for one in current:
+                one.epoch = one.region.epoch
+
+        self.guard.do(work)
+
+    def drop_matching(self, matches: Callable[[str], object]) -> None:
+        """Drop every key that `matches`, which is called under the guard: `globs.matcher`'s."""
+        self.guard.do(lambda: self._drop_matching(matches))
+
+    def _drop_key(self, key: str, name: str) -> None:
+        self.changes += 1
+        for region in self.regions.get(name, ()):
+            region.epoch += 1
+        self._other.epoch += 1
+        entry = self._store.get(key)
+        if entry is not None:
+            self._forget(entry)
+
+    def _drop(self, group: str) -> None:
+        if group.startswith("#"):
+            self._drop_tag(group[1:])
+        else:
+            self._drop_group(group)
+
+    def _drop_group(self, group: str) -> None:
+        self.changes += 1
+        for region in self._of_group(group):
+            region.epoch += 1
+            region.cleared = region.epoch
+            region.empty()  # its entries are counted and dropped from the store at later fills, a few at each
+            if region.ended and region not in self._purging:
+                self._purging.append(region)
+        self._other.epoch += 1
+        for entry in list(self._tags.get((group,), ())):
+            self._forget(entry)
+
+    def _drop_tag(self, tag: str) -> None:
+        self.changes += 1
+        for region in self.all_regions():
+            if region.tagged:
+                region.epoch += 1
+        for entry in list(self._tags.get(tag, ())):
+            self._forget(entry)
+
+    def _drop_matching(self, matches: Callable[[str], object]) -> None:
+        self.changes += 1
+        for region in self.all_regions():
+            region.epoch += 1
+            for entry in list(region.table.values()):
+                if matches(entry.key):
+                    self._forget(entry)

@@ -1,0 +1,229 @@
+"""One exchange with a cluster: each command to the node that owns its slot, one round trip per node, all nodes at once.
+
+Sent to all, then received from all, in the calling thread. What spans slots is split by key (MGET, UNLINK) and put
+together again. Commands of one slot are carried out in their order, also when the slot moves under them; between slots
+there is no order.
+
+Moving: after MOVED the rest of a slot's commands go to its new owner. A slot on its way (ASK) is served by two nodes,
+each with the keys that are there, so its commands go one by one; what takes several keys is refused meanwhile when one
+of them is missing (TRYAGAIN), as is everything while the cluster has no quorum (CLUSTERDOWN): tried again a few times.
+
+Threads: an exchange is one thread's. Failure: `RemoteError` when any part failed; what was sent may have been done,
+and is sent again, unless it was to be sent `once`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aikcache._redis.cluster import topology
+from aikcache._redis.cluster.topology import Address, Topology
+from aikcache._redis.pool import LostReplyError, Pool, Sent
+from aikcache._redis.reply import Command, ErrorReply
+from aikcache.errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
+
+PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""Seconds between tries of what is refused for the moment."""
+GRACE = 0.02
+"""Seconds in which an answer that is there already is still taken, when another node has used up the time."""
+ROUNDS = 100
+
+
+class Nodes(Protocol):
+    """What an exchange asks of the cluster."""
+
+    def known(self, deadline: float) -> Topology: ...
+    def node(self, address: Address) -> Pool: ...
+    def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None: ...
+    def asking(self, address: Address) -> None: ...
+    def refresh(self, deadline: float, *, first: Address | None = None, but: Address | None = None) -> None: ...
+
+
+class _Part:
+    """A command on its way. `at`: where it goes, if not to its slot's owner."""
+
+    __slots__ = ("asking", "at", "command", "reply", "slot")
+
+    def __init__(self, command: Command, slot: int, at: Address | None = None) -> None:
+        self.command = command
+        self.slot = slot
+        self.at = at
+        self.asking = False
+        self.reply: Any = None
+
+
+class Exchange:
+    """The commands of one exchange, until each has its reply."""
+
+    def __init__(self, nodes: Nodes, commands: Sequence[Command], deadline: float, *, once: bool = False) -> None:
+        self._nodes = nodes
+        self._once = once
+        self._deadline = deadline
+        self._waiting: dict[int, deque[_Part]] = {}  # by slot, in order
+        self._careful: set[int] = set()  # slots on their way
+        self._pauses = iter(PAUSES)
+        self._shape = [(command, self._split(command)) for command in commands]
+
+    def run(self) -> list[Any]:
+        """The replies, in the order of the commands. Raises `RemoteError`."""
+        for _ in range(ROUNDS):
+            if not self._waiting:
+                return [_joined(command, parts) for command, parts in self._shape]
+            failed, refused = self._round(self._batches())
+            self._waiting = {slot: parts for slot, parts in self._waiting.items() if parts}
+            for address, error in failed.items():
+                if not self._recovered(address, error):
+                    raise error
+            if refused is not None:
+                self._pause(refused)
+            if self._waiting and time.monotonic() >= self._deadline:
+                raise RemoteTimeoutError("the cluster did not answer in time.")
+        raise RemoteUnavailableError("the cluster's nodes send each other's keys around in circles.")
+
+    def _split(self, command: Command) -> list[_Part]:
+        slot = topology.slot_of_command(command)
+        if slot is None:  # for each primary that has any
+            places = sorted(set(self._nodes.known(self._deadline).owners.values()))
+            return [self._add(_Part(command, -1 - i, place)) for i, place in enumerate(places)]
+        if command[0] == "MGET":
+            return [self._add(_Part(("GET", key), topology.slot_of(key))) for key in command[1:]]
+        if command[0] == "UNLINK":
+            return [self._add(_Part(("UNLINK", key), topology.slot_of(key))) for key in command[1:]]
+        return [self._add(_Part(command, slot))]
+
+    def _add(self, part: _Part) -> _Part:
+        self._waiting.setdefault(part.slot, deque()).append(part)
+        return part
+
+    def _batches(self) -> dict[Address, list[_Part]]:
+        """What goes where now."""
+        owners = self._nodes.known(self._deadline).owners
+        batches: dict[Address, list[_Part]] = {}
+        for slot, parts in self._waiting.items():
+            for part in [parts[0]] if slot in self._careful else parts:
+                address = part.at or owners.get(slot)
+                if address is None:
+                    self._nodes.refresh(self._deadline)
+                    raise RemoteUnavailableError(f"no node of the cluster owns slot {slot}.")
+                batches.setdefault(address, []).append(part)
+        return batches
+
+    def _round(self, batches: dict[Address, list[_Part]]) -> tuple[dict[Address, RemoteError], ErrorReply | None]:
+        """Send to all, receive from all. What failed, and what was refused for the moment."""
+        under_way: list[tuple[Address, Pool, Sent]] = []
+        failed: dict[Address, RemoteError] = {}
+        refused: ErrorReply | None = None
+        try:
+            for address, parts in batches.items():
+                commands: list[Command] = []
+                for part in parts:
+                    commands += [("ASKING",), part.command] if part.asking else [part.command]
+                try:
+                    node = self._nodes.node(address)
+                    under_way.append((address, node, node.begin(commands, once=self._once)))
+                except RemoteError as error:
+                    failed[address] = error
+            while under_way:
+                address, node, sent = under_way.pop(0)
+                try:
+                    replies = node.finish(sent, max(self._deadline, time.monotonic() + GRACE))
+                    refused = self._take(address, batches[address], iter(replies)) or refused
+                except RemoteError as error:
+                    failed[address] = error
+        finally:
+            for _, _, sent in under_way:  # interrupted: their replies are nobody's
+                sent.link.close()
+        return failed, refused
+
+    def _take(self, address: Address, parts: list[_Part], replies: Any) -> ErrorReply | None:
+        """Replies of one node. In each slot, what follows a command that must be sent again is sent again too."""
+        again: set[int] = set()
+        refused: ErrorReply | None = None
+        for part in parts:
+            if part.asking:
+                next(replies)
+            reply = next(replies)
+            if part.slot in again:
+                continue
+            if type(reply) is ErrorReply and part.slot >= 0:
+                way = topology.redirection(reply.way, address)
+                if way is not None or str(reply) == "TRYAGAIN":
+                    again.add(part.slot)
+                    part.at, part.asking = None, False
+                    if way is None:
+                        refused = reply
+                    elif way.moved:
+                        self._nodes.moved(way.slot, way.address, address, self._deadline)
+                    else:
+                        self._careful.add(part.slot)
+                        self._nodes.asking(way.address)
+                        part.at, part.asking = way.address, True
+                    continue
+            part.reply = reply
+            self._waiting[part.slot].popleft()
+        return refused
+
+    def _recovered(self, address: Address, error: RemoteError) -> bool:
+        """Whether the commands of a node that failed can be sent again: elsewhere, or there after a moment."""
+        if isinstance(error, LostReplyError):
+            return False
+        parts = [parts[0] for parts in self._waiting.values()]
+        mine = [part for part in parts if part.at == address or part.at is None]
+        if time.monotonic() >= self._deadline or any(part.slot < 0 for part in mine):
+            return False
+        before = self._nodes.known(self._deadline).owners
+        self._nodes.refresh(self._deadline, but=address)
+        after = self._nodes.known(self._deadline).owners
+        for part in mine:
+            if part.at == address:
+                part.at, part.asking = None, False
+                self._pause(error)
+            elif before.get(part.slot) == address == after.get(part.slot):
+                if "CLUSTERDOWN" not in str(error):
+                    return False
+                self._pause(error)
+                return True
+        return True
+
+    def _pause(self, why: Exception) -> None:
+        pause = next(self._pauses, None)
+        if pause is None:
+            raise why if isinstance(why, RemoteError) else RemoteUnavailableError(f"the server refuses: {why}")
+        time.sleep(max(min(pause, self._deadline - time.monotonic()), 0))
+
+
+def ask_all(nodes: Sequence[Pool], commands: Sequence[Command], deadline: float) -> list[list[Any]]:
+    """Every node's replies to the same commands: sent to all, then received from all. Raises `RemoteError`."""
+    under_way: deque[tuple[Pool, Sent]] = deque()
+    replies = []
+    try:
+        for node in nodes:
+            under_way.append((node, node.begin(commands)))
+        while under_way:
+            node, sent = under_way.popleft()
+            replies.append(node.finish(sent, max(deadline, time.monotonic() + GRACE)))
+    finally:
+        for _, sent in under_way:
+            sent.link.close()
+    return replies
+
+
+def _joined(command: Command, parts: list[_Part]) -> Any:
+    """The reply to a command, from those to its parts."""
+    if len(parts) == 1 and command[0] != "MGET":
+        return parts[0].reply
+    replies = [part.reply for part in parts]
+    for i, reply in enumerate(replies):
+        if type(reply) is ErrorReply:
+            if command[0] != "MGET" or not str(reply).startswith("WRONGTYPE"):
+                return reply
+            replies[i] = None  # what MGET says of a key that holds something else
+    match command[0]:
+        case "MGET":
+            return replies
+        case "UNLINK" | "WAIT" if set(map(type, replies)) == {int}:  # as many replicas as the least of them all
+            return sum(replies) if command[0] == "UNLINK" else min(replies)
+    return replies[0]

@@ -1,0 +1,171 @@
+"""Redis Cluster on paper: which slot a key is in, which node owns it, and what a redirection says.
+
+A slot is CRC-16 (XMODEM) of the key, or of the part in its first non-empty braces, modulo 16384. A `Topology` is one
+node's view at one moment, from `CLUSTER INFO` and `CLUSTER SHARDS`; it also names primaries without slots, for a slot
+on its way to one of them already answers there. Pure; immutable.
+
+Source: Redis, "Redis cluster specification".
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from aikcache._concurrency import foreign
+from aikcache._settings import url
+from aikcache.errors import RemoteUnavailableError
+
+SLOTS = 16384
+MAX_NODES = 2000
+"""Twice as many as Redis recommends at most; each primary is listened to by a thread."""
+Address = tuple[str, int]
+Command = tuple[str | bytes, ...]
+"""A command's words. No int: hiredis makes text of one by a call that a signal's exception may come out of, which it
+does not look for, and the process is gone."""
+
+
+def slot_of(key: str | bytes) -> int:
+    """The slot of a key."""
+    data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
+    start = data.find(b"{")
+    if start >= 0:
+        end = data.find(b"}", start + 1)
+        if end > start + 1:
+            data = data[start + 1 : end]
+    return binascii.crc_hqx(data, 0) % SLOTS
+
+
+def slot_of_command(command: Command) -> int | None:
+    """The slot of a command's first key; None for those without a key."""
+    name = command[0]
+    if name in ("EVALSHA", "EVAL"):
+        return slot_of(command[3])
+    return slot_of(command[1]) if len(command) > 1 and name != "WAIT" else None
+
+
+class Redirection(NamedTuple):
+    """Where a slot is now (`moved`), or where this one command is to be tried (`ASK`)."""
+
+    moved: bool
+    slot: int
+    address: Address
+
+
+def redirection(text: str, asked: Address) -> Redirection | None:
+    """What an error reply of `asked` says about the way; None: something else. An empty host is that of `asked`."""
+    kind, _, rest = text.partition(" ")
+    if kind not in ("MOVED", "ASK"):
+        return None
+    slot, _, place = rest.partition(" ")
+    host, _, port = place.rpartition(":")
+    try:
+        found = Redirection(kind == "MOVED", int(slot), url.told(host, port or "none", otherwise=asked))
+    except ValueError:
+        return None
+    return found if 0 <= found.slot < SLOTS else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Topology:
+    """Who owns what. `primaries` are all that can be written to, with slots or still without; `nodes` are all."""
+
+    epoch: int
+    owners: Mapping[int, Address]
+    primaries: frozenset[Address]
+    nodes: frozenset[Address]
+
+    def moved(self, slot: int, address: Address) -> Topology:
+        """The same with one slot elsewhere."""
+        return replace(self, owners={**self.owners, slot: address}, primaries=self.primaries | {address})
+
+
+class Signature(NamedTuple):
+    """What changes in `CLUSTER INFO` when primaries come, go, or take slots from each other.
+
+    `own`: the epoch in which the node that was asked was elected, or took slots.
+    """
+
+    epoch: int
+    size: int
+    nodes: int
+    own: int
+
+
+def signature(info: object) -> Signature:
+    """Of the reply to `CLUSTER INFO`. Raises `RemoteUnavailableError` when it is none."""
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
+    told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+    try:
+        return Signature(
+            *(int(told[f"cluster_{name}"]) for name in ("current_epoch", "size", "known_nodes", "my_epoch"))
+        )
+    except (KeyError, ValueError):
+        raise RemoteUnavailableError(f"the server refuses CLUSTER INFO: {foreign.kind(info)}") from None
+
+
+def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topology:
+    """The view of the node at `asked`. Raises `RemoteUnavailableError` when it has none, or one that cannot be."""
+    if not isinstance(shards, list):
+        raise RemoteUnavailableError(f"the server refuses CLUSTER SHARDS: {foreign.kind(shards)}")
+    owners: dict[int, Address] = {}
+    primaries: set[Address] = set()
+    nodes: set[Address] = set()
+    try:
+        for shard in map(_fields, shards):
+            numbers = _ranges(shard.get("slots") or [])
+            masters: dict[Address, bool] = {}  # and whether they failed
+            for node in map(_fields, shard.get("nodes") or []):
+                port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
+                address = url.told(node.get("endpoint"), port, otherwise=asked)
+                nodes.add(address)
+                if _text(node.get("role")) == "master":
+                    masters[address] = _text(node.get("health")).startswith("fail")
+            # One that failed counts until another has its slots; the two may be listed as one shard.
+            failed = list(masters) if numbers else []
+            living = [address for address, has_failed in masters.items() if not has_failed] or failed
+            primaries.update(living)
+            for found in numbers if living else []:
+                owners.update(dict.fromkeys(found, living[-1]))
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        raise RemoteUnavailableError("what the server says to CLUSTER SHARDS cannot be.") from None
+    if len(nodes) > MAX_NODES:
+        raise RemoteUnavailableError(f"the server speaks of more than {MAX_NODES} nodes.")
+    return Topology(signature(info).epoch, owners, frozenset(primaries), frozenset(nodes))
+
+
+def _ranges(numbers: Sequence[Any]) -> list[range]:
+    """Slots from pairs of numbers. Raises `ValueError` for what is no slot, or for more than there are."""
+    found = [range(int(first), int(last) + 1) for first, last in zip(numbers[::2], numbers[1::2], strict=True)]
+    if any(part.start < 0 or part.stop > SLOTS for part in found) or sum(map(len, found)) > SLOTS:
+        raise ValueError("no slots")
+    return found
+
+
+def own_slots(nodes: object) -> tuple[str, int]:
+    """What the node that gave this reply to `CLUSTER NODES` says of itself: its epoch and slots, and how many slots.
+
+    Slots on their way stand there in brackets. Raises `RemoteUnavailableError` when it is no such reply.
+    """
+    text = nodes.decode("utf-8", "replace") if isinstance(nodes, bytes) else str(nodes)
+    mine = next((line.split() for line in text.splitlines() if "myself" in line), [])
+    try:
+        ranges = [part.partition("-") for part in mine[8:] if not part.startswith("[")]
+        owned = sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+        return " ".join([mine[6], *mine[8:]]), owned
+    except (IndexError, ValueError):
+        raise RemoteUnavailableError(f"the server refuses CLUSTER NODES: {foreign.kind(nodes)}") from None
+
+
+def _fields(pairs: Any) -> Mapping[str, Any]:
+    """A map, as the old protocol (a flat list) or the new one gives it."""
+    items: Iterable[tuple[Any, Any]] = (
+        pairs.items() if isinstance(pairs, dict) else zip(*[iter(pairs)] * 2, strict=True)
+    )
+    return {_text(name): value for name, value in items}
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

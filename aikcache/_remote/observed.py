@@ -1,0 +1,67 @@
+"""Reports each exchange with Redis: how long it took, what it was for, and what it raised.
+
+Threads: any. What comes from outside (a signal handler's exception) is no answer of Redis, and is not reported.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from aikcache._concurrency import spans
+from aikcache.errors import RemoteError
+
+Report = Callable[[str, Any, float, str | None], object]
+"""Is given the kind of command, what it is about (see `round_trip`), seconds, and the class of the error."""
+
+
+class Reporting(Protocol):
+    """What exchanges, and whom it tells."""
+
+    @property
+    def report(self) -> Report | None: ...
+
+
+S = TypeVar("S", bound=Reporting)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def round_trip(
+    command: str, *, several: str | None = None, keyed: bool = True, maybe: bool = False
+) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
+    """Report the calls of a method that is one exchange.
+
+    `keyed`: it is about its first argument, a key or several; `several` is then another name for the command.
+    `maybe`: None says that it was not made.
+    """
+
+    def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+        @functools.wraps(method)
+        def observed(store: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            about: Any = args[0] if keyed else None
+            name = several if several is not None and len(about) > 1 else command
+            if spans.active is not None:
+                with spans.active.exchange(name, len(about) if type(about) is list or type(about) is tuple else 1):
+                    return reported(store, name, about, *args, **kwargs)
+            return reported(store, name, about, *args, **kwargs)
+
+        def reported(store: S, name: str, about: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+            report = store.report
+            if report is None:
+                return method(store, *args, **kwargs)
+            started = perf_counter()
+            try:
+                answer = method(store, *args, **kwargs)
+            except RemoteError as error:
+                report(name, about, perf_counter() - started, type(error).__name__)
+                raise
+            if answer is not None or not maybe:
+                report(name, about, perf_counter() - started, None)
+            return answer
+
+        return observed
+
+    return decorate

@@ -1,0 +1,397 @@
+"""The remote tier: what is asked of Redis, each question one round trip.
+
+It knows keys, frames' bytes, stamps and leases as Redis holds them, and nothing of values, functions or the local tier.
+Every method blocks for one exchange and raises `RemoteError`; what to do without an answer is decided above.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from aikcache._codec.frame import MAX_EXTRA
+from aikcache._keys.keyspace import Keyspace
+from aikcache._keys.patterns import ANY_TAG, EVERYTHING
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.pool import LostReplyError, Pool
+from aikcache._redis.reply import Command, ErrorReply
+from aikcache._remote import scripts
+from aikcache._remote.observed import Report, round_trip
+from aikcache._remote.replies import NAME, NOT_ASKED, NUMBER, VALUE, are, are_like, granted
+from aikcache._remote.replies import NO_VALUE as NO_VALUE
+from aikcache._remote.replies import Busy as Busy
+from aikcache._remote.replies import Life as Life
+from aikcache._remote.replies import Read as Read
+from aikcache._remote.replies import Stamp as Stamp
+from aikcache._remote.scripts import CLAIM, Script
+from aikcache._remote.stamps import Stamps
+from aikcache.errors import RemoteUnavailableError
+
+T = TypeVar("T")
+CLAIM_MS = 3_600_000
+"""How long it is known that a server's start was seen: longer than it counts as just started."""
+STAMP_BYTES = 8
+LEAST = 0.01
+"""Seconds for a second try, however long the first took."""
+HEARD_MS = 1000
+"""How long the mark stays that replicas are to acknowledge."""
+DAY_MS = 86_400_000
+"""How long a stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
+_GET, _PTTL = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n", b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+
+
+def pack_names(names: Iterable[str]) -> bytes:
+    """Names as arguments of a command, as Redis takes them."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, names)])
+
+
+def fresh_stamp() -> bytes:
+    return os.urandom(STAMP_BYTES)
+
+
+class RedisStore:
+    """Redis, as a cache sees it."""
+
+    __slots__ = ("connections", "report", "space", "stamps", "sweeps", "writer")
+
+    def __init__(
+        self, connections: Pool | Cluster, space: Keyspace, stamps: Stamps, report: Report | None = None
+    ) -> None:
+        self.connections = connections
+        self.report = report  # is told of each round trip
+        self.space = space
+        self.stamps = stamps  # told what is written, so that its echo is known
+        self.sweeps = 0  # that are running
+        self.writer = os.urandom(6).hex()  # this process's name in marks
+
+    @property
+    def server(self) -> Pool:
+        """The connections, where there is one server."""
+        assert isinstance(self.connections, Pool)
+        return self.connections
+
+    # Values and stamps
+
+    @round_trip("get", several="many")
+    def read(
+        self, keys: Sequence[str], groups: Sequence[str], *, probing: bool = False
+    ) -> tuple[list[Read], list[bytes | None]]:
+        """Values, how long they will live, and the stamps of `groups`, which are read after them.
+
+        `probing`: and only if who holds them would accept a write.
+        """
+        one = len(keys) == 1  # a GET of what is too large to be ours is not read to its end; an array would be
+        commands: list[Command] = [("GET", *keys) if one else ("MGET", *keys)]
+        commands += [("PTTL", key) for key in keys]
+        if groups:
+            commands.append(("MGET", *map(self.space.stamp, groups)))
+        probes = self._probes(keys, groups) if probing else []
+        replies = self._ask([*commands, *probes])[: len(commands)]
+        stamps = self._stamps_of(replies.pop(), groups) if groups else []
+        values, *pttls = replies if not one else [replies[:1], *replies[1:]]
+        if not are(values, VALUE, len(keys)) or not are(pttls, NUMBER, len(keys)):
+            raise self._unexpected()
+        return [Read(data, pttl, []) for data, pttl in zip(values, pttls, strict=True)], stamps
+
+    def fast_read(self, names: Sequence[bytes], timed: bool) -> tuple[list[bytes | None], list[int]] | None:
+        """Values, and if `timed` how long they will live, by the shortest way there is; None: that way is not open."""
+        connections = self.connections
+        if type(connections) is not Pool:
+            return None
+        if len(names) == 1:
+            name = names[0]
+            size = len(name)
+            data = _GET % (size, name) + _PTTL % (size, name) if timed else _GET % (size, name)
+            found, pttls = [(replies := connections.send(data, 1 + timed))[0]], replies[1:]
+            if type(found[0]) is bytes and (not timed or type(pttls[0]) is int):  # as it nearly always is
+                return found, pttls or [NOT_ASKED]
+        else:
+            replies = connections.exchange([("MGET", *names), *(("PTTL", name) for name in (names if timed else ()))])
+            found, pttls = replies[0], replies[1:]
+        for reply in replies:
+            if type(reply) is ErrorReply:
+                return None
+        if not are(found, VALUE, len(names)) or not are(pttls, NUMBER, len(pttls)):
+            raise self._unexpected()
+        return found, pttls or [NOT_ASKED] * len(names)
+
+    @round_trip("get", maybe=True)
+    def consult(self, name: bytes, packed: bytes, count: int) -> Read | None:
+        """A value and the stamps whose `count` names are `packed`, by the shortest way; None: it is not open."""
+        connections = self.connections
+        if type(connections) is not Pool:
+            return None
+        data = b"%b*%d\r\n$4\r\nMGET\r\n%b" % (_GET % (len(name), name), count + 1, packed)
+        value, stamps = connections.send(data, 2)
+        if type(value) is ErrorReply or type(stamps) is ErrorReply:
+            return None
+        if type(value) not in VALUE or not are(stamps, VALUE, count):
+            raise self._unexpected()
+        return Read(value, NOT_ASKED, stamps)
+
+    @round_trip("many")
+    def consult_many(
+        self, names: Sequence[bytes], groups: Sequence[str]
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Values and stamps."""
+        values, stamps = self._ask([("MGET", *names), ("MGET", *map(self.space.stamp, groups))])
+        if not are(values, VALUE, len(names)) or not are(stamps, VALUE, len(groups)):
+            raise self._unexpected()
+        return values, stamps
+
+    @round_trip("many", keyed=False)
+    def read_stamps(self, groups: Sequence[str], *, probing: bool = False) -> list[bytes | None]:
+        """The stamps of `groups` as they stand."""
+        probes = self._probes((), groups) if probing else []
+        return self._stamps_of(self._ask([("MGET", *map(self.space.stamp, groups)), *probes])[0], groups)
+
+    def drop_huge(self, keys: Sequence[str], groups: Sequence[str]) -> bool:
+        """Remove what is too large to be a value or a stamp of ours. Whether there was any."""
+        config = self.connections.config
+        calls = [_call(scripts.DROP, (key,), config.max_value_bytes + MAX_EXTRA) for key in keys]
+        calls += [_call(scripts.DROP, (self.space.stamp(group),), STAMP_BYTES + 1) for group in groups]
+        return any(self._ask(calls))
+
+    @round_trip("lease", keyed=False)
+    def ensure(self, groups: dict[str, Life]) -> list[Stamp]:
+        """The stamps of `groups`, made where there is none.
+
+        A stamp that was made is pushed back to us, and must not end what we do. The stamp of any tag, when it is the
+        last, is read after the others, wherever they are.
+        """
+        return self._anew(lambda within: self._ensure(groups, within))
+
+    def _ensure(self, groups: dict[str, Life], within: float) -> list[Stamp]:
+        commands: list[Command] = []
+        made = [fresh_stamp() for _ in groups]
+        for (group, life), stamp in zip(groups.items(), made, strict=True):
+            self.stamps.expect(group, stamp)
+            commands.append(_call(scripts.STAMP, (self.space.stamp(group),), stamp, str(life.least), str(life.given)))
+        found: list[Stamp] = []
+        last = -1 if groups and next(reversed(groups)) == ANY_TAG else len(commands)
+        replies = self._ask_in_order(commands[:last], commands[last:], within)
+        for group, stamp, reply in zip(groups, made, replies, strict=True):
+            if not are_like(reply, (bytes, int, int)):
+                raise self._unexpected()
+            current, wrote, left = reply
+            if not wrote:
+                self.stamps.unexpect(group, stamp)
+            found.append(Stamp(current, left, current == stamp))
+        return found
+
+    @round_trip("store")
+    def put(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
+        """`store`, and let all processes hear that the old value was invalidated."""
+        marks = [command for key, *_ in items for command in self._mark(self.space.mark(key, self.writer))]
+        replies = self._ask([*(self._store_call(*item) for item in items), *marks])
+        return [bool(reply) for reply in replies[: len(items)]]
+
+    # Leases
+
+    @round_trip("lease")
+    def acquire(
+        self,
+        wanted: Sequence[tuple[str, bytes, bytes, bytes]],
+        lease_ms: int,
+        *,
+        insist: bool = False,
+        unlink: bool = False,
+    ) -> list[Read | Busy | None]:
+        """For each (key, token, digest, seen) the right to load (`None`), the value that has arrived, or `Busy`.
+
+        `insist`: whoever has it. `unlink`: and what stands there ends.
+        """
+        calls: list[Command] = []
+        for key, token, digest, seen in wanted:
+            keys, tail = (key, self.space.lease(key)), seen[-scripts.TAIL :]
+            how = "1" if insist else "0", self.connections.config.max_value_bytes + MAX_EXTRA
+            calls.append(_call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, *how))
+        if unlink:
+            calls.append(("UNLINK", *(key for key, *_ in wanted)))
+        replies = self._ask(calls)
+        try:
+            return [granted(reply) for reply in replies[: len(wanted)]]
+        except TypeError:
+            raise self._unexpected() from None
+
+    @round_trip("store")
+    def store(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
+        """Store each (key, token, frame, milliseconds) whose lease is still its token's."""
+        return [bool(reply) for reply in self._ask([self._store_call(*item) for item in items])]
+
+    def _store_call(self, key: str, token: bytes, frame: bytes, keep_ms: int) -> Command:
+        return _call(scripts.STORE, (key, self.space.lease(key)), token, frame, keep_ms)
+
+    @round_trip("lease")
+    def hold(self, items: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
+        """Extend leases by `lease_ms`, or give them up (0)."""
+        self._ask([_call(scripts.HOLD, (self.space.lease(key),), token, lease_ms) for key, token in items])
+
+    # Invalidation
+
+    @round_trip("invalidate", keyed=False)
+    def end(self, groups: Sequence[str], keys: Sequence[str]) -> None:
+        """Invalidate groups and keys for every process: one round trip, whatever the number of entries."""
+        self._anew(lambda within: self._end(groups, keys, within))
+
+    def _end(self, groups: Sequence[str], keys: Sequence[str], within: float) -> None:
+        commands = self.ending(groups, keys)
+        first = 1 if ANY_TAG in groups else 0
+        try:
+            self._ask_in_order(commands[:first], commands[first:], within)
+        except LostReplyError:
+            raise
+        except RemoteUnavailableError:
+            if (
+                first and not self.connections.ordered
+            ):  # the node of the first refuses; the others are told all the same
+                self._ask(commands[first:])
+            raise
+
+    def acknowledged(self, replicas: int, within: float) -> bool:
+        """Whether as many replicas have all that was written until now; waits for them `within` seconds.
+
+        Writes are replicated in their order, so a replica that has the mark written here has all that was before it.
+        """
+        marks: list[Command] = []
+        for tag in self.connections.tags():
+            marks.append(("SET", f"{self.space.namespace_prefix}!heard:{tag}{self.writer}", "1", "PX", str(HEARD_MS)))
+        heard = self._ask([*marks, ("WAIT", str(replicas), str(max(int(within * 1000), 1)))])[-1]
+        return type(heard) is int and heard >= replicas
+
+    def ending(self, groups: Sequence[str], keys: Sequence[str]) -> list[Command]:
+        """The commands that end groups (a fresh stamp each) and keys (with their leases).
+
+        The stamp of any tag comes first: a load reads it last, so whoever finds a tag's new stamp finds that one, too.
+        A lease goes before its key, where they cannot go at once: what it allows to store is then unlinked after it.
+        """
+        commands: list[Command] = []
+        for group in sorted(groups, key=lambda group: group != ANY_TAG):
+            stamp = fresh_stamp()
+            self.stamps.expect(group, stamp)
+            commands.append(("SET", self.space.stamp(group), stamp, "PX", str(DAY_MS)))
+        for key in keys:
+            commands += [("UNLINK", self.space.lease(key), key), *self._mark(self.space.mark(key, self.writer))]
+        return commands
+
+    def _mark(self, name: str) -> list[Command]:
+        """A name that is pushed, and leaves nothing behind that could expire and be pushed again."""
+        return [("SET", name, "1"), ("UNLINK", name)]
+
+    @round_trip("invalidate", keyed=False)
+    def mark_globs(self, globs: Sequence[str]) -> None:
+        """Local tiers everywhere drop what matches one of them."""
+        self._ask([command for glob in globs for command in self._mark(self.space.glob_mark(glob, self.writer))])
+
+    def parts(self) -> Iterator[Pool]:
+        """The servers to scan, one by one."""
+        return self.connections.parts()
+
+    @round_trip("sweep", keyed=False)
+    def scan(self, part: Pool, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
+        command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", str(count))
+        (reply,) = _unrefused([command], part.exchange([command]))
+        if type(reply) is not list or len(reply) != 2 or not are(reply[1], NAME, len(reply[1])):
+            raise self._unexpected()
+        cursor, found = reply
+        if type(cursor) is not bytes or not cursor.isdigit():
+            raise self._unexpected()
+        return cursor, found
+
+    @round_trip("sweep", keyed=False)
+    def unlink(self, names: Sequence[bytes]) -> int:
+        removed = self._ask([("UNLINK", *names)])[0]
+        return removed if type(removed) is int else 0
+
+    def claim(self, run: str, keep_ms: int = CLAIM_MS) -> Command:
+        """Invalidate all that a server holds from before its run, once for each run, whoever comes first."""
+        stamp = self.space.stamp(EVERYTHING)
+        return (
+            "EVAL",
+            CLAIM.text,
+            "2",
+            stamp,
+            f"{self.space.namespace_prefix}!run:{{{stamp}}}:{run}",
+            fresh_stamp(),
+            str(keep_ms),
+            str(DAY_MS),
+        )
+
+    def probe(self, tag: str = "") -> Command:
+        """A write that changes nothing, is replicated and pushed to nobody, and is refused when any other would be."""
+        return ("SET", f"{self.space.namespace_prefix}!probe:{tag}", "1", "XX")
+
+    def _probes(self, keys: Sequence[str], groups: Sequence[str]) -> list[Command]:
+        names = [*keys, *map(self.space.stamp, groups)]
+        if any(group.startswith("#") for group in groups):  # a tag's invalidation writes this one first
+            names.append(self.space.stamp(ANY_TAG))
+        return [self.probe(tag) for tag in self.connections.tags_beside(names)]
+
+    @round_trip("ping", keyed=False)
+    def ping(self) -> None:
+        if self._ask([("PING",)]) != [b"PONG"]:
+            raise self._unexpected()
+
+    def call(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int, within: float) -> Any:
+        """Run a script whose keys are in one slot, for who keeps something here beside values."""
+        return self._ask([_call(script, tuple(keys), *arguments)], within)[0]
+
+    def after_fork(self) -> None:
+        self.writer = os.urandom(6).hex()
+        self.connections.forget()
+
+    def _anew(self, work: Callable[[float], T]) -> T:
+        """Do what writes stamps, in `timeout` seconds; again if a reply was lost, and then with other stamps.
+
+        The stamp that was written may have been renewed since by somebody else's invalidation. Written a second time,
+        it would make current again what that has ended.
+        """
+        timeout, began = self.connections.config.timeout, time.monotonic()
+        try:
+            return work(timeout)
+        except LostReplyError:
+            return work(max(timeout - (time.monotonic() - began), LEAST))
+
+    def _ask(self, commands: list[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
+        replies = self.connections.exchange(commands, within, once=once)
+        again = [i for i, reply in enumerate(replies) if type(reply) is ErrorReply and str(reply) == "NOSCRIPT"]
+        again = [i for i in again if commands[i][0] == "EVALSHA"]
+        if again:
+            texts = {script.sha: script.text for script in scripts.ALL}
+            calls: list[Command] = [("EVAL", texts[str(commands[i][1])], *commands[i][2:]) for i in again]
+            for i, reply in zip(again, self.connections.exchange(calls, within, once=once), strict=True):
+                replies[i] = reply
+        return _unrefused(commands, replies)
+
+    def _stamps_of(self, replies: Any, groups: Sequence[str]) -> list[bytes | None]:
+        """Stamps as they were read; what has another length is none, and will be replaced."""
+        if not are(replies, VALUE, len(groups)):
+            raise self._unexpected()
+        return [stamp if stamp is not None and len(stamp) == STAMP_BYTES else None for stamp in replies]
+
+    def _unexpected(self) -> RemoteUnavailableError:
+        """An answer of another kind than the question's: what else is kept may be out of step as well."""
+        self.connections.drop_kept()
+        return RemoteUnavailableError("the server answers something else than it was asked.")
+
+    def _ask_in_order(self, first: list[Command], then: list[Command], within: float | None = None) -> list[Any]:
+        """Replies to both, sent once: one round trip on one server, two on a cluster, whose nodes know no order."""
+        if self.connections.ordered:
+            first, then = [*first, *then], []
+        return [reply for commands in (first, then) if commands for reply in self._ask(commands, within, once=True)]
+
+
+def _unrefused(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    for i, reply in enumerate(replies):
+        if type(reply) is ErrorReply:
+            if commands[i][0] != "GET" or not str(reply).startswith("WRONGTYPE"):
+                raise RemoteUnavailableError(f"the server refuses: {reply}")
+            replies[i] = None  # a foreign thing at our key is no value of ours; the next load overwrites it
+    return replies
+
+
+def _call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:
+    words = (str(word) if isinstance(word, int) else word for word in arguments)
+    return ("EVALSHA", script.sha, str(len(keys)), *keys, *words)

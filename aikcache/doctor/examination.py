@@ -1,0 +1,124 @@
+"""`examine`: whom to ask, by the form of the URL, and all that was found in one list."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import get_args
+
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.pool import Pool
+from aikcache._settings import url as _url
+from aikcache._settings.config import CacheConfig, check_seconds
+from aikcache.doctor import checks, facts
+from aikcache.doctor.checks import SEVERITIES, Finding, Profile
+from aikcache.errors import ConfigError, RemoteError
+
+
+def examine(
+    url: str,
+    *,
+    instance: str = "aikernel",
+    profile: Profile = "cache",
+    monitor_url: str | None = None,
+    timeout: float = 10.0,
+) -> list[Finding]:
+    """What is wrong with the Redis behind `url`, worst first, and what was found in order.
+
+    Args:
+        url: in every form that `Cache` takes, with the user that the application has.
+        instance: keys are tried under this prefix, for the user may be confined to it.
+        profile: "cache", or "durable" for a server that holds sessions or a key ring.
+        monitor_url: the same server with a user that may use CONFIG GET, where the application's may not.
+        timeout: seconds for the whole examination.
+
+    Raises:
+        ConfigError: an argument breaks a rule. Whatever Redis does, or does not, is a finding.
+    """
+    if profile not in get_args(Profile):
+        raise ConfigError(f"profile must be 'cache' or 'durable', got {str(profile)[:40]!r}.")
+    deadline = time.monotonic() + check_seconds("timeout", timeout)
+    config = CacheConfig(url=url, instance=instance, connect_timeout=min(timeout, 5.0), timeout=min(timeout, 5.0))
+    monitor = None if monitor_url is None else CacheConfig(url=monitor_url, instance=instance)
+    found = [Finding("url", "warning", "url", *_sentence(weakness)) for weakness in _url.weaknesses(url)]
+    found += _open_password(url)
+    if _url.scheme(url).endswith("+cluster"):
+        found += _examine_cluster(config, profile, deadline)
+    else:
+        found += _examine_one(config, monitor, profile, deadline)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _examine_one(config: CacheConfig, monitor: CacheConfig | None, profile: Profile, deadline: float) -> list[Finding]:
+    found: list[Finding] = []
+    with closing(Pool(config)) as pool:
+        if pool.sentinels is not None:
+            where = _url.parse(config.url or "")
+            seen = [_ask_sentinel(pool, address, deadline) for address in where.hosts]
+            found += checks.judge_sentinels(seen, where.service)
+        found += _examine_server(pool, _name(config), profile, deadline, monitor)
+    return found
+
+
+def _examine_cluster(config: CacheConfig, profile: Profile, deadline: float) -> list[Finding]:
+    found: list[Finding] = []
+    with closing(Cluster(config)) as cluster:
+        try:
+            nodes = cluster.known(deadline).primaries
+        except RemoteError as error:
+            return [_away("cluster", error)]
+        for host, port in sorted(nodes):
+            found += _examine_server(cluster.node((host, port)), f"{host}:{port}", profile, deadline)
+    return found
+
+
+def _examine_server(
+    pool: Pool, name: str, profile: Profile, deadline: float, monitor: CacheConfig | None = None
+) -> list[Finding]:
+    instance = pool.config.instance
+    commands = facts.needed(instance) if profile == "cache" else facts.needed_by_sessions(instance)
+    try:
+        server = facts.ask_server(pool, commands, name, deadline)
+        if server.settings is None and monitor is not None:
+            with closing(Pool(monitor)) as other:
+                server = facts.with_settings(server, other, deadline)
+    except (RemoteError, OSError) as error:
+        return [_away(name, error)]
+    return checks.judge(server, profile)
+
+
+def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> facts.Sentinel:
+    assert pool.sentinels is not None
+    try:
+        return facts.ask_sentinel(
+            pool.sentinels, address, min(deadline, time.monotonic() + pool.config.connect_timeout)
+        )
+    except (RemoteError, OSError) as error:
+        return facts.Sentinel(facts.place(address), f"{type(error).__name__}: {error}"[:200])
+
+
+def _name(config: CacheConfig) -> str:
+    """What the findings call a single server."""
+    if _url.scheme(config.url or "") == "embedded":
+        return "embedded"
+    where = _url.parse(config.url or "")
+    return f"primary of {where.service}" if where.service else where.path or facts.place(where.hosts[0])
+
+
+def _away(name: str, error: Exception) -> Finding:
+    return Finding("reachable", "error", name, f"{error}".rstrip(".")[:200], "Look at address, password and firewall.")
+
+
+def _sentence(weakness: str) -> tuple[str, str]:
+    """Evidence and cure of a weakness of the URL."""
+    evidence, _, cure = weakness.partition(". ")
+    return evidence, cure
+
+
+def _open_password(url: str) -> list[Finding]:
+    where = _url.parse("unix:///embedded" if _url.scheme(url) == "embedded" else url)
+    far = [host for host, _ in where.hosts if host not in ("localhost", "127.0.0.1", "::1")]
+    if where.password is None or where.tls or not far:
+        return []
+    evidence = f"the password goes to {far[0][:60]} unencrypted"
+    return [Finding("url", "warning", "url", evidence, "Use rediss://, rediss+sentinel:// or rediss+cluster://.")]

@@ -1,0 +1,117 @@
+"""Metrics for `prometheus_client`: a collector, and a WSGI application at `/metrics/cache`.
+
+    REGISTRY.register(CacheCollector())        # beside your own metrics
+    app = metrics_app()                        # or by itself, as text or OpenMetrics
+    app = metrics_app(scope="host")            # under several worker processes: whichever answers, the same totals
+
+`scope="process"` reads the memory of this process alone. "host" and "fleet" publish this process's snapshot in Redis
+and read those of all, in a background thread and for `WITHIN` seconds at most. Without an answer only this process's
+gauges are exported: its own counters would look like totals that have fallen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from aikcache._engine import reading as _reading
+from aikcache._engine.families import FAMILIES, TIMINGS, Family, Timing
+from aikcache._engine.fleet import Fleet
+from aikcache._engine.reading import Reading
+from aikcache._engine.tally import BOUNDS, Histogram, tally_of
+from aikcache._settings.config import check_metrics
+from aikcache.errors import ConfigError
+
+PATH = "/metrics/cache"
+WITHIN = 0.8
+"""Seconds that a scrape waits for Redis."""
+Scope = Literal["process", "host", "fleet"]
+
+
+class CacheCollector(Collector):
+    """What caches did, for a registry of `prometheus_client`.
+
+    Args:
+        prefix: that of the caches to export, their setting `metrics`.
+        scope: "process": this process. "host": all processes of this machine (by its host name). "fleet": all that
+            share url, instance and version of the process's first open cache with a url; then scrape only one of them.
+
+    Raises:
+        ConfigError: no metric's name can begin with `prefix`, or there is no such scope.
+    """
+
+    def __init__(self, prefix: str = "aikernel", scope: Scope = "process") -> None:
+        check_metrics(prefix)
+        if scope not in ("process", "host", "fleet"):
+            raise ConfigError(f"scope must be 'process', 'host' or 'fleet', got {scope!r}.")
+        self._prefix = f"{prefix}_cache_"
+        self._tally = tally_of(prefix)
+        self._scope = scope
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics as they stand."""
+        reading = self._reading()
+        for family in FAMILIES:
+            yield _family(self._prefix, family, reading)
+        for timing in TIMINGS:
+            yield _timing(self._prefix, timing, reading)
+
+    def _reading(self) -> Reading:
+        engine = next((engine for engine in self._tally.engines() if engine.fleet is not None), None)
+        if self._scope == "process" or engine is None or engine.fleet is None:
+            return _reading.take(self._tally)
+        fleet = engine.fleet
+        task = engine.background.submit(lambda: self._ask(fleet))
+        if task is not None and task.wait(WITHIN) and isinstance(task.result, Reading):
+            return task.result
+        mine = _reading.take(self._tally)
+        return Reading({name: mine.samples[name] for name in _reading.GAUGES})
+
+    def _ask(self, fleet: Fleet) -> Reading:
+        """First this process's figures are published: so whichever process answers, no total is less than before."""
+        fleet.publish(WITHIN / 2)
+        return fleet.read(WITHIN / 2, host=self._scope == "host")[0]
+
+
+def metrics_app(
+    prefix: str = "aikernel", scope: Scope = "process"
+) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """A WSGI application that answers `/metrics/cache`, wherever it is mounted, and nothing else (404)."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(CacheCollector(prefix, scope))
+    answer = make_wsgi_app(registry)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        if not path.rstrip("/").endswith(PATH):
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"Metrics are at {PATH}.\n".encode()]
+        return answer(environ, start_response)  # type: ignore[no-any-return]
+
+    return app
+
+
+def _family(prefix: str, family: Family, reading: Reading) -> Metric:
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = make(prefix + family.name, family.meaning, labels=family.labels)
+    for labels, value in reading.samples.get(family.name, {}).items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _timing(prefix: str, timing: Timing, reading: Reading) -> Metric:
+    metric = HistogramMetricFamily(prefix + timing.name, timing.meaning, labels=[timing.label])
+    for label, histogram in reading.timings.get(timing.name, {}).items():
+        metric.add_metric([label], _buckets(histogram), histogram.total)
+    return metric
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Each counts what its bound and all before it hold."""
+    names = [*map(str, BOUNDS), "+Inf"]
+    return list(zip(names, map(float, accumulate(list(histogram.counts))), strict=True))

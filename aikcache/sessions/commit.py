@@ -1,0 +1,350 @@
+"""What a request did to a session, written to Redis, and what becomes of its cookie.
+
+A write goes only to a session that lives, in the epoch that was read. Where the session went on under another id
+meanwhile, it follows. Where it ended, it is dropped, and no cookie is sent: that one would be put over the cookie of
+the login beside it. Only a login (`bind`, or `regenerate` of what had ended before it was read) begins a new one.
+
+Failure: `RemoteError`, `KeyRingError`, `SessionTooLargeError`, `EncodeError`; nothing is half done but for a session
+that nobody has an id of. All of it may be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from aikcache.errors import RemoteUnavailableError, SessionTooLargeError
+from aikcache.sessions import record_scripts as scripts
+from aikcache.sessions.record_store import Outcome
+from aikcache.sessions.records import (
+    SEALED_EXTRA,
+    SESSION_ID_BYTES,
+    DamagedError,
+    FieldCipher,
+    Record,
+    Tombstone,
+    name_of,
+    new_id,
+    parse,
+)
+from aikcache.sessions.session import Changes, Session, View
+
+if TYPE_CHECKING:
+    from aikcache.sessions.store import SessionStore
+
+_FOLLOWED: Final = 4
+_MOVES: Final = 8
+_MOVED: Final = "~to"
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The cookie stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A new cookie. `max_age`: seconds; None: it ends with the browser's session."""
+
+    value: str
+    max_age: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The cookie is to be deleted."""
+
+
+Cookie: TypeAlias = "Keep | Set | Drop"
+
+
+class Commit:
+    """One commit of one session."""
+
+    def __init__(self, store: SessionStore, session: Session) -> None:
+        self._store, self._session = store, session
+        self._records, self._ring = store.records, store.ring
+        self._token = os.urandom(12)
+        self.id: bytes | None = None
+        """Of the session as it is now, where it is another than it came with."""
+
+    def run(self) -> Cookie:
+        session = self._session
+        if not session.used:
+            return Keep()
+        view = session.view()
+        if view.kind == "live":
+            return self._live(view)
+        if view.kind in ("away", "damaged") or (
+            view.kind == "ended" and not session.regenerating and session.bound is None
+        ):
+            return self._dropped() if session.modified else Keep()
+        put = session.changes().put
+        if not put and session.bound is None:
+            return Keep()
+        return self._create(put)
+
+    def _live(self, view: View) -> Cookie:
+        session = self._session
+        if session.ending:
+            ended = self._end(view)
+            put = session.changes().put
+            return self._create(put) if put else ended
+        changes = session.changes()
+        if session.regenerating:
+            return self._regenerate(view, changes)
+        wanted = changes or session.cleared or session.bound or session.permanence_changed
+        if wanted:
+            return self._update(view, changes)
+        if view.sealed is not None and not self._ring.seals_under(view.sealed):
+            assert view.record is not None
+            return self._cookie(view.id, view.record.finish - int(self._ring.now() * 1000))
+        return Keep()
+
+    # A session that begins
+
+    def _create(self, put: Mapping[str, bytes]) -> Cookie:
+        """Under a fresh id, with these values and nothing of what was there before."""
+        self._check_size({}, put, ())
+        id = new_id()
+        cipher = FieldCipher(self._ring, id)
+        pairs = self._sealed(cipher, 0, put)
+        outcome = self._made(id, cipher, [*pairs, b"~e", b"0"], None)
+        if outcome.word != "ok":  # everything of the subject was ended at this very moment
+            return self._dropped()
+        self._store.count("created")
+        self.id = id
+        return self._cookie(id, outcome.left)
+
+    def _made(self, id: bytes, cipher: FieldCipher, pairs: list[str | bytes], like: Record | None) -> Outcome:
+        """A new record. `like`: it goes on from this one, until the same end but for a login."""
+        session, store = self._session, self._store
+        name = name_of(id)
+        lasting = store.lasting(permanent=session.permanent)
+        created, finish, left = "", "", lasting
+        if like is not None and session.bound is None:
+            created, finish = str(like.created), str(like.finish)
+            left = max(like.finish - int(self._ring.now() * 1000), 1) + 1000
+        meta, subject = self._subject(cipher, name, like)
+        if session.permanent:
+            meta += ["~p", "1"]
+        limits = store.records.limits
+        arguments = [self._token, str(limits.touch), str(store.idle), str(lasting), created, finish, *meta, *pairs]
+        calls = [] if subject is None else [self._records.index(subject, name, left)]
+        calls.append(self._records.session(scripts.CREATE, name, *arguments))
+        return self._records.run(calls, critical=True)
+
+    def _subject(self, cipher: FieldCipher, name: str, like: Record | None) -> tuple[list[str | bytes], bytes | None]:
+        """The fields of a session's subject, and what its index is called."""
+        session, store = self._session, self._store
+        label: str | None = None
+        if session.bound is not None:
+            whose, label = session.bound
+        elif like is None or like.subject is None:
+            return [], None
+        else:
+            whose = session.subject or ""
+            label = store.label_of(session.view().name, like.label)
+        subject = store.subject_name(whose) if whose else (like.subject if like is not None else None)
+        if subject is None:
+            return [], None
+        meta: list[str | bytes] = ["~s", subject, "~u", cipher.close("~u", 0, whose.encode())]
+        if label is not None:
+            meta += ["~l", self._ring.seal(label.encode(), "session-label", name.encode())]
+        return meta, subject
+
+    # A session that goes on
+
+    def _update(self, view: View, changes: Changes) -> Cookie:
+        session = self._session
+        assert view.record is not None
+        self._check_size(session.stored_fields(), changes.put, changes.drop)
+        critical = session.cleared or session.bound is not None
+        outcome, view = self._followed(view, changes, critical=critical)
+        match outcome.word:
+            case "ok":
+                self._store.count("written")
+                again = session.permanence_changed
+                if again:
+                    self.id = view.id
+                return self._cookie(view.id, outcome.left) if again else Keep()
+            case "emptied":
+                self._store.count("ended")
+                return Drop()
+            case "large":
+                raise self._too_large(session.stored_fields(), changes.put)
+        return self._dropped()
+
+    def _followed(self, view: View, changes: Changes, *, critical: bool) -> tuple[Outcome, View]:
+        """Write to the session wherever it is by now."""
+        session, limits = self._session, self._records.limits
+        for _ in range(_FOLLOWED):
+            assert view.record is not None
+            assert view.cipher is not None
+            epoch = view.record.epoch + session.cleared
+            pairs = self._sealed(view.cipher, epoch, changes.put)
+            calls = []
+            anew, lasting = "", 0
+            if session.permanence_changed:
+                pairs += ["~p", "1" if session.permanent else "0"]
+                anew, lasting = "created", self._store.lasting(permanent=session.permanent)
+            if session.bound is not None:
+                meta, subject = self._subject(view.cipher, view.name, None)
+                pairs += meta
+                anew, lasting = "now", self._store.lasting(permanent=session.permanent)
+                if subject is not None:
+                    calls = [self._records.index(subject, view.name, lasting)]
+            head = (str(view.record.epoch), str(limits.touch), str(limits.grace), str(limits.bytes), str(limits.keys))
+            tail = ("1" if session.cleared else "0", anew, str(lasting), str(len(pairs) // 2), *pairs)
+            dropped = [f"f{name}" for name in changes.drop]
+            calls.append(self._records.session(scripts.UPDATE, view.name, self._token, *head, *tail, *dropped))
+            outcome = self._records.run(calls, critical=critical)
+            if outcome.word != "to" or (moved := self._moved(view, outcome)) is None:
+                return outcome, view
+            self._store.count("followed")
+            view = moved
+        return Outcome("ended", []), view
+
+    def _moved(self, view: View, outcome: Outcome) -> View | None:
+        """Where a session went on."""
+        assert view.cipher is not None
+        id = view.cipher.open(_MOVED, 0, outcome.rest[0])
+        if id is None or len(id) != SESSION_ID_BYTES:
+            return None
+        return View("live", id, name_of(id), view.record, FieldCipher(self._ring, id))
+
+    def _end(self, view: View) -> Cookie:
+        for _ in range(_FOLLOWED):
+            grace = str(self._records.limits.grace)
+            call = self._records.session(scripts.END, view.name, self._token, grace)
+            outcome = self._records.run([call], critical=True)
+            if outcome.word == "ok":
+                self._store.count("ended")
+                return Drop()
+            if outcome.word != "to" or (moved := self._moved(view, outcome)) is None:
+                break
+            view = moved
+        return Keep()
+
+    # A session that gets another id
+
+    def _regenerate(self, view: View, changes: Changes) -> Cookie:
+        session, record, cipher = self._session, view.record, view.cipher
+        assert record is not None
+        assert cipher is not None
+        self._check_size(session.stored_fields(), changes.put, changes.drop)
+        own = session.assigned()
+        id = new_id()
+        fresh = FieldCipher(self._ring, id)
+        epoch = record.epoch + session.cleared
+        kept = {name: closed for name, closed in session.stored_fields().items() if name not in changes.drop}
+        put = {**self._opened(cipher, record.epoch, kept), **changes.put}
+        outcome = self._made(id, fresh, [*self._sealed(fresh, epoch, put), b"~e", b"%d" % epoch], record)
+        if outcome.word != "ok":
+            return self._dropped()
+        left = outcome.left
+        # Fields are sealed under the epoch of their record; the old one is asked for its own.
+        new = View("live", id, name_of(id), replace(record, epoch=epoch), fresh)
+        outcome = self._move(view, new, changes)
+        if outcome.word == "ok":
+            self._store.count("regenerated")
+            self.id = id
+            return self._cookie(id, left)
+        self._discard(new)
+        if session.bound is not None:
+            return self._create(own)
+        if outcome.word == "to":  # another request has given it a new id, and sends the cookie
+            return self._update(view, changes)
+        return self._dropped()
+
+    def _move(self, old: View, new: View, changes: Changes) -> Outcome:
+        """Make a tombstone of the old record that leads to the new one, with what was written to the old meanwhile."""
+        limits = self._records.limits
+        assert old.record is not None
+        assert old.cipher is not None
+        record = old.record
+        for _ in range(_MOVES):
+            sealed = old.cipher.close(_MOVED, 0, new.id)
+            head = (str(record.epoch), record.token, str(limits.grace), sealed)
+            call = self._records.session(scripts.MOVE, old.name, self._token, *head)
+            outcome = self._records.run([call], critical=True)
+            if outcome.word != "changed":
+                return outcome
+            try:
+                found = parse(outcome.rest[0], 0, limits.bytes, limits.keys)
+            except DamagedError:
+                return Outcome("gone", [])
+            if found is None or isinstance(found, Tombstone):
+                return Outcome("gone", [])
+            if not self._session.cleared:
+                self._take_over(old.cipher, record, found, new, changes)
+            record = found
+        raise RemoteUnavailableError("others wrote to the session all the while that it got a new id.")
+
+    def _take_over(self, cipher: FieldCipher, before: Record, now: Record, new: View, changes: Changes) -> None:
+        mine = changes.put.keys() | changes.drop
+        written = {n: c for n, c in now.fields.items() if n not in mine and before.fields.get(n) != c}
+        put = self._opened(cipher, now.epoch, written)
+        drop = [f"f{name}" for name in before.fields if name not in mine and name not in now.fields]
+        assert new.record is not None
+        assert new.cipher is not None
+        pairs = self._sealed(new.cipher, new.record.epoch, put)
+        limits = self._records.limits
+        head = (str(new.record.epoch), str(limits.touch), str(limits.grace), str(limits.bytes), str(limits.keys))
+        token = os.urandom(12)
+        call = self._records.session(
+            scripts.UPDATE, new.name, token, *head, "0", "", "0", str(len(pairs) // 2), *pairs, *drop
+        )
+        self._records.run([call], critical=True)
+
+    def _discard(self, view: View) -> None:
+        grace = str(self._records.limits.grace)
+        self._records.run([self._records.session(scripts.END, view.name, self._token, grace)], critical=True)
+
+    # Parts
+
+    def _opened(self, cipher: FieldCipher, epoch: int, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Encoded values; what does not open is left out."""
+        found = {name: cipher.open(f"f{name}", epoch, closed) for name, closed in fields.items()}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def _sealed(self, cipher: FieldCipher, epoch: int, put: Mapping[str, bytes]) -> list[str | bytes]:
+        pairs: list[str | bytes] = []
+        for name, data in put.items():
+            pairs += [f"f{name}", cipher.close(f"f{name}", epoch, data)]
+        return pairs
+
+    def _cookie(self, id: bytes, left: int) -> Set:
+        value = self._store.cookie_value(id, self._session.cookie_name)
+        return Set(value, max(left // 1000, 0) if self._session.permanent else None)
+
+    def _dropped(self) -> Keep:
+        self._store.count("dropped")
+        return Keep()
+
+    def _check_size(self, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str]) -> None:
+        sizes = _sizes(stored, put)
+        for name in drop:
+            sizes.pop(name, None)
+        limits = self._records.limits
+        if len(sizes) > limits.keys or sum(sizes.values()) > limits.bytes:
+            raise self._too_large(stored, put)
+
+    def _too_large(self, stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> SessionTooLargeError:
+        sizes, limits = _sizes(stored, put), self._records.limits
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        told = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
+        return SessionTooLargeError(
+            f"a session holds at most {limits.bytes} bytes under {limits.keys} keys (max_bytes, max_keys), this one "
+            f"{sum(sizes.values())} under {len(sizes)}. The largest: {told}. Nothing was written. Keep data elsewhere, "
+            "and its id here."
+        )
+
+
+def _sizes(stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> dict[str, int]:
+    """Bytes that each key takes."""
+    sizes = {name: len(name.encode()) + len(closed) for name, closed in stored.items()}
+    sizes.update({name: len(name.encode()) + len(data) + SEALED_EXTRA for name, data in put.items()})
+    return sizes

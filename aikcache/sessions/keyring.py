@@ -1,0 +1,330 @@
+"""A ring of keys in Redis, shared by all processes, that rotates by itself.
+
+`seal` and `unseal` work from memory; a background thread asks every `refresh` seconds whether the ring has changed.
+A successor is made before the active key expires, by whichever process notices first: the script that adds it fails
+for all but one. A key is never made because of an error: what cannot be read, or is not opened by any master key,
+raises. Where Redis has lost the ring, or a part of it, a process that knows it puts it back as it was.
+
+Threads: any. After `fork` the child connects anew. `live_ring` keeps what is known of the ring.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aikcache._settings.config import CacheConfig, check_name, check_seconds
+from aikcache._settings.secret import Secret
+from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError, SealError
+from aikcache.sessions.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
+from aikcache.sessions.live_ring import ID_BYTES, SKEW, LiveRing, Times
+from aikcache.sessions.ring_records import KeyInfo, RingKey
+from aikcache.sessions.ring_store import LARGEST, RingStore
+
+DAY = 86_400.0
+NOTICE = 5_000
+"""Milliseconds until a key made by `rotate` seals: by then every process knows it."""
+FORCED = 1.0
+"""Seconds between two readings that one unknown key id may cause, or all that are none of ours together."""
+_MOST_CIPHERS = 256
+_FORM = b"\x01"
+_UNSEALED = "this was not sealed by this key ring for this purpose, has been changed, or its key has been retired."
+
+
+@dataclass(frozen=True, slots=True)
+class RingHealth:
+    """`ok`, and if not why."""
+
+    ok: bool
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubKey:
+    """A key for one purpose. `id`: of the ring's key that it is derived from."""
+
+    id: bytes
+    secret: Secret[bytes]
+
+    def reveal(self) -> bytes:
+        return self.secret.reveal()
+
+
+class KeyRing:
+    """Seals and opens under keys that all processes with the same Redis, instance and master key share.
+
+    Args:
+        url: where the ring lies, in every form that `Cache` takes. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
+        instance: rings of different instances know nothing of one another.
+        master_key: wraps the keys in Redis: 32 bytes as base64url, or several, the first of which wraps. None:
+            `AIKCACHE_MASTER_KEY`. To exchange it, deploy `new,old`, call `rewrap()`, deploy `new`.
+        lifetime: seconds for which a key seals.
+        propagation: seconds before the end of a key at which its successor is made.
+        retention: seconds for which an expired key still opens.
+        refresh: seconds between two looks at the ring; how late others' revocations are noticed.
+        allow_plaintext: without a master key, keep keys in Redis as they are. For experiments.
+        clock: seconds since 1970, in place of the primary's time; for tests.
+
+    Raises:
+        ConfigError: an argument breaks a rule, or there is no master key. Nothing is asked of Redis yet.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        instance: str = "aikernel",
+        master_key: MasterKeys | None = None,
+        lifetime: float | timedelta = 90 * DAY,
+        propagation: float | timedelta = 2 * DAY,
+        retention: float | timedelta = 31 * DAY,
+        refresh: float | timedelta = 2.0,
+        allow_plaintext: bool = False,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
+        if not url:
+            raise ConfigError("the key ring needs a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
+        self._instance = check_name("instance", instance)
+        self._times = _check_times(lifetime, propagation, retention, refresh)
+        self._wrapper = wrapper(master_key or os.environ.get("AIKCACHE_MASTER_KEY"), allow_plaintext=allow_plaintext)
+        store = RingStore(CacheConfig(url=url, instance=instance, max_value_bytes=LARGEST))
+        self._live = LiveRing(instance, store, self._wrapper, self._times, clock)
+        self._forced: dict[str, float] = {}
+        self._reading: dict[int, threading.Lock] = {}
+        self._ciphers: dict[tuple[str, str], Cipher] = {}
+        self._subkeys: dict[tuple[str, str], SubKey] = {}
+
+    def __repr__(self) -> str:
+        return f"KeyRing(instance={self._instance!r}, keys={len(self._live.ring.keys)})"
+
+    # Sealing
+
+    def seal(self, data: bytes, purpose: str, aad: bytes = b"") -> bytes:
+        """`data` sealed for one purpose: `unseal` opens it with the same purpose and `aad` alone, in every process.
+
+        Asks Redis only when no key is known that seals.
+
+        Raises:
+            RemoteError: no key is known that may seal, and Redis cannot be asked.
+            KeyRingError: the ring is there, and this process's master keys do not open it.
+        """
+        key = self._sealing()
+        head = _FORM + bytes.fromhex(key.id)
+        return head + self._cipher(key, purpose).close(data, self._associated(head, purpose, aad))
+
+    def unseal(self, token: bytes, purpose: str, aad: bytes = b"") -> bytes:
+        """What was sealed. A key that is not known yet makes it read the ring.
+
+        Raises:
+            SealError: it cannot be opened, whatever the cause.
+            RemoteError: its key is not known, and Redis cannot be asked for it.
+        """
+        head_bytes = 1 + ID_BYTES
+        if len(token) < head_bytes + NONCE_BYTES + TAG_BYTES or token[:1] != _FORM:
+            raise SealError(_UNSEALED)
+        key = self._opening(token[1:head_bytes].hex())
+        head = token[:head_bytes]
+        if key is not None:
+            data = self._cipher(key, purpose).open(token[head_bytes:], self._associated(head, purpose, aad))
+            if data is not None:
+                return data
+        raise SealError(_UNSEALED)
+
+    def _associated(self, head: bytes, purpose: str, aad: bytes) -> bytes:
+        return joined((head, self._instance.encode(), purpose.encode(), aad))
+
+    def _cipher(self, key: RingKey, purpose: str) -> Cipher:
+        found = self._ciphers.get((key.id, purpose))
+        if found is None:
+            if len(self._ciphers) >= _MOST_CIPHERS:
+                self._ciphers = {}
+            found = Cipher(derive(key.secret.reveal(), f"aikcache/v1/{purpose}"))
+            self._ciphers[key.id, purpose] = found
+        return found
+
+    def _sealing(self) -> RingKey:
+        live = self._live
+        live.begin()
+        key = live.ring.sealing(live.now())
+        if key is None:  # successors are made in the background, long before
+            live.load()
+            key = live.ring.sealing(live.now())
+        if key is None:
+            raise KeyRingError("no key of the ring seals: the one that did was revoked just now. Try again.")
+        return key
+
+    def _opening(self, id: str) -> RingKey | None:
+        live = self._live
+        live.begin()
+        if id not in live.ring.keys:
+            self._read_for(id)
+        key = live.ring.keys.get(id)
+        opens = key is not None and key.state(live.now(), self._times.retention) in ("pending", "active", "expired")
+        return key if opens else None
+
+    def _read_for(self, id: str) -> None:
+        """Read the ring for a key that is not known, unless that was done a moment ago.
+
+        An id that bears our mark has a turn of its own each second, and whoever comes with it meanwhile waits. All
+        other ids share one: strangers' tokens do not use up the turn of a key that was made just now.
+        """
+        live, began = self._live, time.monotonic()
+        if not self._wrapper.made(id):
+            if self._has_turn("", began):
+                live.load()
+            return
+        # By process: a lock that another thread holds while this one forks is held for ever in the child.
+        with self._reading.setdefault(os.getpid(), threading.Lock()):
+            if id not in live.ring.keys and self._forced.get(id, -FORCED) < began and self._has_turn(id, began):
+                live.load()
+
+    def _has_turn(self, id: str, now: float) -> bool:
+        live = self._live
+        if now - self._forced.get(id, -FORCED) < FORCED and live.known:
+            if live.failure is not None:
+                raise RemoteUnavailableError(f"the key ring could not be read: {live.failure}")
+            return False
+        if len(self._forced) >= _MOST_CIPHERS:
+            self._forced = {}
+        self._forced[id] = now
+        return True
+
+    # Sub-keys, for sessions
+
+    def subkey(self, purpose: str) -> SubKey:
+        """The sub-key of the key that seals. Raises what `seal` does."""
+        return self._subkey(self._sealing(), purpose)
+
+    def opening_subkey(self, purpose: str, id: bytes) -> SubKey | None:
+        """The sub-key of the key with this id; None: it opens nothing. Raises `RemoteError` as `unseal` does."""
+        key = self._opening(id.hex())
+        return None if key is None else self._subkey(key, purpose)
+
+    def known_subkeys(self, purpose: str) -> list[SubKey]:
+        """The sub-keys of all keys but retired ones, revoked ones too: to find what was filed under them."""
+        sealing = self._sealing()
+        now, keeps = self._live.now(), self._times.retention
+        keys = [key for key in self._live.ring.keys.values() if now < key.expires + keeps and key is not sealing]
+        return [self._subkey(key, purpose) for key in (sealing, *keys)]
+
+    def seals_under(self, token: bytes) -> bool:
+        """Whether the key that sealed `token` is the one that seals now."""
+        return token[1 : 1 + ID_BYTES].hex() == self._sealing().id
+
+    def now(self) -> float:
+        """Seconds since 1970 by the primary's clock, as it was last read."""
+        return self._live.now() / 1000
+
+    def must_outlive(self, what: str, seconds: float) -> None:
+        """Raises `ConfigError`: something that is sealed for so long would not open until its end."""
+        if seconds * 1000 > self._times.retention:
+            raise ConfigError(
+                f"{what} must not be longer than the key ring's retention, got {seconds:g} s and "
+                f"{self._times.retention / 1000:g} s: what was sealed just before a key's end would not open until its "
+                "own. Pass KeyRing(retention=...) that long."
+            )
+
+    def _subkey(self, key: RingKey, purpose: str) -> SubKey:
+        found = self._subkeys.get((key.id, purpose))
+        if found is None:
+            if len(self._subkeys) >= _MOST_CIPHERS:
+                self._subkeys = {}
+            derived = Secret(derive(key.secret.reveal(), f"aikcache/v1/{purpose}"))
+            found = self._subkeys[key.id, purpose] = SubKey(bytes.fromhex(key.id), derived)
+        return found
+
+    # The ring
+
+    def keys(self) -> tuple[KeyInfo, ...]:
+        """All keys, by the time at which they become active."""
+        live = self._live
+        live.begin()
+        if not live.known:
+            live.load()
+        infos = [self._info(key) for key in live.ring.keys.values()]
+        return tuple(sorted(infos, key=lambda info: (info.activates, info.created, info.id)))
+
+    def _info(self, key: RingKey) -> KeyInfo:
+        return key.info(self._live.now(), self._times.retention)
+
+    def refresh(self) -> None:
+        """Read the ring, and make a key if one is due. Raises `RemoteError` or `KeyRingError`."""
+        self._live.begin()
+        self._live.load()
+
+    def rotate(self) -> KeyInfo:
+        """Make a key, which seals in 5 seconds, when every process knows it; what the others sealed still opens."""
+        self._live.begin()
+        for ring in self._live.readings():
+            now = self._live.now()
+            made = self._live.made(now, now + NOTICE)
+            if self._live.put(ring, [made]):
+                self._live.load()
+                return self._info(made)
+        raise AssertionError("`readings` raises when it ends")
+
+    def revoke(self, id: str, reason: str = "") -> None:
+        """From now on the key opens nothing here, and within `refresh` nowhere. If none seals then, a key is made.
+
+        The reason stands in Redis in clear.
+        """
+        self.refresh()
+        if id not in self._live.ring.keys:
+            raise KeyRingError(f"the ring has no key {id[:16]!r}. `keys()` lists those that it has.")
+        self._live.revoke([id], reason)
+
+    def revoke_before(self, when: float) -> int:
+        """Revoke all keys that were created before `when` (seconds since 1970). How many those were."""
+        self.refresh()
+        keys = self._live.ring.keys.values()
+        ids = [key.id for key in keys if key.created < when * 1000 and key.revoked is None]
+        if ids:
+            self._live.revoke(ids, "")
+        return len(ids)
+
+    def rewrap(self) -> int:
+        """Wrap every key under the first master key. How many were under another."""
+        self._live.begin()
+        old: list[RingKey] = []
+        for ring in self._live.readings():
+            old = [key for key in ring.keys.values() if not self._wrapper.is_current(key.wrapped)]
+            if not old or self._live.put(ring, old):
+                break
+        self._live.load()
+        return len(old)
+
+    def health(self) -> RingHealth:
+        """What is wrong with the ring, as far as it is known here; asks nothing of Redis."""
+        live = self._live
+        problems = [] if live.failure is None else [f"the ring could not be read: {live.failure}"]
+        if unreadable := live.ring.unreadable:
+            problems.append(f"{unreadable} of its entries cannot be opened with these master keys")
+        return RingHealth(not problems, tuple(problems))
+
+    def close(self) -> None:
+        """End the background thread and the connections. What is known goes on opening, and seals until its end."""
+        self._live.close()
+
+
+def _check_times(
+    lifetime: float | timedelta,
+    propagation: float | timedelta,
+    retention: float | timedelta,
+    refresh: float | timedelta,
+) -> Times:
+    lives = int(check_seconds("lifetime", lifetime) * 1000)
+    spreads = int(check_seconds("propagation", propagation) * 1000)
+    if not spreads * 2 + SKEW < lives:
+        raise ConfigError(
+            f"lifetime must be more than twice propagation and {SKEW // 1000} s, got {lives / 1000:g} s and "
+            f"{spreads / 1000:g} s: else a key's successor would be due as soon as it is made."
+        )
+    keeps = int(check_seconds("retention", retention) * 1000)
+    return Times(
+        lives, spreads, keeps, check_seconds("refresh", refresh, zero="It is how late a revocation is noticed.")
+    )

@@ -1,0 +1,211 @@
+"""The ring as this process knows it: read from Redis, put back where Redis lost it, and watched in the background.
+
+A reading replaces an earlier one under a lock that no I/O is done in. Of two that overlap, the one with the smaller
+counter is the older: it is dropped, whichever was asked for or came back first. A key is made only where a reading
+shows that one is due, and never because of an error. Every change is tried again on a new reading when another process
+was first.
+
+Threads: any. After `fork` the child connects anew and starts a thread of its own. Failure: `RemoteError` and
+`KeyRingError`; what is known stays known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from aikcache._concurrency import thread
+from aikcache._concurrency.reporter import RateLimitedReporter
+from aikcache._settings.secret import Secret
+from aikcache.errors import KeyRingError, RemoteError
+from aikcache.sessions import ring_records as records
+from aikcache.sessions.ciphers import KEY_BYTES, Wrapper
+from aikcache.sessions.ring_records import Ring, RingKey
+from aikcache.sessions.ring_store import RingStore
+
+SKEW = 600_000
+"""Milliseconds by which the first key is active before it was made."""
+WHOLE = 60.0
+"""Seconds after which the whole ring is read although its counter is the same."""
+ID_BYTES = 8
+_TRIES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long keys do what, in milliseconds; `refresh` in seconds."""
+
+    lifetime: int
+    propagation: int
+    retention: int
+    refresh: float
+
+
+class LiveRing:
+    """The latest reading of one instance's ring, and what keeps it so."""
+
+    def __init__(
+        self, instance: str, store: RingStore, wrapper: Wrapper, times: Times, clock: Callable[[], float] | None
+    ) -> None:
+        self._instance, self._store, self._wrapper, self._times = instance, store, wrapper, times
+        self._clock = clock
+        self._reporter = RateLimitedReporter()
+        self._order = itertools.count(1)
+        self._closed = False
+        self._pid: int | None = None
+        self._beginning: dict[int, threading.Lock] = {}  # by process
+        self._offset = 0.0  # of the primary's time, in ms, to our monotonic one
+        self._read_at, self._generation = -WHOLE, 0
+        self._installed = 0  # the latest reading's end, on the same scale as the beginnings: 0 before the first
+        self.ring = Ring()
+        self.failure: str | None = None
+        self._installing = threading.RLock()
+        self._stop = thread.Event()
+
+    @property
+    def known(self) -> bool:
+        """Whether the ring has been read."""
+        return self._installed > 0
+
+    def now(self) -> int:
+        """Milliseconds since 1970, by the primary's clock as it was last read."""
+        return int(self._clock() * 1000) if self._clock else int(time.monotonic() * 1000 + self._offset)
+
+    def begin(self) -> None:
+        """Before each use: in a new process, connect anew and start the thread that looks at the ring."""
+        pid = os.getpid()
+        if self._pid == pid or self._closed:
+            return
+        with self._beginning.setdefault(pid, threading.Lock()):  # a parent's may be held for ever in its child
+            if self._pid == pid:
+                return
+            if self._pid is not None:
+                self._installing = threading.RLock()
+                self._stop = thread.Event()
+                self._store.forget()
+            thread.start(_watch, "aikcache-keyring", weakref.ref(self), self._stop, self._times.refresh)
+            self._pid = pid  # last: a call that is interrupted before starts another thread, which is harmless
+
+    def load(self) -> None:
+        """Read the ring; put back what Redis has lost, and make a key if one is due."""
+        for ring in self.readings():
+            now = self.now()
+            if not ring.needs_successor(now, self._times.propagation):
+                return
+            active = ring.sealing(now)
+            made = self.made(now, now - SKEW if active is None else active.expires)
+            self.put(ring, [made])
+
+    def readings(self) -> Iterator[Ring]:
+        """New readings for who would change the ring, until that succeeds: a change holds only for what was read."""
+        for _ in range(_TRIES):
+            ring, lost = self._read()
+            if ring is None:
+                continue
+            if lost:
+                # A counter that nobody can have seen: all others read the ring, and add what they know.
+                self._store.change(ring.count, lost, least=self.ring.number + 1000)
+                self._report("keyring:lost", "Redis has lost a part of the key ring, which was put back.")
+                continue
+            yield ring
+        raise KeyRingError(f"the key ring changed {_TRIES} times while it was to be changed here. Try again.")
+
+    def _read(self) -> tuple[Ring | None, dict[bytes, bytes]]:
+        """A new reading, which becomes what is known, and no losses; or one that Redis has lost something of, and what.
+
+        None: a later one became known meanwhile.
+        """
+        began, generation = next(self._order), self._store.generation
+        try:
+            reading = self._store.read()
+            ring = records.read(self._instance, reading.fields, self._wrapper)
+            if not ring.keys and (ring.unreadable or (reading.fields and not self.ring.keys)):
+                raise KeyRingError(
+                    f"none of the {ring.unreadable} keys of {self._instance}:keyring can be opened. Is "
+                    "AIKCACHE_MASTER_KEY the one that wrapped them? No new key was made."
+                )
+        except (RemoteError, KeyRingError) as error:
+            self.failure = str(error)
+            raise
+        self.failure = None
+        if ring.unreadable:
+            what = f"{ring.unreadable} entries of {self._instance}:keyring"
+            self._report("keyring:unreadable", f"{what} cannot be opened with these master keys: they are left out.")
+        offset = reading.time - time.monotonic() * 1000
+        with self._installing:
+            if began < self._installed and ring.number < self.ring.number:
+                return None, {}
+            self._offset = offset
+            lost = self.ring.lost(ring, self.now(), self._times.retention)
+            if not lost:
+                self._generation, self._read_at = generation, time.monotonic()
+                self.ring, self._installed = ring, next(self._order)
+        return ring, lost
+
+    def made(self, now: int, activates: int) -> RingKey:
+        """A new key, which nobody knows yet."""
+        secret = Secret(os.urandom(KEY_BYTES))
+        return RingKey(self._wrapper.new_id(), now, activates, activates + self._times.lifetime, "", secret)
+
+    def put(self, ring: Ring, keys: list[RingKey]) -> bool:
+        """Write keys, wrapped, and remove what is retired. False: the ring has changed since it was read."""
+        put = {}
+        for key in keys:
+            bound = records.associated(self._instance, key.id, (key.created, key.activates, key.expires))
+            wrapped = self._wrapper.wrap(key.secret.reveal(), bound)
+            put[records.key_field(key.id)] = records.key_value(key, wrapped)
+        done = self._store.change(ring.count, put, ring.retired(self.now(), self._times.retention))
+        self._warn_unconfirmed()
+        return done
+
+    def revoke(self, ids: list[str], reason: str) -> None:
+        """Whatever else has changed in the ring meanwhile."""
+        told = f"{self.now()} {reason[:100]}".encode("utf-8", "replace")
+        self._store.change(None, {records.revocation_field(id): told for id in ids})
+        self._warn_unconfirmed()
+        self.load()
+
+    def report(self, error: Exception) -> None:
+        self._report("keyring", f"The key ring cannot be read: {error}")
+
+    def _warn_unconfirmed(self) -> None:
+        if self._store.unconfirmed:
+            what = "No replica confirmed a change of the key ring: a failover now may undo it."
+            self._report("keyring:unconfirmed", what)
+
+    def _report(self, cause: str, message: str) -> None:
+        self._reporter.report(cause, message)
+
+    def look(self) -> None:
+        """What the background thread does: ask for the counter, and read the ring when it has changed."""
+        old = time.monotonic() - self._read_at >= WHOLE
+        try:
+            if old or not self.known or self._generation != self._store.generation:
+                self.load()
+                return
+            count = self._store.count()
+            self.failure = None
+            if count != self.ring.count or self.ring.needs_successor(self.now(), self._times.propagation):
+                self.load()
+        except (RemoteError, KeyRingError) as error:
+            self.failure = str(error)
+            if not self._closed:
+                self.report(error)
+
+    def close(self) -> None:
+        self._closed = True
+        self._stop.set()
+        self._store.close()
+
+
+def _watch(ring: weakref.ref[LiveRing], stop: thread.Event, refresh: float) -> None:
+    while not stop.wait(refresh):
+        if (found := ring()) is None:
+            return
+        found.look()
+        del found

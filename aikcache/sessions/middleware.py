@@ -1,0 +1,132 @@
+"""Sessions for any WSGI application: `environ["aikcache.session"]`, written just before the headers go out.
+
+    application = SessionMiddleware(application, store)
+
+With Redis away a request that uses its session is answered with 503, and one that does not is answered as ever. What is
+written to the session after the first bytes of the body is lost, which is logged. Threads: as the application's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from aikcache.errors import SessionUnavailableError
+from aikcache.sessions.commit import Cookie, Keep
+from aikcache.sessions.cookies import HOST, CookieForm
+from aikcache.sessions.session import Session
+from aikcache.sessions.store import COOKIE, SessionStore
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+ENVIRON: Final = "aikcache.session"
+AWAY: Final = b"The session cannot be reached now. Try again.\n"
+RETRY_AFTER: Final = "1"
+
+
+class SessionMiddleware:
+    """A WSGI application with sessions.
+
+    Args:
+        application: what is called.
+        store: where the sessions are.
+        name, path, domain, same_site: the cookie's. "Strict" keeps it from requests that another site begins, a link in
+            a mail too; "Lax" sends it with those.
+        insecure_cookie: send it over plain HTTP. For development.
+        host_prefix: `__Host-` before the name: browsers then take it from this very host alone.
+
+    Raises:
+        ConfigError: browsers would refuse such a cookie.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        store: SessionStore,
+        *,
+        name: str = COOKIE,
+        path: str = "/",
+        domain: str | None = None,
+        same_site: str = "Strict",
+        insecure_cookie: bool = False,
+        host_prefix: bool = False,
+    ) -> None:
+        self._application, self._store = application, store
+        self._form = CookieForm(HOST + name if host_prefix else name, path, domain, same_site, not insecure_cookie)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        cookies = self._form.received(environ.get("HTTP_COOKIE"))
+        session = environ[ENVIRON] = self._store.open(cookies, name=self._form.name)
+        response = _Response(self._store, self._form, session, start_response)
+        try:
+            body = self._application(environ, response.start)
+        except SessionUnavailableError:
+            return response.away()
+        return response.stream(body)
+
+
+class _Response:
+    """One response, whose head is held back until its body begins."""
+
+    def __init__(self, store: SessionStore, form: CookieForm, session: Session, start_response: StartResponse) -> None:
+        self._store, self._form, self._session, self._start = store, form, session, start_response
+        self._head: tuple[str, list[tuple[str, str]]] = ("500 Internal Server Error", [])
+        self._info: Any = None
+        self._write: Callable[[bytes], object] | None = None
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        if exc_info is not None and self._write is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        self._head, self._info = (status, headers), exc_info
+        return self._written
+
+    def _written(self, data: bytes) -> object:
+        return self._send()(data)
+
+    def _send(self) -> Callable[[bytes], object]:
+        """Write the session, then send the head."""
+        if self._write is None:
+            accessed = self._session.accessed
+            cookie = self._store.commit(self._session)
+            status, headers = self._head
+            headers = with_session([*headers], self._form, cookie, accessed=accessed)
+            self._write = self._start(status, headers, self._info) if self._info else self._start(status, headers)
+        return self._write
+
+    def away(self) -> list[bytes]:
+        if self._write is not None:
+            raise SessionUnavailableError("the session was lost in the middle of a response.")
+        length = str(len(AWAY))
+        plain = [("Content-Type", "text/plain"), ("Content-Length", length), ("Retry-After", RETRY_AFTER)]
+        self._write = self._start("503 Service Unavailable", plain)
+        return [AWAY]
+
+    def stream(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        try:
+            try:
+                for chunk in body:
+                    if chunk:
+                        self._send()
+                        yield chunk
+                self._send()
+            except SessionUnavailableError:
+                yield from self.away()
+            if self._session.modified:
+                self._store.late()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+
+def with_session(
+    headers: list[tuple[str, str]], form: CookieForm, cookie: Cookie, *, accessed: bool
+) -> list[tuple[str, str]]:
+    """A response's headers with what the session adds to them."""
+    if accessed:
+        headers.append(("Vary", "Cookie"))
+    if not isinstance(cookie, Keep):
+        headers.append(("Set-Cookie", form.header(cookie)))
+        if not any(name.lower() == "cache-control" for name, _ in headers):
+            headers.append(("Cache-Control", "no-store"))
+    return headers

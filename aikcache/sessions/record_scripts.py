@@ -1,0 +1,157 @@
+"""The Lua that changes sessions in Redis: each script one key, all or nothing, and harmless when it is sent twice.
+
+A session is a hash: `~v` form, `~c` created, `~a` absolute end, `~i` idle time (milliseconds), `~e` epoch, `~w` the
+last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the absolute end rules the TTL; and a field
+`f<name>` for each key. Or it is a tombstone: `~x`, and `~to` where the session goes on under another id. Time is the
+server's. Redis 7.0 or later.
+"""
+
+from __future__ import annotations
+
+from aikcache._remote.scripts import Script
+
+_PRELUDE = """
+local key = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function text(number) return string.format('%.0f', number) end
+local function bury(token, grace, to)
+  redis.call('DEL', key)
+  redis.call('HSET', key, '~x', '1', '~w', token)
+  if to then redis.call('HSET', key, '~to', to) end
+  redis.call('PEXPIRE', key, grace)
+end
+local function live(idle, left, touch, fixed)
+  if left <= 0 then redis.call('DEL', key) return {'gone'} end
+  if left <= idle + touch then
+    if not fixed then redis.call('HSET', key, '~f', '1') end
+  elseif fixed then redis.call('HDEL', key, '~f') end
+  redis.call('PEXPIRE', key, text(math.min(idle + touch, left)))
+  return {'ok', text(left)}
+end
+local function all()
+  local flat, found = redis.call('HGETALL', key), {}
+  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
+  return found, flat
+end
+"""
+
+CREATE = Script(
+    _PRELUDE
+    + """
+-- ARGV: token, touch, idle, absolute time from now, created ('': now), absolute end ('': from now), pairs of fields.
+local token = redis.call('HGET', key, '~w')
+if redis.call('EXISTS', key) == 1 and token ~= ARGV[1] then return {'taken'} end
+if redis.call('HEXISTS', key, '~x') == 1 then return {'taken'} end
+local finish = tonumber(ARGV[6]) or (now + tonumber(ARGV[4]))
+if not token then
+  local created = ARGV[5] ~= '' and ARGV[5] or text(now)
+  redis.call('HSET', key, '~v', '1', '~c', created, '~a', text(finish), '~i', ARGV[3], '~w', ARGV[1], unpack(ARGV, 7))
+end
+return live(tonumber(ARGV[3]), finish - now, tonumber(ARGV[2]), false)
+"""
+)
+
+UPDATE = Script(
+    _PRELUDE
+    + """
+-- ARGV: token, epoch, touch, grace, most bytes, most keys, '1' to clear, from when a new absolute time counts ('now',
+-- 'created', or ''), that time, how many pairs, the pairs, fields to delete.
+local h = all()
+if h['~x'] then
+  if h['~w'] == ARGV[1] then return {'emptied'} end
+  return h['~to'] and {'to', h['~to']} or {'ended'}
+end
+if not h['~v'] then return {'gone'} end
+local idle, touch = tonumber(h['~i']), tonumber(ARGV[3])
+if h['~w'] == ARGV[1] then return live(idle, h['~a'] - now, touch, h['~f']) end
+if h['~e'] ~= ARGV[2] then return {'cleared'} end
+local last = 10 + 2 * tonumber(ARGV[10])
+local set, drop = {['~w'] = ARGV[1]}, {}
+if ARGV[7] == '1' then
+  for name in pairs(h) do if string.sub(name, 1, 1) == 'f' then drop[name] = true end end
+  set['~e'] = text(h['~e'] + 1)
+end
+for at = last + 1, #ARGV do drop[ARGV[at]] = true end
+for at = 11, last, 2 do
+  set[ARGV[at]] = ARGV[at + 1]
+  drop[ARGV[at]] = nil
+end
+local count, bytes = 0, 0
+local function add(name, value)
+  if string.sub(name, 1, 1) == 'f' then count, bytes = count + 1, bytes + #name - 1 + #value end
+end
+for name, value in pairs(h) do if not set[name] and not drop[name] then add(name, value) end end
+for name, value in pairs(set) do add(name, value) end
+if count == 0 and not set['~s'] and (ARGV[7] == '1' or #ARGV > last) then
+  bury(ARGV[1], ARGV[4])
+  return {'emptied'}
+end
+if count > tonumber(ARGV[6]) or bytes > tonumber(ARGV[5]) then return {'large'} end
+if ARGV[8] ~= '' then
+  local from = ARGV[8] == 'now' and now or tonumber(h['~c'])
+  set['~a'] = text(from + ARGV[9])
+end
+for name in pairs(drop) do redis.call('HDEL', key, name) end
+for name, value in pairs(set) do redis.call('HSET', key, name, value) end
+return live(idle, (set['~a'] or h['~a']) - now, touch, h['~f'])
+"""
+)
+
+MOVE = Script(
+    _PRELUDE
+    + """
+-- ARGV: token, epoch, the last commit's token that is known, grace, the new id, sealed. What was written since is given
+-- back instead, so that nothing of it is lost.
+local h, flat = all()
+if h['~x'] then
+  if h['~w'] == ARGV[1] then return {'ok'} end
+  return h['~to'] and {'to', h['~to']} or {'ended'}
+end
+if not h['~v'] then return {'gone'} end
+if h['~e'] ~= ARGV[2] then return {'cleared'} end
+if h['~w'] ~= ARGV[3] then return {'changed', flat} end
+bury(ARGV[1], ARGV[4], ARGV[5])
+return {'ok'}
+"""
+)
+
+END = Script(
+    _PRELUDE
+    + """
+-- ARGV: token, grace, the subjects of which one is this session's (none: whoever's). A tombstone stands also where
+-- nothing was: a session that is being made now is not made then.
+local h = all()
+if h['~x'] then
+  if h['~w'] == ARGV[1] then return {'ok'} end
+  return h['~to'] and {'to', h['~to']} or {'ended'}
+end
+if #ARGV > 2 and h['~v'] then
+  local mine = false
+  for at = 3, #ARGV do mine = mine or h['~s'] == ARGV[at] end
+  if not mine then return {'other'} end
+end
+bury(ARGV[1], ARGV[2])
+return {h['~v'] and 'ok' or 'gone'}
+"""
+)
+
+TOUCH = Script(
+    _PRELUDE
+    + """
+-- ARGV: touch.
+local h = redis.call('HMGET', key, '~x', '~v', '~f', '~i', '~a')
+if h[1] or not h[2] or h[3] then return {'ended'} end
+return live(tonumber(h[4]), h[5] - now, tonumber(ARGV[1]), false)
+"""
+)
+
+INDEX = Script(
+    _PRELUDE
+    + """
+-- KEYS: a subject's index. ARGV: a session's name, the milliseconds until its absolute end.
+redis.call('ZADD', key, text(now + ARGV[2]), ARGV[1])
+if redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
+return {'ok'}
+"""
+)

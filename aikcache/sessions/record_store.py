@@ -1,0 +1,184 @@
+"""Sessions in Redis: each question one exchange, each change one script; all of them may be sent twice.
+
+What must survive a failover is acknowledged by a replica in the same packet (`WAIT`), where there should be replicas:
+behind Sentinel and on a cluster. Any thread; after `fork` the child connects anew. Failure: `RemoteError`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.origin import origin
+from aikcache._redis.pool import Pool
+from aikcache._redis.reply import Command, ErrorReply
+from aikcache._remote.scripts import Script
+from aikcache._settings.config import CacheConfig
+from aikcache.errors import RemoteUnavailableError
+from aikcache.sessions import record_scripts as scripts
+from aikcache.sessions.records import DamagedError, Record, Tombstone, parse
+
+Wait: TypeAlias = Literal["critical", "all", "none"]
+_LOAD: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+_SEEN: Final = ("~v", "~c", "~i", "~s", "~l")
+
+
+class Limits(NamedTuple):
+    """Milliseconds, bytes of the fields of one session, and their number."""
+
+    touch: int
+    grace: int
+    bytes: int
+    keys: int
+
+
+class Call(NamedTuple):
+    """A script for one key."""
+
+    script: Script
+    key: str
+    arguments: tuple[str | bytes, ...]
+
+
+class Outcome(NamedTuple):
+    """What a script answered: a word, and what goes with it."""
+
+    word: str
+    rest: list[Any]
+
+    @property
+    def left(self) -> int:
+        """Milliseconds until the absolute end."""
+        return int(self.rest[0])
+
+
+class Seen(NamedTuple):
+    """A session of a subject's index. `record`: values of `~v`, `~c`, `~i`, `~s` and `~l`; `ttl` in milliseconds."""
+
+    name: str
+    listed_in: str
+    finish: float
+    record: list[bytes | None]
+    ttl: int
+
+
+class RecordStore:
+    """The sessions of one instance."""
+
+    def __init__(self, config: CacheConfig, limits: Limits, wait: Wait) -> None:
+        where = origin(config)
+        self._pool: Pool | Cluster = Cluster(config, where) if where.clustered else Pool(config, where)
+        self._waits = (where.clustered or bool(where.service)) and wait != "none"
+        self._always = wait == "all"
+        self._wait: Command = ("WAIT", "1", str(max(int(config.timeout * 500), 1)))
+        self._prefix = f"{config.instance}:"
+        self.limits = limits
+        self._pid = os.getpid()
+
+    def load(self, name: str) -> Record | Tombstone | None:
+        """A session; None: there is none. Raises `DamagedError`."""
+        key = f"{self._prefix}session:{name}".encode()
+        pool = self._own_pool()
+        if isinstance(pool, Pool):
+            flat, ttl = pool.send(_LOAD % (len(key), key, len(key), key), 2)
+        else:
+            flat, ttl = pool.exchange([("HGETALL", key), ("PTTL", key)])
+        if type(flat) is not list:
+            if isinstance(flat, ErrorReply) and str(flat) == "WRONGTYPE":
+                raise DamagedError("something else under a session's name")
+            raise _refused(flat)
+        return parse(flat, ttl, self.limits.bytes, self.limits.keys)
+
+    def session(self, script: Script, name: str, *arguments: str | bytes) -> Call:
+        """A script for a session."""
+        return Call(script, f"{self._prefix}session:{name}", arguments)
+
+    def index(self, subject: bytes, name: str, left: int) -> Call:
+        """Files a session under its subject."""
+        return Call(scripts.INDEX, f"{self._prefix}subject:{subject.decode()}", (name, str(left)))
+
+    def run(self, calls: Sequence[Call], *, critical: bool) -> Outcome:
+        """Scripts in this order; the last one's outcome."""
+        if not self._own_pool().ordered:
+            for call in calls[:-1]:
+                self._ask([call], critical=critical)
+            calls = calls[-1:]
+        return self._ask(calls, critical=critical)[-1]
+
+    def run_all(self, calls: Sequence[Call]) -> list[Outcome]:
+        """Scripts in any order, acknowledged."""
+        return self._ask(calls, critical=True) if calls else []
+
+    def _ask(self, calls: Sequence[Call], *, critical: bool) -> list[Outcome]:
+        pool = self._own_pool()
+        waits = self._waits and (critical or self._always)
+        wait = [self._wait] if waits else []
+        commands = [("EVALSHA", call.script.sha, "1", call.key, *call.arguments) for call in calls]
+        replies = pool.exchange([*commands, *wait])
+        if any(isinstance(reply, ErrorReply) and str(reply) == "NOSCRIPT" for reply in replies):
+            commands = [("EVAL", call.script.text, "1", call.key, *call.arguments) for call in calls]
+            replies = pool.exchange([*commands, *wait])
+        if waits and replies.pop() == 0:
+            raise RemoteUnavailableError("no replica confirmed the session's change in time: a failover may undo it.")
+        return [_outcome(reply) for reply in replies]
+
+    def listed(self, subjects: Sequence[bytes]) -> list[Seen]:
+        """What the indexes of a subject name."""
+        indexes = [f"{self._prefix}subject:{subject.decode()}" for subject in subjects]
+        replies = self._own_pool().exchange([("ZRANGE", index, "0", "-1", "WITHSCORES") for index in indexes])
+        found = [
+            (name.decode("ascii", "replace"), index, float(finish))
+            for index, reply in zip(indexes, replies, strict=True)
+            for name, finish in _pairs(reply)
+        ]
+        keys = [f"{self._prefix}session:{name}" for name, _, _ in found]
+        if not found:
+            return []
+        asked: list[Command] = [("HMGET", key, *_SEEN) for key in keys]
+        replies = self._own_pool().exchange([*asked, *(("PTTL", key) for key in keys)])
+        records, ttls = replies[: len(keys)], replies[len(keys) :]
+        nothing: list[bytes | None] = [None] * len(_SEEN)
+        return [
+            Seen(*entry, record if type(record) is list else nothing, ttl if type(ttl) is int else -2)
+            for entry, record, ttl in zip(found, records, ttls, strict=True)
+        ]
+
+    def prune(self, gone: Sequence[Seen]) -> None:
+        """Take sessions that are no more out of their index."""
+        if gone:
+            self._own_pool().exchange([("ZREM", seen.listed_in, seen.name) for seen in gone])
+
+    def info(self) -> str:
+        """`INFO memory` and `INFO persistence` of the server, or of one of a cluster's."""
+        replies = self._own_pool().exchange([("INFO", "memory"), ("INFO", "persistence")])
+        return "\n".join(reply.decode("utf-8", "replace") for reply in replies if type(reply) is bytes)
+
+    def _own_pool(self) -> Pool | Cluster:
+        if self._pid != os.getpid():
+            self._pool.forget()
+            self._pid = os.getpid()
+        return self._pool
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _outcome(reply: Any) -> Outcome:
+    if isinstance(reply, ErrorReply) and str(reply) == "WRONGTYPE":
+        return Outcome("gone", [])
+    if type(reply) is not list or not reply or type(reply[0]) is not bytes:
+        raise _refused(reply)
+    return Outcome(reply[0].decode("ascii", "replace"), reply[1:])
+
+
+def _pairs(reply: Any) -> list[tuple[bytes, bytes]]:
+    if isinstance(reply, ErrorReply) and str(reply) != "WRONGTYPE":
+        raise _refused(reply)
+    return list(zip(reply[::2], reply[1::2], strict=True)) if type(reply) is list else []
+
+
+def _refused(reply: object) -> RemoteUnavailableError:
+    what = str(reply) if isinstance(reply, ErrorReply) else f"it answered with {type(reply).__name__}"
+    return RemoteUnavailableError(f"the server refuses: {what}")

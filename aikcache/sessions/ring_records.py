@@ -1,0 +1,159 @@
+"""What lies in Redis of a key ring, and when each key does what.
+
+One hash, without TTL: `g`, a counter of changes; `k:<id>`, times and wrapped key; `r:<id>`, time and reason of a
+revocation. A key is pending, then active (it seals), expired (it only opens, for `retention` seconds), and at last
+retired; revoked, it opens nothing at once. Which of the active keys seals: the one that became active last.
+
+A `Ring` is one reading of that hash, and is never changed. Times are milliseconds since 1970 by the primary's clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from aikcache._settings.secret import Secret
+from aikcache.sessions.ciphers import Wrapper, joined
+
+State: TypeAlias = Literal["pending", "active", "expired", "retired", "revoked"]
+STATES: Final[tuple[State, ...]] = ("pending", "active", "expired", "retired", "revoked")
+_KEY: Final = re.compile(rb"k:([0-9a-f]{16})")
+_REVOKED: Final = re.compile(rb"r:([0-9a-f]{16})")
+_VALUE: Final = re.compile(rb"([0-9]{1,15}) ([0-9]{1,15}) ([0-9]{1,15}) ([\x21-\x7e]{1,200})")
+_TIME: Final = re.compile(rb"([0-9]{1,15})(?: .*)?", re.DOTALL)
+_COUNT: Final = re.compile(rb"[0-9]{1,15}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A key of the ring, without the key. Times are seconds since 1970 by the primary's clock."""
+
+    id: str
+    created: float
+    activates: float
+    expires: float
+    revoked: float | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class RingKey:
+    """A key, and what Redis holds of it."""
+
+    id: str
+    created: int
+    activates: int
+    expires: int
+    wrapped: str
+    secret: Secret[bytes] = field(repr=False)
+    revoked: int | None = None
+
+    def state(self, now: int, retention: int) -> State:
+        if self.revoked is not None:
+            return "revoked"
+        if now < self.activates:
+            return "pending"
+        if now < self.expires:
+            return "active"
+        return "expired" if now < self.expires + retention else "retired"
+
+    def info(self, now: int, retention: int) -> KeyInfo:
+        revoked = None if self.revoked is None else self.revoked / 1000
+        times = self.created / 1000, self.activates / 1000, self.expires / 1000
+        return KeyInfo(self.id, *times, revoked, self.state(now, retention))
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One reading of the hash. `count` is what its counter was, b"" where there was none."""
+
+    count: bytes = b""
+    fields: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    keys: Mapping[str, RingKey] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @property
+    def number(self) -> int:
+        """The counter, 0 where there was none."""
+        return int(self.count or 0)
+
+    def sealing(self, now: int) -> RingKey | None:
+        """The key that seals."""
+        active = [key for key in self.keys.values() if key.state(now, 0) == "active"]
+        return max(active, key=lambda key: (key.activates, key.created, key.id), default=None)
+
+    def needs_successor(self, now: int, propagation: int) -> bool:
+        """Whether a key must be made: none seals, or none will once `propagation` has gone by."""
+        lasting = any(key.revoked is None and key.expires > now + propagation for key in self.keys.values())
+        return not lasting or self.sealing(now) is None
+
+    def retired(self, now: int, retention: int) -> set[bytes]:
+        """The fields of keys that open nothing any more, and never will; a revoked one is kept as long as others."""
+        over = [key.id for key in self.keys.values() if now >= key.expires + retention]
+        return {name for id in over for name in (_field("k", id), _field("r", id))}
+
+    def lost(self, newer: Ring, now: int, retention: int) -> dict[bytes, bytes]:
+        """What was here and is not in a newer reading, though nobody had a reason to remove it."""
+        over = self.retired(now, retention)
+        ours = (name for name in self.fields if _KEY.fullmatch(name) or _REVOKED.fullmatch(name))
+        return {name: self.fields[name] for name in ours if name not in newer.fields and name not in over}
+
+
+def read(instance: str, fields: Mapping[bytes, bytes], wrapper: Wrapper) -> Ring:
+    """The ring that a hash holds. Fields that are no ring's are passed over; an entry that does not open is counted."""
+    keys, unreadable = {}, 0
+    for name, value in fields.items():
+        if (match := _KEY.fullmatch(name)) is None:
+            continue
+        id = match[1].decode()
+        key = _read_key(instance, id, value, wrapper)
+        if key is None:
+            unreadable += 1
+            continue
+        keys[id] = _with_revocation(key, fields.get(_field("r", id)))
+    count = fields.get(b"g", b"")
+    return Ring(count if _COUNT.fullmatch(count) else b"", dict(fields), keys, unreadable)
+
+
+def _read_key(instance: str, id: str, value: bytes, wrapper: Wrapper) -> RingKey | None:
+    match = _VALUE.fullmatch(value)
+    if match is None:
+        return None
+    created, activates, expires = int(match[1]), int(match[2]), int(match[3])
+    secret = wrapper.unwrap(match[4].decode(), associated(instance, id, (created, activates, expires)))
+    return None if secret is None else RingKey(id, created, activates, expires, match[4].decode(), secret)
+
+
+def _with_revocation(key: RingKey, told: bytes | None) -> RingKey:
+    if told is None:
+        return key
+    match = _TIME.fullmatch(told)
+    # What does not say when is a revocation all the same.
+    when = int(match[1]) if match else 0
+    return RingKey(key.id, key.created, key.activates, key.expires, key.wrapped, key.secret, when)
+
+
+def associated(instance: str, id: str, times: Iterable[int]) -> bytes:
+    """What a wrapped key is bound to: so nobody with Redis alone prolongs it, or puts it in another's place."""
+    return joined(part.encode() for part in (instance, id, *map(str, times)))
+
+
+def key_field(id: str) -> bytes:
+    """The field of a key."""
+    return _field("k", id)
+
+
+def revocation_field(id: str) -> bytes:
+    """The field of a key's revocation."""
+    return _field("r", id)
+
+
+def key_value(key: RingKey, wrapped: str) -> bytes:
+    """What is written of a key."""
+    return f"{key.created} {key.activates} {key.expires} {wrapped}".encode()
+
+
+def _field(kind: str, id: str) -> bytes:
+    return f"{kind}:{id}".encode()

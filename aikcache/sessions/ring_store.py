@@ -1,0 +1,107 @@
+"""The hash of a key ring in Redis: read as a whole, asked for its counter, and changed only as it was read.
+
+Every change raises the counter in the same script, and all but a revocation are made only while the counter is what
+was read. All scripts may be sent twice. Any thread. Failure: `RemoteError`, or `KeyRingError` where something else
+stands under the ring's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.origin import origin
+from aikcache._redis.pool import ErrorReply, Pool
+from aikcache._settings.config import CacheConfig
+from aikcache.errors import KeyRingError, RemoteUnavailableError
+
+LARGEST: Final = 2**20
+"""Bytes that no ring has: a reply that says it is larger is not read."""
+_ANY: Final = "*"
+_CHANGE: Final = """
+-- KEYS: ring. ARGV: the counter that was read ('*': whatever it is), the least that it becomes, how many pairs to set,
+-- the pairs, and the fields to delete. 1: done. 0: somebody else has changed the ring.
+local count = redis.call('HGET', KEYS[1], 'g') or ''
+if not string.match(count, '^%d+$') or #count > 15 then count = '' end
+if ARGV[1] ~= '*' and ARGV[1] ~= count then return 0 end
+local last = 3 + 2 * tonumber(ARGV[3])
+for at = 4, last, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+for at = last + 1, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+local now = math.max((tonumber(count) or 0) + 1, tonumber(ARGV[2]))
+redis.call('HSET', KEYS[1], 'g', string.format('%.0f', now))
+return 1
+"""
+
+
+class Reading(NamedTuple):
+    """What the primary answered: its time in milliseconds, and the hash."""
+
+    time: int
+    fields: dict[bytes, bytes]
+
+
+class RingStore:
+    """The ring of one instance."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        where = origin(config)
+        self._pool = Cluster(config, where) if where.clustered else Pool(config, where)
+        # With no replica WAIT takes its whole time, so it is asked for only where there should be some.
+        waits = where.clustered or where.service
+        self._wait = [("WAIT", "1", str(max(int(config.timeout * 500), 1)))] if waits else []
+        self._name = f"{config.instance}:keyring"
+
+    @property
+    def generation(self) -> int:
+        """Another one after a restart or a failover, where that is noticed at all."""
+        return self._pool.generation if isinstance(self._pool, Pool) else 0
+
+    def count(self) -> bytes:
+        """The counter; b"" where there is none."""
+        count = self._ask([("HGET", self._name, "g")])[0]
+        return count if isinstance(count, bytes) else b""
+
+    def read(self) -> Reading:
+        time, flat = self._ask([("TIME",), ("HGETALL", self._name)])
+        return Reading(_milliseconds(time), dict(zip(flat[::2], flat[1::2], strict=True)))
+
+    def change(
+        self, count: bytes | None, put: Mapping[bytes, bytes], drop: Iterable[bytes] = (), least: int = 0
+    ) -> bool:
+        """Set and delete fields, if the counter still is `count` (None: whatever it is). False: it is another.
+
+        The counter becomes `least` at least.
+        """
+        pairs = [part for pair in put.items() for part in pair]
+        known = _ANY if count is None else count
+        script = ("EVAL", _CHANGE, "1", self._name, known, str(least), str(len(put)), *pairs, *drop)
+        replies = self._ask([script, *self._wait])
+        self.unconfirmed = bool(self._wait) and replies[0] == 1 and replies[1] == 0
+        return bool(replies[0] == 1)
+
+    unconfirmed = False
+    """Whether no replica confirmed the last change."""
+
+    def _ask(self, commands: list[Any]) -> list[Any]:
+        replies = self._pool.exchange(commands)
+        for reply in replies:
+            if isinstance(reply, ErrorReply):
+                if str(reply) == "WRONGTYPE":
+                    raise KeyRingError(
+                        f"{self._name} in Redis is no hash, so it is no key ring. Nothing was made in its place: "
+                        "restore it from a backup, or delete it to begin a new ring, which ends all that was sealed."
+                    )
+                raise RemoteUnavailableError(f"the server refuses: {reply}")
+        return replies
+
+    def forget(self) -> None:
+        """After a fork, in the child."""
+        self._pool.forget()
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _milliseconds(time: Any) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000

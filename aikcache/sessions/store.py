@@ -1,0 +1,346 @@
+"""Sessions in Redis: opened by a cookie, changed key by key, ended everywhere.
+
+    store = SessionStore("rediss://cache:6379/0", ring=ring, instance="shop")
+    session = store.open(request_cookie)        # asks nothing yet
+    session["cart"] = ["tea"]
+    outcome = store.commit(session)             # Keep, Set or Drop: what to do with the cookie
+
+Nothing is held here from one request to the next. Threads: any, each session for one at a time. After `fork` the child
+connects anew. `session` says what a request sees, `commit` what it leaves behind, `records` what lies in Redis.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hmac
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeVar, get_args
+
+from aikcache._concurrency.reporter import RateLimitedReporter
+from aikcache._settings.config import CacheConfig, check_name, check_seconds
+from aikcache.errors import ConfigError, KeyRingError, RemoteError, SealError
+from aikcache.sessions import record_scripts as scripts
+from aikcache.sessions.commit import Commit, Cookie, Keep
+from aikcache.sessions.keyring import KeyRing
+from aikcache.sessions.record_store import Limits, RecordStore, Seen, Wait
+from aikcache.sessions.records import SESSION_ID_BYTES, DamagedError, FieldCipher, Tombstone, name_of, text64
+from aikcache.sessions.session import Session, View
+
+COOKIE: Final = ".AIKernel.Session"
+MOST_COOKIES: Final = 4
+LONGEST_COOKIE: Final = 200
+EVENTS: Final = (
+    "created", "loaded", "written", "touched", "ended", "regenerated", "followed", "dropped", "refused", "unavailable",
+)  # fmt: skip
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
+_HANDLE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+AnySession = TypeVar("AnySession", bound=Session)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session of a subject. Times are seconds since 1970; `last_seen` may be `touch_every` too early."""
+
+    handle: str
+    created: float
+    last_seen: float
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHealth:
+    """`ok`, and if not why."""
+
+    ok: bool
+    problems: tuple[str, ...] = ()
+
+
+class SessionStore:
+    """The sessions of one instance.
+
+    Args:
+        url: where they lie, as for `Cache`. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
+        ring: seals cookies and records. Its `retention` must be as long as a session may last.
+        instance: sessions of different instances know nothing of one another.
+        idle_timeout: seconds after its last use at which a session ends, at least; `touch_every` more at most.
+        absolute_timeout: seconds after which it ends, however much it is used.
+        permanent_timeout: the same for sessions whose `permanent` is set. None: `absolute_timeout`.
+        touch_every: how exactly a use is noted; at most a tenth of `idle_timeout`.
+        grace: seconds for which an ended session is known to have ended.
+        max_bytes, max_keys: what a session may hold, sealed.
+        on_unavailable: "error": with Redis away, using a session raises `SessionUnavailableError`. "empty": it is
+            empty, and nothing is written.
+        wait: which changes a replica must have confirmed, behind Sentinel and on a cluster: "critical" (begin, new id,
+            login, logout, clear), "all" or "none".
+        connect_timeout, timeout: seconds, as for `Cache`.
+
+    Raises:
+        ConfigError: an argument breaks a rule. Nothing is asked of Redis yet.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        ring: KeyRing,
+        instance: str = "aikernel",
+        idle_timeout: float | timedelta = 1800,
+        absolute_timeout: float | timedelta = 43_200,
+        permanent_timeout: float | timedelta | None = None,
+        touch_every: float | timedelta | None = None,
+        grace: float | timedelta = 30,
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        on_unavailable: Literal["error", "empty"] = "error",
+        wait: Wait = "critical",
+        connect_timeout: float = 1.0,
+        timeout: float = 0.5,
+    ) -> None:
+        url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
+        if not url:
+            raise ConfigError("sessions need a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
+        check_name("instance", instance)
+        idle, touch = _check_idle(idle_timeout, touch_every)
+        _check_one_of("on_unavailable", on_unavailable, ("error", "empty"))
+        _check_one_of("wait", wait, get_args(Wait))
+        for what, value in (("max_bytes", max_bytes), ("max_keys", max_keys)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{what} must be a whole number greater than 0, got {value!r}.")
+        absolute = _milliseconds("absolute_timeout", absolute_timeout)
+        permanent = absolute if permanent_timeout is None else _milliseconds("permanent_timeout", permanent_timeout)
+        for what, longest in (("absolute_timeout", absolute), ("permanent_timeout", permanent)):
+            ring.must_outlive(what, longest / 1000)
+        self.ring = ring
+        self.idle = idle
+        self.fails_open = on_unavailable == "empty"
+        self._absolute, self._permanent = absolute, permanent
+        self.counts = dict.fromkeys(EVENTS, 0)
+        self._reporter = RateLimitedReporter()
+        config = CacheConfig(url=url, instance=instance, connect_timeout=connect_timeout, timeout=timeout)
+        limits = Limits(touch, _milliseconds("grace", grace), max_bytes, max_keys)
+        self.records = RecordStore(config, limits, wait)
+
+    def open(self, cookie: str | Sequence[str] | None, *, name: str = COOKIE) -> Session:
+        """The session of a cookie, or of the first of some that has one. `name`: the cookie's, which it is bound to."""
+        return self.open_as(Session, cookie, name)
+
+    def open_as(self, kind: type[AnySession], cookie: str | Sequence[str] | None, name: str) -> AnySession:
+        """The same, as another class of sessions."""
+        cookies = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
+        return kind(self, cookies[:MOST_COOKIES], name)
+
+    def commit(self, session: Session) -> Cookie:
+        """Write what has changed, and say what to do with the cookie. The session may be used on afterwards.
+
+        Raises:
+            SessionUnavailableError: it could not be written; under `on_unavailable="empty"` it is counted instead.
+            SessionTooLargeError, EncodeError: it cannot be; nothing was.
+        """
+        commit = Commit(self, session)
+        try:
+            cookie = commit.run()
+        except (RemoteError, KeyRingError) as error:
+            self.count("unavailable")
+            if not self.fails_open:
+                raise session.unavailable(f"the session was not written: {error}") from error
+            self.count("dropped")
+            return Keep()
+        session.committed(commit.id)
+        return cookie
+
+    def sessions(self, subject: str) -> list[SessionInfo]:
+        """The sessions that live of a subject, the latest used first. Raises `RemoteError` or `KeyRingError`."""
+        names = self._subject_names(subject)
+        now = int(self.ring.now() * 1000)
+        found, gone = [], []
+        for seen in self.records.listed(names):
+            form, created, idle, whose, label = seen.record
+            if form == b"1" and whose in names and seen.ttl > 0:
+                spent = max(_int(idle) + self.records.limits.touch - seen.ttl, 0)
+                told = self.label_of(seen.name, label)
+                found.append(SessionInfo(seen.name, _int(created) / 1000, (now - spent) / 1000, told))
+            elif self._is_gone(seen, now):
+                gone.append(seen)
+        self.records.prune(gone)
+        return sorted(found, key=lambda info: -info.last_seen)
+
+    def end(self, handle: str) -> bool:
+        """End one session, named by `SessionInfo.handle`. Whether it was alive. Raises `RemoteError`.
+
+        Check that the handle is one of the user's own who asks for it: `sessions(subject)` lists those.
+        """
+        if not _HANDLE.fullmatch(handle):
+            return False
+        grace = str(self.records.limits.grace)
+        outcome = self.records.run([self.records.session(scripts.END, handle, os.urandom(12), grace)], critical=True)
+        ended = outcome.word == "ok"
+        self.count("ended", ended)
+        return ended
+
+    def end_all(self, subject: str, keep: Session | None = None) -> int:
+        """End all sessions of a subject, but `keep`. How many were alive. Raises `RemoteError` or `KeyRingError`.
+
+        A session that is just beginning is ended too, or not begun.
+        """
+        names = self._subject_names(subject)
+        spared = None if keep is None else keep.handle
+        listed = [seen for seen in self.records.listed(names) if seen.name != spared]
+        token, grace = os.urandom(12), str(self.records.limits.grace)
+        calls = [self.records.session(scripts.END, seen.name, token, grace, *names) for seen in listed]
+        outcomes = self.records.run_all(calls)
+        ended = sum(outcome.word == "ok" for outcome in outcomes)
+        self.records.prune([s for s, o in zip(listed, outcomes, strict=True) if o.word in ("ok", "ended", "other")])
+        self.count("ended", ended)
+        return ended
+
+    def health(self) -> SessionHealth:
+        """What is wrong with the ring, with the server's eviction and with its persistence; asks the server."""
+        problems = list(self.ring.health().problems)
+        try:
+            info = self.records.info()
+        except RemoteError as error:
+            return SessionHealth(False, (*problems, f"the server does not answer: {error}"))
+        if policy := re.search(r"^maxmemory_policy:(allkeys-\w+)", info, re.MULTILINE):
+            problems.append(f"the server may evict sessions and their keys ({policy[1]}): set noeviction or volatile-*")
+        if re.search(r"^aof_enabled:0", info, re.MULTILINE):
+            problems.append("the server keeps no append-only file: a restart ends all sessions. Set appendonly yes")
+        return SessionHealth(not problems, tuple(problems))
+
+    def close(self) -> None:
+        """End the connections. The ring stays open."""
+        self.records.close()
+
+    # For sessions
+
+    def find(self, cookies: Sequence[str], id: bytes | None, name: str) -> View:
+        """What is behind the first of the cookies that opens and leads to something. Raises `RemoteError`."""
+        if id is not None:
+            return self._load(id, None) or View("new")
+        ended = None
+        for cookie in cookies:
+            sealed = _unpacked(cookie)
+            if sealed is None:
+                self.refuse("cookie", "A session's cookie is none of ours.")
+                continue
+            try:
+                opened = self.ring.unseal(sealed, "session-cookie", name.encode())
+            except SealError:
+                self.refuse("cookie", "A session's cookie is none of ours.")
+                continue
+            view = self._load(opened, sealed) if len(opened) == SESSION_ID_BYTES else None
+            if view is not None and view.kind == "live":
+                return view
+            ended = ended or view
+        return ended or View("new")
+
+    def _load(self, id: bytes, sealed: bytes | None) -> View | None:
+        name = name_of(id)
+        try:
+            record = self.records.load(name)
+        except DamagedError as error:
+            self.refuse("record", f"A session in Redis is taken for none: {error}.")
+            return None
+        if record is None:
+            return None
+        if isinstance(record, Tombstone):
+            return View("ended", id, name)
+        self.count("loaded")
+        if not record.fixed and record.ttl <= record.idle:
+            self._touch(name)
+        return View("live", id, name, record, FieldCipher(self.ring, id), sealed)
+
+    def _touch(self, name: str) -> None:
+        """A server that takes no writes now lets readers go on: the session then ends a little early."""
+        with contextlib.suppress(RemoteError):
+            call = self.records.session(scripts.TOUCH, name, str(self.records.limits.touch))
+            self.records.run([call], critical=False)
+            self.count("touched")
+
+    def cookie_value(self, id: bytes, name: str) -> str:
+        """A session's cookie."""
+        return text64(self.ring.seal(id, "session-cookie", name.encode()))
+
+    def lasting(self, *, permanent: bool) -> int:
+        """Milliseconds that a session may live in all."""
+        return self._permanent if permanent else self._absolute
+
+    def subject_name(self, subject: str) -> bytes:
+        """What a subject is filed under now."""
+        return _subject_name(self.ring.subkey("session-subject").reveal(), subject)
+
+    def _subject_names(self, subject: str) -> list[bytes]:
+        return [_subject_name(key.reveal(), subject) for key in self.ring.known_subkeys("session-subject")]
+
+    def label_of(self, name: str, sealed: bytes | None) -> str | None:
+        """A session's label; None: it has none, or it does not open."""
+        if sealed is None:
+            return None
+        try:
+            return self.ring.unseal(sealed, "session-label", name.encode()).decode("utf-8", "replace")
+        except SealError:
+            return None
+
+    def _is_gone(self, seen: Seen, now: int) -> bool:
+        """Whether an entry of an index may go. One whose session is not there may be about to begin."""
+        if seen.record[0] is not None:
+            return True
+        younger = seen.finish - now + self.records.limits.grace > self._absolute
+        return not younger
+
+    def count(self, event: str, number: int = 1) -> None:
+        self.counts[event] += number
+
+    def late(self) -> None:
+        """Something was written to a session whose response was on its way already."""
+        self.count("dropped")
+        self._reporter.report("session:late", "A session was changed after its response had begun: that is lost.")
+
+    def refuse(self, cause: str, message: str) -> None:
+        """Something that nobody of ours has written: counted, and logged once a minute for each cause."""
+        self.count("refused")
+        self._reporter.report(f"session:{cause}", message)
+
+
+def _unpacked(cookie: Any) -> bytes | None:
+    if not isinstance(cookie, str) or len(cookie) > LONGEST_COOKIE or not _TOKEN.fullmatch(cookie):
+        return None
+    try:
+        return base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4))
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _subject_name(key: bytes, subject: str) -> bytes:
+    return text64(hmac.digest(key, subject.encode("utf-8", "surrogatepass"), "sha256")).encode()
+
+
+def _int(data: bytes | None) -> int:
+    return int(data) if data is not None and data.isdigit() and len(data) <= 15 else 0
+
+
+def _milliseconds(what: str, value: float | timedelta) -> int:
+    return max(int(check_seconds(what, value, zero="A session must live for a while.") * 1000), 1)
+
+
+def _check_idle(idle_timeout: float | timedelta, touch_every: float | timedelta | None) -> tuple[int, int]:
+    idle = _milliseconds("idle_timeout", idle_timeout)
+    if touch_every is None:
+        return idle, max(min(60_000, idle // 10), 1)
+    touch = _milliseconds("touch_every", touch_every)
+    if touch * 10 > idle:
+        raise ConfigError(
+            f"touch_every must be at most a tenth of idle_timeout, got {touch / 1000:g} s and {idle / 1000:g} s."
+        )
+    return idle, touch
+
+
+def _check_one_of(what: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        shown = repr(value[:40]) if isinstance(value, str) else type(value).__name__
+        raise ConfigError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {shown}.")

@@ -1,0 +1,268 @@
+"""A Redis Cluster on loopback: started, resharded, and staged to fail, through CLUSTER commands alone.
+
+Its one idea: what an operator would do with a tool is done here step by step, so that a test can stand between the
+steps: a slot can be left half moved. Nothing is written but to temporary directories, and `stop` ends every node.
+
+Threading: a topology belongs to one thread at a time. Failure: `RemoteUnavailableError` when it does not come up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from aikcache._embedded.server import Server
+from aikcache._redis.cluster.topology import SLOTS
+from aikcache._redis.sides import Side
+from aikcache.errors import RemoteUnavailableError
+from aikcache.testing.sentinel import ask
+
+__all__ = ["ClusterTopology"]
+
+_WITHIN = 60.0
+_AGAIN = 3.0  # seconds between introductions
+_POLL = 0.02
+
+
+class ClusterTopology:
+    """Primaries with their replicas. As a context manager it is started on entry and stopped on exit."""
+
+    def __init__(
+        self,
+        *,
+        binary: Path | None = None,
+        primaries: int = 3,
+        replicas: int = 1,
+        password: str | None = None,
+        node_timeout_ms: int = 1000,
+        config: tuple[str, ...] = (),
+        sides: Sequence[Side] = (),
+    ) -> None:
+        """Says what to start; nothing happens before `start`.
+
+        Args:
+            binary: the server; None: the first that is found.
+            primaries: how many, with an equal share of the slots each.
+            replicas: how many of each.
+            password: of the default user of all nodes; None: none.
+            node_timeout_ms: after which a node that is silent counts as gone.
+            config: lines added to every node's configuration.
+            sides: on which side of a network each node is, in the order of `servers`; empty: all are on loopback.
+        """
+        self.servers: list[Server] = []
+        """The first primaries, their replicas in the same order, and what was added."""
+        self.password = password
+        self._binary = binary
+        self._primaries, self._replicas = primaries, replicas
+        self._config = (
+            f"cluster-node-timeout {node_timeout_ms}",
+            "cluster-enabled yes",
+            "cluster-config-file nodes.conf",
+            "cluster-replica-validity-factor 0",
+            "cluster-allow-replica-migration no",
+            "repl-diskless-sync-delay 0",
+            *([f'masterauth "{password}"'] if password is not None else []),
+            *config,
+        )
+        self._sides = list(sides)
+        self._hosts: dict[Server, str] = {}
+        self._stack = ExitStack()
+
+    def host(self, server: Server) -> str:
+        """Under which address the others find it."""
+        return self._hosts.get(server, "127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        """Where the library finds it: the first primaries."""
+        login = "" if self.password is None else f":{quote(self.password, safe='')}@"
+        hosts = ",".join(f"{self.host(server)}:{server.port}" for server in self.servers[: self._primaries])
+        return f"redis+cluster://{login}{hosts}"
+
+    def start(self) -> Self:
+        """Starts all, and returns when every node knows every other, and the replicas are in step."""
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start_all(self) -> None:
+        for _ in range(self._primaries * (1 + self._replicas)):
+            self._serve()
+        for i, server in enumerate(self.servers[: self._primaries]):
+            first, last = (SLOTS * n // self._primaries for n in (i, i + 1))
+            self.ask(server, "CLUSTER", "ADDSLOTSRANGE", first, last - 1)
+        for i, server in enumerate(self.servers):
+            self.ask(server, "CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+        self._acquaint(*self.servers)
+        for i, server in enumerate(self.servers[self._primaries :]):
+            self.ask(server, "CLUSTER", "REPLICATE", self.id(self.servers[i % self._primaries]))
+        self.until(lambda: all(map(self.in_step, self.servers[self._primaries :])), "the replicas")
+        self.until(self.serving, "the cluster to serve")
+
+    def _serve(self) -> Server:
+        side = self._sides[len(self.servers)] if self._sides else None
+        host = "127.0.0.1" if side is None else side.host
+        on = () if side is None else (f"bind {host}", f"cluster-announce-ip {host}", "protected-mode no")
+        inside = nullcontext if side is None else side.inside
+        config = (*self._config, *on)
+        server = Server(binary=self._binary, port=0, password=self.password, config=config, inside=inside)
+        self._stack.callback(server.stop)
+        self.servers.append(server.start())
+        self._hosts[server] = host
+        return server
+
+    def _acquaint(self, *servers: Server) -> None:
+        """Introduce them to the others, and again: on a busy machine a handshake takes too long and is forgotten."""
+        again = 0.0
+
+        def acquainted() -> bool:
+            nonlocal again
+            if all(map(self._knows_all, self.alive())):
+                return True
+            if time.monotonic() >= again:
+                again = time.monotonic() + _AGAIN
+                for server in servers:
+                    self.ask(self.servers[0], "CLUSTER", "MEET", self.host(server), str(server.port))
+            return False
+
+        self.until(acquainted, "the nodes to know each other")
+
+    def _knows_all(self, server: Server) -> bool:
+        told = self.nodes(server)
+        return len(told) == len(self.servers) and all("handshake" not in flags for _, flags, *_ in told)
+
+    def add(self) -> Server:
+        """A new primary without slots, known to all."""
+        server = self._serve()
+        self._acquaint(server)
+        self.until(lambda: self.serving(server), "the new node to serve")
+        return server
+
+    # Asking
+
+    def ask(self, server: Server, *command: str | int) -> Any:
+        """A node's reply to a command."""
+        login = () if self.password is None else (self.password,)
+        return ask(server, *command, login=login, within=5.0)
+
+    def nodes(self, server: Server) -> list[list[str]]:
+        """What a node says of all: the fields of CLUSTER NODES without the address."""
+        lines = self.ask(server, "CLUSTER", "NODES").decode().splitlines()
+        return [[fields[0], *fields[2:]] for fields in map(str.split, lines)]
+
+    def id(self, server: Server) -> str:
+        """A node's name among the others."""
+        name: bytes = self.ask(server, "CLUSTER", "MYID")
+        return name.decode()
+
+    def in_step(self, server: Server) -> bool:
+        """Whether a node is a replica that has all its primary has."""
+        role = self.ask(server, "ROLE")
+        return bool(role[0] == b"slave" and role[3] == b"connected")
+
+    def serving(self, *servers: Server) -> bool:
+        """Whether these nodes, or all that live, say that the cluster serves."""
+        return all(b"cluster_state:ok" in self.ask(server, "CLUSTER", "INFO") for server in servers or self.alive())
+
+    def alive(self) -> list[Server]:
+        """The nodes that answer."""
+        found = []
+        for server in self.servers:
+            try:
+                self.ask(server, "PING")
+            except RemoteUnavailableError:
+                continue
+            found.append(server)
+        return found
+
+    def primaries(self) -> list[Server]:
+        """The nodes that take themselves for primaries."""
+        return [server for server in self.alive() if self.ask(server, "ROLE")[0] == b"master"]
+
+    def owner(self, slot: int) -> Server:
+        """Who says that it owns a slot."""
+        for server in self.primaries():
+            fields = next(fields for fields in self.nodes(server) if "myself" in fields[1])
+            for part in fields[7:]:
+                first, _, last = part.partition("-")
+                if not part.startswith("[") and int(first) <= slot <= int(last or first):
+                    return server
+        raise RemoteUnavailableError(f"nobody owns slot {slot}.")
+
+    # Moving a slot, step by step
+
+    def begin_move(self, slot: int, target: Server) -> Server:
+        """From here on both answer for the slot, each for the keys that it has. Gives who has had it."""
+        source = self.owner(slot)
+        self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
+        self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
+        return source
+
+    def move_keys(self, slot: int, source: Server, target: Server, most: int = 1_000_000) -> int:
+        """Take keys over, `most` of them; gives how many there were."""
+        moved = 0
+        login = () if self.password is None else ("AUTH", self.password)
+        while moved < most:
+            names = self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, min(most - moved, 100))
+            if not names:
+                break
+            where = self.host(target), str(target.port)
+            self.ask(source, "MIGRATE", *where, "", 0, 5000, "REPLACE", *login, "KEYS", *names)
+            moved += len(names)
+        return moved
+
+    def end_move(self, slot: int, target: Server) -> None:
+        """The slot is the target's alone."""
+        name = self.id(target)
+        self.ask(target, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        for server in self.primaries():
+            self.ask(server, "CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def move(self, slot: int, target: Server) -> None:
+        """All three steps."""
+        source = self.begin_move(slot, target)
+        self.move_keys(slot, source, target)
+        self.end_move(slot, target)
+
+    def promote(self, replica: Server) -> None:
+        """A replica that is in step takes its primary's place; asked again, for a node gives up silently after 5 s."""
+        again = 0.0
+
+        def promoted() -> bool:
+            nonlocal again
+            if self.ask(replica, "ROLE")[0] == b"master":
+                return True
+            if time.monotonic() >= again and self.in_step(replica):
+                again = time.monotonic() + 2 * _AGAIN
+                self.ask(replica, "CLUSTER", "FAILOVER")
+            return False
+
+        self.until(promoted, "the promotion")
+
+    def until(self, done: Callable[[], object], what: str) -> None:
+        """Polls until `done` gives something true; `RemoteUnavailableError` after a minute."""
+        deadline = time.monotonic() + _WITHIN
+        while not done():
+            if time.monotonic() > deadline:
+                raise RemoteUnavailableError(f"Waited {_WITHIN:g} seconds for {what}.")
+            time.sleep(_POLL)
+
+    def stop(self) -> None:
+        """Ends all of it; idempotent."""
+        self._stack.close()
+        self.servers.clear()
+        self._hosts.clear()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()

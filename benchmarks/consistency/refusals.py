@@ -1,0 +1,91 @@
+"""Servers that answer what is read and refuse what is written, while the checker's workers are at work.
+
+Nothing else is done to a server meanwhile, nor was shortly before: so whatever its workers could not tell it then was
+refused, and not late for another reason.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from aikcache.testing import Server
+from benchmarks.consistency.changes import CALM
+from benchmarks.consistency.faults import Fault, Stage
+
+NOBODY = "127.0.0.1", "1"
+"""A primary that nobody answers for."""
+Refusing = Callable[[Server, Any], Any]
+
+
+@contextmanager
+def _configured(client: Any, settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: client.config_get(name)[name] for name in settings}
+    try:
+        for name, value in settings.items():
+            client.config_set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            client.config_set(name, value)
+
+
+def oom(server: Server, client: Any) -> Any:
+    """There is no memory left, and nothing may be evicted."""
+    return _configured(client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
+
+
+def noreplicas(server: Server, client: Any) -> Any:
+    """Fewer replicas are connected than a write asks for."""
+    return _configured(client, {"min-replicas-to-write": "10"})
+
+
+@contextmanager
+def readonly(server: Server, client: Any) -> Iterator[None]:
+    """It is made a replica, and who reads from it is not told."""
+    client.replicaof(*NOBODY)
+    try:
+        yield
+    finally:
+        client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def misconf(server: Server, client: Any) -> Iterator[None]:
+    """It cannot save its data: a directory stands where the file belongs."""
+    file = server.directory / "dump.rdb"
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    (file / "in the way").touch()
+    try:
+        with _configured(client, {"save": "3600 1", "stop-writes-on-bgsave-error": "yes"}):
+            while (state := client.info("persistence"))["rdb_last_bgsave_status"] == "ok":
+                if not state["rdb_bgsave_in_progress"]:
+                    client.bgsave()
+            yield
+    finally:
+        shutil.rmtree(file)
+
+
+def _refuse(refusing: Refusing, name: str, stage: Stage) -> Iterator[float]:
+    yield CALM
+    server = stage.random.choice(stage.primaries())
+    with ExitStack() as stack:
+        client = stack.enter_context(stage.client(server))
+        stack.enter_context(refusing(server, client))
+        stack.enter_context(stage.note(name, cuts=False, refuses=True))
+        yield stage.max_staleness + stage.random.choice((1.0, 3.0))
+
+
+def faults(*, alone: bool) -> dict[str, Fault]:
+    """How writes are refused; `alone`: by a server that nobody watches, who would make a read-only one writable."""
+    kinds: dict[str, Refusing] = {"oom": oom, "noreplicas": noreplicas, "misconf": misconf}
+    if alone:
+        kinds["readonly"] = readonly
+    return {name: partial(_refuse, refusing, name) for name, refusing in kinds.items()}
+
+
+ALL = tuple(faults(alone=True))

@@ -1,0 +1,1 @@
+"""The checks of what is shipped for operations, `make ops-check`."""

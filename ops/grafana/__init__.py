@@ -1,0 +1,1 @@
+"""The dashboard, built of the library's table of metrics."""

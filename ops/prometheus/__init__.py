@@ -1,0 +1,1 @@
+"""Rules for Prometheus: what wakes somebody, from one source."""

@@ -1,0 +1,340 @@
+"""Payloads that somebody has forged: what they can make a reader build."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, NewType, TypedDict
+
+import attrs
+import msgspec
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aikcache._codec import registry
+from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec, register_type
+from aikcache.errors import DecodeError, EncodeError
+
+UserId = NewType("UserId", int)
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Account:
+    name: str
+    admin: bool = False
+    parent: Account | None = None
+    color: Color = Color.RED
+    note: str = None  # type: ignore[assignment]
+
+    def may(self, what: str) -> bool:
+        return self.admin or what == "read"
+
+
+@attrs.define(slots=False)
+class Row:
+    x: int
+
+
+class Pair(NamedTuple):
+    left: int
+    right: tuple[str, ...] = ()
+
+
+class LoosePair(Pair):
+    """A subclass without slots: its instances take attributes."""
+
+
+class Movie(TypedDict):
+    name: str
+    year: int
+
+
+class Money:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+class Rich(Money):
+    """A subclass, registered by itself."""
+
+
+decoded: list[object] = []
+
+
+def money(cls: type[Any]) -> Any:
+    def decode(cents: object) -> object:
+        decoded.append(cents)
+        return cls(cents)
+
+    return decode
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """`Money` and `Rich`, known for the test alone."""
+    types, names = dict(registry.by_type), dict(registry.by_name)
+    register_type(Money, name="money", encode=lambda money: money.cents, decode=money(Money))
+    register_type(Rich, name="rich", encode=lambda money: money.cents, decode=money(Rich))
+    decoded.clear()
+    yield
+    for known, before in ((registry.by_type, types), (registry.by_name, names)):
+        known.clear()
+        known.update(before)  # type: ignore[arg-type]
+
+
+ANOTHER: list[tuple[Any, Any]] = [
+    (bool, {}),
+    (bool, 1),
+    (bool, None),
+    (str, ["a"]),
+    (int, 1.5),
+    (int | None, "1"),
+    (UserId, "1"),
+    (list[int], [1, "a"]),
+    (list[str], {"a": 1}),
+    (Sequence[str], [["a"]]),
+    (Sequence[str], {}),
+    (dict[str, bool], {"a": True, "b": {"$ne": 1}}),
+    (dict[int, str], {"1": "a"}),
+    (dict[str, list[dict[str, int]]], {"a": [{"b": 1}, {"b": []}]}),
+    (Mapping[str, str], {"a": None}),
+    (tuple[int, ...], [1]),
+    (Movie, {"name": "a"}),
+    (Movie, {"name": "a", "year": "1"}),
+    (list[Movie], [{"name": "a", "year": 1}, {"name": {}, "year": 1}]),
+    (Literal["a", "b"], "c"),
+    (Literal[1], True),
+    (Account, {"name": "a", "admin": True}),
+    (dt.datetime, "2024-01-01T00:00:00"),
+    (Color, "red"),
+    (int | list[int | None], [None, [1]]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value"), ANOTHER, ids=str)
+def test_json_that_is_not_of_the_annotation_is_refused(annotation: Any, value: Any) -> None:
+    """Plain JSON of another type than was promised is handed to nobody, in whichever form, however deep it lies."""
+    codec = Codec(annotation)
+    for form in (JSON, TAGGED):
+        with pytest.raises(DecodeError, match="not of the type expected"):
+            codec.decode(form, orjson.dumps(value), codec.schema)
+
+
+@pytest.mark.parametrize(("annotation", "value"), ANOTHER, ids=str)
+def test_what_is_not_of_its_annotation_is_not_stored(annotation: Any, value: Any) -> None:
+    """What nobody would read is an error that says which type it is, and the way out."""
+    with pytest.raises(EncodeError, match=r"^result: \w+, or something in it, is not what its annotation"):
+        Codec(annotation).encode(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (float, 1),
+        (int, True),
+        (int | None, None),
+        (UserId, 1),
+        (object, {"a": 1}),
+        (list, [1, "a"]),
+        (list[Any], [1, "a"]),
+        (Sequence[int], [1, 2]),
+        (Mapping[str, float], {"a": 1}),
+        (dict[str, int | list[str]], {"a": 1, "b": ["c"]}),
+        (Movie, {"name": "a", "year": 1, "more": []}),
+        (list[Movie], []),
+        (Literal["a", 1] | None, 1),
+        ("Unresolved", {"a": 1}),
+        (Account | dict[str, int], {"a": 1}),
+        (list[dict[str, "Unresolved"]], [{"a": {}}]),  # type: ignore[name-defined]  # noqa: F821
+    ],
+    ids=str,
+)
+def test_json_that_is_of_the_annotation_is_read(annotation: Any, value: Any) -> None:
+    """What type checkers take for the annotated type, and what is left open, is stored as JSON and read."""
+    codec = Codec(annotation)
+    encoded = codec.encode(value)
+    assert encoded.codec == JSON
+    for checked in (False, True):
+        assert codec.decode(JSON, encoded.payload, codec.schema, checked=checked) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Account("a", parent=Account("b", color="red")),  # type: ignore[arg-type]
+        Account({"$ne": 1}),  # type: ignore[arg-type]
+        Account("a", admin=1),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_is_refused(value: Account) -> None:
+    """In the tagged form, which could hold anything, a record's fields are of their types as in the typed one."""
+    loose, codec = Codec(Any | Account), Codec(Account)
+    payload = orjson.dumps(forged(value))
+    assert loose.decode(TAGGED, payload, loose.schema)
+    with pytest.raises(DecodeError, match="not of the type expected"):
+        codec.decode(TAGGED, payload, codec.schema)
+    with pytest.raises(EncodeError):
+        codec.encode(value)
+
+
+def forged(value: object) -> object:
+    """The tagged form of an account, whatever is in it."""
+    if isinstance(value, Account):
+        state = [part for item in vars(value).items() for part in (item[0], forged(item[1]))]
+        return {"!r": ["tests.codec.test_conforming.Account", 0, *state]}
+    return {"!e": ["tests.codec.test_conforming.Color", "RED"]} if value is Color.RED else value
+
+
+def test_a_record_of_the_tagged_form_is_read() -> None:
+    """A forgery that is of the annotation in every field is a value like any other."""
+    codec, value = Codec(Account), Account("a", True, Account("b"))
+    assert codec.decode(TAGGED, orjson.dumps(forged(value)), codec.schema) == value
+
+
+@pytest.mark.parametrize(
+    ("cls", "body"),
+    [
+        (Account, [0, "name", "a", "may", True]),
+        (Account, [0, "name", "a", "more", 1]),
+        (Account, [0, "name", "a", "__class__", 1]),
+        (Row, [0, "x", 1, "y", 2]),
+        (LoosePair, [2, 1, {"!t": []}, "left", 2]),
+    ],
+)
+def test_state_that_is_no_field_is_refused(cls: type, body: list[object]) -> None:
+    """An instance is given no attribute that its class does not declare: it could hide a method, or a field."""
+    codec = Codec(cls)
+    payload = orjson.dumps({"!r": [f"tests.codec.test_conforming.{cls.__qualname__}", *body]})
+    with pytest.raises(DecodeError):
+        codec.decode(TAGGED, payload, codec.schema)
+
+
+@pytest.mark.parametrize("value", [Account("a"), Row(1), LoosePair(1)], ids=lambda value: type(value).__qualname__)
+def test_a_record_with_more_than_its_fields_is_not_stored(value: Any) -> None:
+    """What would be refused when it is read is refused when it is stored, with its name."""
+    value.surprise = (1,)
+    name = type(value).__qualname__
+    with pytest.raises(
+        EncodeError, match=rf"^result\[0\]: {name}.surprise, which is no field, .* Declare it"
+    ) as caught:
+        Codec(list[type(value)]).encode([value])  # type: ignore[misc]
+    assert caught.value.path == "result[0]"
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("annotation", [int, str | None, list[int], Account, dict[str, list[Rich]]], ids=str)
+def test_a_registered_decoder_runs_only_where_it_is_reached(annotation: Any) -> None:
+    """A forged node of a registered class runs nothing for a function that could not have returned one."""
+    codec = Codec(annotation)
+    for node in ({"!x": ["money", 1]}, [{"!x": ["money", 1]}], {"a": [{"!x": ["money", 1]}]}):
+        with pytest.raises(DecodeError):
+            codec.decode(TAGGED, orjson.dumps(node), codec.schema)
+    assert decoded == []
+    with pytest.raises(EncodeError):
+        codec.encode([Money(1)])
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("annotation", [None, object, list, list[Any], list[Money], Sequence[Money | int]], ids=str)
+def test_a_registered_class_is_kept_where_it_is_reached(annotation: Any) -> None:
+    """A registered class, or subclass, comes back where the annotation says so or leaves it open."""
+    codec = Codec(annotation)
+    encoded = codec.encode([Money(1), Rich(2)])
+    value: Any = codec.decode(encoded.codec, encoded.payload, codec.schema)
+    assert [(type(item), item.cents) for item in value] == [(Money, 1), (Rich, 2)]
+
+
+# What may be found anywhere in a value of each annotation.
+ATOMS = {type(None), bool, int, float, str}
+REACHED: dict[Any, set[type]] = {
+    bool: {bool},
+    str: {str},
+    int | None: {int, bool, type(None)},
+    list[int]: {list, int, bool},
+    dict[str, list[bool]]: {dict, str, list, bool},
+    set[uuid.UUID]: {set, uuid.UUID},
+    dict[uuid.UUID, Decimal]: {dict, uuid.UUID, Decimal},
+    tuple[dt.date, ...]: {tuple, dt.date, dt.datetime},
+    Movie: {dict, list, *ATOMS},
+    Account: {Account, Color, str, bool, type(None)},
+    list[Pair]: {list, Pair, tuple, int, bool, str},
+    Row | Color: {Row, Color, int, bool},
+}
+
+
+def record(name: str, one: object, other: object) -> object:
+    state = {
+        "Account": [
+            "name",
+            one,
+            "admin",
+            other,
+            "parent",
+            None,
+            "color",
+            {"!e": ["tests.codec.test_conforming.Color", "RED"]},
+        ],
+        "Pair": [],
+    }.get(name, ["x", one])
+    items = [one, other] if name == "Pair" else []
+    return {"!r": [f"tests.codec.test_conforming.{name}", len(items), *items, *state]}
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "name", "x", "red", "2024-01-01", "0" * 32]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "year", "x", "!t"]), inner, max_size=3)
+        | st.builds(lambda tag, items: {tag: items}, st.sampled_from(["!t", "!S", "!F", "!d"]), st.lists(inner))
+        | st.builds(lambda tag, item: {tag: item}, st.sampled_from(["!u", "!n", "!date", "!x", "!s", "!i"]), inner)
+        | st.builds(record, st.sampled_from(["Account", "Row", "Pair", "Movie"]), inner, inner)
+        | st.just({"!e": ["tests.codec.test_conforming.Color", "RED"]})
+    ),
+    max_leaves=8,
+)
+
+
+@given(plain, st.sampled_from(list(REACHED)), st.sampled_from([JSON, TAGGED, TYPED]))
+def test_nothing_is_built_that_the_annotation_does_not_reach(value: object, annotation: Any, form: int) -> None:
+    """Whatever the payload and its form, reading gives a value of the annotation's types alone, or a DecodeError."""
+    codec = Codec(annotation)
+    payload = msgspec.msgpack.encode(value) if form == TYPED else orjson.dumps(value)
+    try:
+        found = codec.decode(form, payload, codec.schema)
+    except DecodeError:
+        return
+    assert kinds(found) <= REACHED[annotation]
+
+
+@given(st.binary(max_size=60), st.sampled_from(list(REACHED)), st.sampled_from([JSON, TAGGED, TYPED, 3]))
+def test_any_bytes_are_a_decode_error(payload: bytes, annotation: Any, form: int) -> None:
+    """Whatever the bytes, reading gives a value of the annotation's types alone, or a DecodeError."""
+    codec = Codec(annotation)
+    try:
+        found = codec.decode(form, payload, codec.schema)
+    except DecodeError:
+        return
+    assert kinds(found) <= REACHED[annotation]
+
+
+def kinds(value: Any) -> set[type]:
+    """The types of a value and of all that is in it."""
+    inner: list[Any] = []
+    if isinstance(value, dict):
+        inner = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        inner = list(value)
+    elif isinstance(value, Account | Row):
+        inner = list(vars(value).values())
+    return {type(value)}.union(*map(kinds, inner))

@@ -1,0 +1,128 @@
+"""Exact deep equality, and immutability."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+import zoneinfo
+from decimal import Decimal
+from itertools import combinations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aikcache._codec.equality import immutable, same
+
+ROME = zoneinfo.ZoneInfo("Europe/Rome")
+NOON = dt.datetime(2024, 10, 27, 2, 30)
+ALL_DIFFERENT: list[Any] = [
+    1,
+    1.0,
+    True,
+    0,
+    0.0,
+    -0.0,
+    False,
+    None,
+    "1",
+    b"1",
+    Decimal(1),
+    Decimal("1.0"),
+    Decimal("NaN"),
+    float("nan"),
+    [1],
+    (1,),
+    [1.0],
+    [True],
+    {1},
+    {1.0},
+    frozenset({1}),
+    {1: 2},
+    {1.0: 2},
+    {1: 2.0},
+    {1: 2, 3: 4},
+    {3: 4, 1: 2},
+    {0.0},
+    {-0.0},
+    {float("nan")},
+    {float("nan"), 1},
+    [[0.0]],
+    [[-0.0]],
+    NOON,
+    NOON.replace(fold=1),
+    NOON.replace(tzinfo=ROME),
+    NOON.replace(tzinfo=ROME, fold=1),
+    NOON.replace(tzinfo=dt.timezone(dt.timedelta(hours=2))),
+    NOON.replace(tzinfo=dt.timezone(dt.timedelta(hours=2), "X")),
+    NOON.replace(tzinfo=dt.UTC),
+    NOON.replace(tzinfo=zoneinfo.ZoneInfo("UTC")),
+    NOON.date(),
+    NOON.time(),
+    NOON.time().replace(fold=1),
+    dt.timedelta(1),
+    uuid.UUID(int=1),
+    uuid.UUID(int=1, is_safe=uuid.SafeUUID.safe),
+    [],
+    (),
+    {},
+    set(),
+]
+
+
+def copy_of(value: Any) -> Any:
+    """An equal object that is another one, also where Python would share."""
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)([copy_of(item) for item in value])
+    if type(value) is dict:
+        return {copy_of(key): copy_of(item) for key, item in value.items()}
+    if type(value) is float:
+        return float(repr(value))
+    return value
+
+
+@pytest.mark.parametrize("value", ALL_DIFFERENT, ids=lambda value: f"{type(value).__name__}")
+def test_same_as_its_copy(value: Any) -> None:
+    """A value is the same as its copy, nan included, wherever it is nested."""
+    assert same(value, copy_of(value))
+    assert same([(value,)], [(copy_of(value),)])
+
+
+def test_no_two_are_the_same() -> None:
+    """Values that differ in type, sign, fold, zone or order at any depth are not the same."""
+    for a, b in combinations(ALL_DIFFERENT, 2):
+        assert not same(a, b), (a, b)
+        assert not same([{"x": (a,)}], [{"x": (b,)}]), (a, b)
+
+
+@given(st.lists(st.sampled_from([1, True, 1.0, 0.0, -0.0, "a"])), st.lists(st.sampled_from([1, True, 1.0, -0.0, "a"])))
+def test_lists_are_the_same_where_their_reprs_are(a: list[Any], b: list[Any]) -> None:
+    """The fast path over a whole list gives what a look at each item would."""
+    assert same(a, b) == (repr(a) == repr(b))
+
+
+def test_unknown_types_are_not_the_same() -> None:
+    """Instances of an unknown class are only the same as themselves."""
+
+    class Odd:
+        def __eq__(self, _: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    odd = Odd()
+    assert not same(Odd(), odd)
+    assert same(odd, odd)
+
+
+@pytest.mark.parametrize("value", [1, "a", (), (1, ("a", None)), frozenset({(1,)}), NOON.replace(tzinfo=ROME), ROME])
+def test_immutable(value: object) -> None:
+    """Atoms, and tuples and frozensets of them, are immutable."""
+    assert immutable(value)
+
+
+@pytest.mark.parametrize("value", [[], {}, set(), ([],), (1, ({},)), bytearray(), object(), type("T", (tuple,), {})()])
+def test_mutable(value: object) -> None:
+    """Containers that can change, whatever holds one, and instances of unknown classes are not immutable."""
+    assert not immutable(value)

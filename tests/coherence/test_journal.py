@@ -1,0 +1,195 @@
+"""The journal of unsent invalidations: only a file of one's own is used, and whatever stands in it does no harm."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aikcache import ConfigError
+from aikcache._coherence import journal as _journal
+from aikcache._coherence.journal import HEADER, Journal
+from aikcache._keys.keyspace import Keyspace
+
+SPACE = Keyspace("shop", "v1")
+KEY = ("keys", "shop:v1:price:get:tea")
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def lines(path: Path) -> list[tuple[str, str]]:
+    """What a process that starts with this journal takes over."""
+    with closing(Journal(str(path), SPACE)) as journal:
+        return journal.read()
+
+
+def make_link(path: Path, other: Path) -> None:
+    path.symlink_to(other)
+
+
+def make_second_name(path: Path, other: Path) -> None:
+    path.hardlink_to(other)
+
+
+def make_directory(path: Path, other: Path) -> None:
+    path.mkdir()
+
+
+def make_pipe(path: Path, other: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_writable(path: Path, other: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+
+def make_foreign(path: Path, other: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65534)
+
+
+def make_other_content(path: Path, other: Path) -> None:
+    path.write_bytes(b"root:x:0:0\n")
+
+
+STAGES = [
+    (make_link, "a symbolic link"),
+    (make_second_name, "known under another name as well"),
+    (make_directory, "cannot: Is a directory"),
+    (make_pipe, "not a regular file"),
+    (make_writable, "writable by other users"),
+    (make_other_content, "not a journal, but has other content"),
+    pytest.param(
+        make_foreign, "another user's", marks=pytest.mark.skipif(not ROOT, reason="only root gives files away")
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "why"), STAGES)
+def test_a_file_that_is_not_ones_own_is_refused(
+    stage: Callable[[Path, Path], None], why: str, path: Path, tmp_path: Path
+) -> None:
+    """What else lies at the path is a `ConfigError` that says why, and is left as it is."""
+    other = tmp_path / "other"
+    other.write_bytes(b"precious\n")
+    other.chmod(0o600)
+    stage(path, other)
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        Journal(str(path), SPACE)
+    assert other.read_bytes() == b"precious\n"
+    assert path.is_symlink() or path.exists()
+
+
+@pytest.mark.parametrize(("stage", "why"), STAGES)
+def test_what_is_not_ones_own_beside_it_is_left_alone(
+    stage: Callable[[Path, Path], None], why: str, path: Path, tmp_path: Path
+) -> None:
+    """A neighbour is taken over, and removed, only if it is a journal of this user."""
+    other = tmp_path / "other"
+    other.write_bytes(HEADER + b'["groups","*"]\n')
+    other.chmod(0o600)
+    neighbour = Path(f"{path}.1")
+    stage(neighbour, other)
+    before = {file.name for file in tmp_path.iterdir()}
+    assert lines(path) == []
+    assert {file.name for file in tmp_path.iterdir()} == before | {"journal"}
+    assert other.read_bytes() == HEADER + b'["groups","*"]\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        (b'["keys","shop:v1:price:get:tea"]', True),
+        (b'["groups","*"]', True),
+        (b'["groups","#product:tea"]', True),
+        (b'["groups","#"]', True),
+        (b'["groups","price:get"]', True),
+        (b'["globs","price:*:tea"]', True),
+        (b'["keys","other:v1:price:get:tea"]', False),
+        (b'["keys","session:1"]', False),
+        (b'["keys","shop:v1:~stamp:*"]', False),
+        (b'["groups","a b"]', False),
+        (b'["groups","price:get:tea"]', False),
+        (b'["groups","#"' + b"x" * 600 + b"]", False),
+        (b'["globs","price:get:tea"]', False),
+        (b'["globs","p:[z-a]"]', False),
+        (b'["globs","' + b"*?" * 2000 + b'"]', False),
+        (b'["keys",5]', False),
+        (b"5", False),
+        (b"null", False),
+        (b'{"keys":1}', False),
+        (b"[" * 5000, False),
+        (b"[" * 20000, False),
+        (b'["keys","\\ud800"]', False),
+        (b"\xff\xfe", False),
+        (b'["keys","shop:v1:pri', False),
+        (b"", False),
+    ],
+)
+def test_a_line_that_names_nothing_of_this_cache_is_skipped(line: bytes, names: bool, path: Path) -> None:
+    """Whatever a line is, those around it are read."""
+    path.write_bytes(HEADER + b"\n".join([b'["keys","shop:v1:price:get:tea"]', line, b'["groups","search"]', b""]))
+    path.chmod(0o600)
+    found = lines(path)
+    assert (found[0], found[-1]) == (KEY, ("groups", "search"))
+    assert len(found) == 2 + names
+
+
+@given(st.lists(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), max_size=20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_survived(tmp_path: Path, content: list[bytes]) -> None:
+    """A file of any lines gives names in this key space or none, and raises nothing."""
+    path = tmp_path / "any"
+    path.write_bytes(HEADER + b"\n".join(content))
+    path.chmod(0o600)
+    lines(path)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "MAX_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_that_is_too_large_is_everything(path: Path) -> None:
+    """It is not read as a whole, and nothing of it is lost."""
+    path.write_bytes(HEADER + b'["keys","shop:v1:price:get:tea"]\n' * 40)
+    path.chmod(0o600)
+    assert lines(path) == [("groups", "*")]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_does_not_grow_without_bound(path: Path) -> None:
+    """What does not fit becomes one line of everything."""
+    with closing(Journal(str(path), SPACE)) as journal:
+        for number in range(200):
+            journal.add(("keys", f"shop:v1:price:get:{number}"))
+    assert path.stat().st_size < 1200
+    assert ("groups", "*") in lines(path)
+
+
+def test_a_line_that_did_not_fit_on_the_disk_spoils_no_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an `OSError` for whoever writes it; the next line is read."""
+    with closing(Journal(str(path), SPACE)) as journal:
+        write = os.write
+        cut = [True]
+
+        def cutting(fd: int, data: bytes) -> int:
+            return write(fd, data[:7]) if cut and cut.pop() else write(fd, data)
+
+        monkeypatch.setattr(os, "write", cutting)
+        with pytest.raises(OSError, match="No space left"):
+            journal.add(("groups", "lost"))
+        journal.add(KEY)
+    assert lines(path) == [KEY]

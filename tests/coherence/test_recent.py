@@ -1,0 +1,49 @@
+"""Which invalidations a server that takes over is told again."""
+
+from __future__ import annotations
+
+import pytest
+
+from aikcache._coherence import recent as _recent
+from aikcache._coherence.recent import ALL, REPLAY, Recent
+
+
+def key(number: int) -> tuple[str, str]:
+    return ("keys", f"k{number}")
+
+
+def test_a_name_is_kept_until_it_has_been_vouched_for_long_enough() -> None:
+    """Only vouched time counts: an hour during which nobody vouches forgets nothing."""
+    recent = Recent(100.0)
+    recent.add([key(1)])
+    recent.turn(3700.0, 105.0)  # cut off since 105
+    assert recent.names() == {key(1): None}
+    recent.turn(3710.0, 3709.0)
+    recent.add([key(2)])
+    assert list(recent.names()) == [key(1), key(2)]
+    recent.turn(3710.0 + REPLAY, 3709.0 + REPLAY)
+    assert list(recent.names()) == [key(1), key(2)]
+    recent.turn(3712.0 + REPLAY, 3711.0 + REPLAY)
+    assert list(recent.names()) == [key(2)]
+
+
+def test_a_name_is_kept_once() -> None:
+    """The same invalidation a thousand times takes the room of one."""
+    recent = Recent(0.0)
+    for _ in range(1000):
+        recent.add([key(1)])
+    assert recent.names() == {key(1): None}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_too_many_become_everything(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound one of everything stands for all: too much is ended, nothing is lost."""
+    monkeypatch.setattr(_recent, "MAX_RECENT", 10)
+    recent = Recent(0.0)
+    for number in range(10):
+        recent.add([key(number)])
+        assert len(recent.names()) == number + 1
+        if turned and number == 5:
+            recent.turn(100.0, 99.0)
+    recent.add([key(10)])
+    assert recent.names() == {ALL: None}

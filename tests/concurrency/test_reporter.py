@@ -1,0 +1,34 @@
+"""What is logged, and how often."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from aikcache._concurrency.reporter import AGAIN, MOST_CAUSES, OTHER, RateLimitedReporter
+
+
+def test_causes_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond MOST_CAUSES whatever comes has one cause: nothing grows, and one line a minute is logged for all of it."""
+    now = 1000.0
+    trouble = RateLimitedReporter(lambda: now)
+    for i in range(3 * MOST_CAUSES):
+        trouble.report(f"key:p:f{i}", f"trouble {i}")
+    assert len(trouble.counts) == MOST_CAUSES + 1
+    assert trouble.counts[OTHER] == 2 * MOST_CAUSES
+    assert len(caplog.records) == MOST_CAUSES + 1
+    trouble.report("key:p:f0", "known, and said already")
+    assert trouble.counts["key:p:f0"] == 2
+    assert len(caplog.records) == MOST_CAUSES + 1
+
+
+def test_a_cause_is_said_again_after_a_minute_with_how_often_it_came(caplog: pytest.LogCaptureFixture) -> None:
+    """What goes on is logged once a minute, with the number of times it was not."""
+    now = 1000.0
+    trouble = RateLimitedReporter(lambda: now)
+    for _ in range(3):
+        trouble.report("redis", "away", level=logging.ERROR)
+    now += AGAIN
+    trouble.report("redis", "away", level=logging.ERROR)
+    assert [record.getMessage() for record in caplog.records] == ["away", "away (2 more since the last line)"]

@@ -1,0 +1,60 @@
+"""Exceptions that a signal handler raises in the middle of the cache's own work, without a server.
+
+At every point, one after the other: whatever was interrupted says so to its caller, and leaves nothing behind that
+another thread could wait for. And at random, by a timer, from all sides (`AIKCACHE_INTERRUPTS` says how often).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from aikcache import Cache
+
+from .._interrupted import Used
+from .._interrupts import Late, Limit, Stop, Storm, interrupt
+
+KINDS = (Stop, Limit, Late)
+COUNT = int(os.environ.get("AIKCACHE_INTERRUPTS", "300"))
+STEP = 6 if COUNT <= 300 else 2
+"""Each second point meets one of the kinds; all of them in long runs by hand."""
+
+
+@pytest.fixture
+def used() -> Iterator[Used]:
+    with Cache(lease_wait=5) as cache:
+        yield Used(cache)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind: type[BaseException]) -> None:
+    """Wherever a call is interrupted, its caller sees the exception, and other threads go on."""
+    swallowed = []
+    for name, work in used.works().items():
+        for point in range(1 + 2 * KINDS.index(kind), 5000, STEP):
+            reached, error = interrupt(point, work, kind)
+            if not reached:
+                break
+            if error is None:
+                swallowed.append(f"{name} {point}")
+            assert used.cache.engine.flights.loading == set(), (name, point)
+            assert all(flight.over() for flight in used.cache.engine.flights._flying.values()), (name, point)
+        else:
+            pytest.fail(f"{name} does not end")
+        used.check()
+    assert swallowed == []
+
+
+def test_at_random(used: Used) -> None:
+    """Interrupted by a timer, with other threads about: all exceptions are seen, and no thread hangs."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    storm = Storm(seed, 100e-6)
+    works = used.works()
+    with used.others():
+        storm.run(works, KINDS, COUNT)
+    used.check()
+    assert storm.swallowed == []

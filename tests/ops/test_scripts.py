@@ -1,0 +1,308 @@
+"""The scripts of the pods, in the start-up cases and failures that they are for."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aikcache import Cache
+from aikcache.testing import wait_until
+
+from ._pods import REPOSITORY, SCRIPTS, WITHIN, Fleet, Pod, finish
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(sys.platform != "linux", reason="pods have addresses of 127.0.0.0/8"),
+    pytest.mark.skipif(shutil.which("redis-cli") is None, reason="the scripts need redis-cli"),
+]
+PATIENT = {"timeout": 20.0, "connect_timeout": 20.0, "lease_wait": 20.0}
+
+
+@pytest.fixture
+def fleet(binary: Path, tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(binary, tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def started(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The durable profile, all six started at once."""
+    with Fleet(binary, tmp_path_factory.mktemp("fleet")) as fleet:
+        fleet.start(PROFILE="durable")
+        first = fleet.primaries()
+        assert first == [fleet.redis[0]]
+        yield fleet
+
+
+@pytest.fixture
+def running(started: Fleet) -> Fleet:
+    """All is well, and there is a value that must survive."""
+    started.wait()
+    wait_until(started.known, WITHIN, "the Sentinels to know all")
+    write(started, "kept", "1")
+    return started
+
+
+def write(fleet: Fleet, name: str, value: str) -> None:
+    """A write that both replicas have acknowledged."""
+    (primary,) = fleet.primaries()
+    record = f"aikernel:session:{name}"
+    wait_until(lambda: primary.ask("HSET", record, "f", value, user="session") in (0, 1), WITHIN, "a write")
+    wait_until(lambda: primary.ask("WAIT", "2", "1000", user="session") == 2, WITHIN, "both replicas")
+
+
+def replicas(fleet: Fleet) -> list[Pod]:
+    primaries = fleet.primaries()
+    return [pod for pod in fleet.redis if pod not in primaries]
+
+
+def read(pod: Pod, name: str) -> object:
+    return pod.ask("HGET", f"aikernel:session:{name}", "f", user="session")
+
+
+def test_all_three_start_at_once_and_one_is_the_primary(running: Fleet) -> None:
+    """At the first start the first is the primary (`started`), the others are its replicas, and every probe says so."""
+    assert len(running.primaries()) == 1
+    assert [read(pod, "kept") for pod in running.redis] == [b"1"] * 3
+    for pod in running.pods:
+        user = "monitor" if pod.kind == "redis" else "sentinels"
+        assert pod.run("live.sh", user).returncode == 0
+
+
+def test_scaled_to_nothing_and_back_the_last_primary_leads_with_its_data(running: Fleet) -> None:
+    """The Sentinels keep who was the primary on their volumes; it is another than at first."""
+    before = running.wait()
+    fail_over(running)
+    write(running, "later", "2")
+    leader = running.wait()
+    assert leader is not before
+    for pod in running.pods:
+        pod.end()
+    running.start(PROFILE="durable")
+    assert running.primaries() == [leader]
+    for pod in running.redis:
+        wait_until(lambda pod=pod: read(pod, "later") == b"2", WITHIN, "the data")  # type: ignore[misc]
+        assert read(pod, "kept") == b"1"
+
+
+def fail_over(fleet: Fleet) -> None:
+    (old,) = fleet.primaries()
+    sentinel = fleet.sentinels[0]
+    wait_until(lambda: sentinel.ask("SENTINEL", "FAILOVER", "aikcache") == b"OK", WITHIN, "the failover's begin")
+    wait_until(lambda: fleet.primaries() not in ([], [old]), WITHIN, "the failover")
+    fleet.wait()
+
+
+def test_a_primary_that_is_back_at_once_goes_on_with_its_data(running: Fleet) -> None:
+    """Killed and restarted before the Sentinels would promote anybody, it has what it had."""
+    primary = running.wait()
+    primary.end(kill=True)
+    primary.start(PROFILE="durable")
+    leader = running.wait()  # on a slow machine it may have taken longer than that
+    assert read(leader, "kept") == b"1"
+
+
+def test_an_old_primary_comes_back_as_a_replica(running: Fleet) -> None:
+    """Another was promoted meanwhile: the old one starts as its replica from the first moment, and has its data."""
+    old = running.wait()
+    old.end(kill=True)
+    wait_until(lambda: len(running.primaries()) == 1, WITHIN, "a new primary")
+    write_without(running, "meanwhile", "3")
+    said = finish(old.init(PROFILE="durable"))
+    assert f"a replica of {running.primaries()[0].address}" in said
+    old.serve()
+    running.wait()
+    assert old not in running.primaries()
+    assert (read(old, "kept"), read(old, "meanwhile")) == (b"1", b"3")
+
+
+def write_without(fleet: Fleet, name: str, value: str) -> None:
+    """A write while one server is away."""
+    (primary,) = fleet.primaries()
+    record = f"aikernel:session:{name}"
+    wait_until(lambda: primary.ask("HSET", record, "f", value, user="session") in (0, 1), WITHIN, "a write")
+
+
+def test_a_primary_that_lost_its_volume_waits_until_a_replica_leads(running: Fleet) -> None:
+    """Named by the Sentinels, with an empty disk: it does not start as the primary, and the others keep the data."""
+    lost = running.wait()
+    lost.end(kill=True)
+    shutil.rmtree(lost.volume)
+    lost.volume.mkdir()
+    lost.start(PROFILE="durable")
+    assert running.wait() is not lost
+    assert [read(pod, "kept") for pod in running.redis] == [b"1"] * 3
+
+
+def test_without_a_quorum_of_sentinels_no_server_starts(fleet: Fleet) -> None:
+    """It waits as long as it may, says for whom, and exits with an error."""
+    fleet.sentinels[0].start()
+    done = fleet.redis[0].run("init-redis.sh", WAIT="2")
+    assert done.returncode == 1
+    assert "Fewer than 2 of the Sentinels" in done.stderr
+    assert not (fleet.redis[0].volume / "redis.conf").exists()
+
+
+def test_a_replica_that_is_still_syncing_is_not_ready_but_alive(running: Fleet) -> None:
+    """Its link is not up: a rollout waits for it, and nobody restarts it."""
+    primary = running.wait()
+    replica = replicas(running)[0]
+    primary.signal(signal.SIGSTOP)
+    try:
+        replica.end()
+        replica.serve()
+        wait_until(lambda: "is loading" not in replica.run("ready-redis.sh").stderr, WITHIN, "its start")
+        wait_until(lambda: replica.info().get("role") == "slave", WITHIN, "its start")
+        assert replica.run("ready-redis.sh").returncode == 1
+        assert replica.run("live.sh", "monitor").returncode == 0
+    finally:
+        primary.signal(signal.SIGCONT)
+    running.wait()
+
+
+def test_a_sentinel_that_has_lost_the_others_is_not_ready(running: Fleet) -> None:
+    """It answers and is alive, but it can bring about no failover."""
+    lost, *others = running.sentinels
+    for other in others:
+        other.end(kill=True)
+    wait_until(lambda: not running.ready(lost), WITHIN, "not ready")
+    assert lost.run("live.sh", "sentinels").returncode == 0
+    for other in others:
+        other.start()
+    wait_until(lambda: running.ready(lost), WITHIN, "ready again")
+
+
+def test_a_server_that_answers_nothing_is_neither_alive_nor_ready(running: Fleet) -> None:
+    """A frozen process is to be restarted."""
+    replica = replicas(running)[1]
+    replica.signal(signal.SIGSTOP)
+    try:
+        assert replica.run("live.sh", "monitor").returncode == 1
+        assert replica.run("ready-redis.sh").returncode == 1
+    finally:
+        replica.signal(signal.SIGCONT)
+
+
+def test_a_wrong_probes_password_does_not_restart_everybody(running: Fleet) -> None:
+    """A Secret that went wrong takes nobody out of life."""
+    (running.secrets / "monitor").write_text("another")
+    done = running.redis[0].run("live.sh", "monitor")
+    (running.secrets / "monitor").write_text(running.passwords["monitor"])
+    assert done.returncode == 0
+
+
+def test_before_a_primary_stops_a_replica_has_all_that_was_acknowledged(running: Fleet) -> None:
+    """Under a load of writes: none that was acknowledged is missing afterwards."""
+    primary = running.wait()
+    acknowledged: list[int] = []
+    stop = threading.Event()
+
+    def load(first: int) -> None:
+        number = first
+        while not stop.is_set():
+            reply = primary.ask("HSET", f"aikernel:session:{number}", "f", "x", user="session")
+            if reply == 1:
+                acknowledged.append(number)
+            number += 4
+
+    threads = [threading.Thread(target=load, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(acknowledged) > 200, WITHIN, "some writes")
+        done = primary.run("prestop-redis.sh")
+        count = len(acknowledged)
+    finally:
+        primary.end()
+        stop.set()
+        for thread in threads:
+            thread.join(WITHIN)
+    assert done.returncode == 0, done.stderr
+    assert count > 200
+    (new,) = running.primaries()
+    missing = [number for number in acknowledged if read(new, str(number)) != b"x"]
+    assert missing == []
+    primary.start(PROFILE="durable")
+
+
+def test_a_replica_stops_at_once(running: Fleet) -> None:
+    """Only the primary has something to hand over."""
+    primary, replica = running.wait(), replicas(running)[0]
+    assert replica.run("prestop-redis.sh", WAIT="1").returncode == 0
+    assert running.primaries() == [primary]
+
+
+def test_passwords_are_changed_without_a_failed_call(running: Fleet) -> None:
+    """Both are accepted while clients change over; then the old one is refused."""
+    old = dict(running.passwords)
+    calls: list[int] = []
+
+    with Cache(running.url(), instance="aikernel", **PATIENT) as before:  # type: ignore[arg-type]
+
+        @before.cached("thing")
+        def square(n: int) -> int:
+            calls.append(n)
+            return n * n
+
+        assert square(2) == 4
+        for name, password in old.items():
+            running.passwords[name] = f"new {password}"
+            (running.secrets / name).write_text(running.passwords[name])
+            (running.secrets / f"{name}.previous").write_text(password)
+        change(running)
+        with Cache(running.url(), instance="aikernel", **PATIENT) as after:  # type: ignore[arg-type]
+            wait_until(lambda: after.health().ok and before.health().ok, WITHIN, "both")
+            assert [square(n) for n in (2, 3)] == [4, 9]
+            assert after.get("thing:square:3") == 9 or square.peek(3) == 9
+    for name in old:
+        (running.secrets / f"{name}.previous").unlink()
+    change(running)
+    running.wait()
+    new, running.passwords = running.passwords, old
+    assert "WRONGPASS" in str(running.redis[0].ask("PING", user="cache"))
+    assert "WRONGPASS" in str(running.sentinels[0].ask("PING"))
+    running.passwords = new
+    # Whoever starts now, and a failover, use the new ones.
+    replica = replicas(running)[0]
+    replica.end()
+    replica.start(PROFILE="durable")
+    running.wait()
+    fail_over(running)
+    assert read(running.primaries()[0], "kept") == b"1"
+
+
+def change(fleet: Fleet) -> None:
+    for pod in fleet.pods:
+        done = pod.run("passwords.sh", pod.kind)
+        assert done.returncode == 0, done.stderr
+    fleet.wait()
+
+
+def test_a_missing_or_unusable_password_is_said(fleet: Fleet) -> None:
+    """Which, and what to do; never the password."""
+    (fleet.secrets / "session").unlink()
+    done = fleet.redis[0].run("users.sh")
+    assert done.returncode == 1
+    assert "the Secret needs an entry session" in done.stderr
+    (fleet.secrets / "session").write_text('a"b')
+    done = fleet.redis[0].run("users.sh")
+    assert done.returncode == 1
+    assert "choose another password" in done.stderr
+    assert 'a"b' not in done.stderr
+    assert not (fleet.redis[0].volume / "users.acl").exists()
+
+
+def test_the_scripts_are_clean() -> None:
+    """shellcheck finds nothing, for POSIX sh."""
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([shellcheck, "-x", *sorted(SCRIPTS.glob("*.sh"))], cwd=REPOSITORY, capture_output=True)
+    assert (done.returncode, done.stdout.decode()) == (0, "")

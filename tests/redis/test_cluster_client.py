@@ -1,0 +1,60 @@
+"""Who is met anew when the map of a cluster changes: whoever may have taken over, and nobody else. Nothing is sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.cluster.topology import Address, Topology
+from aikcache._settings.config import CacheConfig
+
+A, B, C = ("a", 1), ("b", 1), ("c", 1)
+
+
+def view(*owners: Address) -> Topology:
+    return Topology(1, dict(enumerate(owners)), frozenset(owners), frozenset({A, B, C}))
+
+
+def generations(cluster: Cluster) -> dict[str, int]:
+    return {address[0]: cluster.node(address).generation for address in (A, B, C)}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster(CacheConfig(url="redis+cluster://a:1,b:1,c:1"))
+    cluster._install(view(A, A, B, B, C))
+    return cluster
+
+
+@pytest.mark.parametrize("back", [view(A, A, B, B, C), view(C, A, B, B, C).moved(0, A)], ids=["whole", "one slot"])
+def test_a_primary_that_was_replaced_unnoticed_but_for_one_slot_is_met_anew(cluster: Cluster, back: Topology) -> None:
+    """By a map that is behind it still owned the rest meanwhile: its connections may be those to a replica."""
+    cluster._install(view(A, A, B, B, C).moved(0, C))
+    before = generations(cluster)
+    cluster._install(back)
+    assert generations(cluster) == before | {"a": before["a"] + 1}
+
+
+def test_a_primary_that_takes_slots_for_the_first_time_keeps_its_connections(cluster: Cluster) -> None:
+    """Slots that go from one to another, be it by the thousand, make nobody connect anew."""
+    before = generations(cluster)
+    cluster._install(view(A, B, B, B, C))
+    cluster._install(view(A, B, C, B, C))
+    assert generations(cluster) == before
+
+
+def test_a_primary_that_takes_all_of_anothers_slots_is_met_anew(cluster: Cluster) -> None:
+    """It owned nothing: it may have been a replica until now."""
+    cluster._install(view(A, A, B, B, B))
+    before = generations(cluster)
+    cluster._install(view(A, A, C, C, C))
+    assert generations(cluster) == before | {"c": 1}
+
+
+def test_a_slot_that_goes_to_and_fro_is_no_reason_to_connect_for_each(cluster: Cluster) -> None:
+    """Whoever lost a slot and took one is met anew once, until it loses another."""
+    cluster._install(view(B, A, B, B, C))
+    cluster._install(view(A, A, B, B, C))
+    before = generations(cluster)
+    cluster._install(view(A, A, A, B, C))
+    assert generations(cluster) == before

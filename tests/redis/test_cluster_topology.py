@@ -1,0 +1,121 @@
+"""What nodes of a cluster say of it is input: a view that can be, or an error that says so, at no great cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aikcache._redis.cluster.topology import SLOTS, Topology, own_slots, redirection, topology
+from aikcache.errors import RemoteUnavailableError
+
+ASKED = ("here", 7000)
+INFO = (
+    b"cluster_state:ok\r\ncluster_current_epoch:5\r\ncluster_my_epoch:5\r\ncluster_size:1\r\ncluster_known_nodes:1\r\n"
+)
+
+
+def shards(slots: Any = (0, 100), **node: Any) -> list[Any]:
+    said = {b"endpoint": b"h1", b"port": 7001, b"role": b"master", b"health": b"online"}
+    said |= {name.replace("_", "-").encode(): value for name, value in node.items()}
+    return [{b"slots": list(slots), b"nodes": [said]}]
+
+
+def view(said: object) -> Topology:
+    return topology(INFO, said, ASKED, tls=False)
+
+
+def test_a_view_is_read() -> None:
+    """Owners by slot, and where a node leaves something out, what was asked."""
+    assert view(shards()).owners == dict.fromkeys(range(101), ("h1", 7001))
+    assert view(shards(endpoint=b"?", port=0)).primaries == {ASKED}
+    assert view(shards(endpoint=b"[::1]")).primaries == {("::1", 7001)}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        shards(endpoint=b"evil/x"),
+        shards(endpoint=b"user:password@evil"),
+        shards(endpoint=b"a b"),
+        shards(endpoint=b"\x1b[31m"),
+        shards(endpoint=b"x" * 300),
+        shards(endpoint=[b"h1"]),
+        shards(port=99999),
+        shards(port=-1),
+        shards(port=b"7001x"),
+        shards(port=[7001]),
+        shards((0, 40_000_000)),
+        shards((-1, 5)),
+        shards((5, SLOTS)),
+        shards((0,)),
+        shards((0, SLOTS - 1) * 1000),
+        shards((b"a", b"b")),
+        [5],
+        [[1]],
+        [{b"nodes": [5]}],
+        [{b"nodes": 5}],
+        [{b"slots": 5}],
+        [{b"nodes": [{b"endpoint": b"h%d" % n, b"role": b"master"} for n in range(5000)]}],
+        {},
+        None,
+        b"OK",
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(said: object) -> None:
+    """Odd addresses, ports and slots are a `RemoteUnavailableError`, which shows nothing of them."""
+    with pytest.raises(RemoteUnavailableError) as caught:
+        view(said)
+    assert "evil" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+anything = st.recursive(
+    st.none() | st.integers() | st.binary(max_size=8) | st.text(max_size=8) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.binary(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(anything | st.builds(shards, st.lists(st.integers(), max_size=4), endpoint=anything, port=anything))
+def test_whatever_a_node_says_is_a_view_or_an_error(said: Any) -> None:
+    """Nothing else is raised, and every address and slot of a view is one."""
+    try:
+        found = view(said)
+    except RemoteUnavailableError:
+        return
+    assert all(0 <= slot < SLOTS for slot in found.owners)
+    assert all(0 < port < 65536 and "/" not in host for host, port in found.nodes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["MOVED 12 evil/x:7001", "MOVED 12 h:99999", "MOVED x h:7001", "MOVED 99999 h:7001", "ASK", "MOVED", "MOVED 1 h:"],
+)
+def test_a_redirection_to_nowhere_is_none(text: str) -> None:
+    """It is an error reply like any other."""
+    assert redirection(text, ASKED) is None
+
+
+@given(st.text(max_size=40) | st.text(max_size=40).map("MOVED 12 {}".format))
+def test_any_text_is_a_redirection_or_none(text: str) -> None:
+    """Nothing is raised, and nobody is sent to an address that is none."""
+    found = redirection(text, ASKED)
+    assert found is None or (0 <= found.slot < SLOTS and 0 < found.address[1] < 65536)
+
+
+def test_a_node_says_what_it_owns() -> None:
+    """Its epoch and ranges, how many slots they are, and what is on its way but not how many."""
+    line = b"id h:7001@17001,h myself,master - 0 0 7 connected 0-9 12 [13->-other]\n"
+    other = b"id2 h:7002@17002 master - 0 0 8 connected 20-30\n"
+    assert own_slots(other + line) == ("7 0-9 12 [13->-other]", 11)
+    assert own_slots(b"id h:7001@1 myself,master - 0 0 7 connected\n") == ("7", 0)
+
+
+@pytest.mark.parametrize("said", [b"", b"myself", b"a b myself d e f g h x-y", None, 5, "ERR unknown"])
+def test_a_node_that_says_nothing_of_itself_is_refused(said: object) -> None:
+    """What is no such reply is a `RemoteUnavailableError`."""
+    with pytest.raises(RemoteUnavailableError):
+        own_slots(said)

@@ -1,0 +1,58 @@
+"""What of redis-py is overridden or reached into: it must be there in every version that may be installed."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+from redis._parsers import hiredis
+from redis.connection import AbstractConnection, DefaultParser
+
+from aikcache._redis.connection import Connection, Wire
+
+from .._interrupts import Late, interrupt
+
+
+@pytest.mark.parametrize("name", ["_connect", "repr_pieces", "_host_error", "__del__"])
+def test_what_the_connection_overrides_is_there(name: str) -> None:
+    """redis-py's connection has what ours has in its place."""
+    assert callable(getattr(AbstractConnection, name))
+
+
+@pytest.mark.parametrize(
+    "name", ["read_from_socket", "handle_push_response", "parse_error", "on_connect", "on_disconnect", "__del__"]
+)
+def test_what_the_parser_overrides_is_there(name: str) -> None:
+    """redis-py's parser is the one over hiredis, and has what ours has in its place."""
+    assert DefaultParser is hiredis._HiredisParser
+    assert callable(getattr(DefaultParser, name))
+
+
+def test_the_parsers_parts_are_where_they_were() -> None:
+    """What is reached into is made where we look for it."""
+    source = inspect.getsource(DefaultParser)
+    assert all(f"self.{name} = " in source for name in ("_sock", "_reader", "_buffer"))
+    assert "response is NOT_ENOUGH_DATA" in source
+    assert "redis_connect_func" in inspect.signature(AbstractConnection.__init__).parameters
+    assert not {"_connect", "_host_error"} - set(vars(Wire))
+
+
+@pytest.mark.parametrize("give_up", [Connection.close, Connection.interrupt])
+def test_a_time_limit_that_looks_like_trouble_with_the_socket_is_let_out(
+    give_up: Callable[[Connection], object],
+) -> None:
+    """What a socket raises when it is closed is nobody's business; what a handler raises meanwhile is its caller's."""
+    for point in range(1, 100):
+        here, there = socket.socketpair()
+        link = Connection(Wire(here), 1.0)
+        with there:
+            reached, error = interrupt(point, lambda link=link: give_up(link), Late)  # type: ignore[misc]
+        if (left := here.detach()) != -1:  # interrupted before it was closed
+            os.close(left)
+        if not reached:
+            return
+        assert error is not None, point
+    pytest.fail("it does not end")

@@ -1,0 +1,478 @@
+"""A Redis Cluster that changes under load: slots move, nodes come, primaries die and restart."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aikcache import Cache
+from aikcache._coherence import channel as _channel
+from aikcache._coherence import cluster_channel, pending
+from aikcache._coherence.cluster_channel import ClusterChannel, _PrimaryChannel
+from aikcache._keys.patterns import Invalidation
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.cluster.topology import Address, slot_of
+from aikcache.errors import RemoteUnavailableError
+from aikcache.testing import Server, wait_until
+from aikcache.testing.cluster import ClusterTopology
+
+from .._load import Load
+from .._staging import lose_a_reply
+from .._workers import PATIENCE, Background, connect
+
+ROWS = 60
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def both_in_ci(binary: Path) -> None:
+    """These take their time, and both servers passed them: elsewhere than in CI one is enough."""
+    if "valkey" not in binary.name and os.environ.get("AIKCACHE_REQUIRE_SERVERS") != "1":
+        pytest.skip("moves of a Redis cluster are tested in CI (AIKCACHE_REQUIRE_SERVERS=1)")
+
+
+@pytest.fixture(scope="module")
+def plain(binary: Path) -> Iterator[ClusterTopology]:
+    """Three primaries without replicas, for moving slots about, and for restarts that nobody takes over from."""
+    with ClusterTopology(binary=binary, replicas=0, node_timeout_ms=15000) as topology:
+        yield topology
+
+
+@pytest.fixture
+def doubled(binary: Path) -> Iterator[ClusterTopology]:
+    """Three primaries with a replica each, for failovers; two seconds are enough to be taken for dead."""
+    with ClusterTopology(binary=binary, node_timeout_ms=2000) as topology:
+        yield topology
+
+
+@pytest.fixture
+def open_cache(instance: str) -> Iterator[OpenCache]:
+    """Opens caches that have met all nodes and hear of everything."""
+    with ExitStack() as stack:
+
+        def opened(topology: ClusterTopology, **settings: Any) -> Cache:
+            cache = stack.enter_context(closing(Cache(topology.url, instance=instance, **settings)))
+            connect(cache)
+            return cache
+
+        yield opened
+
+
+def function(cache: Cache, load: Callable[[str], str]) -> Callable[[str], str]:
+    @cache.cached("row", operation="get", tags=("row:{n}",))
+    def get(n: str) -> str:
+        return load(n)
+
+    return get
+
+
+def row_slot(cache: Cache, n: int) -> int:
+    return slot_of(cache.key("row", "get", n))
+
+
+def another(topology: ClusterTopology, slot: int) -> Server:
+    """A primary that does not own the slot."""
+    owner = topology.owner(slot)
+    return next(server for server in topology.primaries() if server is not owner)
+
+
+# Slots that move
+
+
+@pytest.mark.parametrize("to", ["a primary", "a new node"])
+def test_in_a_slot_on_its_way_everything_works(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """Between the first step of moving a slot and the last, calls are answered and invalidations are heard at once."""
+    mine, other = open_cache(plain), open_cache(plain)
+    database = {"tea": "1", "mate": "1"}
+    get, get_other = function(mine, database.__getitem__), function(other, database.__getitem__)
+    slot = slot_of(mine.key("row", "get", "tea"))
+    target = plain.add() if to == "a new node" else another(plain, slot)
+    wait_until(lambda: mine.engine.channel.connects == other.engine.channel.connects == len(plain.servers), PATIENCE)  # type: ignore[union-attr]
+    wait_until(lambda: mine.stats().coherent and other.stats().coherent, PATIENCE, "the channels")
+    assert get("tea") == get_other("tea") == "1"
+    source = plain.begin_move(slot, target)
+    for version in ("2", "3", "4"):  # the first is still where it was; from the second on the way is half gone
+        database["tea"] = version
+        assert get_other("tea") != version
+        mine.invalidate("row:get:tea")
+        assert get("tea") == version
+        wait_until(lambda version=version: get_other("tea") == version, PATIENCE, "the push")  # type: ignore[misc]
+        plain.move_keys(slot, source, target, 1)
+    mine.set("row:get:tea", "set by hand")  # a lease cannot be had there: what stood has ended, nothing is stored
+    assert mine.get("row:get:tea") is None
+    plain.end_move(slot, target)
+    mine.set("row:get:tea", "set by hand")
+    assert mine.get("row:get:tea") == "set by hand"
+    assert plain.ask(target, "CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+    mine.invalidate("row:get:tea")
+    assert get("tea") == "4"
+    loads_before = mine.stats().loads
+    assert get_other("tea") == "4"
+    assert mine.stats().loads == loads_before
+    assert plain.ask(target, "CLUSTER", "COUNTKEYSINSLOT", slot) >= 1
+    assert mine.stats().pending_invalidations == other.stats().pending_invalidations == 0
+
+
+def test_slots_move_under_load(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """While slots go to other primaries and to a new one, no call fails and none is answered too old a value."""
+    caches = [open_cache(plain, max_staleness=2) for _ in range(3)]
+    load = Load(caches, ROWS, bound=2)
+    stamps = [caches[0].space.stamp(group) for group in ("*", "row", "row:get", "#", "#row:1", "#row:2")]
+    slots = {*(row_slot(caches[0], n) for n in range(0, ROWS, 3)), *map(slot_of, stamps)}
+    with load.running():
+        wait_until(lambda: load.writes > 100, PATIENCE, "the load")
+        new = plain.add()
+        for i, slot in enumerate(sorted(slots)):
+            target = new if i % 3 == 0 else another(plain, slot)
+            source = plain.begin_move(slot, target)
+            plain.move_keys(slot, source, target)
+            plain.end_move(slot, target)
+        done = load.writes
+        wait_until(lambda: load.writes > done + 100, PATIENCE, "the load")
+    wait_until(load.settled, PATIENCE, "the last versions")
+    assert all(cache.stats().pending_invalidations == 0 for cache in caches)
+    wait_until(lambda: all(cache.stats().coherent for cache in caches), PATIENCE, "coherence")
+
+
+def test_a_sweep_while_slots_move(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """Keys that change nodes while a glob is swept do not escape it."""
+    cache = open_cache(plain, local_ttl=0)
+    names = [f"n{n}" for n in range(400)]
+    slots = sorted({slot_of(cache.key("row", "get", name)) for name in names})[:40]
+    stop = threading.Event()
+
+    def move() -> None:
+        for slot in itertools.cycle(slots):
+            if stop.is_set():
+                return
+            plain.move(slot, another(plain, slot))
+
+    mover = threading.Thread(target=move, daemon=True)
+    get = function(cache, lambda n: n)
+    mover.start()
+    try:
+        for _ in range(5):
+            cache.set_many({f"row:get:{name}": name for name in names})
+            cache.invalidate("row:get:n*")
+            assert cache.get_many([f"row:get:{name}" for name in names]) == {}
+    finally:
+        stop.set()
+        mover.join(PATIENCE)
+    assert get("n1") == "n1"
+
+
+def test_a_new_primary_is_listened_to(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A node that joins without slots gets a channel within the bound, and is one more to be live."""
+    cache = open_cache(plain)
+    before = cache.stats().channel_connects
+    plain.add()
+    wait_until(lambda: cache.stats().channel_connects > before, PATIENCE, "another channel")
+    wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
+
+
+# Primaries that die
+
+
+@pytest.mark.parametrize("how", ["killed", "paused", "asked to"])
+def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open_cache: OpenCache) -> None:
+    """While a replica takes over, no call fails, none is answered too old a value, and what was ended stays ended."""
+    caches = [open_cache(doubled, breaker_reset=0.2) for _ in range(3)]
+    load = Load(caches, ROWS, bound=5.0)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    with load.running():
+        wait_until(lambda: load.writes > 100, PATIENCE, "the load")
+        if how == "killed":
+            first.kill()
+        elif how == "paused":
+            first.pause()
+        else:
+            doubled.promote(replica)
+        wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+        wait_until(lambda: all(cache.stats().coherent for cache in caches), PATIENCE, "coherence")
+        done = load.writes
+        wait_until(lambda: load.writes > done + 200, PATIENCE, "the load")
+        first.resume() if how == "paused" else None
+    wait_until(lambda: sum(cache.stats().pending_invalidations for cache in caches) == 0, PATIENCE, "what is pending")
+    wait_until(load.settled, PATIENCE, "the last versions")
+
+
+def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
+    doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invalidation that only the dead primary knew is effective again when its replica has taken over."""
+    monkeypatch.setattr(pending, "JUST_STARTED", 0)  # else all would be ended, for the replica has just started
+    cache = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
+    other = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
+    database: dict[str, str] = {}
+    get, get_other = function(cache, database.__getitem__), function(other, database.__getitem__)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    names = [f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first][:10]
+    for name in names:
+        database[name] = "old"
+        assert get(name) == "old"
+    wait_until(lambda: doubled.ask(replica, "DBSIZE") == doubled.ask(first, "DBSIZE"), PATIENCE, "the replica")
+    replica.pause()
+    assert doubled.ask(first, "CLIENT", "KILL", "TYPE", "replica") == 1  # nor does it find anything in its socket later
+    for name in names:
+        database[name] = "new"
+        cache.invalidate(f"row:get:{name}")
+    assert cache.stats().pending_invalidations == 0
+    first.kill()
+    replica.resume()
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    wait_until(lambda: cache.stats().coherent and other.stats().coherent, PATIENCE, "coherence")
+    assert [get(name) for name in names] == ["new"] * 10
+    assert [get_other(name) for name in names] == ["new"] * 10
+
+
+def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
+    doubled: ClusterTopology, open_cache: OpenCache
+) -> None:
+    """A call that connects to a primary that hangs ends when its replica takes over, long before the time for it."""
+    cache = open_cache(doubled, local_ttl=0, connect_timeout=600)
+    get = function(cache, lambda n: n)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
+    assert get(name) == name
+    cluster, address = cache.engine.remote.connections, ("127.0.0.1", first.port or 0)  # type: ignore[union-attr]
+    assert isinstance(cluster, Cluster)
+    node, scout = cluster.node(address), cluster._scout(address)
+    first.pause()
+    for connections in (node, scout):
+        connections._drop_idle()
+    call, view = Background(get, name), Background(cluster.view, address)
+    wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    assert call.result() == name
+    with pytest.raises(RemoteUnavailableError):
+        view.result()
+    wait_until(lambda: not node._connecting, PATIENCE, "the channel's connection")
+
+
+def test_a_takeover_is_seen_in_haste(
+    doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a primary hangs the others are asked before their next heartbeat is due, whether anybody calls or not."""
+    cache = open_cache(doubled)
+    for module in (_channel, cluster_channel):
+        monkeypatch.setattr(module, "HEARTBEAT", 600)
+    wait_until(cache.engine.channel.missed, PATIENCE, "the last heartbeat")  # type: ignore[union-attr]
+    first, replica = doubled.servers[0], doubled.servers[3]
+    first.pause()
+    cluster = cache.engine.remote.connections  # type: ignore[union-attr]
+    primaries = {("127.0.0.1", server.port or 0) for server in (*doubled.servers[1:3], replica)}
+    wait_until(lambda: cluster.topology.primaries == primaries, PATIENCE, "the promotion")  # type: ignore[union-attr]
+
+
+def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """While one hangs, and must be told something, the others' heartbeats go on: they will tell who takes over."""
+    cache = open_cache(plain, connect_timeout=600)
+    silent = plain.servers[0]
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(plain, cache, f"n{n}") is silent)
+    channels = cache.engine.channel
+    assert isinstance(channels, ClusterChannel)
+    silent.pause()
+    try:
+        wait_until(channels.missed, PATIENCE, "its absence")
+        cache.engine.recovery.keep(Invalidation(keys=(cache.key("row", "get", name),)))  # type: ignore[union-attr]
+        later = time.monotonic() + 2 * _channel.HEARTBEAT
+        others = [one for one in channels._by_address.values() if one.address[1] != silent.port]
+        wait_until(lambda: all((one.alive_at or 0) > later for one in others), PATIENCE, "two more heartbeats")
+    finally:
+        silent.resume()
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+def test_what_is_pending_is_told_although_a_primary_is_missed_for_ever(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that calls nothing: others may be waiting for it, at the primaries that are there."""
+    cache = open_cache(plain)
+    monkeypatch.setattr(ClusterChannel, "missed", lambda channels: True)
+    monkeypatch.setattr(cluster_channel, "SELDOM", 0)
+    cache.engine.recovery.keep(Invalidation(keys=("some:key",)))  # type: ignore[union-attr]
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+def test_a_channel_outlives_a_look_that_need_not_be(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing has changed by the numbers, a view that cannot be had is no reason to give a channel up."""
+    cache = open_cache(plain)
+    looks: Counter[Address] = Counter()
+
+    def view(cluster: Cluster, address: Address) -> None:
+        looks[address] += 1
+        raise RemoteUnavailableError("staged")
+
+    channels = cache.engine.channel
+    assert isinstance(channels, ClusterChannel)
+    wait_until(
+        lambda: not any(one._changing for one in channels._by_address.values()), PATIENCE, "all to be looked at again"
+    )
+    monkeypatch.setattr(ClusterChannel, "missed", lambda channels: True)
+    monkeypatch.setattr(Cluster, "view", view)
+    connects = cache.stats().channel_connects
+    wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "two looks at each")
+    assert cache.stats().channel_connects == connects
+
+
+def test_what_has_changed_is_looked_at_twice(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much time has passed: who lost its slots may still have been a primary the first time."""
+    monkeypatch.setattr(cluster_channel, "AFTER_CHANGE", 0)
+    looks: Counter[Address] = Counter()
+    look = Cluster.look
+
+    def counted(cluster: Cluster, address: Address) -> bool:
+        looks[address] += 1
+        return look(cluster, address)
+
+    monkeypatch.setattr(Cluster, "look", counted)
+    channels = open_cache(plain).engine.channel
+    assert isinstance(channels, ClusterChannel)
+    wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "second looks")
+
+
+def test_a_primary_that_takes_over_again_is_told_again(
+    doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was replaced, and gives nothing away but that by one slot: over its old connections it would not be met."""
+    cache = open_cache(doubled)
+    cluster = cache.engine.remote.connections  # type: ignore[union-attr]
+    assert isinstance(cluster, Cluster)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    node = cluster.node(("127.0.0.1", first.port or 0))
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
+    # As if no node gave a view in time: all that is known is what was moved.
+    monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
+    monkeypatch.setattr(Cluster, "look", lambda *args: False)
+    monkeypatch.setattr(_PrimaryChannel, "_meet", lambda primary: None)
+    for successor in (replica, first):
+        doubled.promote(successor)
+        run, there = run_of(doubled, successor), ("127.0.0.1", successor.port or 0)
+
+        def told(run: str = run, there: Address = there) -> bool:
+            cache.invalidate(f"row:get:{name}")
+            return cluster.node(there).run_id == run
+
+        wait_until(told, PATIENCE, "the greeting")
+    assert cluster.node(("127.0.0.1", first.port or 0)) is node
+
+
+def test_a_primary_that_was_replaced_between_two_heartbeats_is_told_again(
+    doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody called meanwhile, and by the map nothing has happened: its epoch tells."""
+    cache = open_cache(doubled)
+    channels = cache.engine.channel
+    assert isinstance(channels, ClusterChannel)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    with monkeypatch.context() as quiet:
+        quiet.setattr(_channel, "HEARTBEAT", 600)
+        quiet.setattr(ClusterChannel, "missed", lambda channels: False)
+        primaries = list(channels._by_address.values())
+        wait_until(lambda: not any(p._fast_heartbeat() or p.channel._pinged for p in primaries), PATIENCE, "silence")
+        for successor in (replica, first):
+            doubled.promote(successor)
+    run, node = run_of(doubled, first), channels.cluster.node(("127.0.0.1", first.port or 0))
+    wait_until(lambda: node.run_id == run, PATIENCE, "the greeting")
+    wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
+
+
+def run_of(topology: ClusterTopology, server: Server) -> str:
+    """As `Pool` calls it: a process from its start, or its promotion, on."""
+    lines = b"".join(topology.ask(server, "INFO", section) for section in ("server", "replication")).decode()
+    facts = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+    return f"{facts['run_id']}-{facts['master_replid']}"
+
+
+def doubled_owner(topology: ClusterTopology, cache: Cache, name: str) -> Server:
+    """Which of the first three primaries has a row."""
+    return topology.servers[slot_of(cache.key("row", "get", name)) * 3 // 16384]
+
+
+def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_again(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored between an invalidation and its second sending, and ended there, stays ended."""
+    here, there = open_cache(plain), open_cache(plain)
+    database = {"tea": "old"}
+    get = function(there, database.__getitem__)
+
+    def meanwhile() -> None:
+        assert get("tea") == "old"
+        database["tea"] = "new"
+        there.invalidate("row")
+
+    lose_a_reply(monkeypatch, here, meanwhile)
+    here.invalidate("row")
+    assert get("tea") == "new"
+
+
+# Primaries that restart
+
+
+@pytest.mark.parametrize("what", ["its keys", "stamps of others' keys"])
+def test_what_a_primary_restored_is_ended(what: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A primary that comes back with an old state brings back neither its values nor others' under its old stamps."""
+    cache = open_cache(plain, breaker_reset=0.2)
+    everything = plain.owner(slot_of(cache.space.stamp("*")))
+    database = {"tea": "old"}
+    get = function(cache, database.__getitem__)
+    tag = cache.space.stamp("#row:tea")
+    name = cache.key("row", "get", "tea") if what == "its keys" else tag
+    slot = slot_of(name)
+    if plain.owner(slot) is everything:  # the harder case: the stamp of everything is elsewhere, and stays
+        plain.move(slot, another(plain, slot))
+    server = plain.owner(slot)
+    assert get("tea") == "old"
+    plain.ask(server, "SAVE")
+    database["tea"] = "new"
+    if what == "its keys":
+        cache.invalidate("row:get:tea")
+    else:
+        cache.invalidate_tags("row:tea")
+    late = open_cache(plain, breaker_reset=0.2)  # has nothing to replay
+    cache.close()
+    server.kill()
+    server.restart()
+    plain.until(lambda: plain.serving(server), "the restarted node")
+    assert plain.ask(server, "EXISTS", name) == 1
+    get_late = function(late, database.__getitem__)
+    wait_until(lambda: late.stats().coherent, PATIENCE, "coherence")
+    assert get_late("tea") == "new"
+
+
+def test_after_a_fork_the_child_has_its_own(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """A forked child connects anew, hears of everything, and leaves the parent's connections alone."""
+    cache = open_cache(plain)
+    get = function(cache, lambda n: n)
+    assert get("a") == "a"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ok = get("b") == "b" and cache.wait_coherent(PATIENCE) and cache.stats().errors == 0
+            cache.invalidate("row:get:a")
+            code = 0 if ok and cache.stats().pending_invalidations == 0 else 2
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 2 * PATIENCE
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
+    assert cache.stats().coherent
+    assert get("b") == "b"
+    assert cache.stats().errors == 0

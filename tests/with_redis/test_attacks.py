@@ -1,0 +1,33 @@
+"""Attacks cost their victim, a process of its own, less than a second of processor and 64 MiB beyond what was sent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aikcache.testing import Server
+
+from . import _attacks
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there a process knows how much memory it had")
+
+
+@pytest.fixture(scope="module")
+def server(servers: dict[str, Path]) -> Iterator[Server]:
+    """Either kind: what is measured is the client."""
+    if not servers:
+        pytest.skip("no server is installed")
+    with Server(binary=next(iter(servers.values()))) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", _attacks.CASES)
+def test_an_attack_does_not_work_and_costs_little(name: str, server: Server) -> None:
+    """What was attacked gives right answers, shows no secret, and has not been held up."""
+    cost = _attacks.attack(name, server.url)
+    assert cost.outcome == _attacks.SAFE
+    assert cost.cpu <= 1.0
+    assert cost.mib <= 64 + cost.payload

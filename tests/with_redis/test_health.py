@@ -1,0 +1,60 @@
+"""`Cache.health()` on a real server that is well, hangs, is gone, or refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from aikcache import Cache, Health
+from aikcache.testing import Server, wait_until
+
+from ._workers import PATIENCE, PATIENT
+
+QUICK: Any = {"timeout": 0.3, "connect_timeout": 0.3, "breaker_failures": 2, "breaker_reset": 0.1}
+
+
+def kinds(health: Health) -> set[str]:
+    assert all(problem.cure for problem in health.problems)
+    return {problem.kind for problem in health.problems}
+
+
+def test_a_server_that_is_well_has_no_more_than_warnings(own_server: Server, instance: str) -> None:
+    """A round trip is timed, and what could be better is a warning."""
+    with Cache(own_server.url, instance=instance, **PATIENT) as cache:
+        assert cache.wait_coherent(PATIENCE)
+        health = cache.health()
+        assert (health.status, health.ok, health.server) == ("ok", True, "reachable")
+        assert health.latency is not None
+        assert kinds(health) <= {"memory", "version"}
+
+
+def test_redis_that_hangs_or_is_gone_is_degraded_and_not_dead(own_server: Server, instance: str) -> None:
+    """`health` answers all the same, names the breaker with its last cause, and is well again afterwards."""
+    with Cache(own_server.url, instance=instance, **QUICK) as cache:
+        wait_until(lambda: cache.health().ok, PATIENCE, "the first answer")
+        own_server.pause()
+        try:
+            wait_until(lambda: "breaker" in kinds(cache.health()), PATIENCE, "the breaker")
+            cache.invalidate_key("thing:by:1")
+            health = cache.health()
+            assert (health.status, health.live, health.ready, health.ok) == ("degraded", True, True, False)
+            assert "pending" in kinds(health)
+        finally:
+            own_server.resume()
+        wait_until(lambda: cache.health().status == "ok", PATIENCE, "the recovery")
+        own_server.kill()
+        wait_until(lambda: kinds(cache.health()) & {"server", "breaker"}, PATIENCE, "the loss")
+        assert cache.health().ready
+
+
+def test_a_full_server_that_evicts_nothing_is_named_with_its_cure(own_server: Server, instance: str) -> None:
+    """`noeviction` near maxmemory is degraded before anything is refused."""
+    with Cache(own_server.url, instance=instance, **PATIENT) as cache:
+        assert cache.wait_coherent(PATIENCE)
+        with redis.Redis.from_url(own_server.url) as client:
+            used = int(client.info("memory")["used_memory"])
+            client.config_set("maxmemory", used + used // 50)
+        (problem,) = [problem for problem in cache.health().problems if problem.kind == "eviction"]
+        assert problem.severity == "degraded"
+        assert "allkeys-lru" in problem.cure

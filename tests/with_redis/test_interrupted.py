@@ -1,0 +1,58 @@
+"""Exceptions that a signal handler raises in the middle of the cache's own work, with a server behind it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from aikcache import Cache
+from aikcache._redis.reply import pack
+from tests._interrupted import PATIENCE, Used
+from tests._interrupts import Late, Limit, Stop, Storm, interrupt
+
+KINDS = (Stop, Limit, Late)
+COUNT = int(os.environ.get("AIKCACHE_INTERRUPTS", "300"))
+
+
+@pytest.fixture
+def used(redis_url: str, instance: str) -> Iterator[Used]:
+    with Cache(redis_url, instance=instance, lease_wait=5, timeout=5.0) as cache:
+        used = Used(cache)
+        assert cache.wait_coherent(PATIENCE)
+        yield used
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind: type[BaseException]) -> None:
+    """Wherever a call is interrupted, its caller sees the exception, and other threads go on."""
+    swallowed = []
+    for name, work in used.works().items():
+        point = 1 + KINDS.index(kind)
+        while (found := interrupt(point, work, kind))[0]:
+            if found[1] is None:
+                swallowed.append(f"{name} {point}")
+            point += 7  # each path is taken many times, and each kind begins elsewhere
+    used.check()
+    assert swallowed == []
+
+
+def test_at_random(used: Used) -> None:
+    """Interrupted by a timer, with other threads about: all exceptions are seen, and nothing is left behind."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    storm = Storm(seed, 1e-3)
+    began = time.monotonic()
+    with used.others():
+        storm.run(used.works(), KINDS, COUNT)
+    used.check()
+    print(f"{storm.raised} in {time.monotonic() - began:.1f} s")
+    assert storm.swallowed == []
+
+
+def test_numbers_are_no_words_of_a_command() -> None:
+    """mypy refuses an int in a command: hiredis does not survive an exception while it makes text of it."""
+    assert pack([("SELECT", 1)]) == pack([("SELECT", "1")])  # type: ignore[list-item]

@@ -1,0 +1,408 @@
+"""The key ring on a real server: one maker, rotation, revocation, masters, and no key made because of an error."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aikcache._concurrency import thread
+from aikcache.errors import KeyRingError, RemoteError, SealError
+from aikcache.sessions import KeyInfo, KeyRing
+from aikcache.sessions.ring_store import Reading
+from aikcache.testing import Server, wait_until
+
+from ._workers import PATIENCE, Background, in_threads
+
+MASTER, OTHER = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+DAY = 86_400.0
+NAME = "shop:keyring"
+Open = Callable[..., KeyRing]
+
+
+@pytest.fixture
+def open_ring(redis_url: str) -> Iterator[Open]:
+    """Opens rings as separate processes would have them; without a look in the background unless asked for."""
+    with ExitStack() as stack:
+
+        def opened(**arguments: Any) -> KeyRing:
+            given = {"url": redis_url, "instance": "shop", "master_key": MASTER, "refresh": 3600.0, **arguments}
+            return stack.enter_context(closing(KeyRing(**given)))
+
+        yield opened
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def _infos(ring: KeyRing) -> tuple[KeyInfo, ...]:
+    return ring.keys()
+
+
+class Clock:
+    """Seconds since 1970, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_one_process_seals_another_opens(open_ring: Open) -> None:
+    """The token has the documented form, and opens with the same purpose and associated data alone."""
+    one, two = open_ring(), open_ring()
+    token = one.seal(b"user 7", "reset", b"mail")
+    assert (token[0], len(token)) == (1, 1 + 8 + 12 + len(b"user 7") + 16)
+    assert token[1:9].hex() == one.keys()[0].id
+    assert two.unseal(token, "reset", b"mail") == b"user 7"
+    assert two.unseal(one.seal(b"", "reset"), "reset") == b""
+    for purpose, aad in (("login", b"mail"), ("reset", b""), ("resetm", b"ail")):
+        with pytest.raises(SealError):
+            two.unseal(token, purpose, aad)
+    with pytest.raises(SealError):
+        open_ring(instance="other").unseal(token, "reset", b"mail")
+
+
+def test_whatever_is_changed_is_refused_with_one_message(open_ring: Open) -> None:
+    """Any changed byte, any shorter token and any other bytes raise `SealError`, always with the same words."""
+    ring = open_ring()
+    token = ring.seal(b"data", "p")
+    messages = set()
+    others = [token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :] for at in range(len(token))]
+    for other in (*others, *(token[:at] for at in range(len(token))), token + b"x"):
+        with pytest.raises(SealError) as raised:
+            ring.unseal(other, "p")
+        messages.add(str(raised.value))
+    assert len(messages) == 1
+
+    @given(st.binary(max_size=200))
+    @settings(max_examples=200)
+    def no_bytes_open(noise: bytes) -> None:
+        with pytest.raises(SealError):
+            ring.unseal(noise, "p")
+
+    no_bytes_open()
+
+
+def test_nothing_shows_a_key(open_ring: Open, client: Any) -> None:
+    """Neither representations nor Redis hold a key in clear."""
+    ring = open_ring()
+    ring.seal(b"data", "p")
+    (key,) = ring._live.ring.keys.values()
+    raw = key.secret.reveal()
+    shown = f"{ring!r} {ring.keys()!r} {ring._live.ring!r} {ring.health()!r}"
+    assert raw.hex() not in shown
+    assert repr(raw) not in shown
+    assert client.hget(NAME, f"k:{key.id}").split()[3].startswith(b"aikw1.")
+    assert client.ttl(NAME) == -1
+
+
+def test_a_cold_start_makes_one_key(open_ring: Open, client: Any) -> None:
+    """Twenty rings that begin at once, on hosts whose clocks are ten minutes apart, make one key."""
+    clocks = [lambda skew=skew: 1_800_000_000.0 + skew for skew in range(-300, 300, 30)]
+    rings = [open_ring(clock=clock) for clock in clocks]
+    barrier = threading.Barrier(len(rings))
+
+    def begin(ring: KeyRing) -> bytes:
+        barrier.wait()
+        return ring.seal(b"data", "p")
+
+    with ThreadPoolExecutor(len(rings)) as pool:
+        tokens = list(pool.map(begin, rings))
+    assert [name for name in client.hkeys(NAME) if name.startswith(b"k:")] == [b"k:" + tokens[0][1:9].hex().encode()]
+    assert [ring.unseal(token, "p") for ring in rings for token in tokens] == [b"data"] * len(rings) ** 2
+
+
+def test_a_year_rotates_four_times(open_ring: Open) -> None:
+    """Step by step through a year each token opens for as long as it may live, and retired keys go."""
+    clock = Clock()
+    ring, reader = open_ring(clock=clock), open_ring(clock=clock)
+    sealed: list[tuple[float, bytes]] = []
+    made = set()
+    for _ in range(2 * 365):
+        sealed.append((clock.now, ring.seal(b"data", "p")))
+        made |= {info.id for info in _infos(ring) if info.state != "pending"}
+        assert sum(info.state == "active" for info in _infos(ring)) == 1
+        clock.now += DAY / 2
+        ring.refresh()
+        reader.refresh()
+        sealed = [(at, token) for at, token in sealed if clock.now - at <= 31 * DAY]
+        assert {reader.unseal(token, "p") for _, token in sealed[::7]} == {b"data"}
+    assert len(made) == 5  # the first, and four rotations
+    assert len(ring.keys()) <= 3
+
+
+def test_a_key_opens_until_its_retention_ends(open_ring: Open) -> None:
+    """A key is pending, active, expired and retired at the documented moments."""
+    clock = Clock()
+    ring = open_ring(clock=clock)
+    token = ring.seal(b"data", "p")
+    (info,) = ring.keys()
+    assert (info.created, info.activates, info.expires) == (clock.now, clock.now - 600, clock.now - 600 + 90 * DAY)
+    clock.now = info.expires - 2 * DAY
+    ring.refresh()
+    assert [(key.state, key.activates) for key in _infos(ring)][1:] == [("pending", info.expires)]
+    clock.now = info.expires + 31 * DAY - 1
+    assert ring.unseal(token, "p") == b"data"
+    clock.now += 1
+    assert ring.keys()[0].state == "retired"
+    with pytest.raises(SealError):
+        ring.unseal(token, "p")
+
+
+def test_a_revoked_key_opens_nothing_anywhere(open_ring: Open) -> None:
+    """Other processes hear of a revocation by themselves, and a new key seals at once."""
+    ring, other = open_ring(), open_ring(refresh=0.05)
+    token = ring.seal(b"data", "p")
+    assert other.unseal(token, "p") == b"data"
+    ring.revoke(ring.keys()[0].id, "laptop stolen")
+    with pytest.raises(SealError):
+        ring.unseal(token, "p")
+    wait_until(lambda: any(key.state == "revoked" for key in _infos(other)), what="the other's look at the ring")
+    with pytest.raises(SealError):
+        other.unseal(token, "p")
+    assert other.unseal(ring.seal(b"new", "p"), "p") == b"new"
+    with pytest.raises(KeyRingError, match="has no key"):
+        ring.revoke("0" * 16)
+
+
+def test_all_keys_before_a_moment_are_revoked(open_ring: Open) -> None:
+    """`revoke_before` goes by when keys were created, and says how many it revoked."""
+    clock = Clock()
+    ring = open_ring(clock=clock)
+    first = ring.seal(b"data", "p")
+    clock.now += DAY
+    second = ring.rotate()
+    clock.now += 5
+    token = ring.seal(b"data", "p")
+    assert (token[1:9].hex(), first[1:9].hex() == second.id) == (second.id, False)
+    assert ring.revoke_before(clock.now - 60) == 1
+    assert ring.revoke_before(clock.now - 60) == 0
+    assert ring.unseal(token, "p") == b"data"
+    with pytest.raises(SealError):
+        ring.unseal(first, "p")
+
+
+def test_the_master_key_is_exchanged(open_ring: Open) -> None:
+    """Deploy new and old, rewrap, deploy new: what was sealed before still opens, and the old one opens nothing."""
+    token = open_ring().seal(b"data", "p")
+    both = open_ring(master_key=f"{OTHER},{MASTER}")
+    assert both.rewrap() == 1
+    assert both.rewrap() == 0
+    assert open_ring(master_key=OTHER).unseal(token, "p") == b"data"
+    with pytest.raises(KeyRingError):
+        open_ring().unseal(token, "p")
+
+
+def test_nothing_is_made_because_of_an_error(open_ring: Open, client: Any) -> None:
+    """A wrong master, changed times, a counter without keys and a name of another type raise, and change nothing."""
+    ring = open_ring()
+    ring.seal(b"data", "p")
+    before = client.hgetall(NAME)
+
+    def refused(ring: KeyRing) -> None:
+        stood = client.dump(NAME)
+        for use in (lambda: ring.seal(b"data", "p"), ring.refresh, ring.rotate, ring.keys):
+            with pytest.raises(KeyRingError):
+                use()
+        assert client.dump(NAME) == stood
+        assert not ring.health().ok
+
+    refused(open_ring(master_key=OTHER))
+    (name,) = (name for name in before if name.startswith(b"k:"))
+    created, activates, expires, wrapped = before[name].split()
+    for forged in (
+        b"%b %b %d %b" % (created, activates, int(expires) + 1, wrapped),
+        b"%b %b %b aikp1..%b" % (created, activates, expires, MASTER.encode()),
+        b"",
+        os.urandom(300),
+    ):
+        client.hset(NAME, name, forged)
+        refused(open_ring())
+    client.hdel(NAME, name)
+    refused(open_ring())
+    client.delete(NAME)
+    client.set(NAME, "text")
+    refused(open_ring())
+
+
+def test_one_entry_that_does_not_open_is_left_out(open_ring: Open, client: Any) -> None:
+    """The others go on, and health says so."""
+    token = open_ring().seal(b"data", "p")
+    client.hset(NAME, "k:" + "0" * 16, "1 2 3 aikw1.00000000.AAAA")
+    client.hincrby(NAME, "g", 1)
+    ring = open_ring()
+    assert ring.unseal(token, "p") == b"data"
+    assert ring.health().problems == ("1 of its entries cannot be opened with these master keys",)
+
+
+def test_a_ring_that_is_gone_is_put_back(open_ring: Open, client: Any) -> None:
+    """A process that knows keys and revocations restores both, instead of making a new key."""
+    ring = open_ring(refresh=0.05)
+    revoked = ring.seal(b"data", "p")
+    ring.revoke(revoked[1:9].hex())
+    token = ring.seal(b"data", "p")
+    before = client.hgetall(NAME)
+    client.flushall()
+    wait_until(lambda: client.exists(NAME), what="the ring to be back")
+    after = client.hgetall(NAME)
+    assert {name: value for name, value in after.items() if name != b"g"} == {
+        name: value for name, value in before.items() if name != b"g"
+    }
+    late = open_ring()
+    assert late.unseal(token, "p") == b"data"
+    with pytest.raises(SealError):
+        late.unseal(revoked, "p")
+
+
+def test_a_server_that_is_away_makes_no_key_and_ends_none(own_server: Server) -> None:
+    """What is known goes on sealing and opening; what is not known is away, not forged."""
+    arguments: dict[str, Any] = {"instance": "shop", "master_key": MASTER, "refresh": 3600.0}
+    with closing(KeyRing(own_server.url, **arguments)) as ring, closing(KeyRing(own_server.url, **arguments)) as late:
+        token = ring.seal(b"data", "p")
+        own_server.pause()
+        try:
+            assert ring.unseal(ring.seal(b"more", "p"), "p") == b"more"
+            for use in (lambda: late.seal(b"data", "p"), lambda: late.unseal(token, "p"), late.keys, ring.rotate):
+                with pytest.raises(RemoteError):
+                    use()
+        finally:
+            own_server.resume()
+        wait_until(lambda: _opens(late, token), what="the server to be used again")
+        with redis.Redis.from_url(own_server.url) as client:
+            assert sum(name.startswith(b"k:") for name in client.hkeys(NAME)) == 1
+
+
+def _opens(ring: KeyRing, token: bytes) -> bool:
+    try:
+        return ring.unseal(token, "p") == b"data"
+    except RemoteError:
+        return False
+
+
+def test_a_forked_child_has_connections_of_its_own(open_ring: Open) -> None:
+    """The child seals and opens what the parent does, and hears of changes."""
+    ring = open_ring()
+    token = ring.seal(b"data", "p")
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            ring.refresh()
+            os.write(write, ring.unseal(token, "p") + ring.seal(b"child", "p"))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    assert told[:4] == b"data"
+    assert ring.unseal(told[4:], "p") == b"child"
+
+
+def test_strangers_do_not_use_up_the_reading_for_a_new_key(open_ring: Open, client: Any) -> None:
+    """A key made right after a revocation opens at once in every process, whatever ids strangers send meanwhile."""
+    ring, other = open_ring(), open_ring()
+    assert other.unseal(ring.seal(b"data", "p"), "p") == b"data"
+    for _ in range(3):
+        ring.revoke(next(info.id for info in _infos(ring) if info.state == "active"))
+        token = ring.seal(b"new", "p")
+        before = client.info("commandstats")["cmdstat_hgetall"]["calls"]
+        for _ in range(20):
+            with pytest.raises(SealError):
+                other.unseal(b"\x01" + os.urandom(60), "p")
+        assert client.info("commandstats")["cmdstat_hgetall"]["calls"] - before < 20
+        threads = [Background(other.unseal, token, "p") for _ in range(8)]
+        assert [thread.result() for thread in threads] == [b"new"] * 8
+
+
+def test_of_two_readings_that_overlap_the_newer_one_is_known(open_ring: Open) -> None:
+    """Whichever was asked for first: a process that has read a key seals with it, whatever others read meanwhile."""
+    ring, other = open_ring(), open_ring()
+    read = ring._live._store.read
+    began, installed = threading.Event(), threading.Event()
+
+    def slow() -> Reading:  # asked for first, answered last
+        steps[0] = early
+        began.set()
+        assert installed.wait(PATIENCE)
+        return read()
+
+    def early() -> Reading:
+        steps[0] = after
+        reading = read()
+        other.seal(b"data", "p")
+        return reading
+
+    def after() -> Reading:  # what `early` read is known by now
+        steps[0] = read
+        installed.set()
+        sealed.append(first.result())
+        return read()
+
+    steps = [slow]
+    sealed: list[bytes] = []
+    ring._live._store.read = lambda: steps[0]()  # type: ignore[method-assign]
+    first = Background(ring.seal, b"data", "p")
+    assert began.wait(PATIENCE)
+    assert ring.seal(b"data", "p")[1:9] == sealed[0][1:9]
+    assert len(ring.keys()) == 1
+
+
+def test_a_reading_that_others_overtook_is_no_loss(
+    open_ring: Open, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was read before a key was made, and arrives after, is neither believed nor taken for a loss."""
+    ring, other = open_ring(), open_ring()
+    read = ring._live._store.read
+    asked, known = threading.Event(), threading.Event()
+
+    def late() -> Reading:
+        ring._live._store.read = read  # type: ignore[method-assign]
+        reading = read()
+        asked.set()
+        assert known.wait(PATIENCE)
+        return reading
+
+    ring._live._store.read = late  # type: ignore[method-assign]
+    slow = Background(ring.refresh)
+    assert asked.wait(PATIENCE)
+    token = other.seal(b"data", "p")
+    assert ring.unseal(token, "p") == b"data"
+    known.set()
+    slow.result()
+    assert (ring.unseal(token, "p"), client.hget(NAME, "g"), caplog.records) == (b"data", b"1", [])
+
+
+def test_the_ring_is_watched_by_one_thread_also_after_an_interrupt(
+    open_ring: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in the middle of the first use leaves nothing undone; many threads start one watcher."""
+    ring = open_ring()
+    start, started = thread.start, []
+
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def counted(*args: Any) -> Any:
+        started.append(args[1])
+        return start(*args)
+
+    monkeypatch.setattr(thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ring.seal(b"data", "p")
+    monkeypatch.setattr(thread, "start", counted)
+    in_threads(lambda: ring.seal(b"data", "p"), 8)
+    assert started == ["aikcache-keyring"]

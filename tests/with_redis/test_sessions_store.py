@@ -1,0 +1,647 @@
+"""Sessions on a real server: concurrent changes, logouts and logins, limits, hostile bytes, a server that is away."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aikcache.errors import ConfigError, EncodeError, SessionTooLargeError, SessionUnavailableError
+from aikcache.sessions import Drop, Keep, KeyRing, Session, SessionStore, Set
+from aikcache.testing import Server
+
+MASTER = secrets.token_urlsafe(32)
+PATIENT: dict[str, Any] = {"timeout": 10.0, "connect_timeout": 10.0}
+Open = Callable[..., SessionStore]
+
+
+@pytest.fixture
+def open_store(redis_url: str) -> Iterator[Open]:
+    """Opens stores as separate processes would have them."""
+    with ExitStack() as stack:
+
+        def opened(url: str = redis_url, **arguments: Any) -> SessionStore:
+            ring = stack.enter_context(closing(KeyRing(url, instance="shop", master_key=MASTER, refresh=3600.0)))
+            given = {"ring": ring, "instance": "shop", **PATIENT, **arguments}
+            return stack.enter_context(closing(SessionStore(url, **given)))
+
+        yield opened
+
+
+@pytest.fixture
+def store(open_store: Open) -> SessionStore:
+    return open_store()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def begun(store: SessionStore, **data: Any) -> str:
+    """A new session's cookie."""
+    session = store.open(None)
+    session.update(data or {"begun": True})
+    cookie = store.commit(session)
+    assert isinstance(cookie, Set)
+    return cookie.value
+
+
+def logged_in(store: SessionStore, subject: str, **data: Any) -> str:
+    session = store.open(None)
+    session.update(data)
+    session.bind(subject, "laptop")
+    cookie = store.commit(session)
+    assert isinstance(cookie, Set)
+    return cookie.value
+
+
+def held(store: SessionStore, cookie: str) -> dict[str, Any]:
+    return dict(store.open(cookie))
+
+
+def names(client: Any) -> list[bytes]:
+    return sorted(client.keys("shop:session:*"))
+
+
+def test_what_one_request_writes_the_next_reads(store: SessionStore, open_store: Open, client: Any) -> None:
+    """In another process too; the cookie has 92 characters, and a mere read sends none."""
+    cookie = begun(store, user=7, cart=["tea"], seen={1, 2}, size=(3, b"x"))
+    assert len(cookie) == 92
+    other = open_store()
+    session = other.open(cookie)
+    assert dict(session) == {"user": 7, "cart": ["tea"], "seen": {1, 2}, "size": (3, b"x")}
+    assert (session.new, session.modified) == (False, False)
+    before = client.hgetall(names(client)[0])
+    assert other.commit(session) == Keep()
+    assert client.hgetall(names(client)[0]) == before
+
+
+def test_nothing_is_asked_of_a_session_that_is_not_used(open_store: Open) -> None:
+    """Opening and committing need no server, and a new session that stays empty leaves nothing behind."""
+    away = open_store("redis://127.0.0.1:1/0")
+    session = away.open("x" * 92)
+    assert (away.commit(session), session.accessed) == (Keep(), False)
+
+
+def test_a_new_session_that_stays_empty_is_not_stored(store: SessionStore, client: Any) -> None:
+    """Reading, permanence and clearing alone store nothing."""
+    session = store.open(None)
+    session.permanent = True
+    assert session.get("user") is None
+    session.clear()
+    assert (store.commit(session), names(client)) == (Keep(), [])
+
+
+def test_changes_of_different_keys_all_survive(store: SessionStore) -> None:
+    """32 requests that have read the same session each add a key: all are kept, in each of ten rounds."""
+    cookie = begun(store)
+    with ThreadPoolExecutor(16) as pool:
+        for turn in range(10):
+            line = threading.Barrier(16)
+
+            def add(number: int, turn: int = turn, line: threading.Barrier = line) -> object:
+                session = store.open(cookie)
+                assert session["begun"]
+                line.wait()
+                session[f"{turn}:{number}"] = number
+                return store.commit(session)
+
+            assert set(pool.map(add, range(32))) == {Keep()}
+            found = held(store, cookie)
+            assert [found.pop(f"{turn}:{number}") for number in range(32)] == list(range(32))
+            session = store.open(cookie)
+            for number in range(32):
+                del session[f"{turn}:{number}"]
+            store.commit(session)
+
+
+def test_a_deletion_beside_a_change_keeps_both(store: SessionStore) -> None:
+    """One deletes a key, one sets another, one changes inside a third: none undoes another's."""
+    cookie = begun(store, a=1, b={"list": [1]}, read={"x", "y"})
+    one, two, three = (store.open(cookie) for _ in range(3))
+    assert [len(session) for session in (one, two, three)] == [3, 3, 3]
+    del one["a"]
+    two["c"] = 3
+    three["b"]["list"].append(2)
+    for session in (one, two, three):
+        assert store.commit(session) == Keep()
+    assert held(store, cookie) == {"b": {"list": [1, 2]}, "c": 3, "read": {"x", "y"}}
+
+
+def test_what_was_only_read_is_not_written_back(store: SessionStore, open_store: Open) -> None:
+    """A set that another process changed meanwhile stays as that one left it."""
+    cookie = begun(store, tags={"a", "b", "c"}, count=1)
+    other = open_store()
+    reader, writer = store.open(cookie), other.open(cookie)
+    assert reader["tags"] == {"a", "b", "c"}
+    reader["tags"].add("d")
+    reader["tags"].remove("d")
+    reader["count"] = 1
+    reader.modified = True
+    reader["mine"] = True
+    writer["tags"] = {"z"}
+    writer["count"] = 5
+    other.commit(writer)
+    store.commit(reader)
+    assert held(store, cookie) == {"tags": {"z"}, "count": 5, "mine": True}
+
+
+def test_a_logout_wins_over_whoever_read_before(store: SessionStore, open_store: Open) -> None:
+    """200 logouts race a writer, a reader and a page that regenerates: none lives on, no stale cookie."""
+    other = open_store()
+    for number in range(200):
+        cookie = logged_in(store, f"user {number}", user=number)
+        late = [other.open(cookie) for _ in range(3)]
+        for session in late:
+            assert session["user"] == number
+        late[0]["late"] = True
+        late[1].regenerate()
+        logout = store.open(cookie)
+        logout.end()
+        assert store.commit(logout) == Drop()
+        assert [other.commit(session) for session in late] == [Keep()] * 3
+        assert held(store, cookie) == {}
+        assert store.sessions(f"user {number}") == []
+
+
+def test_a_flash_beside_a_logout_brings_nothing_back(store: SessionStore) -> None:
+    """`clear()` with a message after it: the record lives on with the message alone, whatever others had read."""
+    cookie = begun(store, user=7)
+    stale, logout = store.open(cookie), store.open(cookie)
+    assert (stale["user"], logout["user"]) == (7, 7)
+    logout.clear()
+    logout["_flashes"] = ["bye"]
+    assert store.commit(logout) == Keep()
+    stale["user"] = 8
+    assert store.commit(stale) == Keep()
+    assert held(store, cookie) == {"_flashes": ["bye"]}
+    assert store.counts["dropped"] == 1
+
+
+def test_an_emptied_session_ends(store: SessionStore) -> None:
+    """Its cookie is dropped; but not where another request has added something meanwhile."""
+    cookie = begun(store, a=1)
+    popped, added = store.open(cookie), store.open(cookie)
+    assert popped.pop("a") + added["a"] == 2
+    added["b"] = 2
+    store.commit(added)
+    assert store.commit(popped) == Keep()
+    last = store.open(cookie)
+    last.clear()
+    assert store.commit(last) == Drop()
+    assert held(store, cookie) == {}
+
+
+def test_a_login_has_a_fresh_id_whatever_cookie_came(store: SessionStore) -> None:
+    """The old id, a chosen one and one that has ended lead nowhere; a stale page beside the login sends no cookie."""
+    before = begun(store, cart=["tea"])
+    stale, login = store.open(before), store.open(before)
+    assert stale["cart"] == login["cart"]
+    login.bind("user 7")
+    after = store.commit(login)
+    assert isinstance(after, Set)
+    assert after.value != before
+    late = store.open(before)
+    assert dict(late) == {}
+    late["x"] = 1
+    assert store.commit(late) == Keep()
+    stale["theme"] = "dark"
+    assert store.commit(stale) == Keep()
+    assert held(store, after.value) == {"cart": ["tea"], "theme": "dark"}
+    again = store.open(before)
+    again.bind("user 8")
+    assert isinstance(store.commit(again), Set)
+    for chosen in ("x" * 92, base64.urlsafe_b64encode(os.urandom(69)).decode(), "é", ""):
+        session = store.open(chosen)
+        session["user"] = 1
+        cookie = store.commit(session)
+        assert isinstance(cookie, Set)
+        assert cookie.value != chosen
+
+
+def test_what_is_written_while_the_id_changes_is_taken_over(store: SessionStore, open_store: Open) -> None:
+    """Between reading and the new id another request adds, changes and deletes: all of it goes on."""
+    cookie = begun(store, a=1, b=2, c=3)
+    renewing, writing = store.open(cookie), store.open(cookie)
+    assert dict(renewing) == dict(writing)
+    renewing.regenerate()
+    renewing["mine"] = True
+    writing["a"] = 10
+    writing["new"] = "x"
+    del writing["b"]
+    store.commit(writing)
+    after = store.commit(renewing)
+    assert isinstance(after, Set)
+    assert held(store, after.value) == {"a": 10, "c": 3, "new": "x", "mine": True}
+    assert held(open_store(), cookie) == {}
+
+
+def test_of_two_new_ids_at_once_one_counts(store: SessionStore) -> None:
+    """Both requests' changes are under the one; the other sends no cookie. Of two logins both stand."""
+    cookie = begun(store, a=1)
+    one, two = store.open(cookie), store.open(cookie)
+    for number, session in enumerate((one, two)):
+        assert session["a"] == 1
+        session.regenerate()
+        session[f"key{number}"] = number
+    first = store.commit(one)
+    assert isinstance(first, Set)
+    assert store.commit(two) == Keep()
+    assert held(store, first.value) == {"a": 1, "key0": 0, "key1": 1}
+    logins = [store.open(first.value) for _ in range(2)]
+    for session in logins:
+        assert session["a"] == 1
+        session.bind("user")
+    assert all(isinstance(store.commit(session), Set) for session in logins)
+    assert len(store.sessions("user")) == 2
+
+
+def test_a_new_id_does_not_prolong_and_a_login_does(store: SessionStore, client: Any) -> None:
+    """The absolute end goes on with the id, and starts anew at a login."""
+    cookie = begun(store, a=1)
+    client.hset(names(client)[0], "~a", int(client.time()[0]) * 1000 + 5_000_000)
+    (end,) = client.hmget(names(client)[0], "~a")
+
+    def renewed(cookie: str, *, login: bool) -> tuple[str, Any]:
+        session = store.open(cookie)
+        session.bind("user") if login else session.regenerate()
+        after = store.commit(session)
+        assert isinstance(after, Set)
+        (name,) = (name for name in names(client) if client.hexists(name, "~v"))
+        return after.value, client.hget(name, "~a")
+
+    cookie, after = renewed(cookie, login=False)
+    assert after == end
+    _, after = renewed(cookie, login=True)
+    assert int(after) > int(end)
+
+
+def test_a_subjects_sessions_are_listed_and_ended(store: SessionStore, open_store: Open, client: Any) -> None:
+    """By their handles, with labels; everywhere, but for the one that asks if it wishes."""
+    cookies = [logged_in(store, "user 7", n=number) for number in range(3)]
+    other = logged_in(store, "user 8", n=9)
+    infos = open_store().sessions("user 7")
+    assert ([info.label for info in infos], len({info.handle for info in infos})) == (["laptop"] * 3, 3)
+    assert all(abs(info.last_seen - client.time()[0]) < 60 for info in infos)
+    mine = store.open(cookies[0])
+    assert mine.subject == "user 7"
+    assert store.end(infos[0].handle) != store.end(infos[0].handle)
+    assert store.end_all("user 7", keep=mine) in (1, 2)
+    assert [info.handle for info in store.sessions("user 7")] in ([], [mine.handle])
+    session = store.open(logged_in(store, "user 7"))
+    session.end_all()
+    assert store.commit(session) == Drop()
+    assert (store.sessions("user 7"), [held(store, cookie) for cookie in cookies]) == ([], [{}, {}, {}])
+    assert held(store, other) == {"n": 9}
+
+
+def test_a_login_that_everything_ended_overtakes_does_not_begin(store: SessionStore, client: Any) -> None:
+    """A session that is in its subject's index, but not there yet, is ended before it begins."""
+    run, ended = store.records.run, []
+
+    def overtaken(calls: Any, *, critical: bool) -> Any:
+        store.records.run = run  # type: ignore[method-assign]
+        run([*calls[:1]], critical=True)
+        ended.append(store.end_all("user"))
+        return run(calls, critical=critical)
+
+    store.records.run = overtaken  # type: ignore[method-assign]
+    session = store.open(None)
+    session.bind("user")
+    assert store.commit(session) == Keep()
+    assert (ended, store.sessions("user")) == ([0], [])
+
+
+def test_both_timeouts_are_the_time_to_live(open_store: Open, client: Any) -> None:
+    """A use extends it once `touch_every` has gone by, and never beyond the absolute end."""
+    store = open_store(idle_timeout=100, absolute_timeout=150, touch_every=10)
+    cookie = begun(store)
+    (name,) = names(client)
+    assert 108_000 < client.pttl(name) <= 110_000
+    client.pexpire(name, 105_000)
+    held(store, cookie)
+    assert client.pttl(name) <= 105_000
+    client.pexpire(name, 99_000)
+    held(store, cookie)
+    assert client.pttl(name) > 107_000
+    client.hset(name, "~a", int(client.time()[0]) * 1000 + 50_000)
+    client.pexpire(name, 40_000)
+    held(store, cookie)
+    assert (client.pttl(name) <= 51_000, client.hget(name, "~f")) == (True, b"1")
+    client.pexpire(name, 40_000)
+    held(store, cookie)
+    assert client.pttl(name) <= 40_000
+
+
+def test_a_permanent_session_has_an_age_in_its_cookie(open_store: Open) -> None:
+    """And a lifetime of its own; another permanence is another cookie."""
+    store = open_store(permanent_timeout=1_000_000)
+    cookie = begun(store)
+    session = store.open(cookie)
+    session.permanent = True
+    assert session["begun"]
+    after = store.commit(session)
+    assert isinstance(after, Set)
+    assert after.max_age is not None
+    assert 999_000 < after.max_age <= 1_000_000
+    again = store.open(after.value)
+    again.permanent = True
+    assert (again["begun"], again.permanent, store.commit(again)) == (True, True, Keep())
+
+
+def test_the_same_commit_sent_twice_is_one(store: SessionStore) -> None:
+    """A repetition after a lost reply changes nothing, and is answered alike."""
+    run = store.records.run
+    store.records.run = lambda calls, **how: (run(calls, **how), run(calls, **how))[1]  # type: ignore[method-assign]
+    cookie = begun(store, a=1)
+    session = store.open(cookie)
+    session["b"] = 2
+    assert store.commit(session) == Keep()
+    session = store.open(cookie)
+    session.bind("user")
+    after = store.commit(session)
+    assert isinstance(after, Set)
+    assert held(store, after.value) == {"a": 1, "b": 2}
+    session = store.open(after.value)
+    session.clear()
+    assert store.commit(session) == Drop()
+
+
+def test_a_session_over_its_limits_is_not_written(open_store: Open) -> None:
+    """The error names the largest keys; what is there already stays. Two requests together do not get past them."""
+    store = open_store(max_bytes=1000, max_keys=5)
+    cookie = begun(store, a=1)
+    for data in ({"big": "x" * 2000, "b": 1}, {str(n): n for n in range(6)}):
+        session = store.open(cookie)
+        session.update(data)
+        with pytest.raises(SessionTooLargeError, match=r"at most 1000 bytes under 5 keys .* The largest: '"):
+            store.commit(session)
+    assert held(store, cookie) == {"a": 1}
+    pair = [store.open(cookie) for _ in range(2)]
+    for number, session in enumerate(pair):
+        assert session["a"] == 1
+        session[f"half{number}"] = "x" * 500
+    store.commit(pair[0])
+    with pytest.raises(SessionTooLargeError):
+        store.commit(pair[1])
+    assert sorted(held(store, cookie)) == ["a", "half0"]
+
+
+def test_what_cannot_be_kept_is_an_error_with_its_path(store: SessionStore) -> None:
+    """Nothing is written then."""
+    session = store.open(None)
+    session["rows"] = [object()]
+    with pytest.raises(EncodeError, match=r"session\['rows'\]\[0\]"):
+        store.commit(session)
+    for name in ("x" * 257, 7, "\ud800"):
+        with pytest.raises(EncodeError, match="session's keys"):
+            session[name] = 1  # type: ignore[index]
+
+
+def test_neither_redis_nor_logs_show_a_session(
+    store: SessionStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No id, cookie, value, subject or label; key names do show. Without the cookie the ring opens nothing."""
+    cookie = logged_in(store, "subject-in-clear", field="value-in-clear")
+    dump = repr([(name, client.dump(name)) for name in client.keys("*")]) + caplog.text + repr(store.open(cookie))
+    view = store.open(cookie).view()
+    id, record = view.id, view.record
+    assert record is not None
+    for secret in ("subject-in-clear", "value-in-clear", "laptop", cookie, id.hex(), repr(id)[2:-1]):
+        assert secret not in dump
+    for purpose in ("session-record", "session-cookie"):
+        closed = record.fields["field"]
+        assert store.ring.opening_subkey(purpose, closed[:8]) is not None
+        for aad in (b"", b"field", b"ffield"):
+            with pytest.raises(Exception, match="not sealed"):
+                store.ring.unseal(b"\x01" + closed, purpose, aad)
+
+
+def test_a_moved_field_does_not_open(store: SessionStore, client: Any) -> None:
+    """Under another name, in another session, or from before a `clear()`."""
+    cookies = begun(store, a="user", b="admin"), begun(store, a="other")
+    name, other = (f"shop:session:{store.open(cookie).view().name}" for cookie in cookies)
+    a, b = client.hmget(name, "fa", "fb")
+    client.hset(other, "fa", a)
+    assert "a" not in store.open(cookies[1])
+    client.hset(name, "fa", b)
+    assert "a" not in store.open(cookies[0])
+    session = store.open(cookies[0])
+    session.clear()
+    session["c"] = 1
+    store.commit(session)
+    client.hset(name, "fb", b)
+    assert "b" not in store.open(cookies[0])
+
+
+def test_a_revoked_key_ends_what_it_sealed(store: SessionStore, open_store: Open) -> None:
+    """The cookie leads nowhere, and the next session has a new key."""
+    cookie = begun(store, a=1)
+    store.ring.revoke(store.ring.keys()[0].id)
+    assert held(store, cookie) == {}
+    assert held(store, begun(store, b=2)) == {"b": 2}
+
+
+def test_any_cookie_and_any_record_is_a_new_visitor(
+    store: SessionStore, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never an exception; a read sends no cookie; a few kinds of log line."""
+    cookie = begun(store, a=[1, {"b": 2}])
+    (key,) = names(client)
+    record = client.hgetall(key)
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def anything(data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(cookie) - 1))
+        mutated = cookie[:at] + data.draw(st.characters()) + cookie[at + data.draw(st.integers(0, 2)) :]
+        forged = dict(record)
+        name = data.draw(st.sampled_from(sorted(forged)))
+        forged[name] = data.draw(st.binary(max_size=60) | st.just(forged[name][:-1]))
+        client.delete(key)
+        client.hset(key, mapping=forged)
+        if data.draw(st.booleans()):
+            client.pexpire(key, 60_000)
+        for sent in (mutated, cookie):
+            session = store.open(sent)
+            assert dict(session) in ({}, {"a": [1, {"b": 2}]})
+            assert store.commit(session) == Keep()
+            session = store.open(sent)
+            session["x"] = 1
+            assert isinstance(store.commit(session), (Keep, Set))
+
+    anything()
+    for other in ("text", ["list"]):
+        client.delete(key)
+        client.set(key, other) if isinstance(other, str) else client.rpush(key, *other)
+        assert held(store, cookie) == {}
+    assert len({record.getMessage() for record in caplog.records}) < 12
+
+
+def test_of_several_cookies_the_first_that_leads_somewhere_counts(store: SessionStore) -> None:
+    """At most four are tried."""
+    cookie = begun(store, a=1)
+    assert held(store, cookie) == {"a": 1}
+    assert dict(store.open(["x", "y" * 500, cookie])) == {"a": 1}
+    assert dict(store.open(["x", "y", "z", "0", cookie])) == {}
+    assert dict(store.open(cookie, name="other")) == {}
+
+
+def test_with_redis_away_nobody_is_told_what_is_not_so(own_server: Server, open_store: Open) -> None:
+    """Reading and writing raise; under "empty" a session is empty, and what is written is dropped and counted."""
+    store, empty = (
+        open_store(own_server.url, timeout=0.5, connect_timeout=0.5),
+        open_store(own_server.url, on_unavailable="empty", timeout=0.5, connect_timeout=0.5),
+    )
+    cookie = begun(store, a=1)
+    assert held(empty, cookie) == {"a": 1}
+    read = store.open(cookie)
+    assert read["a"] == 1
+    read["b"] = 2
+    own_server.pause()
+    try:
+        with pytest.raises(SessionUnavailableError):
+            store.commit(read)
+        with pytest.raises(SessionUnavailableError):
+            held(store, cookie)
+        session = empty.open(cookie)
+        session["c"] = 3
+        assert (empty.commit(session), empty.counts["dropped"]) == (Keep(), 1)
+    finally:
+        own_server.resume()
+
+
+def test_a_server_that_refuses_writes_lets_readers_go_on(own_server: Server, open_store: Open) -> None:
+    """OOM fails a commit that writes, and no other."""
+    store = open_store(own_server.url)
+    cookie = begun(store, a=1)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", "1")
+        assert held(store, cookie) == {"a": 1}
+        session = store.open(cookie)
+        session["b"] = 2
+        with pytest.raises(SessionUnavailableError, match="OOM"):
+            store.commit(session)
+
+
+def test_a_use_that_cannot_be_noted_is_a_use(own_server: Server, open_store: Open) -> None:
+    """A server without replicas that wants some refuses to extend a session, and the session is read all the same."""
+    store = open_store(own_server.url)
+    cookie = begun(store, a=1)
+    with redis.Redis.from_url(own_server.url) as client:
+        (name,) = client.keys("shop:session:*")
+        client.pexpire(name, 1_000_000)
+        client.config_set("min-replicas-to-write", "1")
+        assert held(store, cookie) == {"a": 1}
+        assert client.pttl(name) <= 1_000_000
+        client.config_set("min-replicas-to-write", "0")
+        assert held(store, cookie) == {"a": 1}
+        assert client.pttl(name) > 1_000_000
+
+
+def test_a_logout_everywhere_that_fails_says_so(own_server: Server, open_store: Open) -> None:
+    """With the error that a web framework answers with 503."""
+    store = open_store(own_server.url, timeout=0.5, connect_timeout=0.5)
+    session = store.open(logged_in(store, "user", a=1))
+    assert session["a"] == 1
+    own_server.pause()
+    try:
+        with pytest.raises(SessionUnavailableError, match="not ended"):
+            session.end_all()
+    finally:
+        own_server.resume()
+
+
+def test_logouts_win_whatever_races_them(store: SessionStore, open_store: Open) -> None:
+    """A writer, a page that regenerates and a logout of one session commit at once: nothing is alive after."""
+    other = open_store()
+    line = threading.Barrier(3)
+
+    def at_once(session: Session, change: Callable[[Session], object], by: SessionStore) -> object:
+        change(session)
+        line.wait()
+        return by.commit(session)
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(100):
+            cookie = logged_in(store, "user", user=number)
+            sessions = [store.open(cookie), other.open(cookie), other.open(cookie)]
+            assert [session["user"] for session in sessions] == [number] * 3
+            changes: list[Callable[[Session], Any]] = [
+                Session.end, lambda session: session.update(late=1), Session.regenerate
+            ]  # fmt: skip
+            done = list(pool.map(at_once, sessions, changes, (store, other, other)))
+            for sent in (cookie, *(one.value for one in done if isinstance(one, Set))):
+                assert held(store, sent) == {}
+            assert (done[1], store.sessions("user")) == (Keep(), [])
+
+
+def test_health_names_a_server_that_forgets(own_server: Server, open_store: Open) -> None:
+    """An evicting policy and a missing append-only file."""
+    store = open_store(own_server.url)
+    begun(store)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+        problems = store.health().problems
+        assert [word in " ".join(problems) for word in ("allkeys-lru", "append-only")] == [True, True]
+        client.config_set("maxmemory-policy", "volatile-lru")
+        assert store.health().problems == problems[1:]
+
+
+def test_a_forked_child_has_connections_of_its_own(store: SessionStore) -> None:
+    """Both go on with the same session."""
+    cookie = begun(store, a=1)
+    if (child := os.fork()) == 0:
+        try:
+            session = store.open(cookie)
+            session["child"] = True
+            store.commit(session)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert held(store, cookie) == {"a": 1, "child": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"touch_every": 200}, "touch_every must be at most a tenth of idle_timeout, got 200 s and 1800 s"),
+        ({"absolute_timeout": 32 * 86_400}, "absolute_timeout must not be longer than the key ring's retention"),
+        ({"permanent_timeout": 32 * 86_400}, "permanent_timeout must not be longer than the key ring's retention"),
+        ({"on_unavailable": "open"}, "on_unavailable must be one of 'error', 'empty', got 'open'"),
+        ({"wait": "some"}, "wait must be one of 'critical', 'all', 'none'"),
+        ({"max_keys": 0}, "max_keys must be a whole number greater than 0, got 0"),
+        ({"idle_timeout": -1}, "idle_timeout must be between"),
+        ({"instance": "a:b"}, "instance must be letters"),
+    ],
+)
+def test_a_bad_setting_is_refused(open_store: Open, arguments: dict[str, Any], message: str) -> None:
+    """Before anything is asked of the server, by a message with the rule."""
+    with pytest.raises(ConfigError, match=message):
+        open_store("redis://127.0.0.1:1/0", **arguments)
+
+
+def test_a_session_is_used_on_after_its_commit(store: SessionStore) -> None:
+    """It is then as a request after this one would see it."""
+    session: Session = store.open(None)
+    session["a"] = 1
+    assert isinstance(store.commit(session), Set)
+    assert dict(session) == {"a": 1}
+    session["a"] = 2
+    assert store.commit(session) == Keep()
+    session.bind("user")
+    store.commit(session)
+    assert (dict(session), session.subject) == ({"a": 2}, "user")

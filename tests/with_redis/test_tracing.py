@@ -1,0 +1,115 @@
+"""Spans, as the real OpenTelemetry SDK gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Tracer
+
+from aikcache import Cache, tracing
+from aikcache._concurrency import spans
+from aikcache.testing import Server, wait_until
+
+from ._workers import PATIENCE, PATIENT
+
+
+class Traced:
+    """What was traced, and a tracer for the application's own spans."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer: Tracer = provider.get_tracer("tests")
+        tracing.instrument(provider)
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    def everything(self) -> str:
+        return " ".join(span.to_json() for span in self._exporter.get_finished_spans())
+
+
+@pytest.fixture
+def traced() -> Iterator[Traced]:
+    try:
+        yield Traced()
+    finally:
+        tracing.uninstrument()
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def test_loads_exchanges_and_invalidations_have_spans(redis_url: str, instance: str, traced: Traced) -> None:
+    """The function's own spans are the load's children, attributes follow the conventions, and no key is in any."""
+    with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache:
+        assert cache.wait_coherent(PATIENCE)
+
+        @cache.cached("shop", operation="price")
+        def price(name: str) -> int:
+            with traced.tracer.start_as_current_span("select"):
+                return len(name)
+
+        price("secret-tea")
+        price("secret-tea")
+        price.many([("secret-tea",), ("secret-milk",)])
+        cache.invalidate("shop:*")
+        (load, *_), (select, *_) = traced.named("load shop:price"), traced.named("select")
+        assert select.parent is not None
+        assert load.context is not None
+        assert select.parent.span_id == load.context.span_id
+        got = attributes(traced.named("GET")[-1])
+        assert (got["db.system.name"], got["db.operation.name"]) == ("redis", "GET")
+        assert "db.operation.batch.size" not in got
+        assert attributes(traced.named("MGET")[0])["db.operation.batch.size"] == 2
+        (invalidate,) = traced.named("invalidate")
+        (told,) = traced.named("PIPELINE")
+        assert invalidate.context is not None
+        assert told.parent is not None
+        assert told.parent.span_id == invalidate.context.span_id
+        assert "secret" not in traced.everything()
+
+
+def test_a_refresh_is_linked_to_the_call_that_caused_it(redis_url: str, instance: str, traced: Traced) -> None:
+    """It is a trace of its own."""
+    with Cache(redis_url, instance=instance, **PATIENT) as cache:
+        price = cache.cached("shop", operation="price", ttl=0.02, stale_ttl=3600)(lambda name: len(name))
+        price("tea")
+        with traced.tracer.start_as_current_span("request") as request:
+            wait_until(lambda: bool(price("tea")) and bool(traced.named("refresh shop:price")), PATIENCE, "a refresh")
+        refresh = traced.named("refresh shop:price")[0]
+        assert refresh.parent is None
+        assert [link.context.trace_id for link in refresh.links] == [request.get_span_context().trace_id]
+
+
+def test_an_exchange_that_fails_says_why(own_server: Server, instance: str, traced: Traced) -> None:
+    """Its error's class is there, and its text, which may name a key, is not; a load that raises says so as well."""
+    settings: Any = {"timeout": 0.2, "connect_timeout": 0.2}
+    with Cache(own_server.url, instance=instance, **settings) as cache:
+
+        @cache.cached("shop", operation="price")
+        def price(name: str) -> int:
+            raise KeyError(name)
+
+        own_server.pause()
+        try:
+            with pytest.raises(KeyError):
+                price("secret-tea")
+        finally:
+            own_server.resume()
+        assert attributes(traced.named("load shop:price")[0])["error.type"] == "KeyError"
+        errors = {attributes(span).get("error.type") for name in ("GET", "MGET") for span in traced.named(name)}
+        assert errors & {"RemoteTimeoutError", "RemoteUnavailableError"}
+        assert "secret" not in traced.everything()
+
+
+def test_without_a_tracer_nothing_is_traced() -> None:
+    """The flag is what it is without `instrument`."""
+    assert spans.active is None
