@@ -23,9 +23,7 @@ Source: Redis, "Client-side caching in Redis", broadcasting mode.
 
 from __future__ import annotations
 
-import contextlib
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +32,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aikcache._concurrency.reporter import RateLimitedReporter
-from aikcache._concurrency.thread import Event, start
+from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import MOST_GLOBS
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
@@ -52,8 +50,6 @@ FAST_HEARTBEAT = 0.25
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.02, 1.0
 LONGEST_NAME = 1 << 14
 """Bytes of a name that is pushed: all of ours are shorter."""
-STARTING = 1.0
-"""Seconds after which a thread is started again that has not come: who started it may have been interrupted."""
 _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Answers to a write that do not say whether this server would accept one: its slot is elsewhere, or on its way."""
 
@@ -115,22 +111,16 @@ class Channel:
         self._listener = listener
         self._reporter = reporter
         self._clock = clock
-        self._closed = Event()
+        self._daemon = Daemon(self._run, "aikcache-channel")
         self._wake = Event()  # set: no rest before the next connection
         self._left = False  # the connection is to be given up for a new one
-        self._starting = threading.Lock()
-        self._start_after = -inf  # so that not everybody starts a thread while the first is on its way
-        self._thread: threading.Thread | None = None
         self._link: Connection | None = None
         self._asked: deque[Callable[[Any], object]] = deque()  # what to do with the replies that are to come
         self._pinged: deque[float] = deque()
 
     def start(self) -> None:
         """See to it that the thread runs. Costs nothing when it does."""
-        if self._thread is None and not self._closed.is_set() and (now := self._clock()) >= self._start_after:
-            self._start_after = now + STARTING
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                start(self._run, "aikcache-channel")
+        self._daemon.start()
 
     def forget(self) -> None:
         """After a fork, in the child: the thread is the parent's, and so is the connection.
@@ -153,17 +143,16 @@ class Channel:
 
     def close(self, wait: float = 1.0) -> None:
         """End the thread; returns when it has ended, or after `wait` seconds."""
-        self._closed.set()
+        self._daemon.stop()
         self._wake.set()
-        link, thread = self._link, self._thread
+        link = self._link
         if link is not None:
             link.interrupt()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(wait)
+        self._daemon.join(wait)
 
     def reconnect(self, at_once: bool) -> None:
         """The server may be another now: give this connection up, and make a new one, `at_once` without a rest."""
-        if threading.current_thread() is self._thread:  # it has found out itself, by connecting
+        if self._daemon.is_current():  # it has found out itself, by connecting
             return
         self._left = True
         link = self._link
@@ -175,22 +164,18 @@ class Channel:
     # The thread
 
     def _run(self) -> None:
-        with self._starting:  # of two that were started, one stays
-            if self._thread is not None:
-                return
-            self._thread = threading.current_thread()
-        backoff = FIRST_BACKOFF
-        while not self._closed.is_set():
+        backoff, closed = FIRST_BACKOFF, self._daemon.stopping
+        while not closed.is_set():
             started = self._clock()
             try:
                 self._connect_and_listen()
             except (RemoteError, OSError) as error:
-                if not self._closed.is_set() and not self._left:
+                if not closed.is_set() and not self._left:
                     self._reporter.report(
                         "channel", f"the invalidation channel is down and will be reconnected: {error}"
                     )
             except Exception as error:  # a bug here must not end coherence for good
-                if self._closed.is_set():
+                if closed.is_set():
                     return
                 self._reporter.report("channel", f"the invalidation channel failed: {type(error).__name__}")
             finally:
@@ -199,7 +184,7 @@ class Channel:
                 backoff = FIRST_BACKOFF
             self._wake.wait(backoff * random.uniform(0.5, 1.5))
             backoff = FIRST_BACKOFF if self._wake.is_set() else min(backoff * 2, LONGEST_BACKOFF)
-            if not self._closed.is_set():
+            if not closed.is_set():
                 self._wake.clear()
 
     def _connect_and_listen(self) -> None:
@@ -241,7 +226,7 @@ class Channel:
 
     def _listen(self, link: Connection) -> None:
         pinged = -inf
-        while not self._closed.is_set() and not self._left:
+        while not self._daemon.stopping.is_set() and not self._left:
             now = self._clock()
             if self._is_due(now - pinged):
                 self._beat(link, now)

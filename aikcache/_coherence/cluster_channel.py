@@ -16,16 +16,15 @@ Threads: each channel's own thread calls in here. A lock keeps their reports in 
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from aikcache._coherence.channel import FIRST_BACKOFF, HEARTBEAT, LONGEST_BACKOFF, STARTING, Channel, Listener
+from aikcache._coherence.channel import FIRST_BACKOFF, HEARTBEAT, LONGEST_BACKOFF, Channel, Listener
 from aikcache._concurrency.reporter import RateLimitedReporter
-from aikcache._concurrency.thread import Event, start
+from aikcache._concurrency.thread import Daemon, Event
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Address, Signature
@@ -159,10 +158,9 @@ class ClusterChannel:
         self._lock = threading.RLock()  # a collection inside it may run a finalizer that calls a cached function
         self._by_address: dict[Address, _PrimaryChannel] = {}
         self._before = [0, 0]  # connects and pushes of channels that are no more
-        self._closed = Event()
-        self._starting = threading.Lock()
-        self._start_after = -inf
-        self._thread: threading.Thread | None = None
+        self._finder = Daemon(self._find, "aikcache-channels")
+        self._closed = self._finder.stopping
+        self._wanted = False  # whether to listen to the primaries that come
         cluster.on_change = self._changed
 
     @property
@@ -181,17 +179,12 @@ class ClusterChannel:
 
     def start(self) -> None:
         """See to it that all primaries are listened to. Costs nothing when they are; does not wait."""
-        if self._thread is None and not self._closed.is_set() and (now := self.clock()) >= self._start_after:
-            self._start_after = now + STARTING
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                start(self._find, "aikcache-channels")
+        if not self._wanted:
+            self._finder.start()
 
     def _find(self) -> None:
         """Until the cluster is found."""
-        with self._starting:  # of two that were started, one goes on
-            if self._thread is not None:
-                return
-            self._thread = threading.current_thread()
+        self._wanted = True
         backoff, closed = FIRST_BACKOFF, self._closed
         while not closed.is_set():
             try:
@@ -207,7 +200,7 @@ class ClusterChannel:
 
     def _changed(self) -> None:
         """The primaries may be others: those that came are listened to, and until then nothing is trusted."""
-        if self._thread is None:
+        if not self._wanted:
             return
         with self._lock:
             topology = self.cluster.topology

@@ -5,6 +5,9 @@ exception there. `threading.Event` takes and gives its lock in Python code, with
 waits for such an event: what comes there leaves the lock locked, and whoever then sets the event, or the new thread,
 waits for ever. Here every lock is taken, or given, by one call into C, and nobody waits long without looking again.
 
+`Daemon` is a thread that serves as long as its owner, and the one place that knows what a fork and the interpreter's
+end do to such threads.
+
 Threads: any. After `fork` an event that is used across threads must be made anew.
 """
 
@@ -12,13 +15,18 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 AGAIN = 0.5
 """Seconds after which who waits looks again by itself: who woke it may have been interrupted before."""
+STARTING = 1.0
+"""Seconds after which a thread is started again that has not come: who started it may have been interrupted."""
 
 
 def start(work: Callable[..., object], name: str, *args: object) -> threading.Thread:
@@ -79,3 +87,74 @@ class Event:
             with contextlib.suppress(ValueError):  # it has been taken out and woken
                 self._waiting.remove(mine)
         return True
+
+
+class Daemon:
+    """A thread that does `work` from the first `start` on, and is gone with the process; one at a time.
+
+    `work` looks at `stopping` between its steps. When it returns, the next `start` runs it again. In the child of a
+    fork there is no thread, and the next `start` makes one; a daemon that was stopped stays so.
+    """
+
+    __slots__ = ("__weakref__", "_entering", "_name", "_start_after", "_thread", "_work", "stopping")
+
+    def __init__(self, work: Callable[[], object], name: str) -> None:
+        self._work = work
+        self._name = name
+        self.stopping = Event()
+        self._reset()
+        _daemons.add(self)
+
+    def _reset(self) -> None:
+        self._entering = threading.Lock()
+        self._start_after = -inf  # so that not everybody starts a thread while the first is on its way
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """See to it that the thread runs. Costs nothing when it does."""
+        if self._thread is None and not self.stopping.is_set() and (now := time.monotonic()) >= self._start_after:
+            self._start_after = now + STARTING
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                start(self._run, self._name)
+
+    def stop(self) -> None:
+        """Have it end, and never start again. Waits for nothing."""
+        self.stopping.set()
+
+    def join(self, wait: float) -> None:
+        """Wait for its end, `wait` seconds at most; not from the thread itself."""
+        thread = self._thread
+        if thread is not None and not self.is_current():
+            thread.join(wait)
+
+    def is_current(self) -> bool:
+        """Whether this is the thread that asks."""
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        with self._entering:  # of two that were started, one stays
+            if self._thread is not None:
+                return
+            self._thread = threading.current_thread()
+        try:
+            self._work()
+        finally:
+            self._start_after, self._thread = -inf, None
+
+    def after_fork(self) -> None:
+        """In the child: the thread is the parent's, and what it held locked stays so."""
+        stopped, self.stopping = self.stopping.is_set(), Event()
+        if stopped:
+            self.stopping.set()
+        self._reset()
+
+
+_daemons: weakref.WeakSet[Daemon] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for daemon in list(_daemons):
+        daemon.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

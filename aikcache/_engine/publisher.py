@@ -11,12 +11,11 @@ once a minute; the next interval tries again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 
-from aikcache._concurrency import thread
 from aikcache._concurrency.reporter import RateLimitedReporter, log
+from aikcache._concurrency.thread import Daemon
 from aikcache._engine import reading
 from aikcache._engine.events import BreakerChange, ChannelChange, Closed, Invalidated, Load, RoundTrip
 from aikcache._engine.fleet import Fleet
@@ -55,19 +54,16 @@ class Publisher:
         self._within = within
         self._reporter = reporter
         self._names = names
-        self._threads: dict[int, thread.Event] = {}  # by process, what ends its thread
-        self._closed = False
+        self._daemon = Daemon(self._run, "aikcache-publisher")
+        self._used = False  # here or, before a fork, in the parent
 
     def start(self) -> None:
         """Publish from here on."""
-        if os.getpid() not in self._threads and not self._closed:
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                thread.start(self._run, "aikcache-publisher", thread.Event())
+        self._used = True
+        self._daemon.start()
 
-    def _run(self, stop: thread.Event) -> None:
-        if self._threads.setdefault(os.getpid(), stop) is not stop:
-            return  # two calls have started one
-        while not self._closed and not stop.wait(self._interval) and not self._closed:
+    def _run(self) -> None:
+        while not self._daemon.stopping.wait(self._interval):
             self.log()
             if self.fleet is not None:
                 self._try(self._publish_and_tidy)
@@ -87,13 +83,11 @@ class Publisher:
 
     def close(self) -> None:
         """Publish a last time, and end."""
-        if self._closed:
+        if self._daemon.stopping.is_set():
             return
-        self._closed = True
-        stop, fleet = self._threads.get(os.getpid()), self.fleet
-        if stop is not None:
-            stop.set()
-        if self._threads and fleet is not None:  # a child that only had local hits has no thread, but its parent had
+        self._daemon.stop()
+        fleet = self.fleet
+        if self._used and fleet is not None:  # a child that only had local hits has no thread, but its parent had
             self._try(lambda: fleet.publish(self._within, last=True))
 
     def _try(self, work: Callable[[], object]) -> None:

@@ -215,7 +215,7 @@ class Sentinels:
         """End the threads; returns when they have ended, or after a second."""
         self.closed = True
         for watch in self._watches:
-            watch.end()
+            watch.stop()
         deadline = time.monotonic() + 1.0
         for watch in self._watches:
             watch.join(deadline)

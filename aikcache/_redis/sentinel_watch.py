@@ -8,16 +8,13 @@ Threads: one daemon each. Failure: it is reported, and tried again after a pause
 
 from __future__ import annotations
 
-import contextlib
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aikcache._concurrency.thread import Event, start
+from aikcache._concurrency.thread import Daemon
 from aikcache._redis.majority import SILENT, Address, Opinion
 from aikcache._redis.reply import Command
 from aikcache.errors import RemoteUnavailableError
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 
 EVENTS = ("+switch-master", "+promoted-slave", "+failover-end", "+config-update-from")
 HEARTBEAT = 1.0
-STARTING = 1.0
-"""Seconds after which a thread is started again that has not come: who started it may have been interrupted."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
 
 
@@ -53,37 +48,25 @@ class Watch:
         self.address = address
         self.listening = False
         self._sentinels = sentinels
-        self._closed = Event()
-        self._starting = threading.Lock()
-        self._start_after = -inf  # so that not everybody starts a thread while the first is on its way
-        self._thread: threading.Thread | None = None
+        self._daemon = Daemon(self._run, "aikcache-sentinel")
         self._link: Connection | None = None
 
     def start(self) -> None:
         """See to it that its thread runs. Costs nothing when it does."""
-        if self._thread is None and not self._closed.is_set() and (now := time.monotonic()) >= self._start_after:
-            self._start_after = now + STARTING
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                start(self._run, "aikcache-sentinel")
+        self._daemon.start()
 
-    def end(self) -> None:
-        self._closed.set()
+    def stop(self) -> None:
+        self._daemon.stop()
         link = self._link
         if link is not None:
             link.interrupt()
 
     def join(self, deadline: float) -> None:
         """Wait for the end, until `deadline` (monotonic)."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(deadline - time.monotonic(), 0))
+        self._daemon.join(max(deadline - time.monotonic(), 0))
 
     def _run(self) -> None:
-        with self._starting:  # of two that were started, one stays
-            if self._thread is not None:
-                return
-            self._thread = threading.current_thread()
-        closed, backoff = self._closed, FIRST_BACKOFF
+        closed, backoff = self._daemon.stopping, FIRST_BACKOFF
         while not closed.is_set():
             began = time.monotonic()
             try:
@@ -109,7 +92,7 @@ class Watch:
             self._link = link
             link.send_command("SUBSCRIBE", *EVENTS)
             heard_at, next_question = time.monotonic(), 0.0
-            while not self._closed.is_set():
+            while not self._daemon.stopping.is_set():
                 now = time.monotonic()
                 if now - heard_at > SILENT:
                     raise RemoteUnavailableError(f"silent for {now - heard_at:.1f} seconds")

@@ -16,11 +16,9 @@ daemon, ends when it has had nothing to do for a while, and is simply absent aft
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 from collections.abc import Callable, Sequence
 
-from aikcache._concurrency.thread import Event, start
+from aikcache._concurrency.thread import Daemon
 from aikcache.errors import RemoteError
 
 IDLE_ROUNDS = 20
@@ -41,6 +39,7 @@ class Leases:
         self._closed = False
         self._hold = hold
         self._report = report
+        self._daemon = Daemon(self._run, "aikcache-leases")
         self.forget()
 
     def forget(self) -> None:
@@ -48,13 +47,10 @@ class Leases:
         self.held: dict[object, tuple[Sequence[Lease], list[int]]] = {}
         """By who keeps them, and takes them out again, by one call into C; and in how many rounds they were seen."""
         self._lost: dict[str, tuple[bytes, ...]] = {}
-        self._wake = Event()
-        self._thread: threading.Thread | None = None
-        self._pid = 0
 
     def keep(self, by: object, leases: Sequence[Lease]) -> None:
         """Keep `leases` alive from here on, until `by` is taken out of `held`."""
-        self._start()
+        self._daemon.start()
         self.held[by] = leases, [0]
 
     def end(self, leases: Sequence[Lease]) -> None:
@@ -74,7 +70,7 @@ class Leases:
         for key, token in leases:
             if len(self._lost) < MAX_LOST:
                 self._lost[key] = (*self._lost.get(key, ()), token)[-4:]
-        self._start()
+        self._daemon.start()
 
     def reclaim(self, keys: Sequence[str]) -> None:
         """Before leases for `keys` are asked for: give back what was lost of them. May raise `RemoteError`."""
@@ -90,20 +86,9 @@ class Leases:
                 self.lose(lost)
                 raise
 
-    def _start(self) -> None:
-        thread = self._thread
-        if thread is None or not thread.is_alive() or self._pid != os.getpid():
-            self._wake = Event()
-            self._pid = os.getpid()
-            with contextlib.suppress(RuntimeError):  # the interpreter ends
-                self._thread = start(self._run, "aikcache-leases")
-
     def _run(self) -> None:
         idle = 0
-        while idle < IDLE_ROUNDS and self._pid == os.getpid():
-            self._wake.wait(self.seconds / 4)
-            if self._wake.is_set():
-                return
+        while idle < IDLE_ROUNDS and not self._daemon.stopping.wait(self.seconds / 4):
             slow: list[Lease] = []
             for leases, rounds in list(self.held.values()):
                 if rounds[0]:
@@ -123,4 +108,4 @@ class Leases:
 
     def close(self) -> None:
         self._closed = True
-        self._wake.set()
+        self._daemon.stop()

@@ -429,15 +429,12 @@ def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
     database.wait_held("tea")
     shared = shop.cache.engine.remote_tier
     assert shared is not None
-    thread = shared.leases._thread
-    assert thread is not None
-    assert thread.is_alive()
+    daemon = shared.leases._daemon
+    wait_until(lambda: daemon._thread is not None, PATIENCE, "the thread")
     shop.cache.close()
     database.let_go("tea")
     assert first.result() == "tea as it is"
-    last = shared.leases._thread
-    assert last is not None
-    wait_until(lambda: not (thread.is_alive() or last.is_alive()), PATIENCE, "the thread's end")
+    wait_until(lambda: daemon._thread is None, PATIENCE, "the thread's end")
 
 
 def test_a_load_that_needs_what_another_process_loads_waits_half_as_long(
