@@ -42,14 +42,14 @@ def instrument(prefix: str = "aikernel", meter_provider: MeterProvider | None = 
         key = prefix, meter_provider
         if key not in _registered:
             _registered.add(key)
-            _register(f"{prefix}_cache_", tally_of(prefix), get_meter("aikcache", meter_provider=meter_provider))
+            _register(prefix, tally_of(prefix), get_meter("aikcache", meter_provider=meter_provider))
 
 
 def _register(prefix: str, tally: Tally, meter: Meter) -> None:
     recent = tally.follow()
     timings = {
         timing.name: meter.create_histogram(
-            prefix + timing.name, "s", timing.meaning, explicit_bucket_boundaries_advisory=list(BOUNDS)
+            f"{prefix}_cache_{timing.name}", "s", timing.meaning, explicit_bucket_boundaries_advisory=list(BOUNDS)
         )
         for timing in TIMINGS
     }
@@ -57,7 +57,7 @@ def _register(prefix: str, tally: Tally, meter: Meter) -> None:
         create = meter.create_observable_counter if family.kind == "counter" else meter.create_observable_gauge
         first = family is FAMILIES[0]
         callback = _reading(family, tally, (lambda: _record(tally, recent, timings)) if first else None)
-        create(prefix + family.name, [callback], description=family.meaning)
+        create(prefix + family.area + family.name, [callback], description=family.meaning)
 
 
 def _reading(

@@ -49,7 +49,7 @@ class CacheCollector(Collector):
         check_metrics(prefix)
         if scope not in ("process", "host", "fleet"):
             raise ConfigError(f"scope must be 'process', 'host' or 'fleet', got {scope!r}.")
-        self._prefix = f"{prefix}_cache_"
+        self._prefix = prefix
         self._tally = tally_of(prefix)
         self._scope = scope
 
@@ -98,14 +98,14 @@ def metrics_app(
 
 def _family(prefix: str, family: Family, reading: Reading) -> Metric:
     make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = make(prefix + family.name, family.meaning, labels=family.labels)
+    metric = make(prefix + family.area + family.name, family.meaning, labels=family.labels)
     for labels, value in reading.samples.get(family.name, {}).items():
         metric.add_metric(labels, value)
     return metric
 
 
 def _timing(prefix: str, timing: Timing, reading: Reading) -> Metric:
-    metric = HistogramMetricFamily(prefix + timing.name, timing.meaning, labels=[timing.label])
+    metric = HistogramMetricFamily(f"{prefix}_cache_{timing.name}", timing.meaning, labels=[timing.label])
     for label, histogram in reading.timings.get(timing.name, {}).items():
         metric.add_metric([label], _buckets(histogram), histogram.total)
     return metric

@@ -35,9 +35,9 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One counter or gauge. `name` comes after the prefix and `_cache_`, and on the wire a counter ends in `_total`.
+    """One counter or gauge. `name` comes after the prefix and `area`, and on the wire a counter ends in `_total`.
 
-    `merge` says what becomes of a gauge of several processes.
+    `merge` says what becomes of a gauge of several processes, by its labels.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Family:
     labels: tuple[str, ...]
     read: Callable[[Tally], Iterable[Sample]]
     merge: Callable[[Iterable[float]], float] = sum
+    area: str = "_cache_"
 
     @property
     def unit(self) -> str:
@@ -187,6 +188,18 @@ FAMILIES = (
         lambda tally: [((), monotonic() - tally.started)],
         max,
     ),
+    Family(
+        "session", "counter", "What happened to sessions.", ("event",),
+        lambda tally: [((event,), count) for event, count in tally.sessions.events().items()], area="_",
+    ),
+    Family(
+        "keyring_keys", "gauge", "Keys of the ring.", ("state",),
+        lambda tally: [((state,), count) for state, count in tally.sessions.keys().items()], max, "_",
+    ),
+    Family(
+        "keyring_next_rotation_seconds", "gauge", "Until the ring's next key must be made; below 0 it is overdue.", (),
+        lambda tally: [((), seconds) for seconds in tally.sessions.next_rotation()], min, "_",
+    ),
 )  # fmt: skip
 TIMINGS = (
     Timing("latency_seconds", "Round trips to Redis made for an operation.", "operation", lambda t: t.latencies),
@@ -194,7 +207,7 @@ TIMINGS = (
     Timing("load_seconds", "Runs of the function.", "operation", lambda t: t.load_times),
 )
 INSTRUMENTS = tuple(
-    Instrument(f"_cache_{f.name}{'_total' * (f.kind == 'counter')}", f.kind, f.unit, f.labels, f.meaning)
+    Instrument(f"{f.area}{f.name}{'_total' * (f.kind == 'counter')}", f.kind, f.unit, f.labels, f.meaning)
     for f in FAMILIES
 ) + tuple(Instrument(f"_cache_{t.name}", "histogram", "seconds", (t.label,), t.meaning) for t in TIMINGS)
 """All that is exported, for dashboards and rules that are built from it."""

@@ -64,7 +64,7 @@ def _less(now: Reading, base: Reading) -> Reading:
 
 def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
     """Several processes as one; of those that are gone only what they counted."""
-    total, gauges = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS}), []
+    total = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS})
     names: dict[str, None] = {}
     for reading in (alive := list(living)) + list(dead):
         for name, family in COUNTERS.items():
@@ -77,9 +77,11 @@ def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
                 (known,) = _bounded(names, (label,)) if timing.label == "operation" else (label,)
                 total.timings[timing.name].setdefault(known, Histogram()).add(histogram)
     for name, gauge in GAUGES.items():
-        gauges = [reading.samples[name][()] for reading in alive if () in reading.samples.get(name, {})]
-        if gauges:
-            total.samples[name] = {(): gauge.merge(gauges)}
+        gauges: dict[tuple[str, ...], list[float]] = {}
+        for reading in alive:
+            for labels, value in reading.samples.get(name, {}).items():
+                gauges.setdefault(labels, []).append(value)
+        total.samples[name] = {labels: gauge.merge(values) for labels, values in gauges.items()}
     _derive(total)
     return total
 
@@ -124,7 +126,7 @@ def unpack(told: object) -> Reading:
                 isinstance(row, list)
                 and len(row) == len(family.labels) + 1
                 and _are_labels(row[:-1])
-                and _number(row[-1])
+                and _number(row[-1], 0 if family.kind == "counter" else -(2**63))
             ):
                 found[tuple(row[:-1])] = row[-1]
     for timing in TIMINGS:
@@ -149,5 +151,7 @@ def _are_labels(values: list[object]) -> bool:
     return all(isinstance(value, str) and len(value) <= 300 for value in values)
 
 
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and isinstance(value, (int, float)) and isfinite(value) and 0 <= value < 2**63
+def _number(value: object, least: int = 0) -> bool:
+    if type(value) not in (int, float) or not isinstance(value, (int, float)):
+        return False
+    return isfinite(value) and least <= value < 2**63

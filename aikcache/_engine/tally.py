@@ -29,6 +29,7 @@ from aikcache._engine.events import (
     Load,
     RoundTrip,
 )
+from aikcache._engine.session_tally import SessionTally
 from aikcache._engine.stats import SUMMED, OperationStats, counted
 from aikcache._local.region import Region
 
@@ -99,6 +100,7 @@ class Tally:
         self.invalidations = {(kind, way): 0 for kind in ("group", "key", "glob") for way in ("out", "in")}
         self.breaker_changes = {"open": 0, "closed": 0}
         self.channel_changes = {"live": 0, "down": 0}
+        self.sessions = SessionTally()
         self._engines: dict[int, weakref.ref[Engine]] = {}
         self._closed: dict[int, Region] = {}
         self._past: dict[str, list[int]] = {}

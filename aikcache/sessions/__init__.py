@@ -5,15 +5,14 @@
     ring = KeyRing("rediss://cache:6379/0", instance="shop")  # AIKCACHE_MASTER_KEY wraps the keys
     store = SessionStore("rediss://cache:6379/0", ring=ring, instance="shop")
 
-May import `_remote` and what is below it; only `flask` imports it. Needs the extra `sessions`. Start at `keyring.py`,
-then `ring_records.py` (what lies in Redis) and `ciphers.py` (what is computed); for sessions at `store.py`, then
-`session.py` (what a request sees), `commit.py` (what it leaves behind) and `records.py`.
+May import `_keyring` and what is below it; only frameworks import it. Needs the extra `sessions`. Start at `store.py`,
+then `session.py` (what a request sees), `commit.py` (what it leaves behind) and `records.py` (what lies in Redis).
 """
 
+from aikcache._keyring.keyring import KeyRing, RingHealth
+from aikcache._keyring.records import KeyInfo
 from aikcache.sessions.commit import Drop, Keep, Set
-from aikcache.sessions.keyring import KeyRing, RingHealth
 from aikcache.sessions.middleware import SessionMiddleware
-from aikcache.sessions.ring_records import KeyInfo
 from aikcache.sessions.session import Session
 from aikcache.sessions.store import SessionHealth, SessionInfo, SessionStore
 

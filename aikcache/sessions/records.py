@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aikcache.sessions.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, joined
-from aikcache.sessions.keyring import KeyRing
-from aikcache.sessions.live_ring import ID_BYTES
+from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, joined
+from aikcache._keyring.keyring import KeyRing
+from aikcache._keyring.live_ring import ID_BYTES
 
 SESSION_ID_BYTES: Final = 32
 MOST_NAME_BYTES: Final = 256

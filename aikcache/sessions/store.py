@@ -17,17 +17,21 @@ import contextlib
 import hmac
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from aikcache._concurrency.reporter import RateLimitedReporter
-from aikcache._settings.config import CacheConfig, check_name, check_seconds
+from aikcache._engine.session_tally import EVENTS
+from aikcache._engine.tally import tally_of
+from aikcache._keyring.keyring import KeyRing
+from aikcache._settings.config import CacheConfig, check_metrics, check_name
 from aikcache.errors import ConfigError, KeyRingError, RemoteError, SealError
 from aikcache.sessions import record_scripts as scripts
+from aikcache.sessions.checks import check_idle, check_one_of, milliseconds
 from aikcache.sessions.commit import Commit, Cookie, Keep
-from aikcache.sessions.keyring import KeyRing
 from aikcache.sessions.record_store import Limits, RecordStore, Seen, Wait
 from aikcache.sessions.records import SESSION_ID_BYTES, DamagedError, FieldCipher, Tombstone, name_of, text64
 from aikcache.sessions.session import Session, View
@@ -35,9 +39,6 @@ from aikcache.sessions.session import Session, View
 COOKIE: Final = ".AIKernel.Session"
 MOST_COOKIES: Final = 4
 LONGEST_COOKIE: Final = 200
-EVENTS: Final = (
-    "created", "loaded", "written", "touched", "ended", "regenerated", "followed", "dropped", "refused", "unavailable",
-)  # fmt: skip
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HANDLE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 AnySession = TypeVar("AnySession", bound=Session)
@@ -79,6 +80,7 @@ class SessionStore:
         wait: which changes a replica must have confirmed, behind Sentinel and on a cluster: "critical" (begin, new id,
             login, logout, clear), "all" or "none".
         connect_timeout, timeout: seconds, as for `Cache`.
+        metrics: what the names of its metrics begin with, as for `Cache`. None: it has none.
 
     Raises:
         ConfigError: an argument breaks a rule. Nothing is asked of Redis yet.
@@ -101,19 +103,20 @@ class SessionStore:
         wait: Wait = "critical",
         connect_timeout: float = 1.0,
         timeout: float = 0.5,
+        metrics: str | None = "aikernel",
     ) -> None:
         url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
         if not url:
             raise ConfigError("sessions need a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
         check_name("instance", instance)
-        idle, touch = _check_idle(idle_timeout, touch_every)
-        _check_one_of("on_unavailable", on_unavailable, ("error", "empty"))
-        _check_one_of("wait", wait, get_args(Wait))
+        idle, touch = check_idle(idle_timeout, touch_every)
+        check_one_of("on_unavailable", on_unavailable, ("error", "empty"))
+        check_one_of("wait", wait, get_args(Wait))
         for what, value in (("max_bytes", max_bytes), ("max_keys", max_keys)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{what} must be a whole number greater than 0, got {value!r}.")
-        absolute = _milliseconds("absolute_timeout", absolute_timeout)
-        permanent = absolute if permanent_timeout is None else _milliseconds("permanent_timeout", permanent_timeout)
+        absolute = milliseconds("absolute_timeout", absolute_timeout)
+        permanent = absolute if permanent_timeout is None else milliseconds("permanent_timeout", permanent_timeout)
         for what, longest in (("absolute_timeout", absolute), ("permanent_timeout", permanent)):
             ring.must_outlive(what, longest / 1000)
         self.ring = ring
@@ -121,9 +124,10 @@ class SessionStore:
         self.fails_open = on_unavailable == "empty"
         self._absolute, self._permanent = absolute, permanent
         self.counts = dict.fromkeys(EVENTS, 0)
+        self._exported = _exported(metrics)
         self._reporter = RateLimitedReporter()
         config = CacheConfig(url=url, instance=instance, connect_timeout=connect_timeout, timeout=timeout)
-        limits = Limits(touch, _milliseconds("grace", grace), max_bytes, max_keys)
+        limits = Limits(touch, milliseconds("grace", grace), max_bytes, max_keys)
         self.records = RecordStore(config, limits, wait)
 
     def open(self, cookie: str | Sequence[str] | None, *, name: str = COOKIE) -> Session:
@@ -295,6 +299,7 @@ class SessionStore:
 
     def count(self, event: str, number: int = 1) -> None:
         self.counts[event] += number
+        self._exported[event] += number
 
     def late(self) -> None:
         """Something was written to a session whose response was on its way already."""
@@ -305,6 +310,18 @@ class SessionStore:
         """Something that nobody of ours has written: counted, and logged once a minute for each cause."""
         self.count("refused")
         self._reporter.report(f"session:{cause}", message)
+
+
+def _exported(metrics: str | None) -> dict[str, int]:
+    """Where all stores with this name of metrics count."""
+    check_metrics(metrics)
+    if metrics is None:
+        return dict.fromkeys(EVENTS, 0)
+    if "opentelemetry.metrics" in sys.modules:  # as a cache does
+        from aikcache.metrics import instrument
+
+        instrument(metrics)
+    return tally_of(metrics).sessions.join()
 
 
 def _unpacked(cookie: Any) -> bytes | None:
@@ -322,25 +339,3 @@ def _subject_name(key: bytes, subject: str) -> bytes:
 
 def _int(data: bytes | None) -> int:
     return int(data) if data is not None and data.isdigit() and len(data) <= 15 else 0
-
-
-def _milliseconds(what: str, value: float | timedelta) -> int:
-    return max(int(check_seconds(what, value, zero="A session must live for a while.") * 1000), 1)
-
-
-def _check_idle(idle_timeout: float | timedelta, touch_every: float | timedelta | None) -> tuple[int, int]:
-    idle = _milliseconds("idle_timeout", idle_timeout)
-    if touch_every is None:
-        return idle, max(min(60_000, idle // 10), 1)
-    touch = _milliseconds("touch_every", touch_every)
-    if touch * 10 > idle:
-        raise ConfigError(
-            f"touch_every must be at most a tenth of idle_timeout, got {touch / 1000:g} s and {idle / 1000:g} s."
-        )
-    return idle, touch
-
-
-def _check_one_of(what: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        shown = repr(value[:40]) if isinstance(value, str) else type(value).__name__
-        raise ConfigError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {shown}.")

@@ -84,7 +84,7 @@ def _choice(name: str, label: str, query: str) -> dict[str, Any]:
 
 def _panel(panel: Panel) -> dict[str, Any]:
     steps = [{"value": value, "color": color} for value, color in panel.steps]
-    defaults: dict[str, Any] = {"unit": panel.unit, "noValue": "–", "min": 0}
+    defaults: dict[str, Any] = {"unit": panel.unit, "noValue": "–", **({} if panel.signed else {"min": 0})}
     defaults["thresholds"] = {"mode": "absolute", "steps": steps}
     defaults["color"] = {"mode": "palette-classic" if panel.kind == "timeseries" else "thresholds"}
     if panel.top is not None:

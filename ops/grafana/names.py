@@ -11,17 +11,22 @@ APPLICATION = 'job=~"$job",instance=~"$instance"'
 SERVER = 'job="redis",instance=~"$redis"'
 _EXPORTER = Path(__file__).parents[1] / "prometheus" / "redis_exporter.txt"
 _REDIS = {line for line in _EXPORTER.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
-_CACHE = {one.name: one for one in INSTRUMENTS}
+_OURS = {one.name: one for one in INSTRUMENTS}
 
 
 def cache(name: str, part: str = "bucket", **labels: str) -> str:
     """A selector of the library's metric, as in `cache("hits_total", tier="local")`; of a histogram that part."""
-    one = _CACHE[f"_cache_{name}"]
+    return ours(f"cache_{name}", part, **labels)
+
+
+def ours(name: str, part: str = "bucket", **labels: str) -> str:
+    """The same of any metric of the library, as in `ours("keyring_keys")`."""
+    one = _OURS[f"_{name}"]
     if unknown := set(labels) - set(one.labels):
         raise KeyError(f"{name} has no label {unknown}, it has {one.labels}")
     inner = "".join(f',{label}="{value}"' for label, value in labels.items())
     suffix = f"_{part}" if one.kind == "histogram" else ""
-    return f"{PREFIX}_cache_{name}{suffix}{{{APPLICATION}{inner}}}"
+    return f"{PREFIX}_{name}{suffix}{{{APPLICATION}{inner}}}"
 
 
 def redis(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .names import cache, quantile, rate, redis, total
+from .names import cache, ours, quantile, rate, redis, total
 
 Kind = Literal["gauge", "stat", "timeseries", "bargauge"]
 
@@ -26,6 +26,7 @@ class Panel:
     steps: tuple[tuple[float | None, str], ...] = ((None, "green"),)
     top: float | None = None
     decimals: int | None = None
+    signed: bool = False  # whether it may be less than 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,15 @@ ROWS = (
               ((f"sum({cache('local_entries')})", "entries"),)),
         Panel("Sweeps", "Sweeps of a glob that are under way.", "short",
               ((f"sum({cache('sweeps_running')})", "running"),)),
+    )),
+    Row("Sessions and key ring", (
+        Panel("Sessions", "Events a second. refused: a cookie or a record that is none of ours; unavailable: Redis was "
+              "away; dropped: what a request wrote after a logout.", "ops",
+              ((f"sum by (event) ({rate(ours('session_total'))})", "{{event}}"),)),
+        Panel("Keys of the ring", "By their state, as the process that knows most of each. One is active.", "short",
+              ((f"max by (state) ({ours('keyring_keys')})", "{{state}}"),)),
+        Panel("Next rotation", "Until the next key must be made. AikcacheKeyRotationOverdue fires below 0.", "s",
+              ((f"min by (instance) ({ours('keyring_next_rotation_seconds')})", "{{instance}}"),), signed=True),
     )),
     Row("Redis", (
         Panel("Memory", "Used, and the limit. A cache is meant to be full.", "bytes",

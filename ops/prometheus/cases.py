@@ -93,6 +93,7 @@ EVICTED = A("redis_evicted_keys_total")
 COHERENT, PENDING, OPEN = (
     SHOP(f"aikernel_cache_{name}") for name in ("coherent", "pending_oldest_seconds", "breaker_open")
 )
+ROTATION = SHOP("aikernel_keyring_next_rotation_seconds")
 STALE = SHOP("aikernel_cache_stale_total")
 ON_LAG = {**ON_A, "slave_ip": "b", "slave_state": "online"}
 
@@ -137,6 +138,9 @@ CASES = (
     Case("AikcachePendingInvalidations", {PENDING: "30x100"}, None),
     Case("AikcacheBreakerOpen", {OPEN: "0x70 1x30"}, ON_SHOP),
     Case("AikcacheBreakerOpen", {OPEN: "0x70 1x1 0x30"}, None),
+    Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x100"}, ON_SHOP),
+    Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x42 7776000-30x60"}, None),  # late, and made
+    Case("AikcacheKeyRotationOverdue", {ROTATION: "7776000-30x100"}, None),
     Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0+5x100"}, {}, "5%"),
     Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0x100"}, None),
 )  # fmt: skip

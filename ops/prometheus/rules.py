@@ -175,6 +175,15 @@ ALERTS = (
         "{{ $labels.instance }} had failures in a row and runs its functions instead; once a second it tries again.",
     ),
     Alert(
+        "AikcacheKeyRotationOverdue",
+        "min by (job, instance) (aikernel_keyring_next_rotation_seconds) < 0",
+        "10m",
+        "warning",
+        "A key of the ring has not been replaced in time",
+        "The ring of {{ $labels.instance }} should have had a new key, and has none. When the old one ends nobody can "
+        "log in: by default two days after this began.",
+    ),
+    Alert(
         "AikcacheServingStale",
         f"sum(rate(aikernel_cache_stale_total[5m])) / {CALLS} > 0.01",
         "5m",

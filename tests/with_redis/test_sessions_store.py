@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aikcache.errors import ConfigError, EncodeError, SessionTooLargeError, SessionUnavailableError
+from aikcache.prometheus import CacheCollector
 from aikcache.sessions import Drop, Keep, KeyRing, Session, SessionStore, Set
 from aikcache.testing import Server
 
@@ -645,3 +646,21 @@ def test_a_session_is_used_on_after_its_commit(store: SessionStore) -> None:
     session.bind("user")
     store.commit(session)
     assert (dict(session), session.subject) == ({"a": 2}, "user")
+
+
+def test_what_happens_to_sessions_is_exported(open_store: Open) -> None:
+    """By events alone; what a closed store has counted stays."""
+    prefix = f"sessions_{secrets.token_hex(4)}"
+
+    def exported() -> dict[str, float]:
+        metrics = {metric.name: metric for metric in CacheCollector(prefix).collect()}
+        return {sample.labels["event"]: sample.value for sample in metrics[f"{prefix}_session"].samples if sample.value}
+
+    assert exported() == {}
+    store = open_store(metrics=prefix)
+    cookie = logged_in(store, "ada", cart=1)
+    assert held(store, cookie) == {"cart": 1}
+    assert held(store, "none of ours") == {}
+    store.close()
+    assert open_store(metrics=prefix).end_all("ada") == 1
+    assert exported() == {"created": 1, "loaded": 1, "refused": 1, "ended": 1}

@@ -6,9 +6,9 @@ import secrets
 
 import pytest
 
+from aikcache._keyring.ciphers import MasterKeys, joined, wrapper
 from aikcache.errors import ConfigError
 from aikcache.sessions import KeyRing
-from aikcache.sessions.ciphers import MasterKeys, joined, wrapper
 
 OLD, NEW = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
 KEY = secrets.token_bytes(32)

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from aikcache._keyring.ciphers import Wrapper, joined
 from aikcache._settings.secret import Secret
-from aikcache.sessions.ciphers import Wrapper, joined
 
 State: TypeAlias = Literal["pending", "active", "expired", "retired", "revoked"]
-STATES: Final[tuple[State, ...]] = ("pending", "active", "expired", "retired", "revoked")
 _KEY: Final = re.compile(rb"k:([0-9a-f]{16})")
 _REVOKED: Final = re.compile(rb"r:([0-9a-f]{16})")
 _VALUE: Final = re.compile(rb"([0-9]{1,15}) ([0-9]{1,15}) ([0-9]{1,15}) ([\x21-\x7e]{1,200})")
@@ -84,10 +83,13 @@ class Ring:
         active = [key for key in self.keys.values() if key.state(now, 0) == "active"]
         return max(active, key=lambda key: (key.activates, key.created, key.id), default=None)
 
+    def successor_due(self, now: int, propagation: int) -> int:
+        """When a key must be made, so that one seals once `propagation` has gone by."""
+        return max((key.expires for key in self.keys.values() if key.revoked is None), default=now) - propagation
+
     def needs_successor(self, now: int, propagation: int) -> bool:
         """Whether a key must be made: none seals, or none will once `propagation` has gone by."""
-        lasting = any(key.revoked is None and key.expires > now + propagation for key in self.keys.values())
-        return not lasting or self.sealing(now) is None
+        return self.successor_due(now, propagation) <= now or self.sealing(now) is None
 
     def retired(self, now: int, retention: int) -> set[bytes]:
         """The fields of keys that open nothing any more, and never will; a revoked one is kept as long as others."""

@@ -18,15 +18,17 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from aikcache._concurrency import thread
 from aikcache._concurrency.reporter import RateLimitedReporter
+from aikcache._keyring import records
+from aikcache._keyring.ciphers import KEY_BYTES, Wrapper
+from aikcache._keyring.records import Ring, RingKey
+from aikcache._keyring.store import RingStore
+from aikcache._settings.config import check_seconds
 from aikcache._settings.secret import Secret
-from aikcache.errors import KeyRingError, RemoteError
-from aikcache.sessions import ring_records as records
-from aikcache.sessions.ciphers import KEY_BYTES, Wrapper
-from aikcache.sessions.ring_records import Ring, RingKey
-from aikcache.sessions.ring_store import RingStore
+from aikcache.errors import ConfigError, KeyRingError, RemoteError
 
 SKEW = 600_000
 """Milliseconds by which the first key is active before it was made."""
@@ -46,6 +48,25 @@ class Times:
     refresh: float
 
 
+def check_times(
+    lifetime: float | timedelta,
+    propagation: float | timedelta,
+    retention: float | timedelta,
+    refresh: float | timedelta,
+) -> Times:
+    lives = int(check_seconds("lifetime", lifetime) * 1000)
+    spreads = int(check_seconds("propagation", propagation) * 1000)
+    if not spreads * 2 + SKEW < lives:
+        raise ConfigError(
+            f"lifetime must be more than twice propagation and {SKEW // 1000} s, got {lives / 1000:g} s and "
+            f"{spreads / 1000:g} s: else a key's successor would be due as soon as it is made."
+        )
+    keeps = int(check_seconds("retention", retention) * 1000)
+    return Times(
+        lives, spreads, keeps, check_seconds("refresh", refresh, zero="It is how late a revocation is noticed.")
+    )
+
+
 class LiveRing:
     """The latest reading of one instance's ring, and what keeps it so."""
 
@@ -56,7 +77,7 @@ class LiveRing:
         self._clock = clock
         self._reporter = RateLimitedReporter()
         self._order = itertools.count(1)
-        self._closed = False
+        self.closed = False
         self._pid: int | None = None
         self._beginning: dict[int, threading.Lock] = {}  # by process
         self._offset = 0.0  # of the primary's time, in ms, to our monotonic one
@@ -79,7 +100,7 @@ class LiveRing:
     def begin(self) -> None:
         """Before each use: in a new process, connect anew and start the thread that looks at the ring."""
         pid = os.getpid()
-        if self._pid == pid or self._closed:
+        if self._pid == pid or self.closed:
             return
         with self._beginning.setdefault(pid, threading.Lock()):  # a parent's may be held for ever in its child
             if self._pid == pid:
@@ -194,11 +215,11 @@ class LiveRing:
                 self.load()
         except (RemoteError, KeyRingError) as error:
             self.failure = str(error)
-            if not self._closed:
+            if not self.closed:
                 self.report(error)
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         self._stop.set()
         self._store.close()
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aikcache._concurrency import thread
+from aikcache._keyring.store import Reading
 from aikcache.errors import KeyRingError, RemoteError, SealError
+from aikcache.prometheus import CacheCollector
 from aikcache.sessions import KeyInfo, KeyRing
-from aikcache.sessions.ring_store import Reading
 from aikcache.testing import Server, wait_until
 
 from ._workers import PATIENCE, Background, in_threads
@@ -406,3 +407,28 @@ def test_the_ring_is_watched_by_one_thread_also_after_an_interrupt(
     monkeypatch.setattr(thread, "start", counted)
     in_threads(lambda: ring.seal(b"data", "p"), 8)
     assert started == ["aikcache-keyring"]
+
+
+def test_metrics_say_when_a_rotation_is_overdue(open_ring: Open) -> None:
+    """By what is known here; a ring that was not read, and one that is closed, say nothing."""
+    clock, prefix = Clock(), f"ring_{secrets.token_hex(4)}"
+    ring = open_ring(clock=clock, metrics=prefix)
+
+    def exported() -> dict[str, float]:
+        metrics = {metric.name: metric for metric in CacheCollector(prefix).collect()}
+        told = {sample.labels["state"]: sample.value for sample in metrics[f"{prefix}_keyring_keys"].samples}
+        due = metrics[f"{prefix}_keyring_next_rotation_seconds"].samples
+        return {**told, "due": due[0].value} if due else told
+
+    assert exported() == {}
+    ring.seal(b"", "test")
+    first = {"pending": 0, "active": 1, "expired": 0, "retired": 0, "revoked": 0}
+    assert exported() == {**first, "due": 88 * DAY - 600}
+    clock.now += 88 * DAY
+    assert exported()["due"] == -600
+    ring.refresh()
+    assert exported() == {**first, "pending": 1, "due": 90 * DAY - 600}
+    ring.revoke(ring.keys()[0].id)
+    assert exported()["revoked"] == 1
+    ring.close()
+    assert exported() == {}

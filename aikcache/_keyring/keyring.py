@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aikcache._settings.config import CacheConfig, check_name, check_seconds
+from aikcache._engine.tally import tally_of
+from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
+from aikcache._keyring.live_ring import ID_BYTES, LiveRing, check_times
+from aikcache._keyring.records import KeyInfo, RingKey, State
+from aikcache._keyring.store import LARGEST, RingStore
+from aikcache._settings.config import CacheConfig, check_metrics, check_name
 from aikcache._settings.secret import Secret
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError, SealError
-from aikcache.sessions.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
-from aikcache.sessions.live_ring import ID_BYTES, SKEW, LiveRing, Times
-from aikcache.sessions.ring_records import KeyInfo, RingKey
-from aikcache.sessions.ring_store import LARGEST, RingStore
 
 DAY = 86_400.0
 NOTICE = 5_000
@@ -68,6 +69,7 @@ class KeyRing:
         refresh: seconds between two looks at the ring; how late others' revocations are noticed.
         allow_plaintext: without a master key, keep keys in Redis as they are. For experiments.
         clock: seconds since 1970, in place of the primary's time; for tests.
+        metrics: what the names of its metrics begin with, as for `Cache`. None: it has none.
 
     Raises:
         ConfigError: an argument breaks a rule, or there is no master key. Nothing is asked of Redis yet.
@@ -85,12 +87,13 @@ class KeyRing:
         refresh: float | timedelta = 2.0,
         allow_plaintext: bool = False,
         clock: Callable[[], float] | None = None,
+        metrics: str | None = "aikernel",
     ) -> None:
         url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
         if not url:
             raise ConfigError("the key ring needs a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
         self._instance = check_name("instance", instance)
-        self._times = _check_times(lifetime, propagation, retention, refresh)
+        self._times = check_times(lifetime, propagation, retention, refresh)
         self._wrapper = wrapper(master_key or os.environ.get("AIKCACHE_MASTER_KEY"), allow_plaintext=allow_plaintext)
         store = RingStore(CacheConfig(url=url, instance=instance, max_value_bytes=LARGEST))
         self._live = LiveRing(instance, store, self._wrapper, self._times, clock)
@@ -98,6 +101,9 @@ class KeyRing:
         self._reading: dict[int, threading.Lock] = {}
         self._ciphers: dict[tuple[str, str], Cipher] = {}
         self._subkeys: dict[tuple[str, str], SubKey] = {}
+        check_metrics(metrics)
+        if metrics is not None:
+            tally_of(metrics).sessions.add_ring(self)
 
     def __repr__(self) -> str:
         return f"KeyRing(instance={self._instance!r}, keys={len(self._live.ring.keys)})"
@@ -306,25 +312,22 @@ class KeyRing:
             problems.append(f"{unreadable} of its entries cannot be opened with these master keys")
         return RingHealth(not problems, tuple(problems))
 
+    def key_states(self) -> dict[str, State]:
+        """The state of each key by its id, as far as they are known here; asks nothing of Redis."""
+        live = self._live
+        if not live.known or live.closed:
+            return {}
+        now, retention = live.now(), self._times.retention
+        return {id: key.state(now, retention) for id, key in live.ring.keys.items()}
+
+    def next_rotation(self) -> float | None:
+        """Seconds until a key must be made, below 0 if it should have been; None: nothing is known. Asks nothing."""
+        live = self._live
+        if not live.known or live.closed:
+            return None
+        now = live.now()
+        return (live.ring.successor_due(now, self._times.propagation) - now) / 1000
+
     def close(self) -> None:
         """End the background thread and the connections. What is known goes on opening, and seals until its end."""
         self._live.close()
-
-
-def _check_times(
-    lifetime: float | timedelta,
-    propagation: float | timedelta,
-    retention: float | timedelta,
-    refresh: float | timedelta,
-) -> Times:
-    lives = int(check_seconds("lifetime", lifetime) * 1000)
-    spreads = int(check_seconds("propagation", propagation) * 1000)
-    if not spreads * 2 + SKEW < lives:
-        raise ConfigError(
-            f"lifetime must be more than twice propagation and {SKEW // 1000} s, got {lives / 1000:g} s and "
-            f"{spreads / 1000:g} s: else a key's successor would be due as soon as it is made."
-        )
-    keeps = int(check_seconds("retention", retention) * 1000)
-    return Times(
-        lives, spreads, keeps, check_seconds("refresh", refresh, zero="It is how late a revocation is noticed.")
-    )
