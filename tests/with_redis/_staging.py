@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from aikcache import Cache, _cache
+from aikcache._coherence.channel import Channel
 from aikcache._decorators import wrapper
 from aikcache._redis.connection import Connection
 from aikcache._remote.store import RedisStore
@@ -65,12 +66,14 @@ class Pause:
 class Ahead:
     """The clock of the caches and functions made from here on: the real one, which the test moves on.
 
-    What is sent to a server, and waited for, goes by the real one.
+    What is sent to a server, and waited for, goes by the real one, and so does the channel: it would take the step for
+    silence. Its caches are trusted all the same if `max_staleness` is longer than all steps.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._by = 0.0
         patch.setattr(_cache, "monotonic", self)
+        patch.setattr(_cache, "Channel", lambda remote, listener, reporter, clock: Channel(remote, listener, reporter))
         patch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=self))
 
     def __call__(self) -> float:
