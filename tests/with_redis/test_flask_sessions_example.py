@@ -14,10 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 
 import flask_sessions
 
+from ._rings import make_flask_patient
+
 
 def test_the_example_does_what_it_shows(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two browsers of one user, one of which logs out both."""
+    make_flask_patient(monkeypatch)
     monkeypatch.setenv("AIKCACHE_URL", redis_url)
+    monkeypatch.setenv("AIKCACHE_TIMEOUT", "20")
+    monkeypatch.setenv("AIKCACHE_CONNECT_TIMEOUT", "20")
     monkeypatch.setenv("AIKCACHE_INSTANCE", "shop")
     monkeypatch.setenv("AIKCACHE_MASTER_KEY", secrets.token_urlsafe(32))
     app = flask_sessions.create_app()

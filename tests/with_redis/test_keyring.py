@@ -22,6 +22,7 @@ from aikcache.prometheus import CacheCollector
 from aikcache.sessions import KeyInfo, KeyRing
 from aikcache.testing import Server, wait_until
 
+from ._rings import make_rings_patient
 from ._workers import PATIENCE, Background, in_threads
 
 MASTER, OTHER = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -31,8 +32,9 @@ Open = Callable[..., KeyRing]
 
 
 @pytest.fixture
-def open_ring(redis_url: str) -> Iterator[Open]:
+def open_ring(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens rings as separate processes would have them; without a look in the background unless asked for."""
+    make_rings_patient(monkeypatch)
     with ExitStack() as stack:
 
         def opened(**arguments: Any) -> KeyRing:
@@ -269,10 +271,14 @@ def test_a_ring_that_is_gone_is_put_back(open_ring: Open, client: Any) -> None:
         late.unseal(revoked, "p")
 
 
-def test_a_server_that_is_away_makes_no_key_and_ends_none(own_server: Server) -> None:
+def test_a_server_that_is_away_makes_no_key_and_ends_none(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known goes on sealing and opening; what is not known is away, not forged."""
     arguments: dict[str, Any] = {"instance": "shop", "master_key": MASTER, "refresh": 3600.0}
-    with closing(KeyRing(own_server.url, **arguments)) as ring, closing(KeyRing(own_server.url, **arguments)) as late:
+    with ExitStack() as stack:
+        make_rings_patient(monkeypatch, 5.0)
+        ring = stack.enter_context(closing(KeyRing(own_server.url, **arguments)))
+        make_rings_patient(monkeypatch, 1.0)  # it is asked only once the server hangs, and then until it answers
+        late = stack.enter_context(closing(KeyRing(own_server.url, **arguments)))
         token = ring.seal(b"data", "p")
         own_server.pause()
         try:

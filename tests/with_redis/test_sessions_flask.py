@@ -21,6 +21,8 @@ from aikcache.flask import CacheSession, CacheSessions
 from aikcache.sessions import KeyRing, SessionMiddleware, SessionStore
 from aikcache.testing import Server
 
+from ._rings import make_flask_patient, make_rings_patient
+
 MASTER = secrets.token_urlsafe(32)
 TAGGED = {
     "tuple": (1, [2, (3,)]), "markup": Markup("<b>x</b>"), "zone": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
@@ -34,8 +36,9 @@ def current() -> CacheSession:
 
 
 @pytest.fixture
-def make_app(redis_url: str) -> Iterator[MakeApp]:
+def make_app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeApp]:
     """Applications with a few pages."""
+    make_flask_patient(monkeypatch)
     with ExitStack() as stack:
 
         def made(url: str = redis_url, **config: Any) -> Flask:
@@ -277,6 +280,7 @@ def test_a_bad_configuration_is_refused(config: dict[str, Any], message: str) ->
 
 def test_the_environment_configures_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same names, which a cache made from the environment passes over; a misspelt one is an error."""
+    make_flask_patient(monkeypatch)
     for name, value in {"SESSION_URL": redis_url, "MASTER_KEY": MASTER, "SESSION_HOST_PREFIX": "1"}.items():
         monkeypatch.setenv(f"AIKCACHE_{name}", value)
     app = Flask("shop")
@@ -315,10 +319,11 @@ def _call(app: Any, path: str, cookie: str = "") -> tuple[str, dict[str, str], b
     return told[0], dict(told[1]), data
 
 
-def test_the_middleware_gives_any_application_sessions(redis_url: str) -> None:
+def test_the_middleware_gives_any_application_sessions(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same cookie, the same rules, and 503 with Redis away."""
+    make_rings_patient(monkeypatch)
     with closing(KeyRing(redis_url, instance="shop", master_key=MASTER)) as ring:
-        with closing(SessionStore(redis_url, ring=ring, instance="shop")) as store:
+        with closing(SessionStore(redis_url, ring=ring, instance="shop", timeout=20, connect_timeout=20)) as store:
             app = SessionMiddleware(_wsgi, store, same_site="Lax", name="sid")
             status, headers, body = _call(app, "/set")
             assert (status, body, headers["Cache-Control"], headers["Vary"]) == ("200 OK", b"1", "no-store", "Cookie")
