@@ -8,14 +8,15 @@ import pytest
 
 import aikcache.flask
 from aikcache import CacheConfig
-from aikcache.sessions import SessionStore, keyring
+from aikcache.sessions import SessionStore
 
 from ._workers import PATIENCE
 
 
 def make_rings_patient(patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
     """Key rings made from here on wait so long for an answer: they have no argument for that."""
-    patch.setattr(keyring, "CacheConfig", functools.partial(CacheConfig, timeout=seconds, connect_timeout=seconds))
+    patient = functools.partial(CacheConfig, timeout=seconds, connect_timeout=seconds)
+    patch.setattr("aikcache._keyring.keyring.CacheConfig", patient)
 
 
 def make_flask_patient(patch: pytest.MonkeyPatch) -> None:
