@@ -86,6 +86,11 @@ class Cache(Decorators):
             )  # fmt: skip
         for weakness in () if config.url is None else _url.weaknesses(config.url):
             log.warning("The url's %s", weakness)
+        self._close_ring: Callable[[], object] = _nothing
+        if config.shared and config.sealed_by_ring:
+            from aikcache._keyring.of_cache import with_ring  # here, because it needs cryptography
+
+            config, self._close_ring = with_ring(config)
         self.config = config
         self.space = Keyspace(config.instance, config.version)
         self._started = monotonic()
@@ -364,6 +369,7 @@ class Cache(Decorators):
         """Close connections and drop local values. Decorated functions then run uncached. Idempotent."""
         if not self.engine.closed:
             self.engine.close()
+            self._close_ring()
 
     def __enter__(self) -> Cache:
         return self
@@ -381,4 +387,4 @@ class Cache(Decorators):
 
 
 def _nothing() -> None:
-    """The load of a call that never loads."""
+    """The load of a call that never loads, and the end of what needs none."""

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from aikcache._codec.sealing import SEAL_BYTES, Seal
+from aikcache._codec.sealing import SEAL_BYTES, RingSeal, Seal
 from aikcache._concurrency.outside import BUGS, let_out
-from aikcache._settings.secret import Keys
+from aikcache._settings.secret import Keys, KeySource
 from aikcache.errors import DecodeError, EncodeError
 
 __all__ = ["Frame", "Framer"]
@@ -102,7 +102,8 @@ class Framer:
         compress_min_bytes: payloads of at least this many bytes are compressed, if that saves a tenth or more.
         compress_level: zstd's, for payloads of 2 KiB or more; smaller ones are compressed for quick reading.
         max_value_bytes: the largest payload, before compression, that is written or read.
-        secret: seals every frame, and refuses those that are not. Of several the first seals, and each is read.
+        secret: seals every frame, and refuses those that are not. Of several the first seals, and each is read; a key
+            ring says by itself which.
         wall: the time in seconds since 1970, by which a sealed frame ends.
 
     Raises:
@@ -117,14 +118,16 @@ class Framer:
         compress_min_bytes: int = 1024,
         compress_level: int = 3,
         max_value_bytes: int = 16 * 2**20,
-        secret: Keys | None = None,
+        secret: Keys | KeySource | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._compress_min = compress_min_bytes
         self._level = compress_level
         self._max_value = max_value_bytes
         self._max_data = max_value_bytes + MAX_EXTRA
-        self._seal = None if secret is None else Seal(secret, wall)
+        self._seal: Seal | RingSeal | None = None
+        if secret is not None:
+            self._seal = RingSeal(secret, wall) if isinstance(secret, KeySource) else Seal(secret, wall)
         self._kind = 0 if self._seal is None else SEALED
         self._local = threading.local()
 
@@ -145,6 +148,7 @@ class Framer:
 
         Raises:
             EncodeError: the payload is larger than `max_value_bytes`, or key and tags are beyond 1 MiB.
+            RemoteError: frames are sealed by a key ring, and no key of it can be had.
         """
         if len(payload) > self._max_value:
             raise EncodeError(

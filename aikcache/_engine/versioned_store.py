@@ -48,7 +48,7 @@ class VersionedStore:
         self.reporter = reporter
         self.clock = clock
         self._max_staleness = config.max_staleness
-        self._longest = max((*config.ttls.values(), config.default_ttl))
+        self._longest = config.longest_ttl
         self.framer = Framer(
             compress_min_bytes=config.compress_min_bytes,
             compress_level=config.compress_level,

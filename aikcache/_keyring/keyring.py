@@ -14,16 +14,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
 from aikcache._engine.tally import tally_of
 from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
 from aikcache._keyring.live_ring import ID_BYTES, LiveRing, check_times
-from aikcache._keyring.records import KeyInfo, RingKey, State
-from aikcache._keyring.store import LARGEST, RingStore
+from aikcache._keyring.records import KeyInfo, RingHealth, RingKey, State
+from aikcache._keyring.store import RingStore, config_of
 from aikcache._settings.config import CacheConfig, check_metrics, check_name
-from aikcache._settings.secret import Secret
+from aikcache._settings.secret import Secret, SubKey
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError, SealError
 
 DAY = 86_400.0
@@ -32,27 +31,9 @@ NOTICE = 5_000
 FORCED = 1.0
 """Seconds between two readings that one unknown key id may cause, or all that are none of ours together."""
 _MOST_CIPHERS = 256
+_VALUES = "cached-value"
 _FORM = b"\x01"
 _UNSEALED = "this was not sealed by this key ring for this purpose, has been changed, or its key has been retired."
-
-
-@dataclass(frozen=True, slots=True)
-class RingHealth:
-    """`ok`, and if not why."""
-
-    ok: bool
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SubKey:
-    """A key for one purpose. `id`: of the ring's key that it is derived from."""
-
-    id: bytes
-    secret: Secret[bytes]
-
-    def reveal(self) -> bytes:
-        return self.secret.reveal()
 
 
 class KeyRing:
@@ -70,6 +51,7 @@ class KeyRing:
         allow_plaintext: without a master key, keep keys in Redis as they are. For experiments.
         clock: seconds since 1970, in place of the primary's time; for tests.
         metrics: what the names of its metrics begin with, as for `Cache`. None: it has none.
+        config: in place of `url`, how a cache reaches its server.
 
     Raises:
         ConfigError: an argument breaks a rule, or there is no master key. Nothing is asked of Redis yet.
@@ -88,17 +70,16 @@ class KeyRing:
         allow_plaintext: bool = False,
         clock: Callable[[], float] | None = None,
         metrics: str | None = "aikernel",
+        config: CacheConfig | None = None,
     ) -> None:
-        url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
-        if not url:
-            raise ConfigError("the key ring needs a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
         self._instance = check_name("instance", instance)
         self._times = check_times(lifetime, propagation, retention, refresh)
         self._wrapper = wrapper(master_key or os.environ.get("AIKCACHE_MASTER_KEY"), allow_plaintext=allow_plaintext)
-        store = RingStore(CacheConfig(url=url, instance=instance, max_value_bytes=LARGEST))
+        store = RingStore(config or config_of(url, instance))
         self._live = LiveRing(instance, store, self._wrapper, self._times, clock)
         self._forced: dict[str, float] = {}
         self._reading: dict[int, threading.Lock] = {}
+        self._tried_at = -FORCED  # by `_first_reading`
         self._ciphers: dict[tuple[str, str], Cipher] = {}
         self._subkeys: dict[tuple[str, str], SubKey] = {}
         check_metrics(metrics)
@@ -170,8 +151,10 @@ class KeyRing:
         if id not in live.ring.keys:
             self._read_for(id)
         key = live.ring.keys.get(id)
-        opens = key is not None and key.state(live.now(), self._times.retention) in ("pending", "active", "expired")
-        return key if opens else None
+        return key if key is not None and self._opens(key) else None
+
+    def _opens(self, key: RingKey) -> bool:
+        return key.state(self._live.now(), self._times.retention) in ("pending", "active", "expired")
 
     def _read_for(self, id: str) -> None:
         """Read the ring for a key that is not known, unless that was done a moment ago.
@@ -199,6 +182,36 @@ class KeyRing:
             self._forced = {}
         self._forced[id] = now
         return True
+
+    # For cached values
+
+    def value_key(self) -> SubKey:
+        """What seals values now. Asks Redis as `seal` does, and once a second while the ring has not been read."""
+        self._first_reading()
+        if not self._live.known:
+            raise RemoteUnavailableError(f"the key ring could not be read: {self._live.failure}")
+        return self._subkey(self._sealing(), _VALUES)
+
+    def value_key_of(self, id: bytes) -> SubKey | None:
+        """What opens the values that this key has sealed. None: it opens nothing, or is not known here yet.
+
+        A key that is not known is not asked for: a value is only a miss, and the background thread soon knows the key.
+        """
+        self._first_reading()
+        key = self._live.ring.keys.get(id.hex())
+        return self._subkey(key, _VALUES) if key is not None and self._opens(key) else None
+
+    def _first_reading(self) -> None:
+        """Raises what the reading does, to the one who made it."""
+        live = self._live
+        live.begin()
+        if live.known:
+            return
+        with self._reading.setdefault(os.getpid(), threading.Lock()):
+            now = time.monotonic()
+            if not live.known and now - self._tried_at >= FORCED:
+                self._tried_at = now
+                live.load()
 
     # Sub-keys, for sessions
 

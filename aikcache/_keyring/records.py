@@ -38,6 +38,14 @@ class KeyInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RingHealth:
+    """`ok`, and if not why."""
+
+    ok: bool
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RingKey:
     """A key, and what Redis holds of it."""
 

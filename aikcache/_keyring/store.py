@@ -7,6 +7,7 @@ stands under the ring's name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import ErrorReply, Pool
 from aikcache._settings.config import CacheConfig
-from aikcache.errors import KeyRingError, RemoteUnavailableError
+from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError
 
 LARGEST: Final = 2**20
 """Bytes that no ring has: a reply that says it is larger is not read."""
@@ -32,6 +33,14 @@ local now = math.max((tonumber(count) or 0) + 1, tonumber(ARGV[2]))
 redis.call('HSET', KEYS[1], 'g', string.format('%.0f', now))
 return 1
 """
+
+
+def config_of(url: str | None, instance: str) -> CacheConfig:
+    """How a ring reaches its server. Raises `ConfigError`: nothing says which that is."""
+    url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
+    if not url:
+        raise ConfigError("the key ring needs a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
+    return CacheConfig(url=url, instance=instance, max_value_bytes=LARGEST)
 
 
 class Reading(NamedTuple):

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from aikcache._settings import url as _url
-from aikcache._settings.secret import Keys, Opaque, Secret, hidden, opaque
+from aikcache._settings.secret import Keys, KeySource, Opaque, Secret, hidden, opaque
 from aikcache.errors import ConfigError
 
 SHIPPED_TTLS: Mapping[str, float] = {
@@ -36,6 +36,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 MIN_SECRET, MIN_DISTINCT = 32, 8
 """Bytes of a secret, and different ones among them: 32 random hexadecimal digits have fewer once in a million."""
+KEYRING = "keyring"
+"""The secret that stands for the key ring."""
 MAX_TTL = 10 * 365 * 86400.0
 """Ten years: a longer TTL is a mistake of units (milliseconds), and Redis refuses absurd ones."""
 
@@ -100,15 +102,17 @@ def check_metrics(value: object) -> None:
 
 def check_secret(value: object) -> None:
     """None, a key, or several. What can be guessed would be: whoever reads a sealed value can try at leisure."""
-    if value is None:
+    if value is None or _is_ring(value):
         return
-    if value == "keyring":
-        raise ConfigError("secret='keyring' needs the key ring of sessions, which is not there yet. Pass a key.")
     if not value or not all(map(_is_key, value if isinstance(value, tuple) else (value,))):
         raise ConfigError(
-            f"secret must be a key of at least {MIN_SECRET} random bytes, or a list of them, the newest first: no "
-            f"password, and not a few bytes repeated. `secrets.token_urlsafe(32)` makes one."
+            f"secret must be a key of at least {MIN_SECRET} random bytes, or a list of them, the newest first, or "
+            f"'keyring': no password, and not a few bytes repeated. `secrets.token_urlsafe(32)` makes one."
         )
+
+
+def _is_ring(value: object) -> bool:
+    return value == KEYRING or isinstance(value, KeySource)
 
 
 def _is_key(value: object) -> bool:
@@ -177,7 +181,9 @@ class CacheConfig:
     secret (None): seals values in Redis (AES-GCM, extra `crypto`): 32 random bytes or more, or a list, of which the
         first seals and each is read. To change it, put the new one second everywhere, then first, then drop the old
         one. A sealed value expires by the wall clock, 60 s late: clocks of hosts may differ by no more. It is a
-        `Secret` like the url. None: values are not sealed.
+        `Secret` like the url. "keyring", or a `KeyRing`: by the key ring, whose keys change by themselves (extra
+        `sessions`, `AIKCACHE_MASTER_KEY`); it lies where `AIKCACHE_SESSION_URL` says, else beside the values. None:
+        values are not sealed.
     enabled (True): False keeps and finds nothing: every call runs its function. Invalidations still go to the server.
     """
 
@@ -210,7 +216,7 @@ class CacheConfig:
     consistency: Literal["bounded", "strong"] = "bounded"
     publish_interval: float | None = 60.0
     metrics: str | None = "aikernel"
-    secret: Keys | None = field(default=None, repr=False)
+    secret: Keys | KeySource | None = field(default=None, repr=False)
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -257,6 +263,16 @@ class CacheConfig:
         check_secret(self.secret)
         ttls = {check_name("a prefix in ttls", p): check_seconds(f"ttls[{p!r}]", t) for p, t in self.ttls.items()}
         object.__setattr__(self, "ttls", ttls)
+
+    @property
+    def longest_ttl(self) -> float:
+        """Of those that are set here."""
+        return max((*self.ttls.values(), self.default_ttl))
+
+    @property
+    def sealed_by_ring(self) -> bool:
+        """Whether `secret` is a key ring, or stands for one."""
+        return _is_ring(self.secret)
 
     @property
     def shared(self) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar, overload
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, overload, runtime_checkable
 
 Text = TypeVar("Text", str, bytes)
 Keys: TypeAlias = "str | bytes | Secret[str] | Secret[bytes] | Sequence[str | bytes | Secret[str] | Secret[bytes]]"
@@ -63,6 +64,31 @@ def hidden(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(map(hidden, value))
     return Secret(value) if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True, slots=True)
+class SubKey:
+    """A key for one purpose. `id`: of the ring's key that it is derived from."""
+
+    id: bytes
+    secret: Secret[bytes]
+
+    def reveal(self) -> bytes:
+        return self.secret.reveal()
+
+
+@runtime_checkable
+class KeySource(Protocol):
+    """A key ring, for who seals values with it."""
+
+    def value_key(self) -> SubKey:
+        """The key that seals now. Raises `RemoteError` or `KeyRingError`: there is none, and none can be had."""
+
+    def value_key_of(self, id: bytes) -> SubKey | None:
+        """The key with this id; None: it is not known here, or opens nothing. May raise the same."""
+
+    def must_outlive(self, what: str, seconds: float) -> None:
+        """Raises `ConfigError`: something that is sealed for so long would not open until its end."""
 
 
 class Opaque:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from aikcache._settings.secret import KeySource
+
 if TYPE_CHECKING:
     from redis import ConnectionPool, Redis, RedisCluster
     from redis.credentials import CredentialProvider
@@ -46,7 +48,7 @@ class Settings(TypedDict, total=False):
     consistency: Literal["bounded", "strong"]
     publish_interval: float | timedelta | None
     metrics: str | None
-    secret: str | bytes | Sequence[str | bytes] | None
+    secret: str | bytes | Sequence[str | bytes] | KeySource | None
 
 
 class LoadOptions(TypedDict, total=False):

@@ -9,8 +9,8 @@ May import `_keyring` and what is below it; only frameworks import it. Needs the
 then `session.py` (what a request sees), `commit.py` (what it leaves behind) and `records.py` (what lies in Redis).
 """
 
-from aikcache._keyring.keyring import KeyRing, RingHealth
-from aikcache._keyring.records import KeyInfo
+from aikcache._keyring.keyring import KeyRing
+from aikcache._keyring.records import KeyInfo, RingHealth
 from aikcache.sessions.commit import Drop, Keep, Set
 from aikcache.sessions.middleware import SessionMiddleware
 from aikcache.sessions.session import Session
