@@ -16,7 +16,7 @@ from ._workers import PATIENCE
 def make_rings_patient(patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
     """Key rings made from here on wait so long for an answer: they have no argument for that."""
     patient = functools.partial(CacheConfig, timeout=seconds, connect_timeout=seconds)
-    patch.setattr("aikcache._keyring.keyring.CacheConfig", patient)
+    patch.setattr("aikcache._keyring.store.CacheConfig", patient)
 
 
 def make_flask_patient(patch: pytest.MonkeyPatch) -> None:

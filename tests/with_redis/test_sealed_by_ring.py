@@ -14,8 +14,12 @@ from aikcache import Cache
 from aikcache.errors import ConfigError
 from aikcache.sessions import KeyRing
 
+from ._rings import make_rings_patient
+from ._workers import PATIENCE
+
 MASTER = secrets.token_urlsafe(32)
 DAY = 86_400.0
+PATIENT: dict[str, Any] = {"timeout": PATIENCE, "connect_timeout": PATIENCE}
 KEY = "shop:v1:plain:text:one"
 
 
@@ -23,7 +27,7 @@ class Shop:
     """One process: its ring, its cache and a function that counts its runs."""
 
     def __init__(self, url: str, **settings: Any) -> None:
-        self.cache = Cache(url, instance="shop", local_ttl=0, publish_interval=None, timeout=10, **settings)
+        self.cache = Cache(url, instance="shop", local_ttl=0, publish_interval=None, **PATIENT, **settings)
         self.runs = 0
 
         @self.cache.cached("plain", operation="text", ttl=600)
@@ -36,6 +40,7 @@ class Shop:
 
 @pytest.fixture
 def opened(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shop]]:
+    make_rings_patient(monkeypatch)
     monkeypatch.setenv("AIKCACHE_MASTER_KEY", MASTER)
     monkeypatch.delenv("AIKCACHE_SESSION_URL", raising=False)
     with ExitStack() as stack:
