@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,6 +17,8 @@ from aikcache import Cache
 from aikcache.testing import wait_until
 from ops.local.fleet import Fleet
 from ops.local.node import HOST, Node
+
+from ._ports import in_use, sixteen_ports
 
 REPOSITORY = Path(__file__).parents[2]
 WITHIN = 60.0
@@ -34,15 +35,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> int:
     """The first of sixteen free ports, each and the one 10000 above below those that the system gives to anybody."""
-    while True:
-        first = random.randrange(11000, 22000, 16)
-        if not any(in_use(first + offset) or in_use(first + offset + 10000) for offset in range(16)):
-            return first
-
-
-def in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
+    return sixteen_ports()
 
 
 @pytest.fixture
