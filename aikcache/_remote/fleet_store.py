@@ -12,6 +12,8 @@ that was taken for dead is told so, and begins anew at zero.
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 
 KEEP_MS = 86_400_000
+_ID = re.compile("[0-9a-f]+")
 GONE, FOLDED = b"gone", b"folded"
 
 
@@ -77,12 +80,21 @@ class FleetStore:
         return len(self._last.processes)
 
     def read(self, within: float) -> FleetRecords:
-        """All there is, in one round trip."""
-        reply = self._remote.call(scripts.SNAPSHOTS, (*self._base, self._lead + "p:"), within=within)
-        if type(reply) is not list or len(reply) < 2 or type(reply[0]) is not bytes or type(reply[1]) is not bytes:
-            raise RemoteUnavailableError("the server answers something else than it was asked.")
-        listed, dead, *rest = reply
-        ids = listed.decode("ascii", "replace").split(" ")[1:]
+        """All there is at one moment: in one round trip, and in another one when others are listed than the last time.
+
+        A script has to name its keys beforehand, so it is given those that were listed then. Raises `RemoteError`.
+        """
+        deadline = time.monotonic() + within
+        ids = list(self._last.processes)
+        while True:
+            keys = (*self._base, *(f"{self._lead}p:{id}" for id in ids))
+            reply = self._remote.call(scripts.SNAPSHOTS, keys, within=max(deadline - time.monotonic(), 0.001))
+            if type(reply) is not list or len(reply) < 2 or type(reply[0]) is not bytes or type(reply[1]) is not bytes:
+                raise RemoteUnavailableError("the server answers something else than it was asked.")
+            listed, dead, *rest = reply
+            asked, ids = ids, _ids(listed)
+            if asked == ids:
+                break
         found = {
             id: Published(data, (KEEP_MS - left) / 1000)
             for id, data, left in zip(ids, rest[::2], rest[1::2], strict=False)
@@ -103,3 +115,9 @@ class FleetStore:
         keys = (*self._base, *(f"{self._lead}p:{id}" for id in known))
         listed = " ".join([os.urandom(8).hex(), *known])
         self._remote.call(scripts.RESTORE, keys, listed, dead, KEEP_MS, *known.values(), within=within)
+
+
+def _ids(listed: bytes) -> list[str]:
+    """The processes in a list, each once: a generation, then hexadecimal ids."""
+    words = listed.decode("ascii", "replace").split(" ")[1:]
+    return list(dict.fromkeys(word for word in words if _ID.fullmatch(word)))

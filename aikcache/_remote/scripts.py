@@ -118,13 +118,12 @@ return string.sub(list, 1, 16)
 """)
 
 SNAPSHOTS = Script("""
--- KEYS: the list, totals of the dead, what names of snapshots begin with. Gives the list, the totals, and for each id
--- its snapshot and how long it will live.
-local list = redis.call('GET', KEYS[1]) or ''
-local found = {list, redis.call('GET', KEYS[2]) or ''}
-for id in string.gmatch(list, ' (%x+)') do
-  found[#found + 1] = redis.call('GET', KEYS[3] .. id) or ''
-  found[#found + 1] = redis.call('PTTL', KEYS[3] .. id)
+-- KEYS: the list, totals of the dead, snapshots. Gives the list, the totals, and for each snapshot it and how long it
+-- will live.
+local found = {redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[2]) or ''}
+for i = 3, #KEYS do
+  found[#found + 1] = redis.call('GET', KEYS[i]) or ''
+  found[#found + 1] = redis.call('PTTL', KEYS[i])
 end
 return found
 """)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from aikcache import Cache
 from aikcache._coherence import channel as _channel
 from aikcache._coherence import cluster_channel, pending
 from aikcache._coherence.cluster_channel import ClusterChannel, _PrimaryChannel
+from aikcache._engine.fleet import Fleet
+from aikcache._engine.tally import Tally
 from aikcache._keys.patterns import Invalidation
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Address, slot_of
-from aikcache.errors import RemoteUnavailableError
+from aikcache.errors import RemoteError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 
@@ -120,6 +122,38 @@ def test_in_a_slot_on_its_way_everything_works(to: str, plain: ClusterTopology, 
     assert mine.stats().loads == loads_before
     assert plain.ask(target, "CLUSTER", "COUNTKEYSINSLOT", slot) >= 1
     assert mine.stats().pending_invalidations == other.stats().pending_invalidations == 0
+
+
+def test_the_figures_of_all_processes_while_their_slot_moves(plain: ClusterTopology, open_cache: OpenCache) -> None:
+    """Each reading is whole or an error, wherever the snapshots are by then; after the move all are there."""
+    remote = open_cache(plain, publish_interval=None).engine.remote
+    assert remote is not None
+    members = [Fleet(remote, "moved", Tally(), 3600.0) for _ in range(3)]
+
+    def total() -> float:
+        reading, alive = members[0].read(PATIENCE)
+        assert len(alive) == 3
+        return reading.samples["breaker_changes"]["open",]
+
+    for member in members:
+        member._tally.breaker_changes["open"] = 5
+        member.publish(PATIENCE)
+    assert total() == 15
+    slot = slot_of(f"{remote.space.namespace_prefix}!{{fleet:moved}}:list")
+    target = another(plain, slot)
+    source = plain.begin_move(slot, target)
+    while plain.move_keys(slot, source, target, 1):
+        with suppress(RemoteError):
+            assert total() == 15
+    plain.end_move(slot, target)
+    assert wait_until(lambda: _unless_moving(total), PATIENCE) == 15
+
+
+def _unless_moving(total: Callable[[], float]) -> float | None:
+    try:
+        return total()
+    except RemoteError:
+        return None
 
 
 def test_slots_move_under_load(plain: ClusterTopology, open_cache: OpenCache) -> None:
