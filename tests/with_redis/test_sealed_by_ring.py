@@ -15,11 +15,10 @@ from aikcache.errors import ConfigError
 from aikcache.sessions import KeyRing
 
 from ._rings import make_rings_patient
-from ._workers import PATIENCE
+from ._workers import PATIENT
 
 MASTER = secrets.token_urlsafe(32)
 DAY = 86_400.0
-PATIENT: dict[str, Any] = {"timeout": PATIENCE, "connect_timeout": PATIENCE}
 KEY = "shop:v1:plain:text:one"
 
 
