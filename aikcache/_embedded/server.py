@@ -38,7 +38,7 @@ from aikcache.errors import RemoteUnavailableError
 
 __all__ = ["Server", "answers", "available_servers", "find_server", "fits", "short_directory"]
 
-_READY_WITHIN = 10.0
+_READY_WITHIN = 30.0
 _STOP_WITHIN = 5.0
 _POLL = 0.002
 _PORT_TRIES = 10
@@ -180,7 +180,7 @@ class Server:
 
         Raises:
             ConfigError: there is no server binary.
-            RemoteUnavailableError: it ended, or did not answer within 10 seconds; the end of its log is in the message.
+            RemoteUnavailableError: it ended, or did not answer within 30 seconds; the end of its log is in the message.
         """
         if self._process is not None and self._process.poll() is None:
             return self
