@@ -15,7 +15,9 @@ WITHIN = 30.0
 
 
 def make(url: str, instance: str) -> tuple[Cache, redis.Redis]:
-    return Cache(url, instance=instance), redis.Redis.from_url(url, decode_responses=True)
+    return Cache(url, instance=instance, timeout=20, connect_timeout=20, lease_wait=120), redis.Redis.from_url(
+        url, decode_responses=True
+    )
 
 
 def child(url: str, instance: str, ready: Event) -> None:

@@ -24,7 +24,7 @@ PASSWORDS = {
     name: f"{name}'s own pässword:@/" for name in ("CACHE", "SESSION", "MONITOR", "REPLICATION", "SENTINEL", "OPERATOR")
 }
 NO = r"NOPERM|unknown command|(DEBUG|MODULE) command not allowed"
-MINE: dict[str, Any] = {"instance": "aikernel", "version": "v1"}
+MINE: dict[str, Any] = {"instance": "aikernel", "version": "v1", **PATIENT}
 
 
 def users(*without: str) -> str:
@@ -113,8 +113,7 @@ def test_the_library_needs_no_more_than_the_caches_user_may(
     local_ttl: float, guarded: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Everything there is works as the cache's user, and nothing is logged."""
-    mine = {**MINE, **PATIENT}
-    with Cache(url(guarded), local_ttl=local_ttl, **mine) as cache, Cache(url(guarded), **mine) as other:
+    with Cache(url(guarded), local_ttl=local_ttl, **MINE) as cache, Cache(url(guarded), **MINE) as other:
         do_everything(cache)
         other.set("thing:pushed:1", 1)
         assert cache.get("thing:pushed:1") == 1
@@ -125,7 +124,7 @@ def test_the_library_needs_no_more_than_the_caches_user_may(
 
 def test_waiting_for_replicas_is_allowed(guarded: Server) -> None:
     """`invalidate_wait` may ask, and is told that there are none."""
-    with Cache(url(guarded), invalidate_wait=1, **MINE) as cache:
+    with Cache(url(guarded), invalidate_wait=1, **{**MINE, "timeout": 4.0}) as cache:
         cache.invalidate("thing")
         assert cache.stats().pending_invalidations == 1
         counts = cache.engine.reporter.counts
@@ -148,7 +147,7 @@ def test_without_info_and_scan_the_rest_works_silently(
 def test_other_instances_are_out_of_reach(guarded: Server, caplog: pytest.LogCaptureFixture) -> None:
     """A cache of another instance, which the user's key pattern does not cover, answers without Redis."""
     caplog.set_level(logging.CRITICAL, "aikcache")
-    with Cache(url(guarded), instance="others") as cache:
+    with Cache(url(guarded), **{**MINE, "instance": "others"}) as cache:
         assert cache.get_or_load("thing:x:1", lambda: 1) == 1
         assert cache.stats().errors > 0
         with pytest.raises(RemoteError, match="NOPERM"):

@@ -56,8 +56,15 @@ class Source:
         return get
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("aikcache-channel")]
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("aikcache-channel")}
+
+
+@pytest.fixture
+def started() -> Callable[[], int]:
+    """How many channels' threads run that have been started since; those of earlier tests may still be ending."""
+    before = threads()
+    return lambda: len(threads() - before)
 
 
 # What is pushed
@@ -155,7 +162,7 @@ def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: O
 def test_evicted_stamps_end_what_is_under_them(own_server: Server, instance: str) -> None:
     """A server short of memory that evicts stamps makes misses, never old values."""
     with ExitStack() as stack:
-        here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance)))
+        here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance, **PATIENT)))
         source = Source()
         get, get_there = source.bind(here), source.bind(there)
         assert get("box") == OLD
@@ -197,7 +204,7 @@ def test_a_server_that_stops_answering_is_noticed(own_server: Server, instance: 
     """A hung server makes the cache incoherent after `max_staleness` at most, and coherent again when it answers."""
     with Cache(own_server.url, instance=instance, max_staleness=0.3) as cache:
         connect(cache)
-        assert cache.stats().coherent_for is not None
+        wait_until(lambda: cache.stats().coherent_for is not None, PATIENCE, "the channel")
         own_server.pause()
         try:
             wait_until(lambda: not cache.stats().coherent, PATIENCE, "the horizon")
@@ -250,9 +257,8 @@ def test_a_server_that_restarts_empty_makes_no_old_value(own_server: Server, ins
 # The thread
 
 
-def test_without_a_url_there_is_no_channel() -> None:
+def test_without_a_url_there_is_no_channel(started: Callable[[], int]) -> None:
     """A cache of this process alone is always coherent, and starts no thread."""
-    before = threads()
     with Cache() as cache:
         get = Source().bind(cache)
         assert get("box") == OLD
@@ -261,38 +267,37 @@ def test_without_a_url_there_is_no_channel() -> None:
         assert stats.coherent
         assert (stats.pushes, stats.channel_connects, stats.pending_invalidations) == (0, 0, 0)
         assert cache.wait_coherent(0)
-        assert threads() == before
+        assert started() == 0
 
 
-def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str) -> None:
+def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str, started: Callable[[], int]) -> None:
     """Making a cache and decorating starts nothing; the first call does."""
-    before = len(threads())
-    with Cache(redis_url, instance=instance) as cache:
+    with Cache(redis_url, instance=instance, **PATIENT) as cache:
         get = Source().bind(cache)
-        assert len(threads()) == before
+        assert started() == 0
         get("box")
-        assert len(threads()) == before + 1
+        wait_until(lambda: started() == 1, PATIENCE, "the thread")
 
 
-def test_close_ends_the_thread(redis_url: str, instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_ends_the_thread(
+    redis_url: str, instance: str, started: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`close` ends the channel's thread, which does not wait for its next heartbeat, and nothing starts it again."""
     monkeypatch.setattr(channel, "HEARTBEAT", 600)
-    before = len(threads())
-    cache = Cache(redis_url, instance=instance)
+    cache = Cache(redis_url, instance=instance, **PATIENT)
     get = Source().bind(cache)
     connect(cache)
-    assert len(threads()) == before + 1
+    assert started() == 1
     cache.close()
-    wait_until(lambda: len(threads()) == before, PATIENCE, "the end of the thread")
+    wait_until(lambda: started() == 0, PATIENCE, "the end of the thread")
     assert get("box") == OLD
     cache.invalidate("thing")
-    assert len(threads()) == before
+    assert started() == 0
 
 
-def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str) -> None:
+def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str, started: Callable[[], int]) -> None:
     """A cache dropped without `close` is collected, functions and all, and its thread ends."""
-    before = len(threads())
-    cache = Cache(redis_url, instance=instance)
+    cache = Cache(redis_url, instance=instance, **PATIENT)
     get = Source().bind(cache)
     connect(cache)
     get("box")
@@ -304,14 +309,14 @@ def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str) -> None:
         return gone() is None
 
     wait_until(collected, PATIENCE, "the collection")  # the thread may be holding it at the moment
-    wait_until(lambda: len(threads()) == before, PATIENCE, "the end of the thread")
+    wait_until(lambda: started() == 0, PATIENCE, "the end of the thread")
 
 
 def test_the_interpreter_ends_silently_with_a_live_channel(redis_url: str, instance: str) -> None:
     """A script that uses a cache and simply ends does so at once and without a word."""
     script = f"""
 from aikcache import Cache
-cache = Cache({redis_url!r}, instance={instance!r})
+cache = Cache({redis_url!r}, instance={instance!r}, timeout=20, connect_timeout=20)
 @cache.cached("thing")
 def get(name: str) -> str:
     return name

