@@ -152,10 +152,10 @@ READING = {
 }  # fmt: skip
 AFTER_A_REPLY = {
     "remember", "expect", "ensured", "lease", "load", "alone", "late expect", "late checked", "store",
-    "fill", "mark", "set", "sweep 1", "sweep 2", "mark again", "local part", "stamp again",
+    "fill", "mark", "set", "sweep 1", "sweep 2", "mark again", "local part", "stamp again", "tell stamp",
 }  # fmt: skip
-BY_STAMP = ("group", "tag", "group again")
-"""Invalidations that write a stamp; the last may lose its reply, and is then sent again."""
+BY_STAMP = ("group", "tag", "group again", "takeover")
+"""What writes a stamp. `group again` may lose its reply, and is then sent again."""
 
 
 # The channel
@@ -354,6 +354,13 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
     match a.pc:
         case "begin" if a.kind == "evict":  # not an invalidation: the server forgets a stamp
             yield s._replace(stamp=None).push(STAMP, 0).agent(i, pc="done")
+        case "begin" if a.kind == "takeover":  # who takes over has not heard the last of any tag; then it is told again
+            yield s._replace(any=1).agent(i, pc="tell any")
+        case "tell any":
+            pc = "tell stamp" if "tags_again" in rules else "local part"
+            yield s._replace(any=s.fresh()).push(ANY, 0).agent(i, pc=pc)
+        case "tell stamp":
+            yield s._replace(stamp=s.fresh()).push(STAMP, 0).agent(i, pc="local part")
         case "begin" if a.kind == "set":
             yield s.agent(i, pc="get stamp")
         case "begin":  # the commit

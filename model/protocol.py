@@ -17,7 +17,8 @@ Checked at every return and at rest:
     put      a value put by hand does not outlive an invalidation that came after it began
     refused  a call that began `max_staleness` after an invalidation returned anywhere sees it, also if it was refused
 
-Left out, and shown on real servers instead: flights, failover, a server that is away, and time but for one moment. (A
+Left out, and shown on real servers instead: flights, failover but for one (the node of a cluster that has the stamp of
+any tag is replaced by one that has not heard its last), a server that is away, and time but for one moment. (A
 process that has not heard of a refused invalidation, because it started later or its channel was cut, may read from a
 server that accepts writes again what nobody has told it yet: that is pending, as after a server was away.) A push that
 is ignored as our own counts as handled when the local part of our own invalidation, if that is still to come, has been
@@ -56,6 +57,7 @@ RULES = {  # and what each says
     "again_anew": "an invalidation whose reply was lost is sent again with another stamp",
     "any_tag_first": "the stamp of any tag is written before the tag's own",
     "any_tag_last": "and read after it, when the result has named its tags",
+    "tags_again": "where a takeover lost the stamp of any tag, the tags' own, on other nodes, are renewed with it",
     "set_takes_lease": "a value put by hand takes the lease from a load under way",
     "set_under_lease": "and is stored only while it has it",
     "strong_asks": "a strong read asks for every stamp, whatever is believed",
@@ -175,6 +177,7 @@ SCENARIOS: dict[str, Scenario] = {
     "late tag, read by both": Scenario(agents(("late", A), ("tag", B), ("late", B)), OLD),
     "late tag, own": Scenario(agents(("late", A), ("tag", A)), OLD, stamp=None, small=True),
     "late tag, warm": Scenario(agents(("late", A), ("tag", B), ("late", B)), OLD, *WARM, small=True),
+    "late tag, and a takeover": Scenario(agents(("late", B), ("tag", A), ("takeover", A, 1))),
     "set": Scenario(agents(("read", A), ("set", A), ("read", B)), small=True),
     "set, warm": Scenario(agents(("read", A), ("set", B), ("read", B), ("read", A)), OLD, *WARM),
     "set and cut": Scenario(agents(("read", A), ("set", B), ("cut", A)), OLD, *WARM, small=True),
@@ -230,6 +233,7 @@ CAUGHT_BY = {
     "cut_distrusts": "cut, local expired", "reconnect_empties": "cut, key", "echo_known": "own group, then a read",
     "echo_verified": "a stamp is made, group", "echo_written": "a tag's stamp lives longer",
     "mark_names_writer": "two key writers, warm", "any_tag_first": "late tag", "any_tag_last": "late tag",
+    "tags_again": "late tag, and a takeover",
     "set_takes_lease": "set", "set_under_lease": "set, key", "leases_first": "glob, cold",
     "strong_asks": "strong, group", "strong_not_local": "strong, group",
     "probe_vouches": "refused, and not published", "read_carries_probe": "refused, read by who starts later",

@@ -20,7 +20,7 @@ is sent again. One thread at a time sends; the others do without Redis meanwhile
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,9 @@ from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.shared import items
 from aikcache._keys.globs import MOST_GLOBS, covering
-from aikcache._keys.patterns import Invalidation, joined
+from aikcache._keys.patterns import ANY_TAG, Invalidation, joined
 from aikcache._redis.pool import ServerIdentity
-from aikcache._redis.reply import Command
+from aikcache._redis.reply import Command, ErrorReply
 from aikcache._remote.store import RedisStore
 from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 
@@ -221,6 +221,7 @@ class PendingInvalidations:
         """Before anything is asked of a server not met before; `ask` is its new connection. May raise `RemoteError`."""
         commands: list[Command] = []
         names: dict[tuple[str, str], None] = {}
+        again = Invalidation()
         self.servers_met += known  # before `_coherence/recent` is read: see `sent`
         if self._distrusts:
             commands.append(self._remote.claim(run.id, DISTRUST_MS))
@@ -234,11 +235,22 @@ class PendingInvalidations:
             commands += self._remote.ending(again.groups, again.keys)
             for glob in again.globs:  # a sweep takes long: it goes with what is pending, before anything is read
                 self._add(("globs", glob))
-        if commands:
-            ask(commands)
+        replies = ask(commands) if commands else []
         if known:
+            self._renew_elsewhere(again.groups, commands, replies)
             self._recent.add(names)  # who has heard them now may be replaced in its turn
             self._forget()
+
+    def _renew_elsewhere(self, groups: Sequence[str], commands: Sequence[Command], replies: Sequence[Any]) -> None:
+        """Where the stamp of any tag was told again, so are the tags' own on other nodes, before anything is read.
+
+        While it was lost, a load from before could be stored under a tag's new stamp, which nothing has ended.
+        """
+        stamps = {self._remote.space.stamp(group): group for group in groups if group.startswith(ANY_TAG)}
+        refused = {command[1] for command, reply in zip(commands, replies, strict=True) if type(reply) is ErrorReply}
+        if ANY_TAG in stamps.values() and self._remote.space.stamp(ANY_TAG) not in refused:
+            for name in stamps.keys() & refused:
+                self._add(("groups", stamps[name]))
 
     def after_fork(self) -> None:
         """In the child: what is pending stays so, for the parent may end without sending it, and twice is harmless.

@@ -115,6 +115,7 @@ class Pool:
         self._moved_at = 0.0
         self.generation = 0
         self.run_id: str | None = None
+        self._to_greet = self._greeted = 0  # how often there was a reason to greet again whoever is there
         self._informed = False
         self.on_new_server: Callable[[ServerIdentity, bool, Callable[[list[Command]], list[Any]]], None] | None = None
         self.on_move: Callable[[bool], object] | None = None
@@ -345,14 +346,15 @@ class Pool:
         run = ServerIdentity(
             run_id[:_LONGEST_ID], int(uptime) if uptime and uptime.isdecimal() and len(uptime) < 20 else 0
         )
-        if run.id == self.run_id:
+        if run.id == self.run_id and self._greeted == self._to_greet:
             return
         if self._meeting._is_owned():  # type: ignore[attr-defined]
             raise TimeoutError
         try:  # one thread greets; the others come when it is done
             if not self._meeting.acquire(timeout=max(deadline - time.monotonic(), 0)):
                 raise TimeoutError
-            if run.id == self.run_id:
+            due = self._to_greet
+            if run.id == self.run_id and self._greeted == due:
                 return
             known = self.run_id is not None
             if known:
@@ -361,7 +363,7 @@ class Pool:
                 self.on_new_server(run, known, lambda commands: _said(link.ask(commands, deadline)))
             if known and self.on_move is not None:
                 self.on_move(False)
-            self.run_id = run.id  # last: who was interrupted before begins again
+            self.run_id, self._greeted = run.id, due  # last: who was interrupted before begins again
         finally:
             try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
                 self._meeting.release()
@@ -423,9 +425,13 @@ class Pool:
         if self._closed:
             server.close()
 
-    def moved(self, *, switched: bool = False) -> None:
-        """The server may be another now: connections made before are not used again. `switched`: it is known to be."""
+    def moved(self, *, switched: bool = False, greet: bool = False) -> None:
+        """The server may be another now: connections made before are not used again. `switched`: it is known to be.
+
+        `greet`: even if it is the same, it may have missed something, and is told that before it is asked again.
+        """
         now = time.monotonic()
+        self._to_greet += greet
         if not switched and now - self._moved_at < MOVE_REST:
             return
         self._moved_at = now

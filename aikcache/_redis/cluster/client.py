@@ -349,7 +349,9 @@ class Cluster:
         """Under the lock, and before anybody is sent there: who owns what it did not may have taken over.
 
         It may be known from when it was a primary before, and listed since. Met anew, it is told what it has missed. If
-        it owned nothing, then all nodes are worth a try again: while a slot had no owner, each refused everything.
+        it owned nothing, it is greeted even if its run is the one that was met: views that are behind may have given
+        its slots back for a moment to the one that it replaced, and who has not noticed yet accepts what it is told.
+        Then all nodes are worth a try again, too: while a slot had no owner, each refused everything.
 
         If it still owned some, by a map that is behind, then it has lost some before: that may have been all of them,
         and what was connected to it since knows a replica.
@@ -361,11 +363,12 @@ class Cluster:
         losers = self._losers.union(was for slot, was in before.owners.items() if told.owners.get(slot) != was)
         for address, node in items(self._nodes):
             if address in new:
-                node.moved(switched=True)
+                node.moved(switched=True, greet=True)
             elif address in takers and address in losers:
                 node.begin_generation()
             if new and address not in new:
                 node.breaker.reconsider()
+        self._met_first -= new
         self._losers = (losers - takers) & told.primaries
 
     def close(self) -> None:

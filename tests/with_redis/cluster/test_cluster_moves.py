@@ -9,10 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from aikcache import Cache
 from aikcache._coherence import channel as _channel
@@ -422,6 +424,72 @@ def test_a_primary_that_was_replaced_between_two_heartbeats_is_told_again(
     run, node = run_of(doubled, first), channels.cluster.node(("127.0.0.1", first.port or 0))
     wait_until(lambda: node.run_id == run, PATIENCE, "the greeting")
     wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
+
+
+def test_a_primary_that_has_its_slots_back_is_told_again_although_it_is_the_same(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views that are behind gave its slots to another for a moment, which may have been told what it has not heard."""
+    monkeypatch.setattr(pending, "JUST_STARTED", 0)
+    cache = open_cache(plain, local_ttl=0)
+    cluster = cache.engine.remote.connections  # type: ignore[union-attr]
+    assert isinstance(cluster, Cluster)
+    database = {"tea": "old"}
+    get = function(cache, database.__getitem__)
+    assert get("tea") == "old"
+    stamp = cache.space.stamp("row:get")
+    server = plain.owner(slot_of(stamp))
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        before = client.get(stamp)
+        database["tea"] = "new"
+        cache.invalidate("row:get")
+        client.set(stamp, before)  # as if another had been told
+    monkeypatch.setattr(Cluster, "look", lambda *args: False)
+    monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
+    told, owner = cluster.topology, ("127.0.0.1", server.port or 0)
+    assert told is not None
+    other = next(address for address in told.owners.values() if address != owner)
+    run = cluster.node(owner).run_id
+    behind = {slot: other if address == owner else address for slot, address in told.owners.items()}
+    cluster._install(replace(told, owners=behind))
+    cluster._install(told)
+    assert get("tea") == "new"
+    assert cluster.node(owner).run_id == run
+
+
+def test_a_takeover_that_lost_the_stamp_of_any_tag_revives_nothing_on_other_nodes(
+    plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load from before an invalidation that was stored meanwhile, under the tag's new stamp, is ended with it."""
+    monkeypatch.setattr(pending, "JUST_STARTED", 0)
+    mine, other = open_cache(plain, local_ttl=0), open_cache(plain, local_ttl=0)
+    database, loading, go = {"tea": "old"}, threading.Event(), threading.Event()
+    of_any = mine.space.stamp("#")
+    server = plain.owner(slot_of(of_any))
+    tags = (f"tag {n}" for n in itertools.count())
+    tag = next(tag for tag in tags if plain.owner(slot_of(mine.space.stamp(f"#{tag}"))) is not server)
+
+    def load(n: str) -> str:
+        found = database[n]
+        loading.set()
+        assert go.wait(PATIENCE)
+        return found
+
+    get, get_other = (cache.cached("row", operation="get", tags=lambda row, n: (tag,))(load) for cache in (mine, other))
+    early = Background(get_other, "tea")
+    assert loading.wait(PATIENCE)
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        before = client.get(of_any)
+        database["tea"] = "new"
+        mine.invalidate_tags(tag)
+        client.set(of_any, before)  # as who takes over has it, who has not heard the last
+    go.set()
+    assert early.result() == "old"
+    node = mine.engine.remote.connections.node(("127.0.0.1", server.port or 0))  # type: ignore[union-attr]
+    node.run_id = "the one before"
+    node.begin_generation()
+    node.exchange([("PING",)])  # it is greeted
+    assert get("tea") == "new"
 
 
 def run_of(topology: ClusterTopology, server: Server) -> str:
