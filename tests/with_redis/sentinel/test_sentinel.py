@@ -147,6 +147,7 @@ def storm(url: str, instance: str, database: str) -> Load:
         threads = [threading.Thread(target=work) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
+        wait_until(lambda: updates, PATIENCE, "the first update")
         client.incr(f"{instance}:running")
         wait_until(lambda: client.get(f"{instance}:stop"), 3 * PATIENCE, "the end of the storm")
         # Still running, and now others' updates are to be seen as well: the last ones have all been made.
