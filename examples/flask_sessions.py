@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, abort, redirect, request, session
-from markupsafe import escape
+from flask import Flask, abort, redirect, render_template_string, request, session
 from werkzeug.wrappers import Response
 
 from aikcache import Cache
@@ -22,6 +21,18 @@ from aikcache.prometheus import metrics_app
 from aikcache.sessions import SessionStore
 
 PRICES = {"tea": 3, "milk": 1, "bread": 2}
+PAGE = """<!doctype html><title>Shop</title>
+<style>body {font: 16px sans-serif; margin: 2em} form {display: inline} li {margin: .4em 0}</style>
+<h1>{{ user or "Nobody" }}</h1>
+<p>Visit {{ visits }}. Cart: {{ total }} €</p>
+<ul>{% for product, count in cart.items() %}
+  <li>{{ count }} × {{ product }} <form method="post" action="/cart/{{ product }}"><button>add</button></form></li>
+{% endfor %}</ul>
+{% if user %}<p><a href="/devices">Devices</a>
+<form method="post" action="/logout"><button>Log out</button></form>
+<form method="post" action="/logout-everywhere"><button>Log out everywhere</button></form></p>
+{% else %}<form method="post" action="/login"><input name="user" placeholder="name" required>
+<button>Log in</button></form>{% endif %}"""
 
 
 def create_app() -> Flask:
@@ -42,9 +53,9 @@ def create_app() -> Flask:
     @app.get("/")
     def home() -> str:
         session["visits"] = session.get("visits", 0) + 1
-        chosen = sorted(product for product in PRICES if f"cart:{product}" in session)
-        cart = ", ".join(f"{product} ({price(product)} €)" for product in chosen)
-        return f"<h1>{escape(current().subject or 'Nobody')}</h1><p>Visit {session['visits']}. Cart: {escape(cart)}</p>"
+        counts = {product: session.get(f"cart:{product}", 0) for product in PRICES}
+        total = sum(count * price(product) for product, count in counts.items() if count)
+        return render_template_string(PAGE, user=current().subject, visits=session["visits"], cart=counts, total=total)
 
     @app.post("/cart/<product>")
     def add(product: str) -> Response:
@@ -84,7 +95,7 @@ def create_app() -> Flask:
         found = store.health()
         return {"ok": found.ok, "problems": found.problems}, 200 if found.ok else 503
 
-    metrics = metrics_app()
+    metrics = metrics_app(scope="host")  # of all workers, whichever answers
 
     def serve(environ: Any, start_response: Any, inner: Any = app.wsgi_app) -> Any:
         return (metrics if environ["PATH_INFO"] == "/metrics/cache" else inner)(environ, start_response)
