@@ -255,6 +255,8 @@ class CachedCall:
                 parts = tuple(value.int if hasattr(value, "int") else value for value in values)
                 return parts[0] if len(parts) == 1 else parts
             return self.signature.local_key(args, kwargs)
+        if self.signature.owned:
+            return self.signature.local_key(args, kwargs)
         return (text[len(self.region.name) + 1 :],)
 
     @functools.cached_property

@@ -40,8 +40,8 @@ class Signature:
     """The parameters of one function, for its keys."""
 
     __slots__ = (
-        "_bare_at", "_key", "_named_at", "_normalize", "_places", "bare", "fn", "named", "names", "plain", "receiver",
-        "sig", "star", "starstar",
+        "_bare_at", "_key", "_named_at", "_normalize", "_places", "bare", "fn", "named", "names", "owned", "plain",
+        "receiver", "sig", "star", "starstar",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +83,10 @@ class Signature:
         self.receiver = first if named and key is None else None
         self.plain = not (key or self._normalize or self.star or self.starstar or self.receiver)
         # Where the parameters in the key stand in a call's arguments, if all of them have a place there.
-        self._places = self.plain and not any(p.kind is p.KEYWORD_ONLY for p in kept)
+        placed = not any(p.kind is p.KEYWORD_ONLY for p in kept)
+        self._places = self.plain and placed
+        # Whether this would be plain but for its `self`, which says what it stands for.
+        self.owned = placed and self.bare[:1] == [self.receiver] and not (normalize or self.star or self.starstar)
         self._bare_at = [self.names.index(name) for name in self.bare]
         self._named_at = [(rendering.label(name), self.names.index(name)) for name in self.named]
 
@@ -146,7 +149,8 @@ class Signature:
     def local_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
         """A key for the local tier where the wrapper's quick one does not do: two calls share it as they share a key.
 
-        Values of distinct types stand with their types; anything else is represented by the parameters' text.
+        Values of distinct types stand with their types, and so does what a method's `self` says of itself. Anything
+        else is represented by the parameters' text.
         """
         if self.plain:
             arguments = self.arguments(args, kwargs)
@@ -154,7 +158,24 @@ class Signature:
             types = tuple(map(type, values))
             if DISTINCT.issuperset(types):
                 return types + values
-        return (self.parameters(args, kwargs),)
+        return (self._owned_key(args) if self.owned else None) or (self.parameters(args, kwargs),)
+
+    def _owned_key(self, args: tuple[Any, ...]) -> tuple[Hashable, ...] | None:
+        """The local key of a method's call, without its text; None: some value is not of a distinct type."""
+        owner = args[0]
+        cls: Any = type(owner)
+        if isinstance(owner, type) or not hasattr(cls, "__cache_key__"):
+            return None
+        said = owner.__cache_key__()
+        several = type(said) is tuple
+        values = [*said] if several else [said]
+        size = len(values) if several else -1
+        values += [args[i] for i in self._bare_at[1:]]
+        values += [args[i] for _, i in self._named_at]
+        kinds = [*map(type, values)]
+        if not DISTINCT.issuperset(kinds):
+            return None
+        return (f"{cls.__module__}.{cls.__qualname__}", size, *kinds, *values)  # flat, for `keys/chosen` to look into
 
     def quick_types(self) -> dict[str, type]:
         """For each parameter in the key the one type whose values the wrapper uses as they are."""

@@ -8,7 +8,7 @@ import inspect
 import pickle
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -21,6 +21,7 @@ import pytest
 from aikcache import Cache, ConfigError, EncodeError, _cache
 from aikcache._codec.equality import same
 from aikcache._decorators import wrapper
+from aikcache._decorators.signature import Signature
 from aikcache.testing import FakeClock
 
 
@@ -848,6 +849,54 @@ class TestWrapper:
         assert shop.price.explain("tea")["answer"] == "local"
         shop.price.cache_clear()
         assert shop.price.cache_info().currsize == 0
+
+    def test_methods_calls_share_an_entry_only_where_they_share_a_key(self) -> None:
+        """Whatever instances and classes say of themselves: what the wrapper looks up is no coarser than the key."""
+
+        class Says:
+            def __init__(self, said: object) -> None:
+                self.said = said
+
+            def __cache_key__(self) -> object:
+                return self.said
+
+            def get(self, what: object, more: object = "x") -> None: ...
+
+        class Other(Says): ...
+
+        alike: list[object] = [1, True, 1.0, "1", b"1", None, (), (1,), (True,), (1, "x"), ("x", 1), ((1,),), "x", [1]]
+        signature = Signature(Says.get)
+        rests: list[tuple[object, ...]] = [(what, more) for what in (1, True, "x", 1.0) for more in ("x", 1)]
+        longer: list[object] = [(1, "x", 1), (1, "x", "x", 1)]
+        keys: dict[Hashable, str] = {}
+        for args in [(kind(said), *rest) for kind in (Says, Other) for said in alike + longer for rest in rests]:
+            text = signature.parameters(args, {})
+            assert keys.setdefault(signature.local_key(args, {}), text) == text
+        assert sum(len(key) > 1 for key in keys if isinstance(key, tuple)) > 100  # most are quick to find
+
+    def test_what_a_method_says_may_fail(self, cache: Cache) -> None:
+        """Then the call is answered uncached, and one whose instance says it again is a hit."""
+
+        class Shop:
+            name = "a"
+
+            def __cache_key__(self) -> str:
+                if not self.name:
+                    raise ValueError
+                return self.name
+
+            @cache.cached("p")
+            def price(self, what: str) -> object:
+                return self.name, what
+
+        shop = Shop()
+        assert shop.price("tea") == ("a", "tea")
+        shop.name = ""
+        assert shop.price("tea") == ("", "tea")
+        shop.name = "a"
+        hits = cache.stats().local_hits
+        assert shop.price("tea") == ("a", "tea")
+        assert cache.stats().local_hits == hits + 1
 
     def test_a_bound_method_is_the_method_to_all_who_look(self, cache: Cache) -> None:
         """It compares, hashes, signs, documents and pickles as a method does; the class has the function itself."""
