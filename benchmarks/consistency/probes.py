@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import random
@@ -46,6 +47,7 @@ class Probes:
     """Logs when the channel came and went, and when an invalidation had to be kept and was told after all.
 
     And for each run of a primary when it was met, and when it was first of use: a value was read from it, or stored.
+    Of a cluster also which port owned how many slots, whenever this process came to believe something else.
     """
 
     def __init__(self, log: Log) -> None:
@@ -59,6 +61,7 @@ class Probes:
         _around(PendingInvalidations, "sent", self._sent)
         _around(PendingInvalidations, "send", self._send)
         _around(PendingInvalidations, "on_new_server", self._greet)
+        _around(Cluster, "_install", self._install)
         _around(RedisStore, "fast_read", self._use(lambda names: names[0], lambda answer: any(answer[0])))
         _around(RedisStore, "read", self._use(lambda keys: keys[0], lambda answer: answer[0][0].data is not None))
         _around(RedisStore, "consult", self._use(lambda name: name, lambda answer: answer[0] is not None))
@@ -131,6 +134,17 @@ class Probes:
             self._unused.add(run.id)
 
         return on_new_server
+
+    def _install(self, original: Function) -> Function:
+        def install(cluster: Cluster, told: Any) -> None:
+            before = cluster.topology
+            original(cluster, told)
+            after = cluster.topology
+            if after is not None and (before is None or before.owners != after.owners):
+                owners = Counter(port for _, port in after.owners.values())
+                self._log.event("map", epoch=after.epoch, owners=dict(owners))
+
+        return install
 
     def _use(self, key_of: Callable[[Any], Any], got: Callable[[Any], object]) -> Callable[[Function], Function]:
         def wrap(original: Function) -> Function:

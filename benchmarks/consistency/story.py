@@ -12,6 +12,8 @@ from benchmarks.consistency.sites import Takeover
 
 LAG = 1.0
 """Seconds that replication may be behind before anything is done to it: a few milliseconds, but on a busy machine."""
+TELLING = ("live", "lost", "map", "met", "settled")
+"""Events of a process that help to understand what it read."""
 Events = dict[str, list[dict[str, Any]]]
 
 
@@ -77,6 +79,7 @@ class Story:
     ) -> None:
         self.name = name
         self.slot = slot_of(name)
+        self._events = events
         self.began = events[0]["at"] if events else inf
         spans = [(h.began, h.ended) for h in happened if h.cuts and h.slot in (None, self.slot)]
         moves = [(t.began, meetings.met(name, t)) for t in meetings.takeovers if t.lossy and t.named > self.began]
@@ -98,6 +101,15 @@ class Story:
         self.moving = Spans(moves)
         self._alive_at = [at for at, _ in alive]
         self._as_of = [as_of for _, as_of in alive]
+
+    def around(self, since: float, until: float, start: float) -> str:
+        """What happened to the process meanwhile, in its own words; times are from `start` on."""
+        told = []
+        for event in self._events:
+            if since < event["at"] < until and event["what"] in TELLING:
+                more = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("what", "at"))
+                told.append(f"{event['what']} {more}".rstrip() + f" at {event['at'] - start:.4f}")
+        return "; ".join(told) or "nothing"
 
     def vouched(self, when: float) -> float:
         """As of when its channel had, at `when`, delivered all that was pushed.

@@ -177,5 +177,6 @@ class _Court:
             f"invalidation ({missed.way}) returned at {missed.returned - start:.4f}, Redis was told at "
             f"{missed.told - start:.4f}; the channel is undisturbed since "
             f"{story.disturbed.over_since(read.began) - start:.4f}, and vouched as of "
-            f"{story.vouched(read.began) - start:.4f}. Meanwhile: {', '.join(meanwhile) or 'nothing'}",
+            f"{story.vouched(read.began) - start:.4f}. Meanwhile: {', '.join(meanwhile) or 'nothing'}; "
+            f"and in the process: {story.around(missed.committed - 2.0, read.ended, start)}",
         )
