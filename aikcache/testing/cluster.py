@@ -26,6 +26,10 @@ __all__ = ["ClusterTopology"]
 
 _WITHIN = 60.0
 _AGAIN = 3.0  # seconds between introductions
+_BEGINNING_MS = 2000
+"""The nodes' timeout while they make acquaintance, which then goes by it."""
+_SILENT = 5.0
+"""Seconds after which a node does not answer, where that is the question."""
 _POLL = 0.02
 
 
@@ -39,7 +43,7 @@ class ClusterTopology:
         primaries: int = 3,
         replicas: int = 1,
         password: str | None = None,
-        node_timeout_ms: int = 1000,
+        node_timeout_ms: int = 15_000,
         config: tuple[str, ...] = (),
         sides: Sequence[Side] = (),
     ) -> None:
@@ -50,7 +54,8 @@ class ClusterTopology:
             primaries: how many, with an equal share of the slots each.
             replicas: how many of each.
             password: of the default user of all nodes; None: none.
-            node_timeout_ms: after which a node that is silent counts as gone.
+            node_timeout_ms: after which a node that is silent counts as gone. On a busy machine a second is silence:
+                `set_node_timeout` makes it short when a takeover is due.
             config: lines added to every node's configuration.
             sides: on which side of a network each node is, in the order of `servers`; empty: all are on loopback.
         """
@@ -59,6 +64,7 @@ class ClusterTopology:
         self.password = password
         self._binary = binary
         self._primaries, self._replicas = primaries, replicas
+        self._node_timeout_ms = node_timeout_ms
         self._config = (
             f"cluster-node-timeout {node_timeout_ms}",
             "cluster-enabled yes",
@@ -96,6 +102,8 @@ class ClusterTopology:
     def _start_all(self) -> None:
         for _ in range(self._primaries * (1 + self._replicas)):
             self._serve()
+        self.set_node_timeout(_BEGINNING_MS)
+        self._allow_takeovers(False)
         for i, server in enumerate(self.servers[: self._primaries]):
             first, last = (SLOTS * n // self._primaries for n in (i, i + 1))
             self.ask(server, "CLUSTER", "ADDSLOTSRANGE", first, last - 1)
@@ -106,6 +114,21 @@ class ClusterTopology:
             self.ask(server, "CLUSTER", "REPLICATE", self.id(self.servers[i % self._primaries]))
         self.until(lambda: all(map(self.in_step, self.servers[self._primaries :])), "the replicas")
         self.until(self.serving, "the cluster to serve")
+        self.until(lambda: all(map(self._knows_primaries, self.servers)), "the nodes to know who is a primary")
+        self.set_node_timeout(self._node_timeout_ms)
+        self._allow_takeovers(True)
+
+    def _allow_takeovers(self, allowed: bool) -> None:
+        for server in self.servers:
+            self.ask(server, "CONFIG", "SET", "cluster-replica-no-failover", "no" if allowed else "yes")
+
+    def set_node_timeout(self, milliseconds: int) -> None:
+        """From now on a node that is silent for so long counts as gone, as those that answer see it."""
+        for server in self.alive():
+            self.ask(server, "CONFIG", "SET", "cluster-node-timeout", milliseconds)
+
+    def _knows_primaries(self, server: Server) -> bool:
+        return sum("master" in flags for _, flags, *_ in self.nodes(server)) == self._primaries
 
     def _serve(self) -> Server:
         side = self._sides[len(self.servers)] if self._sides else None
@@ -150,8 +173,10 @@ class ClusterTopology:
 
     def ask(self, server: Server, *command: str | int) -> Any:
         """A node's reply to a command."""
-        login = () if self.password is None else (self.password,)
-        return ask(server, *command, login=login, within=5.0)
+        return ask(server, *command, login=self._login())
+
+    def _login(self) -> tuple[str, ...]:
+        return () if self.password is None else (self.password,)
 
     def nodes(self, server: Server) -> list[list[str]]:
         """What a node says of all: the fields of CLUSTER NODES without the address."""
@@ -177,7 +202,7 @@ class ClusterTopology:
         found = []
         for server in self.servers:
             try:
-                self.ask(server, "PING")
+                ask(server, "PING", login=self._login(), within=_SILENT)
             except RemoteUnavailableError:
                 continue
             found.append(server)

@@ -12,6 +12,7 @@ Threading: a topology belongs to one thread at a time. Failure: `RemoteUnavailab
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import signal
 import sys
@@ -37,6 +38,8 @@ SERVICE = "aikcache"
 _ELSEWHERE = frozenset({"port", "bind", "dir", "protected-mode", "aclfile", "logfile", "pidfile", "daemonize"})
 _WITHIN = 60.0
 _POLL = 0.02
+_SILENT = 5.0
+"""Seconds after which a server does not answer, where that is the question."""
 
 
 def configuration(name: str, ops: Path = OPS) -> list[str]:
@@ -197,14 +200,14 @@ class Topology:
     def ask(self, server: Server, *command: str | int) -> Any:
         """A server's or Sentinel's reply to a command."""
         own = () if self.sentinel_password is None else (self.sentinel_password,)
-        return ask(server, *command, login=own if server in self.sentinels else self._login, within=5.0)
+        return ask(server, *command, login=own if server in self.sentinels else self._login)
 
     def primaries(self) -> list[Server]:
         """The servers that take themselves for the primary; those that do not answer are left out."""
         found = []
         for server in self.servers:
             try:
-                if self.ask(server, "ROLE")[0] == b"master":
+                if ask(server, "ROLE", login=self._login, within=_SILENT)[0] == b"master":
                     found.append(server)
             except AikcacheError:
                 continue
@@ -214,6 +217,12 @@ class Topology:
         """The only server that takes itself for the primary, waiting for it to be the only one."""
         self._until(lambda: len(self.primaries()) == 1, "one primary")
         return self.primaries()[0]
+
+    def set_down_after(self, milliseconds: int) -> None:
+        """From now on a server that is silent for so long counts as down, as the Sentinels that answer see it."""
+        for sentinel in self.sentinels:
+            with contextlib.suppress(RemoteUnavailableError):
+                self.ask(sentinel, "SENTINEL", "SET", SERVICE, "down-after-milliseconds", milliseconds)
 
     def fail_over(self) -> None:
         """A manual failover, as `SENTINEL FAILOVER` begins it."""

@@ -21,6 +21,8 @@ from ._proxy import Proxy
 from ._staging import Pause
 from ._workers import PATIENCE, PATIENT, Background, Worker, in_threads
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 STRONG: dict[str, Any] = {**PATIENT, "consistency": "strong"}
 
 
@@ -134,9 +136,8 @@ def test_so_it_is_on_a_cluster_and_behind_sentinel(
     topology: ClusterTopology | Topology = kind(binary=binary)
     opened.enter_context(topology)
     url = topology.url
-    settings = {**PATIENT, "connect_timeout": 1.0}
-    reader = Shop(coherent(opened, url, "test", **settings, consistency="strong"), shelf)
-    writer = Shop(coherent(opened, url, "test", **settings), shelf)
+    reader = Shop(coherent(opened, url, "test", **STRONG), shelf)
+    writer = Shop(coherent(opened, url, "test", **PATIENT), shelf)
     deafen(reader.cache, monkeypatch)
     for way in WAYS:
         see_all_ended(reader, writer, shelf, way)
@@ -212,7 +213,7 @@ def test_with_redis_away_the_function_runs_and_its_result_is_kept_nowhere(
     own_server: Server, instance: str, opened: ExitStack
 ) -> None:
     """What nobody can vouch for is handed to its caller alone."""
-    cache = coherent(opened, own_server.url, instance, consistency="strong", timeout=0.2, connect_timeout=0.2)
+    cache = coherent(opened, own_server.url, instance, **STRONG)
     runs: list[int] = []
 
     @cache.cached("p", local_ttl=None)
@@ -292,7 +293,7 @@ def test_calls_that_wait_share_a_flight_that_began_after_them(
     own_server: Server, instance: str, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Redis away, those who wait for one load share the next: not each runs the function in its turn."""
-    cache = coherent(opened, own_server.url, instance, consistency="strong", timeout=0.2, lease_wait=PATIENCE)
+    cache = coherent(opened, own_server.url, instance, **STRONG)
     own_server.kill()
     runs: list[int] = []
     waits: list[object] = []

@@ -31,9 +31,11 @@ from aikcache.testing.cluster import ClusterTopology
 
 from .._load import Load
 from .._staging import lose_a_reply
-from .._workers import PATIENCE, Background, connect
+from .._workers import PATIENCE, PATIENT, Background, connect
 
 ROWS = 60
+TAKEOVER = 90.0
+"""Seconds until a replica has taken over: an election that comes to nothing is held again eight seconds later."""
 OpenCache = Callable[..., Cache]
 
 
@@ -47,15 +49,20 @@ def both_in_ci(binary: Path) -> None:
 @pytest.fixture(scope="module")
 def plain(binary: Path) -> Iterator[ClusterTopology]:
     """Three primaries without replicas, for moving slots about, and for restarts that nobody takes over from."""
-    with ClusterTopology(binary=binary, replicas=0, node_timeout_ms=15000) as topology:
+    with ClusterTopology(binary=binary, replicas=0) as topology:
         yield topology
 
 
 @pytest.fixture
 def doubled(binary: Path) -> Iterator[ClusterTopology]:
-    """Three primaries with a replica each, for failovers; two seconds are enough to be taken for dead."""
-    with ClusterTopology(binary=binary, node_timeout_ms=2000) as topology:
+    """Three primaries with a replica each, for failovers: where one dies, `haste` has it taken for dead soon."""
+    with ClusterTopology(binary=binary) as topology:
         yield topology
+
+
+def haste(topology: ClusterTopology) -> None:
+    """From now on two seconds are enough to be taken for dead; nobody but who is dead should be silent for as long."""
+    topology.set_node_timeout(2000)
 
 
 @pytest.fixture
@@ -95,13 +102,16 @@ def another(topology: ClusterTopology, slot: int) -> Server:
 @pytest.mark.parametrize("to", ["a primary", "a new node"])
 def test_in_a_slot_on_its_way_everything_works(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
     """Between the first step of moving a slot and the last, calls are answered and invalidations are heard at once."""
-    mine, other = open_cache(plain), open_cache(plain)
+    mine, other = open_cache(plain, **PATIENT), open_cache(plain, **PATIENT)
     database = {"tea": "1", "mate": "1"}
     get, get_other = function(mine, database.__getitem__), function(other, database.__getitem__)
     slot = slot_of(mine.key("row", "get", "tea"))
     target = plain.add() if to == "a new node" else another(plain, slot)
-    wait_until(lambda: mine.engine.channel.connects == other.engine.channel.connects == len(plain.servers), PATIENCE)  # type: ignore[union-attr]
-    wait_until(lambda: mine.stats().coherent and other.stats().coherent, PATIENCE, "the channels")
+    for cache in (mine, other):
+        channels = cache.engine.channel
+        assert isinstance(channels, ClusterChannel)
+        wait_until(lambda found=channels._by_address: len(found) == len(plain.servers), PATIENCE, "all channels")  # type: ignore[misc]
+        wait_until(lambda cache=cache: cache.stats().coherent, PATIENCE, "coherence")  # type: ignore[misc]
     assert get("tea") == get_other("tea") == "1"
     source = plain.begin_move(slot, target)
     for version in ("2", "3", "4"):  # the first is still where it was; from the second on the way is half gone
@@ -160,7 +170,7 @@ def _unless_moving(total: Callable[[], float]) -> float | None:
 
 def test_slots_move_under_load(plain: ClusterTopology, open_cache: OpenCache) -> None:
     """While slots go to other primaries and to a new one, no call fails and none is answered too old a value."""
-    caches = [open_cache(plain, max_staleness=2) for _ in range(3)]
+    caches = [open_cache(plain, **{**PATIENT, "max_staleness": 2}) for _ in range(3)]
     load = Load(caches, ROWS, bound=2)
     stamps = [caches[0].space.stamp(group) for group in ("*", "row", "row:get", "#", "#row:1", "#row:2")]
     slots = {*(row_slot(caches[0], n) for n in range(0, ROWS, 3)), *map(slot_of, stamps)}
@@ -181,7 +191,7 @@ def test_slots_move_under_load(plain: ClusterTopology, open_cache: OpenCache) ->
 
 def test_a_sweep_while_slots_move(plain: ClusterTopology, open_cache: OpenCache) -> None:
     """Keys that change nodes while a glob is swept do not escape it."""
-    cache = open_cache(plain, local_ttl=0)
+    cache = open_cache(plain, local_ttl=0, **PATIENT)
     names = [f"n{n}" for n in range(400)]
     slots = sorted({slot_of(cache.key("row", "get", name)) for name in names})[:40]
     stop = threading.Event()
@@ -226,13 +236,14 @@ def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open
     first, replica = doubled.servers[0], doubled.servers[3]
     with load.running():
         wait_until(lambda: load.writes > 100, PATIENCE, "the load")
+        haste(doubled)
         if how == "killed":
             first.kill()
         elif how == "paused":
             first.pause()
         else:
             doubled.promote(replica)
-        wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+        wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
         wait_until(lambda: all(cache.stats().coherent for cache in caches), PATIENCE, "coherence")
         done = load.writes
         wait_until(lambda: load.writes > done + 200, PATIENCE, "the load")
@@ -264,7 +275,8 @@ def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
     assert cache.stats().pending_invalidations == 0
     first.kill()
     replica.resume()
-    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    haste(doubled)
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
     wait_until(lambda: cache.stats().coherent and other.stats().coherent, PATIENCE, "coherence")
     assert [get(name) for name in names] == ["new"] * 10
     assert [get_other(name) for name in names] == ["new"] * 10
@@ -287,7 +299,8 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
         connections._drop_idle()
     call, view = Background(get, name), Background(cluster.view, address)
     wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
-    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", PATIENCE, "the promotion")
+    haste(doubled)
+    wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
     assert call.result() == name
     with pytest.raises(RemoteUnavailableError):
         view.result()
@@ -303,10 +316,11 @@ def test_a_takeover_is_seen_in_haste(
         monkeypatch.setattr(module, "HEARTBEAT", 600)
     wait_until(cache.engine.channel.missed, PATIENCE, "the last heartbeat")  # type: ignore[union-attr]
     first, replica = doubled.servers[0], doubled.servers[3]
+    haste(doubled)
     first.pause()
     cluster = cache.engine.remote.connections  # type: ignore[union-attr]
     primaries = {("127.0.0.1", server.port or 0) for server in (*doubled.servers[1:3], replica)}
-    wait_until(lambda: cluster.topology.primaries == primaries, PATIENCE, "the promotion")  # type: ignore[union-attr]
+    wait_until(lambda: cluster.topology.primaries == primaries, TAKEOVER, "the promotion")  # type: ignore[union-attr]
 
 
 def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopology, open_cache: OpenCache) -> None:
@@ -357,6 +371,7 @@ def test_a_channel_outlives_a_look_that_need_not_be(
     )
     monkeypatch.setattr(ClusterChannel, "missed", lambda channels: True)
     monkeypatch.setattr(Cluster, "view", view)
+    monkeypatch.setattr(_channel, "SILENCE", 10 * PATIENCE)  # nor is a busy machine one
     connects = cache.stats().channel_connects
     wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "two looks at each")
     assert cache.stats().channel_connects == connects
@@ -508,7 +523,7 @@ def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_ag
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was stored between an invalidation and its second sending, and ended there, stays ended."""
-    here, there = open_cache(plain), open_cache(plain)
+    here, there = open_cache(plain, **PATIENT), open_cache(plain, **PATIENT)
     database = {"tea": "old"}
     get = function(there, database.__getitem__)
 
@@ -528,7 +543,7 @@ def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_ag
 @pytest.mark.parametrize("what", ["its keys", "stamps of others' keys"])
 def test_what_a_primary_restored_is_ended(what: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
     """A primary that comes back with an old state brings back neither its values nor others' under its old stamps."""
-    cache = open_cache(plain, breaker_reset=0.2)
+    cache = open_cache(plain, **PATIENT)
     everything = plain.owner(slot_of(cache.space.stamp("*")))
     database = {"tea": "old"}
     get = function(cache, database.__getitem__)
@@ -558,7 +573,7 @@ def test_what_a_primary_restored_is_ended(what: str, plain: ClusterTopology, ope
 
 def test_after_a_fork_the_child_has_its_own(plain: ClusterTopology, open_cache: OpenCache) -> None:
     """A forked child connects anew, hears of everything, and leaves the parent's connections alone."""
-    cache = open_cache(plain)
+    cache = open_cache(plain, **PATIENT)
     get = function(cache, lambda n: n)
     assert get("a") == "a"
     child = os.fork()
@@ -575,6 +590,6 @@ def test_after_a_fork_the_child_has_its_own(plain: ClusterTopology, open_cache: 
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
     assert os.waitstatus_to_exitcode(done[1]) == 0
-    assert cache.stats().coherent
+    wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
     assert get("b") == "b"
     assert cache.stats().errors == 0

@@ -49,6 +49,7 @@ class Net(NamedTuple):
 
     def cut(self) -> None:
         """Cut the network, and wait until the other side has a primary of its own."""
+        self.topology.set_down_after(600)
         self.sides.cut()
         wait_until(lambda: self.named_there() != self.port, PATIENCE, "the other side's failover")
 
@@ -188,7 +189,7 @@ def net(binary: Path, redis_url: str, instance: str, kind: Kind) -> Iterator[Net
         topology = stack.enter_context(
             Topology(
                 binary=binary,
-                down_after_ms=600,
+                down_after_ms=30_000,  # until it is cut
                 failover_timeout_ms=2000,
                 config=(f"min-replicas-to-write {kind.least}",),
                 sides=spread(sides, kind.alone),
