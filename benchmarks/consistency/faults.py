@@ -305,9 +305,12 @@ def run(
     wanted: Sequence[str],
     look: Callable[[], object] | None,
     wait: Callable[[float], object],
-    until: float,
+    over: Callable[[], bool],
 ) -> None:
-    """Let faults happen until then, each kind in a lane; what is under way is undone. `look` is done all the time."""
+    """Let faults happen, each kind in a lane, until it is over; what is under way is undone.
+
+    `look` is done all the time.
+    """
     chosen = [{name: fault for name, fault in kind.items() if name in wanted} for kind in kinds]
     of_workers = [name for name in wanted if name in WORKER_FAULTS]
     lanes = [_lane(stage, faults) for faults in chosen if faults]
@@ -318,11 +321,13 @@ def run(
     agenda = [(clock(), next(numbers), lane) for lane in lanes]
     heapq.heapify(agenda)
     try:
-        while agenda and agenda[0][0] < until:
-            at, _, lane = heapq.heappop(agenda)
-            wait(at - clock())
+        while not over():
+            if not agenda or (rest := agenda[0][0] - clock()) > LOOK:
+                wait(LOOK)
+                continue
+            wait(rest)
+            lane = heapq.heappop(agenda)[2]
             heapq.heappush(agenda, (clock() + next(lane), next(numbers), lane))
-        wait(until - clock())
     finally:
         for _, _, lane in agenda:
             lane.close()  # type: ignore[attr-defined]

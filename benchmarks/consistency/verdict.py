@@ -42,7 +42,8 @@ from benchmarks.consistency.sites import Takeover
 from benchmarks.consistency.story import Meetings, Story, slot_of
 from benchmarks.consistency.worker import READ_WAYS
 
-AGAIN = 10.0
+AGAIN = 20.0
+"""Seconds; in one or two it is done where a process gets the processor."""
 
 
 def judge(
