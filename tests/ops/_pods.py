@@ -115,7 +115,7 @@ class Wire:
     """A connection that gives refusals as they are."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), 5)
+        self._socket = socket.create_connection((host, port), 20)
         self._reader = hiredis.Reader()
 
     def ask(self, *words: str) -> Any:

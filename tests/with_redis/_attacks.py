@@ -52,7 +52,9 @@ class Cost(NamedTuple):
 
 
 def open_cache(url: str, **settings: Any) -> Cache:
-    return Cache(url, instance="attacked", **{"local_ttl": 0, "timeout": 20, "lease_wait": 60, **settings})
+    return Cache(
+        url, instance="attacked", **{"local_ttl": 0, "timeout": 20, "connect_timeout": 20, "lease_wait": 60, **settings}
+    )
 
 
 def judged(results: object, expected: object) -> str:

@@ -132,8 +132,8 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
         stack.callback(calls.end)
         other.run(begin_reading, stage.url, path, settings)
         stack.callback(other.run, end_reading)
-        wait_until(lambda: cache.stats().remote_hits > 50, 30, "hits before the fault")
-        wait_until(lambda: other.run(hits) > 50, 30, "hits elsewhere")
+        wait_until(lambda: cache.stats().remote_hits > 50, 90, "hits before the fault")
+        wait_until(lambda: other.run(hits) > 50, 90, "hits elsewhere")
         del calls.took[:]
         if stage.there:
             other.run(stage.there[0])
@@ -147,7 +147,7 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
             other.run(stage.there[1])
         stage.end()
         began = time.monotonic()
-        wait_until(lambda: _usable(cache), 30, "the recovery")
+        wait_until(lambda: _usable(cache), 90, "the recovery")
         recovered = time.monotonic() - began
         calls.end()
         reads, failed = other.run(end_reading)

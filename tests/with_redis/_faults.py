@@ -21,7 +21,7 @@ from aikcache.errors import AikcacheError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.sentinel import ask
 
-from ._proxy import Proxy
+from ._proxy import Proxy, Turn
 
 
 class Stage(NamedTuple):
@@ -88,10 +88,10 @@ class Faulty(Proxy):
         self.failing = threading.Event()
         self._instead = instead
 
-    def _back(self, server: socket.socket, link: socket.socket, turn: threading.Event) -> None:
+    def _back(self, server: socket.socket, link: socket.socket, turn: Turn) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
-                turn.set()
+                turn.answered(data)
                 if self.failing.is_set():
                     self._instead(link, server, data)
                 else:

@@ -37,13 +37,13 @@ def disk_full(
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, free[1]))
         allowed(lambda: ask(server, "BGSAVE"))
         allowed(lambda: ask(server, "SET", "a", "write"))
-        wait_until(lambda: until(server), 20, "the disk to be found full")
+        wait_until(lambda: until(server), 90, "the disk to be found full")
 
     def end() -> None:
         with contextlib.suppress(ProcessLookupError):  # it exited
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, free)
         server.start()  # unless it runs
-        wait_until(lambda: allowed(lambda: ask(server, "BGSAVE")), 20, "a snapshot to begin")  # it will succeed
+        wait_until(lambda: allowed(lambda: ask(server, "BGSAVE")), 90, "a snapshot to begin")  # it will succeed
 
     return Stage(server.url, begin, end, refuses)
 
@@ -53,7 +53,7 @@ def _fails(what: str) -> Callable[[Server], bool]:
 
 
 def _exited(server: Server) -> bool:
-    return not allowed(lambda: ask(server, "PING", within=1.0))
+    return not allowed(lambda: ask(server, "PING", within=5.0))
 
 
 if sys.platform == "linux":  # elsewhere nobody changes another process's limits

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import hiredis
+
 
 class Impostor:
     """Listens on a TCP port and gives each connection to `serve`, in a thread."""
@@ -62,6 +64,39 @@ class Impostor:
         self._links.clear()
 
 
+class Turn:
+    """Whose turn it is on a connection: the client's once all that it has sent has been answered.
+
+    What it sends in one piece may arrive in several, with answers to the first in between.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked, self._answered = hiredis.Reader(), hiredis.Reader()
+        self._open = 0
+
+    def begins(self, data: bytes) -> bool:
+        """Take in what the client sends; whether it begins a round trip."""
+        with self._lock:
+            begins = self._open <= 0 and not self._asked.has_data()
+            self._open = max(self._open, 0) + _read(self._asked, data)
+            return begins
+
+    def answered(self, data: bytes) -> None:
+        """Take in what the server says, before it is passed on."""
+        with self._lock:
+            self._open -= _read(self._answered, data)
+
+
+def _read(reader: hiredis.Reader, data: bytes) -> int:
+    """How many messages are whole now."""
+    reader.feed(data)
+    count = 0
+    while reader.gets() is not False:
+        count += 1
+    return count
+
+
 class Proxy(Impostor):
     """Passes everything on to the server at a unix socket.
 
@@ -79,16 +114,14 @@ class Proxy(Impostor):
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(str(self._upstream))
             self._links.append(server)
-            turn = threading.Event()  # set: the client's next bytes begin a round trip
-            turn.set()
+            turn = Turn()
             back = threading.Thread(target=self._back, args=(server, link, turn), daemon=True)
             back.start()
             mine = 0
             channel = False
             with contextlib.suppress(OSError):
                 while data := link.recv(1 << 16):
-                    if turn.is_set() and not channel:
-                        turn.clear()
+                    if turn.begins(data) and not channel:
                         mine += 1
                         with self._counting:
                             self.round_trips += 1
@@ -101,9 +134,9 @@ class Proxy(Impostor):
                 server.shutdown(socket.SHUT_RDWR)
             back.join(5)
 
-    def _back(self, server: socket.socket, link: socket.socket, turn: threading.Event) -> None:
+    def _back(self, server: socket.socket, link: socket.socket, turn: Turn) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
-                turn.set()
+                turn.answered(data)
                 link.sendall(data)
             link.shutdown(socket.SHUT_RDWR)

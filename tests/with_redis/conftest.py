@@ -8,12 +8,19 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from aikcache._coherence import channel
 from aikcache.testing import Server
 
 from ._proxy import Proxy
 from ._workers import PATIENCE, PATIENT, Database, Shop, Spec, Worker, close_shops
 
 _instances = itertools.count()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that hears nothing for three seconds is not given up, and with it all that is held."""
+    monkeypatch.setattr(channel, "SILENCE", PATIENCE)
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def crowd() -> Iterator[list[Worker]]:
         for worker in workers:
             stack.callback(worker.stop)
         for started in [worker.start(close_shops) for worker in workers]:
-            started.result(3 * PATIENCE)  # starting eight interpreters takes time, and is no test's
+            started.result(9 * PATIENCE)  # starting eight interpreters takes time, and is no test's
         yield workers
 
 
@@ -78,7 +85,7 @@ def victim() -> Iterator[Worker]:
     """A process to be killed."""
     worker = Worker()
     try:
-        worker.start(close_shops).result(3 * PATIENCE)
+        worker.start(close_shops).result(9 * PATIENCE)
         yield worker
     finally:
         worker.stop()

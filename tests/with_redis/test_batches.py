@@ -19,6 +19,8 @@ from ._proxy import Proxy
 from ._staging import hear
 from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OpenShop = Callable[[Spec], Shop]
 NAMES = [f"n{i}" for i in range(200)]
 ALL = {name: f"{name} as it is" for name in NAMES}

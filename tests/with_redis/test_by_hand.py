@@ -15,6 +15,8 @@ from ._proxy import Proxy
 from ._staging import hear
 from ._workers import PATIENCE, Shop, Spec, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OpenShop = Callable[[Spec], Shop]
 DAY = 86_400
 

@@ -14,6 +14,8 @@ from aikcache import Cache
 
 from ._workers import PATIENCE, PATIENT, Background, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 @dataclass(frozen=True)
 class Product:

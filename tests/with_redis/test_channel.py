@@ -23,6 +23,8 @@ from . import _workers
 from ._staging import Listener, hear, kill_channel, pair
 from ._workers import PATIENCE, PATIENT, Shop, Spec, Worker, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OLD, NEW = "old", "new"
 OpenCache = Callable[..., Cache]
 OpenShop = Callable[[Spec], Shop]

@@ -26,6 +26,8 @@ from aikcache.testing import wait_until
 from ._staging import Pause, hear, kill_channel, lose_a_reply, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OLD, NEW = "old", "new"
 LONG = {**PATIENT, "local_ttl": 600, "default_ttl": 600}
 OpenCache = Callable[..., Cache]

@@ -17,7 +17,16 @@ from aikcache._remote.store import RedisStore
 
 from ._workers import PATIENCE, PATIENT, Background, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sqlalchemy_commit.py"
+PATIENTLY = """
+import functools, runpy, sys
+import aikcache
+aikcache.Cache = functools.partial(aikcache.Cache, timeout=20, connect_timeout=20)  # it would say that it waited longer
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 WAYS: dict[str, Callable[[Cache], object]] = {
     "key": lambda cache: cache.invalidate_key("thing:get:box"),
     "pattern": lambda cache: cache.invalidate("thing:get"),
@@ -194,8 +203,8 @@ def test_without_a_url_it_is_the_same() -> None:
 def test_the_example_with_sqlalchemy_runs(redis_url: str) -> None:
     """The example commits, rolls back, and shows that readers never saw what was not committed."""
     pytest.importorskip("sqlalchemy")
-    command = [sys.executable, "-W", "error", str(EXAMPLE), redis_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "error", "-c", PATIENTLY, str(EXAMPLE), redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "inside the transaction: 12.5" in done.stdout
     assert "after the commit: 12.5" in done.stdout

@@ -20,6 +20,8 @@ from tests._interrupts import dropped
 
 from ._workers import PATIENCE, PATIENT, Background, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Rollback(Exception):
     pass

@@ -51,7 +51,7 @@ def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
     with Topology(binary=binary) as topology:
         known = {("protection", "warning")}
         old = {("version", "warning")}
-        wait_until(lambda: complaints(examine(topology.url)) - old == known, PATIENCE, "servers in order")
+        wait_until(lambda: complaints(examine(topology.url)) - old == known, 3 * PATIENCE, "servers in order")
         topology.sentinels[0].kill()
         assert ("sentinel", "warning") in complaints(examine(topology.url)) - known
         assert ("eviction", "error") in complaints(examine(topology.url, profile="durable"))
@@ -66,7 +66,7 @@ def test_each_primary_of_a_cluster_is_examined(binary: Path) -> None:
             seen = {one.where for one in found if one.check == "version"}
             return len(seen) == 3 and not [one for one in found if one.severity == "error"]
 
-        wait_until(in_order, PATIENCE, "a cluster in order")
+        wait_until(in_order, 3 * PATIENCE, "a cluster in order")
 
 
 def test_a_server_that_is_away_or_hangs_is_a_finding(own_server: Server) -> None:

@@ -21,7 +21,7 @@ from aikcache._engine.single_flight import Flight
 from aikcache.errors import RemoteError
 from aikcache.testing import Server, wait_until
 
-from ._proxy import Impostor, Proxy
+from ._proxy import Impostor, Proxy, Turn
 from ._staging import Ahead
 from ._workers import PATIENCE, PATIENT, Background, connect, in_threads
 
@@ -295,11 +295,11 @@ class Dripping(Proxy):
         super().__init__(upstream)
         self.drips = threading.Event()
 
-    def _back(self, server: socket.socket, link: socket.socket, turn: threading.Event) -> None:
+    def _back(self, server: socket.socket, link: socket.socket, turn: Turn) -> None:
         pause = threading.Event()
         try:
             while data := server.recv(1 << 16):
-                turn.set()
+                turn.answered(data)
                 if not self.drips.is_set():
                     link.sendall(data)
                     continue

@@ -13,14 +13,20 @@ import redis
 
 import aikcache
 from aikcache import Cache
-from aikcache._embedded.server import answers, short_directory
+from aikcache._embedded.server import answers as _answers
+from aikcache._embedded.server import short_directory
 from aikcache.testing import available_servers, wait_until
 
-from ._workers import PATIENCE, Worker
+from ._workers import PATIENCE, PATIENT, Worker
 
 pytestmark = pytest.mark.skipif(
     not available_servers() and os.environ.get("AIKCACHE_REQUIRE_SERVERS") != "1", reason="no server is installed"
 )
+
+
+def answers(place: Path) -> bool:
+    """Whether a server answers there, which a busy machine may make it do late."""
+    return _answers(place, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def directory() -> Iterator[Path]:
 
 def square(url: str, instance: str, n: int) -> tuple[int, int]:
     """A call in a cache of its own, and how many loads it took."""
-    with Cache(url, instance=instance, local_ttl=0) as cache:
+    with Cache(url, instance=instance, local_ttl=0, **PATIENT) as cache:
         value = cache.get_or_load(f"thing:square:{n}", lambda: n * n)
         return value, cache.stats().loads
 
@@ -40,7 +46,7 @@ def square(url: str, instance: str, n: int) -> tuple[int, int]:
 def test_two_processes_that_name_a_directory_share_one_server(directory: Path, worker: Worker) -> None:
     """What one process cached at embedded:///DIR another finds there, and an invalidation reaches it."""
     url = f"embedded://{directory}"
-    with Cache(url, local_ttl=0) as cache:
+    with Cache(url, local_ttl=0, **PATIENT) as cache:
         assert cache.get_or_load("thing:square:3", lambda: 9) == 9
         assert worker.run(square, url, "aikernel", 3) == (9, 0)
         cache.invalidate("thing")
@@ -53,20 +59,20 @@ def test_the_last_to_close_ends_the_server(directory: Path, worker: Worker) -> N
     """The server of a directory lives as long as any process uses it, and ends with the last."""
     url = f"embedded://{directory}"
     socket = directory / "server.sock"
-    with Cache(url, instance="shared", local_ttl=0) as cache:
+    with Cache(url, instance="shared", local_ttl=0, **PATIENT) as cache:
         cache.set("thing:put:1", 1)
         assert worker.run(square, url, "shared", 2) == (4, 1)
         assert answers(socket)
         assert cache.get("thing:put:1") == 1
     wait_until(lambda: not socket.exists(), PATIENCE, "the end of the server")
-    with Cache(url, instance="shared", local_ttl=0) as cache:
+    with Cache(url, instance="shared", local_ttl=0, **PATIENT) as cache:
         assert cache.get("thing:put:1") is None
         assert cache.get_or_load("thing:put:1", lambda: 2) == 2
 
 
 def test_caches_of_one_process_share_its_private_server(worker: Worker) -> None:
     """Two caches at embedded:// in one process share values; another process has a server of its own."""
-    with Cache("embedded://", local_ttl=0) as first, Cache("embedded://", local_ttl=0) as second:
+    with Cache("embedded://", local_ttl=0, **PATIENT) as first, Cache("embedded://", local_ttl=0, **PATIENT) as second:
         assert first.get_or_load("thing:square:3", lambda: 9) == 9
         assert second.get("thing:square:3") == 9
         assert worker.run(square, "embedded://", "aikernel", 3) == (9, 1)
@@ -76,7 +82,7 @@ def test_caches_of_one_process_share_its_private_server(worker: Worker) -> None:
 
 def test_the_embedded_server_listens_on_no_port_and_keeps_nothing_on_disk(directory: Path) -> None:
     """The server of embedded:///DIR is reached by its socket alone, which is ours alone, and saves no data."""
-    with Cache(f"embedded://{directory}") as cache:
+    with Cache(f"embedded://{directory}", **PATIENT) as cache:
         cache.set("thing:put:1", 1)
         socket = directory / "server.sock"
         with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
@@ -100,7 +106,7 @@ def test_a_directory_that_cannot_be_used_costs_the_caching_or_says_so(tmp_path: 
 SCRIPT = """
 import sys
 from aikcache import Cache
-cache = Cache(sys.argv[1], instance="script")
+cache = Cache(sys.argv[1], instance="script", timeout=20, connect_timeout=20)
 assert cache.get_or_load("thing:x:1", lambda: 1) == 1
 assert cache.health().ok
 """
@@ -125,7 +131,7 @@ def test_a_script_that_uses_it_ends_silently_and_leaves_no_server(where: str, di
 def test_a_worker_that_is_killed_does_not_keep_the_server(directory: Path, victim: Worker) -> None:
     """A process killed while it uses the server does not keep it alive, nor end it for the others."""
     url = f"embedded://{directory}"
-    with Cache(url, instance="shared", local_ttl=0) as cache:
+    with Cache(url, instance="shared", local_ttl=0, **PATIENT) as cache:
         cache.ping()
         victim.run(keep, url, "thing:put:1")
         victim.kill()
@@ -138,5 +144,5 @@ _kept: list[Cache] = []
 
 def keep(url: str, key: str) -> None:
     """Set a value and go on using the server."""
-    _kept.append(Cache(url, instance="shared"))
+    _kept.append(Cache(url, instance="shared", **PATIENT))
     _kept[-1].set(key, "kept")

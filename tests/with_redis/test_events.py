@@ -14,6 +14,8 @@ from aikcache.testing import Server, wait_until
 
 from ._workers import PATIENCE, PATIENT
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Recorder:
     """Keeps all that it is told."""

@@ -21,6 +21,8 @@ from . import _workers
 from ._staging import Ahead, hear
 from ._workers import PATIENCE, Database, Shop, Spec, Worker, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OpenShop = Callable[[Spec], Shop]
 
 

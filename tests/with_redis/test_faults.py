@@ -21,7 +21,8 @@ def test_whatever_redis_does_callers_are_served(name: str, binary: Path, worker:
     assert outcome.failed == ()
     assert outcome.wrong == ()
     assert outcome.elsewhere == ()
-    # A few timeouts are one second; these bounds are for a machine that stalls, and tell a call that hangs.
-    assert outcome.worst < 5
-    assert outcome.recovered < 10
+    # A few timeouts are one second, and who waits for another's lease does so for five. These bounds are for a machine
+    # that stalls, and tell a call that hangs.
+    assert outcome.worst < 15
+    assert outcome.recovered < 30
     assert len(outcome.lines) <= 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,10 +13,10 @@ import redis
 
 from aikcache import Cache
 from aikcache._engine.call import Attempt
-from aikcache.testing import Server
+from aikcache.testing import Server, wait_until
 
-from ._proxy import Proxy
-from ._workers import Database, Shop, Spec
+from ._proxy import Proxy, Turn
+from ._workers import PATIENCE, Database, Shop, Spec
 
 OpenShop = Callable[[Spec], Shop]
 HUGE = 40 * 2**20
@@ -81,10 +80,10 @@ def test_a_huge_value_that_arrives_while_a_lease_is_waited_for_counts_as_none(
 class SlowProxy(Proxy):
     """Passes answers on at so many bytes a second that a huge one takes longer than an operation may."""
 
-    def _back(self, server: socket.socket, link: socket.socket, turn: threading.Event) -> None:
+    def _back(self, server: socket.socket, link: socket.socket, turn: Turn) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 16):
-                turn.set()
+                turn.answered(data)
                 link.sendall(data)
                 if len(data) > 10_000:
                     time.sleep(0.005)
@@ -100,10 +99,14 @@ def test_a_huge_value_among_others_ends_when_they_do_not_arrive_in_time(
         shop.get("mate")
         key = shop.get.key("tea")
         raw.set(key, b"x" * HUGE)
-        assert shop.get.many(["mate", "tea"]) == ["mate as it is", "tea as it is"]
-        assert raw.strlen(key) < 1000
-        assert shop.get.many(["mate", "tea"]) == ["mate as it is", "tea as it is"]
-        assert 0 < raw.strlen(key) < 1000
+
+        def length() -> int:
+            assert shop.get.many(["mate", "tea"]) == ["mate as it is", "tea as it is"]
+            return int(raw.strlen(key))
+
+        # A machine that stalls for a second costs a batch one more attempt.
+        wait_until(lambda: length() < 1000, PATIENCE, "the removal")
+        wait_until(lambda: 0 < length() < 1000, PATIENCE, "the value in its place")
 
 
 @pytest.mark.parametrize("what", ["list", "hash", "too long", "too short"])

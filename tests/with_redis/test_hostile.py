@@ -109,7 +109,7 @@ def test_a_reply_that_stops_in_the_middle_is_not_shown_by_a_traceback() -> None:
     begun = b"$1000\r\n" + PASSWORD.encode()
     with (
         Hostile("PING", begun) as server,
-        Cache(f"redis://127.0.0.1:{server.port}", instance="hostile", timeout=0.05) as cache,
+        Cache(f"redis://127.0.0.1:{server.port}", instance="hostile", timeout=0.05, connect_timeout=PATIENCE) as cache,
         pytest.raises(RemoteError) as caught,
     ):
         cache.ping()

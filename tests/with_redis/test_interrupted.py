@@ -20,7 +20,7 @@ COUNT = int(os.environ.get("AIKCACHE_INTERRUPTS", "300"))
 
 @pytest.fixture
 def used(redis_url: str, instance: str) -> Iterator[Used]:
-    with Cache(redis_url, instance=instance, lease_wait=5, timeout=5.0) as cache:
+    with Cache(redis_url, instance=instance, lease_wait=5, timeout=5.0, connect_timeout=5.0) as cache:
         used = Used(cache)
         assert cache.wait_coherent(PATIENCE)
         yield used

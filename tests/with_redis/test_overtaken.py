@@ -16,8 +16,10 @@ from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server
 
-from ._staging import Pause
+from ._staging import Pause, hear
 from ._workers import Background, Database, Shop, Spec, connect
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 OpenShop = Callable[[Spec], Shop]
 NAME = "box"
@@ -51,6 +53,7 @@ def test_what_is_read_under_believed_stamps_is_as_old_as_the_belief(
     connect(reader.cache)
     writer.get(NAME)
     writer.get("other")
+    hear(reader.cache, writer.cache)  # of the stamps that were made
     reader.get("other")  # now it believes the stamps but one
     reader.get(NAME)
     reader.cache.engine.local.drop_group("thing:get")
@@ -78,7 +81,7 @@ def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "end", _fail)
         shop.cache.invalidate_tags("things")
-    assert shop.cache.stats().pending_invalidations > 0
+        assert shop.cache.stats().pending_invalidations > 0
     asking.let_go()
     load.result()
     assert shop.get(NAME) == "new"

@@ -18,6 +18,8 @@ from aikcache.testing import Server, wait_until
 from ._staging import Ahead, Pause, kill_channel
 from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, Worker, connect, run, shop
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 SHORT, LONG, ALWAYS = 100.0, 3600.0, 36_000.0  # all longer than a test takes on any machine
 LOCAL = pytest.mark.parametrize("local_ttl", [ALWAYS, 0], ids=["local", "remote only"])
 

@@ -18,6 +18,8 @@ from aikcache.testing import wait_until
 from . import _workers
 from ._workers import PATIENCE, Background, Database, Shop, Spec, Worker, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OpenShop = Callable[[Spec], Shop]
 NAME = "box"
 OLD, NEW = "old one", "new one"
@@ -356,7 +358,7 @@ def test_under_a_storm_of_writes_and_reads_no_old_value_stays(
     """One process that writes without pause reads its own writes; others that read hear of each; the last one stays."""
     calls = [worker.start(_workers.run, spec, storm, number) for number, worker in enumerate(workers[:4])]
     for call in calls:
-        call.result()
+        call.result(6 * PATIENCE)
     last = database.client.get(f"db:value:{NAME}")
     assert last == str(TURNS - 1)
     for worker in workers[:4]:

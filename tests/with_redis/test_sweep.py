@@ -25,6 +25,8 @@ from aikcache.testing import Server, wait_until
 from ._staging import Pause, hear, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 OpenCache = Callable[..., Cache]
 
 

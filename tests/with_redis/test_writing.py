@@ -13,6 +13,8 @@ from aikcache import Cache, EncodeError
 from ._proxy import Proxy
 from ._workers import PATIENT, connect
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 VALUES: dict[str, Any] = {f"p:f:n{i}": [i, "x" * i] for i in range(50)}
 
 
