@@ -10,17 +10,11 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar, Unpack, overload
 
 from aikcache._codec.codec import Codec
-from aikcache._coherence.channel import Channel
-from aikcache._coherence.cluster_channel import ClusterChannel
-from aikcache._coherence.journal import Journal
-from aikcache._coherence.pending import PendingInvalidations
-from aikcache._coherence.sweep import Sweep, Sweeper
+from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
@@ -28,23 +22,16 @@ from aikcache._engine import deferred as _deferred
 from aikcache._engine import invalidation, many, writes
 from aikcache._engine import policy as _policy
 from aikcache._engine import stats as _stats
+from aikcache._engine.build import build
 from aikcache._engine.call import MISSING, Call
 from aikcache._engine.deferred import Deferred
-from aikcache._engine.engine import Engine
-from aikcache._engine.invalidation import InvalidationListener
 from aikcache._engine.policy import Policy, Ttl
 from aikcache._engine.stats import CacheStats, FleetStats, Health
-from aikcache._engine.tally import tally_of
 from aikcache._keys import patterns as _patterns
 from aikcache._keys import rendering
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import Invalidation, Target, Template
 from aikcache._local.region import Region
-from aikcache._redis.cluster.client import Cluster
-from aikcache._redis.origin import origin
-from aikcache._redis.pool import Pool
-from aikcache._redis.trust import Trust
-from aikcache._remote.store import RedisStore
 from aikcache._settings import config as _config
 from aikcache._settings import environment as _environment
 from aikcache._settings import url as _url
@@ -53,8 +40,6 @@ from aikcache.errors import RemoteUnavailableError
 
 T = TypeVar("T")
 D = TypeVar("D")
-PUBLISHED_AT_LEAST = 60.0
-"""Seconds within which a process without an interval is asked for its figures, to count as alive."""
 _BY_KEY = object()
 """Stands in the local key of a value by key, so that no call looks it up: its type may be another."""
 
@@ -93,54 +78,15 @@ class Cache(Decorators):
             config, self._close_ring = with_ring(config)
         self.config = config
         self.space = Keyspace(config.instance, config.version)
-        self._started = monotonic()
         self._codec = Codec(by_hand=True)
         self._policy = Policy(self._codec)
         self._registry = Registry()
-        self.engine = self._open()
+        self.engine = build(config, self.space)
+        if config.metrics is not None and "opentelemetry.metrics" in sys.modules:  # else nobody collects
+            from aikcache import metrics  # importing it takes long
 
-    def _open(self) -> Engine:
-        config = self.config
-        engine = Engine(config, self.space, monotonic)
-        engine.sweeper = Sweeper(engine.submit, lambda what, progress: invalidation.end(engine, what, progress))
-        if config.shared:
-            where, events = origin(config), engine.events
-            kind = Cluster if where.clustered else Pool
-            connections = kind(config, where, events.breaker)
-            remote = RedisStore(connections, self.space, engine.stamps, events.round_trip)
-            hearing = InvalidationListener(engine)
-            journal = None if config.journal is None else Journal(config.journal, self.space)
-            forget, limit = hearing.everything_invalidated, config.max_pending_invalidations
-            recovery = PendingInvalidations(remote, engine.reporter, engine.clock, limit, journal, forget)
-            connections.on_new_server = recovery.on_new_server
-            channel: Channel | ClusterChannel
-            if isinstance(connections, Cluster):
-                channel = ClusterChannel(connections, remote, hearing, engine.reporter, engine.clock)
-            else:
-                channel = Channel(remote, hearing, engine.reporter, engine.clock)
-            connections.on_move = channel.reconnect
-            if connections.sentinels is not None:
-                connections.sentinels.report = engine.reporter.report
-            engine.back(remote, recovery, channel, Trust(config.max_staleness, engine.clock))
-        if config.metrics is not None:
-            tally = tally_of(config.metrics)
-            tally.join(engine)
-            from aikcache._engine.fleet import Fleet  # here, so that importing aikcache takes less time
-            from aikcache._engine.publisher import Publisher
-
-            interval = config.publish_interval
-            if engine.remote is not None:
-                engine.fleet = Fleet(engine.remote, config.metrics, tally, interval or PUBLISHED_AT_LEAST)
-            if interval is not None:
-                stats, names = partial(_stats.snapshot, engine, self._started), {"instance": config.instance}
-                engine.publisher = Publisher(stats, engine.fleet, interval, config.timeout, engine.reporter, names)
-                engine.events.observers = (*engine.events.observers, engine.publisher)
-            if "opentelemetry.metrics" in sys.modules:  # else nobody collects; and importing it takes long
-                from aikcache import metrics
-
-                metrics.instrument(config.metrics)
-        weakref.finalize(self, engine.close)  # also when the interpreter ends
-        return engine
+            metrics.instrument(config.metrics)
+        weakref.finalize(self, self.engine.close)  # also when the interpreter ends
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Cache:
@@ -280,7 +226,6 @@ class Cache(Decorators):
             self.end(what)
             return None
         invalidation.invalidate_locally(self.engine, what)
-        assert self.engine.sweeper is not None
         return self.engine.sweeper.add(what)
 
     def invalidate_key(self, *keys: str) -> None:
@@ -329,7 +274,7 @@ class Cache(Decorators):
 
     def stats(self) -> CacheStats:
         """A snapshot of what this cache did in this process since it was made. It asks nobody."""
-        return _stats.snapshot(self.engine, self._started)
+        return _stats.snapshot(self.engine)
 
     def fleet(self) -> FleetStats:
         """What all processes did that share this cache's url, instance, version and `metrics`; asks Redis.

@@ -154,7 +154,7 @@ class Used:
         assert url is not None
         with redis.Redis.from_url(hidden(url).reveal()) as client:
             wait_until(lambda: client.keys("*!lease:*") == [], PATIENCE, "the end of leases")
-            kept = self.cache.engine.remote.server._idle  # type: ignore[union-attr]
+            kept = self.cache.engine.remote.connections._idle  # type: ignore[union-attr]
 
             def connected() -> int:
                 gc.collect()  # an exception that is part of a cycle holds the frames it came through

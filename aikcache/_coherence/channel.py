@@ -29,11 +29,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from aikcache._coherence.feed import Heartbeats, Listener
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import MOST_GLOBS
+from aikcache._redis.majority import Address
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._remote.store import RedisStore
@@ -54,19 +56,26 @@ _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Answers to a write that do not say whether this server would accept one: its slot is elsewhere, or on its way."""
 
 
-class Listener(Protocol):
-    """What a channel tells."""
+class OneServer:
+    """The heartbeats of a single server, and of the primary behind Sentinel."""
 
-    def group_invalidated(self, group: str) -> None: ...
-    def key_invalidated(self, key: str) -> None: ...
-    def glob_invalidated(self, glob: str) -> None: ...
-    def everything_invalidated(self) -> None: ...
-    def channel_live(self, *, emptied: bool, alive_at: float) -> None: ...
-    def channel_refused(self, why: str | None) -> None: ...
-    def news(self) -> list[bytes]: ...
-    def news_received(self, message: object) -> None: ...
-    def channel_lost(self) -> None: ...
-    def send_pending(self) -> None: ...
+    rest = HEARTBEAT
+
+    def __init__(self, connections: Pool, remote: RedisStore) -> None:
+        self.connections = connections
+        self.checked = connections.sentinels is not None
+        self.check = connections.check_heartbeat
+        self._probe = remote.probe
+
+    @property
+    def heartbeat(self) -> Command:
+        return self.connections.heartbeat
+
+    def fast_heartbeat(self) -> bool:
+        return False
+
+    def probe(self, number: int) -> Command | None:
+        return self._probe()
 
 
 class Channel:
@@ -74,37 +83,20 @@ class Channel:
 
     def __init__(
         self,
+        server: Heartbeats,
         remote: RedisStore,
         listener: Listener,
         reporter: RateLimitedReporter,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        connections: Pool | None = None,
-        heartbeat: Command | None = None,
-        check: Callable[[Any, Connection, float], object] | None = None,
-        fast_heartbeat: Callable[[], bool] | None = None,
-        probe: Callable[[int], Command | None] | None = None,
     ) -> None:
-        """`connections`: to one of several servers. `heartbeat`: instead of what they ask for.
-
-        `check` is given what each heartbeat was answered, on which link, and how many seconds ago it was sent.
-
-        `fast_heartbeat`: asked every `FAST_HEARTBEAT` seconds whether the next heartbeat is due already. `probe` gives
-        the write that goes with a heartbeat, another one for each number; None: this server has no place for one.
-        """
         self.live = Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
         self.connects = 0
         self.pushes = 0
         self._remote = remote
-        self._connections = connections or remote.server
-        self._heartbeat = heartbeat
-        if check is None and self._connections.sentinels is not None:
-            check = self._connections.check_heartbeat
-        self._check = check
-        self._fast_heartbeat = fast_heartbeat
-        self._probe = probe or (lambda tried: remote.probe())
+        self._server = server
+        self._connections = server.connections
         self._redirected = 0
         self._refusal: str | None = None  # of the last write, "" when it said nothing
         self._stamps = remote.stamps
@@ -130,15 +122,7 @@ class Channel:
         if self._link is not None:
             self._link.close()
         self.__init__(  # type: ignore[misc]
-            self._remote,
-            self._listener,
-            self._reporter,
-            self._clock,
-            connections=self._connections,
-            heartbeat=self._heartbeat,
-            check=self._check,
-            fast_heartbeat=self._fast_heartbeat,
-            probe=self._probe,
+            self._server, self._remote, self._listener, self._reporter, self._clock
         )
 
     def close(self, wait: float = 1.0) -> None:
@@ -150,7 +134,7 @@ class Channel:
             link.interrupt()
         self._daemon.join(wait)
 
-    def reconnect(self, at_once: bool) -> None:
+    def reconnect(self, *, at_once: bool, address: Address | None = None) -> None:
         """The server may be another now: give this connection up, and make a new one, `at_once` without a rest."""
         if self._daemon.is_current():  # it has found out itself, by connecting
             return
@@ -160,6 +144,9 @@ class Channel:
             link.interrupt()
         if at_once:
             self._wake.set()
+
+    def primaries_changed(self) -> None:
+        """There is one."""
 
     # The thread
 
@@ -196,7 +183,7 @@ class Channel:
             self._pinged.clear()
             began = self._clock()
             deadline = began + self._connections.config.connect_timeout
-            probe = self._probe(self._redirected)
+            probe = self._server.probe(self._redirected)
             track: Command = ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._remote.space.pushed)
             hear: Command = ("SUBSCRIBE", self._remote.space.news)
             link.send_commands([*([] if probe is None else [probe]), track, hear])  # no push comes before the last
@@ -233,7 +220,7 @@ class Channel:
                 pinged = now
             if self.alive_at is not None and now - self.alive_at > max(SILENCE, HEARTBEAT * 2):
                 raise RemoteTimeoutError(f"no answer for {now - self.alive_at:.1f} seconds")
-            rest = HEARTBEAT if self._fast_heartbeat is None and self._refusal is None else FAST_HEARTBEAT
+            rest = self._server.rest if self._refusal is None else FAST_HEARTBEAT
             for message in link.poll(max(min(pinged + HEARTBEAT - now, rest), 0.001)):
                 self._handle(link, message)
 
@@ -241,19 +228,17 @@ class Channel:
         """Whether to send a heartbeat, `since` seconds after the last."""
         if since >= HEARTBEAT or self._pinged:
             return since >= HEARTBEAT
-        return since >= FAST_HEARTBEAT and (
-            self._refusal is not None or (self._fast_heartbeat is not None and self._fast_heartbeat())
-        )
+        return since >= FAST_HEARTBEAT and (self._refusal is not None or self._server.fast_heartbeat())
 
     def _beat(self, link: Connection, now: float) -> None:
-        probe = self._probe(self._redirected)
+        probe = self._server.probe(self._redirected)
         if probe is None:  # a node that has no slots can refuse nothing, whatever it refused before
             self._refusal = None
         else:
             self._asked.append(self._probed)
         self._pinged.append(now)
         self._asked.append(partial(self._answered, link))
-        heartbeat = self._heartbeat or self._connections.heartbeat
+        heartbeat = self._server.heartbeat
         link.send_commands([heartbeat] if probe is None else [probe, heartbeat])
 
     def _handle(self, link: Connection, message: Any) -> None:
@@ -326,10 +311,11 @@ class Channel:
 
     def _answered(self, link: Connection, reply: Any) -> None:
         """What a heartbeat was answered."""
-        if isinstance(reply, Exception) and not (self._refusal and self._check is None):  # MISCONF refuses a PING, too
+        refusing = self._refusal and not self._server.checked  # MISCONF refuses a PING, too
+        if isinstance(reply, Exception) and not refusing:
             raise RemoteUnavailableError(f"the server refuses: {reply}")
-        if self._check is not None:
-            self._check(reply, link, self._clock() - self._pinged[0])
+        if self._server.checked:
+            self._server.check(reply, link, self._clock() - self._pinged[0])
         self.alive_at = self._pinged.popleft()
         if self._refusal is None:
             self._listener.channel_live(emptied=False, alive_at=min(self.alive_at, self._vouched_at(link)))

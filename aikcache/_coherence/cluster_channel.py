@@ -22,13 +22,15 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from aikcache._coherence.channel import FIRST_BACKOFF, HEARTBEAT, LONGEST_BACKOFF, Channel, Listener
+from aikcache._coherence.channel import FAST_HEARTBEAT, FIRST_BACKOFF, HEARTBEAT, LONGEST_BACKOFF, Channel
+from aikcache._coherence.feed import Listener
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Address, Signature
-from aikcache._redis.pool import Command, Pool
+from aikcache._redis.pool import Pool
+from aikcache._redis.reply import Command
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteError, RemoteUnavailableError
 
@@ -45,10 +47,14 @@ AFTER_CHANGE = 2.0
 class _PrimaryChannel:
     """The channel to one primary, and what it last reported."""
 
-    def __init__(self, channels: ClusterChannel, address: Address, node: Pool) -> None:
+    heartbeat: Command = ("CLUSTER", "INFO")
+    checked = True
+    rest = FAST_HEARTBEAT
+
+    def __init__(self, channels: ClusterChannel, address: Address, connections: Pool) -> None:
         self.channels = channels
         self.address = address
-        self.node = node
+        self.connections = connections
         self.alive_at: float | None = None
         self.refused: str | None = None
         self._signature: Signature | None = None
@@ -59,20 +65,9 @@ class _PrimaryChannel:
         self.group_invalidated, self.key_invalidated = listener.group_invalidated, listener.key_invalidated
         self.glob_invalidated, self.everything_invalidated = listener.glob_invalidated, listener.everything_invalidated
         self.news, self.news_received = listener.news, listener.news_received
-        self.channel = Channel(
-            channels.remote,
-            self,
-            channels.reporter,
-            channels.clock,
-            connections=node,
-            heartbeat=("CLUSTER", "INFO"),
-            check=self._check,
-            fast_heartbeat=self._fast_heartbeat,
-            probe=self._probe,
-        )
-        node.on_move = self.channel.reconnect
+        self.channel = Channel(self, channels.remote, self, channels.reporter, channels.clock)
 
-    def _check(self, info: Any, *_: object) -> None:
+    def check(self, info: Any, *_: object) -> None:
         """Whether this node sees what it saw. May raise `RemoteError`: then it cannot be listened to."""
         signature, now = _slots.signature(info), self.channels.clock()
         before = self._signature
@@ -102,16 +97,16 @@ class _PrimaryChannel:
         """
         if self.channels._by_address.get(self.address) is not self:
             return  # it is a primary no more
-        met = self.node.run_id
-        self.node.connect().close()
-        if self.node.run_id != met:
+        met = self.connections.run_id
+        self.connections.connect().close()
+        if self.connections.run_id != met:
             raise RemoteUnavailableError("the primary was replaced, and has taken its place again")
 
-    def _probe(self, number: int) -> Command | None:
+    def probe(self, number: int) -> Command | None:
         tag = self.channels.cluster.tag_on(self.address, number)
         return None if tag is None else self.channels.remote.probe(tag)
 
-    def _fast_heartbeat(self) -> bool:
+    def fast_heartbeat(self) -> bool:
         """Whether what this node sees is about to change."""
         return self.channels.clock() < self._fast_until or self.channels.missed()
 
@@ -161,7 +156,6 @@ class ClusterChannel:
         self._finder = Daemon(self._find, "aikcache-channels")
         self._closed = self._finder.stopping
         self._wanted = False  # whether to listen to the primaries that come
-        cluster.on_change = self._changed
 
     @property
     def connects(self) -> int:
@@ -189,7 +183,7 @@ class ClusterChannel:
         while not closed.is_set():
             try:
                 self.cluster.known(time.monotonic() + self.cluster.config.timeout)
-                self._changed()
+                self.primaries_changed()
                 return
             except RemoteError as error:
                 self.reporter.report("channel", f"the cluster is not found, and will be looked for: {error}")
@@ -198,7 +192,7 @@ class ClusterChannel:
             closed.wait(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
-    def _changed(self) -> None:
+    def primaries_changed(self) -> None:
         """The primaries may be others: those that came are listened to, and until then nothing is trusted."""
         if not self._wanted:
             return
@@ -210,7 +204,7 @@ class ClusterChannel:
             for address in sorted(topology.primaries):
                 node = self.cluster.node(address)
                 primary = gone.get(address)
-                if primary is not None and primary.node is node:
+                if primary is not None and primary.connections is node:
                     kept[address] = gone.pop(address)
                 else:
                     kept[address] = primary = _PrimaryChannel(self, address, node)
@@ -229,7 +223,7 @@ class ClusterChannel:
         """A channel lives, as of a moment, or does not vouch for anything (None)."""
         topology = self.cluster.topology
         if topology is not None and topology.primaries != self._by_address.keys():  # who told us was interrupted
-            self._changed()
+            self.primaries_changed()
         with self._lock:
             current = self._by_address.get(primary.address)
             if current is primary:
@@ -258,8 +252,11 @@ class ClusterChannel:
             self.listener.channel_refused(refused)
         self.live.set()
 
-    def reconnect(self, at_once: bool) -> None:
-        """A single server's; here each channel is told by its own connections."""
+    def reconnect(self, *, at_once: bool, address: Address | None = None) -> None:
+        """Another server may answer at `address`."""
+        primary = None if address is None else self._by_address.get(address)
+        if primary is not None:
+            primary.channel.reconnect(at_once=at_once)
 
     def forget(self) -> None:
         """After a fork, in the child: threads and connections are the parent's."""

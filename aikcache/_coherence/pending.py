@@ -32,8 +32,8 @@ from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.shared import items
 from aikcache._keys.globs import MOST_GLOBS, covering
 from aikcache._keys.patterns import ANY_TAG, Invalidation, joined
-from aikcache._redis.pool import ServerIdentity
 from aikcache._redis.reply import Command, ErrorReply
+from aikcache._redis.transport import NewServer
 from aikcache._remote.store import RedisStore
 from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 
@@ -217,17 +217,18 @@ class PendingInvalidations:
             self._unconfirmed[name] = self._clock()
         self._reporter.report("unheard", f"fewer than {self._replicas} replicas acknowledged an invalidation.")
 
-    def on_new_server(self, run: ServerIdentity, known: bool, ask: Callable[[list[Command]], list[Any]]) -> None:
-        """Before anything is asked of a server not met before; `ask` is its new connection. May raise `RemoteError`."""
+    def on_new_server(self, new: NewServer) -> None:
+        """Before anything else is asked of a server not met before. May raise `RemoteError`."""
+        run = new.identity
         commands: list[Command] = []
         names: dict[tuple[str, str], None] = {}
         again = Invalidation()
-        self.servers_met += known  # before `_coherence/recent` is read: see `sent`
+        self.servers_met += new.replaces  # before `_coherence/recent` is read: see `sent`
         if self._distrusts:
             commands.append(self._remote.claim(run.id, DISTRUST_MS))
         elif run.uptime < JUST_STARTED:
             commands.append(self._remote.claim(run.id))
-        if known:
+        if new.replaces:
             names = self._recent.names() | dict.fromkeys(list(self._unconfirmed))
             if self._replicas and names:
                 self._add_unconfirmed(names)
@@ -235,8 +236,8 @@ class PendingInvalidations:
             commands += self._remote.ending(again.groups, again.keys)
             for glob in again.globs:  # a sweep takes long: it goes with what is pending, before anything is read
                 self._add(("globs", glob))
-        replies = ask(commands) if commands else []
-        if known:
+        replies = new.ask(commands) if commands else []
+        if new.replaces:
             self._renew_elsewhere(again.groups, commands, replies)
             self._recent.add(names)  # who has heard them now may be replaced in its turn
             self._forget()

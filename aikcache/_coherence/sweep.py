@@ -17,7 +17,7 @@ from functools import partial
 from aikcache._concurrency.thread import Event
 from aikcache._keys.globs import covering, matcher
 from aikcache._keys.patterns import Invalidation, joined
-from aikcache._redis.pool import Pool
+from aikcache._redis.transport import Server
 from aikcache._remote.store import RedisStore
 from aikcache.errors import AikcacheError, RemoteUnavailableError
 
@@ -159,7 +159,7 @@ def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
     server; if their slot moves meanwhile, `parts` gives its new owner later.)
     """
 
-    def remove(part: Pool) -> None:
+    def remove(part: Server) -> None:
         for before, after in ((f"{remote.space.namespace_prefix}!lease:{{", "}"), ("", "")):
             _remove(remote, part, globs, before, after, progress)
 
@@ -170,7 +170,7 @@ def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
         remote.sweeps -= 1
 
 
-def _remove(remote: RedisStore, part: Pool, globs: Sequence[str], before: str, after: str, progress: Sweep) -> None:
+def _remove(remote: RedisStore, part: Server, globs: Sequence[str], before: str, after: str, progress: Sweep) -> None:
     """Unlink every name on one server that is a matching key between `before` and `after`."""
     lead = remote.space.namespace_prefix
     matches, pattern = matcher(lead, *globs), f"{before}{lead}{covering(globs)}{after}"

@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from aikcache._embedded.binaries import find_server
-from aikcache._embedded.server import Server, answers, fits, short_directory
+from aikcache._embedded.server import Server
+from aikcache._embedded.sockets import answers, fits, short_directory
 from aikcache.errors import ConfigError, RemoteUnavailableError
 
 __all__ = ["Attachment", "attach"]

@@ -21,10 +21,8 @@ import os
 import shutil
 import signal
 import socket as sockets
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -34,9 +32,10 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from aikcache._embedded.binaries import available_servers, find_server
+from aikcache._embedded.sockets import SOCKET_NAME, answers, fits, short_directory
 from aikcache.errors import RemoteUnavailableError
 
-__all__ = ["Server", "answers", "available_servers", "find_server", "fits", "short_directory"]
+__all__ = ["Server", "available_servers", "find_server"]
 
 _READY_WITHIN = 30.0
 _STOP_WITHIN = 5.0
@@ -44,64 +43,9 @@ _POLL = 0.002
 _PORT_TRIES = 10
 # A cluster node also listens on its port + 10000.
 _HIGHEST_PORT = 65535 - 10000
-# sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.
-_LONGEST_SOCKET = 103
-_SOCKET_NAME = "server.sock"
 _PR_SET_PDEATHSIG = 1
 
 _T = TypeVar("_T")
-
-
-def fits(socket: Path) -> bool:
-    """Whether a unix socket can have this path on every system."""
-    return len(os.fsencode(socket)) <= _LONGEST_SOCKET
-
-
-def short_directory() -> Path:
-    """A new temporary directory, 0700, short enough for a unix socket in it; where the session has one, in its own."""
-    for parent in (_runtime_directory(), tempfile.gettempdir(), "/tmp"):
-        if parent and fits(Path(parent, "aik-01234567", _SOCKET_NAME)):
-            return Path(tempfile.mkdtemp(prefix="aik-", dir=parent))
-    raise AssertionError("unreachable: /tmp is short enough")
-
-
-def _runtime_directory() -> str | None:
-    """What XDG_RUNTIME_DIR names, if it is this user's alone, as its specification asks."""
-    path = os.environ.get("XDG_RUNTIME_DIR", "")
-    with contextlib.suppress(OSError):
-        status = os.lstat(path)
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700:
-            return path
-    return None
-
-
-def answers(socket: Path, *, password: str | None = None, timeout: float = 1.0) -> bool:
-    """Whether a server is ready at this unix socket; one that refuses the password is, one that is loading is not.
-
-    Raises:
-        TimeoutError: somebody listens, and is silent for `timeout` seconds: stopped, or stuck in a long command.
-    """
-    request = b"*1\r\n$4\r\nPING\r\n"
-    if password is not None:
-        secret = password.encode()
-        request = b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%b\r\n" % (len(secret), secret) + request
-    lines = 1 if password is None else 2
-    reply = b""
-    try:
-        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as link:
-            link.settimeout(timeout)
-            link.connect(os.fspath(socket))
-            link.sendall(request)
-            while reply.count(b"\r\n") < lines:
-                part = link.recv(4096)
-                if not part:
-                    return False
-                reply += part
-    except (FileNotFoundError, ConnectionError):
-        return False
-    except BlockingIOError as error:  # the queue of connections not yet accepted is full
-        raise TimeoutError(f"{socket} accepts no connection") from error
-    return b"-LOADING" not in reply
 
 
 class Server:
@@ -243,9 +187,9 @@ class Server:
         directory = self._wanted_directory or self._make_temporary()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory = directory.absolute()
-        self._socket = self._wanted_socket or directory / _SOCKET_NAME
+        self._socket = self._wanted_socket or directory / SOCKET_NAME
         if self._wanted_socket is None and not fits(self._socket):
-            self._socket = self._make_temporary() / _SOCKET_NAME
+            self._socket = self._make_temporary() / SOCKET_NAME
         self._port = _free_port() if self._wanted_port == 0 else self._wanted_port
         lines = [
             f"port {self._port or 0}",

@@ -19,17 +19,17 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aikcache._coherence.channel import Channel
-from aikcache._coherence.cluster_channel import ClusterChannel
+from aikcache._coherence.feed import InvalidationFeed
 from aikcache._coherence.pending import PendingInvalidations
 from aikcache._coherence.sweep import Sweeper
 from aikcache._concurrency.background import Background
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
-from aikcache._engine import deferred
+from aikcache._engine import deferred, invalidation
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import Attempt, Call, Steps, carry_out
 from aikcache._engine.events import Events
@@ -54,13 +54,37 @@ from aikcache.errors import DecodeError, RemoteError
 
 if TYPE_CHECKING:
     from aikcache._engine.fleet import Fleet
-    from aikcache._engine.publisher import Publisher
+
+
+class Backend(NamedTuple):
+    """What there is only with Redis."""
+
+    remote: RedisStore
+    recovery: PendingInvalidations
+    channel: InvalidationFeed
+    fleet: Fleet | None
 
 
 class Engine:
     """Both tiers of one cache."""
 
-    def __init__(self, config: CacheConfig, space: Keyspace, clock: Callable[[], float]) -> None:
+    remote: RedisStore | None = None
+    remote_tier: VersionedStore | None = None
+    fast_path: FastPath | None = None
+    strong_path: StrongPath | None = None
+    recovery: PendingInvalidations | None = None
+    channel: InvalidationFeed | None = None
+    fleet: Fleet | None = None
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        space: Keyspace,
+        clock: Callable[[], float],
+        connect: Callable[[Engine], Backend] | None = None,
+    ) -> None:
+        """`connect` makes what there is only with Redis; None: this process alone."""
+        self.started_at = clock()
         self.config = config
         self.space = space
         self.clock = clock
@@ -75,31 +99,19 @@ class Engine:
         self.freshness = Freshness(self.local, self.refresher, config.max_staleness, clock)
         self.closed = False
         self.passive = not config.enabled  # closed, or never to keep or find anything: calls run their function
-        self.remote: RedisStore | None = None
-        self.remote_tier: VersionedStore | None = None
-        self.fast_path: FastPath | None = None
-        self.strong_path: StrongPath | None = None
-        self.recovery: PendingInvalidations | None = None
-        self.sweeper: Sweeper | None = None
-        self.channel: Channel | ClusterChannel | None = None
-        self.publisher: Publisher | None = None
-        self.fleet: Fleet | None = None
+        self.sweeper = Sweeper(self.submit, partial(invalidation.end, self))
         self.trust = Trust(config.max_staleness, clock)
-        self.filler = Filler(config, self.local, None, self.freshness, self.events, clock)
+        if connect is not None:
+            self.remote, self.recovery, self.channel, self.fleet = connect(self)
+            self.remote_tier = VersionedStore(
+                config, self.remote, self.stamps, self.reporter, clock, self.ready, self.start_groups, self.trust
+            )
+        self.filler = Filler(config, self.local, self.remote_tier, self.freshness, self.events, clock)
+        if self.remote_tier is not None:
+            self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, clock)
+            self.strong_path = StrongPath(self.remote_tier)
+            self.trust_until(-inf)
         _living.add(self)
-
-    def back(
-        self, remote: RedisStore, recovery: PendingInvalidations, channel: Channel | ClusterChannel, trust: Trust
-    ) -> None:
-        """Put Redis behind the local tier."""
-        self.remote, self.recovery, self.channel, self.trust = remote, recovery, channel, trust
-        self.remote_tier = VersionedStore(
-            self.config, remote, self.stamps, self.reporter, self.clock, self.ready, self.start_groups, trust
-        )
-        self.filler = Filler(self.config, self.local, self.remote_tier, self.freshness, self.events, self.clock)
-        self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, self.clock)
-        self.strong_path = StrongPath(self.remote_tier)
-        self.trust_until(-inf)
 
     def start_groups(self, groups: Sequence[str], attempts: Sequence[Attempt]) -> None:
         """Groups whose stamp was made just now, for `attempts`: what was under the last one may be invalid."""
@@ -189,8 +201,6 @@ class Engine:
         self.local.close()
         if not again:
             self.events.closed(self.local.all_regions())
-            if self.publisher is not None:
-                self.publisher.close()
         if self.channel is not None:
             self.channel.close()
         if self.recovery is not None:
@@ -220,7 +230,7 @@ class Engine:
 
     def _keep_sweeps(self) -> None:
         """Sweeps that have not begun become pending: a journal, or a child, still has them."""
-        left = [] if self.sweeper is None else self.sweeper.give_up()
+        left = self.sweeper.give_up()
         if self.recovery is not None:
             for what in left:
                 self.recovery.keep(what)

@@ -126,10 +126,10 @@ class Events:
         self.observers: tuple[Observer, ...] = (LogObserver(reporter),)
         self.timed = False  # whether anybody but the log is there, who wants to hear of round trips
 
-    def observe(self, observer: Observer) -> None:
-        """Tell one more."""
+    def observe(self, observer: Observer, *, timed: bool = True) -> None:
+        """Tell one more. `timed`: it wants to hear of round trips."""
         self.observers = (*self.observers, observer)
-        self.timed = True
+        self.timed = self.timed or timed
 
     def round_trip(self, command: str, about: Any, seconds: float, error: str | None) -> None:
         """`about`: a key, keys, or tuples that begin with one; None: the exchange is about no operation."""

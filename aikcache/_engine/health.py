@@ -15,7 +15,7 @@ from typing import Literal
 
 from aikcache._engine.engine import Engine
 from aikcache._engine.stats import Health, Problem
-from aikcache._redis.pool import Pool
+from aikcache._redis.transport import Server
 from aikcache.errors import RemoteError
 
 FIXED = {(7, 2): 16, (7, 4): 11, (8, 2): 9}
@@ -86,7 +86,7 @@ def _of_the_way(engine: Engine, ok: bool, server: str, latency: float | None) ->
         yield Problem("pending", "degraded", what, cure)
 
 
-def _of_server(pool: Pool) -> Iterator[Problem]:
+def _of_server(pool: Server) -> Iterator[Problem]:
     """What one server says of itself; nothing where it may not be asked, or gives no answer now."""
     if not pool.informed:
         return

@@ -7,18 +7,21 @@ local values are dropped all the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from aikcache._coherence import news as _news
 from aikcache._coherence import sweep
 from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
-from aikcache._engine.engine import Engine
 from aikcache._engine.single_flight import Flight
 from aikcache._keys import patterns
 from aikcache._keys.globs import matcher
 from aikcache._keys.patterns import ANY_TAG, EVERYTHING, MAX_PATTERN, Invalidation, Target
 from aikcache.errors import RemoteError, RemoteUnavailableError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 
 def ending(engine: Engine, targets: Iterable[Target], tags: Iterable[str] = ()) -> Invalidation:

@@ -115,7 +115,7 @@ class Publisher:
         """A load or the channel follows."""
 
     def closed(self, details: Closed) -> None:
-        """The cache itself closes this."""
+        self.close()
 
 
 def _after_fork() -> None:

@@ -147,7 +147,7 @@ def counted(region: Region) -> Iterable[int]:
     return [region.local_hits() if name == "local_hits" else getattr(counters, name) for name in SUMMED]
 
 
-def snapshot(engine: Engine, started: float) -> CacheStats:
+def snapshot(engine: Engine) -> CacheStats:
     operations: dict[str, dict[str, int]] = {}
     for region in engine.local.all_regions():
         sums = operations.setdefault(region.name, dict.fromkeys(SUMMED, 0))
@@ -160,7 +160,7 @@ def snapshot(engine: Engine, started: float) -> CacheStats:
     totals = {name: sum(sums[name] for sums in operations.values()) for name in SUMMED}
     return CacheStats(
         **totals,
-        uptime=now - started,
+        uptime=now - engine.started_at,
         local_entries=len(engine.local),
         coherent=engine.coherent,
         coherent_for=None if since is None else now - since,

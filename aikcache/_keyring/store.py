@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.origin import origin
-from aikcache._redis.pool import ErrorReply, Pool
+from aikcache._redis.pool import Pool
+from aikcache._redis.reply import ErrorReply
+from aikcache._redis.transport import Transport
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError
 
@@ -55,7 +57,7 @@ class RingStore:
 
     def __init__(self, config: CacheConfig) -> None:
         where = origin(config)
-        self._pool = Cluster(config, where) if where.clustered else Pool(config, where)
+        self._pool: Transport = Cluster(config, where) if where.clustered else Pool(config, where)
         # With no replica WAIT takes its whole time, so it is asked for only where there should be some.
         waits = where.clustered or where.service
         self._wait = [("WAIT", "1", str(max(int(config.timeout * 500), 1)))] if waits else []
@@ -64,7 +66,7 @@ class RingStore:
     @property
     def generation(self) -> int:
         """Another one after a restart or a failover, where that is noticed at all."""
-        return self._pool.generation if isinstance(self._pool, Pool) else 0
+        return self._pool.generation
 
     def count(self) -> bytes:
         """The counter; b"" where there is none."""

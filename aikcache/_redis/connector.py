@@ -27,7 +27,7 @@ from aikcache._settings.url import Where
 if TYPE_CHECKING:
     import ssl
 
-    from aikcache._redis.connection import Wire
+    from aikcache._redis.wire import Wire
 
 
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING", "PACKET_LENGTH_TOO_LONG")
@@ -118,11 +118,11 @@ class Connector:
     """Makes sockets as the options of one URL say."""
 
     def __init__(self, where: Where) -> None:
-        from aikcache._redis import connection  # redis-py with it: now, before any deadline, thread or fork
+        from aikcache._redis import connection, wire  # redis-py with it: now, before any deadline, thread or fork
 
         self.connection = connection.Connection
-        self._wire = connection.Wire
-        self._own = connection.own(where.own)
+        self._wire = wire.Wire
+        self._own = wire.own(where.own)
         self._options = where.options
         self._secrets = where.secrets
         self._tls = where.tls

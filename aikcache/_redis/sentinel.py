@@ -50,7 +50,12 @@ class Sentinels:
     """The Sentinels of one service."""
 
     def __init__(
-        self, where: Where, within: float, switched: Callable[[Address], object], beat: float = HEARTBEAT
+        self,
+        where: Where,
+        within: float,
+        switched: Callable[[Address], object],
+        beat: float = HEARTBEAT,
+        report: Callable[[str, str], object] = lambda cause, message: None,
     ) -> None:
         """`within`: seconds for a connection. `beat`: seconds between two questions to the same Sentinel."""
         self.service = where.service
@@ -58,6 +63,7 @@ class Sentinels:
         self.beat = beat
         self.majority = Majority()
         self._switched = switched
+        self.report = report
         self._order = list(where.hosts)  # replaced as a whole, never changed
         options = where.options
         self._login = where._replace(
@@ -66,7 +72,6 @@ class Sentinels:
         self._dialer = Connector(self._login)
         self._watches = self._make_watches()
         self.closed = False
-        self.report: Callable[[str, str], object] = lambda cause, message: None
         self._known: Known = (-1, None)  # the epoch, and who is the primary in it
 
     # Asked

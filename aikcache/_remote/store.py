@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from aikcache._codec.frame import MAX_EXTRA
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import ANY_TAG, EVERYTHING
-from aikcache._redis.cluster.client import Cluster
-from aikcache._redis.pool import LostReplyError, Pool
+from aikcache._redis.failures import LostReplyError
 from aikcache._redis.reply import Command, ErrorReply
+from aikcache._redis.transport import Server, Transport
 from aikcache._remote import scripts
 from aikcache._remote.observed import Report, round_trip
 from aikcache._remote.replies import NAME, NOT_ASKED, NUMBER, VALUE, are, are_like, granted
@@ -56,21 +56,13 @@ class RedisStore:
 
     __slots__ = ("connections", "report", "space", "stamps", "sweeps", "writer")
 
-    def __init__(
-        self, connections: Pool | Cluster, space: Keyspace, stamps: Stamps, report: Report | None = None
-    ) -> None:
+    def __init__(self, connections: Transport, space: Keyspace, stamps: Stamps, report: Report | None = None) -> None:
         self.connections = connections
         self.report = report  # is told of each round trip
         self.space = space
         self.stamps = stamps  # told what is written, so that its echo is known
         self.sweeps = 0  # that are running
         self.writer = os.urandom(6).hex()  # this process's name in marks
-
-    @property
-    def server(self) -> Pool:
-        """The connections, where there is one server."""
-        assert isinstance(self.connections, Pool)
-        return self.connections
 
     # Values and stamps
 
@@ -98,15 +90,17 @@ class RedisStore:
     def fast_read(self, names: Sequence[bytes], timed: bool) -> tuple[list[bytes | None], list[int]] | None:
         """Values, and if `timed` how long they will live, by the shortest way there is; None: that way is not open."""
         connections = self.connections
-        if type(connections) is not Pool:
-            return None
         if len(names) == 1:
             name = names[0]
             size = len(name)
             data = _GET % (size, name) + _PTTL % (size, name) if timed else _GET % (size, name)
-            found, pttls = [(replies := connections.send(data, 1 + timed))[0]], replies[1:]
+            if (replies := connections.send(data, 1 + timed)) is None:
+                return None
+            found, pttls = replies[:1], replies[1:]
             if type(found[0]) is bytes and (not timed or type(pttls[0]) is int):  # as it nearly always is
                 return found, pttls or [NOT_ASKED]
+        elif not connections.ordered:
+            return None
         else:
             replies = connections.exchange([("MGET", *names), *(("PTTL", name) for name in (names if timed else ()))])
             found, pttls = replies[0], replies[1:]
@@ -120,11 +114,10 @@ class RedisStore:
     @round_trip("get", maybe=True)
     def consult(self, name: bytes, packed: bytes, count: int) -> Read | None:
         """A value and the stamps whose `count` names are `packed`, by the shortest way; None: it is not open."""
-        connections = self.connections
-        if type(connections) is not Pool:
-            return None
         data = b"%b*%d\r\n$4\r\nMGET\r\n%b" % (_GET % (len(name), name), count + 1, packed)
-        value, stamps = connections.send(data, 2)
+        if (replies := self.connections.send(data, 2)) is None:
+            return None
+        value, stamps = replies
         if type(value) is ErrorReply or type(stamps) is ErrorReply:
             return None
         if type(value) not in VALUE or not are(stamps, VALUE, count):
@@ -285,12 +278,12 @@ class RedisStore:
         """Local tiers everywhere drop what matches one of them."""
         self._ask([command for glob in globs for command in self._mark(self.space.glob_mark(glob, self.writer))])
 
-    def parts(self) -> Iterator[Pool]:
+    def parts(self) -> Iterator[Server]:
         """The servers to scan, one by one."""
         return self.connections.parts()
 
     @round_trip("sweep", keyed=False)
-    def scan(self, part: Pool, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
+    def scan(self, part: Server, cursor: bytes, pattern: str, count: int) -> tuple[bytes, list[bytes]]:
         command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", str(count))
         (reply,) = _unrefused([command], part.exchange([command]))
         if type(reply) is not list or len(reply) != 2 or not are(reply[1], NAME, len(reply[1])):

@@ -14,6 +14,7 @@ from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
+from aikcache._redis.transport import Transport
 from aikcache._remote.scripts import Script
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import RemoteUnavailableError
@@ -69,7 +70,7 @@ class RecordStore:
 
     def __init__(self, config: CacheConfig, limits: Limits, wait: Wait) -> None:
         where = origin(config)
-        self._pool: Pool | Cluster = Cluster(config, where) if where.clustered else Pool(config, where)
+        self._pool: Transport = Cluster(config, where) if where.clustered else Pool(config, where)
         self._waits = (where.clustered or bool(where.service)) and wait != "none"
         self._always = wait == "all"
         self._wait: Command = ("WAIT", "1", str(max(int(config.timeout * 500), 1)))
@@ -81,10 +82,8 @@ class RecordStore:
         """A session; None: there is none. Raises `DamagedError`."""
         key = f"{self._prefix}session:{name}".encode()
         pool = self._own_pool()
-        if isinstance(pool, Pool):
-            flat, ttl = pool.send(_LOAD % (len(key), key, len(key), key), 2)
-        else:
-            flat, ttl = pool.exchange([("HGETALL", key), ("PTTL", key)])
+        replies = pool.send(_LOAD % (len(key), key, len(key), key), 2)
+        flat, ttl = pool.exchange([("HGETALL", key), ("PTTL", key)]) if replies is None else replies
         if type(flat) is not list:
             if isinstance(flat, ErrorReply) and str(flat) == "WRONGTYPE":
                 raise DamagedError("something else under a session's name")
@@ -155,7 +154,7 @@ class RecordStore:
         replies = self._own_pool().exchange([("INFO", "memory"), ("INFO", "persistence")])
         return "\n".join(reply.decode("utf-8", "replace") for reply in replies if type(reply) is bytes)
 
-    def _own_pool(self) -> Pool | Cluster:
+    def _own_pool(self) -> Transport:
         if self._pid != os.getpid():
             self._pool.forget()
             self._pid = os.getpid()

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from aikcache._embedded.server import Server, short_directory
+from aikcache._embedded.server import Server
+from aikcache._embedded.sockets import short_directory
 from aikcache._redis.connector import Connector
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.sides import Side

@@ -29,6 +29,7 @@ from aikcache._redis.cluster.topology import slot_of
 from aikcache._redis.connection import Connection
 from aikcache._redis.majority import Majority
 from aikcache._redis.pool import Pool
+from aikcache._redis.transport import NewServer
 from aikcache._remote import scripts as _scripts
 from aikcache._remote.stamps import Stamps
 from aikcache._remote.store import RedisStore
@@ -128,10 +129,10 @@ class Probes:
         slots.update(map(slot_of, names))
 
     def _greet(self, original: Function) -> Function:
-        def on_new_server(recovery: PendingInvalidations, run: Any, *args: Any) -> None:
-            original(recovery, run, *args)
-            self._log.event("met", run=run.id)
-            self._unused.add(run.id)
+        def on_new_server(recovery: PendingInvalidations, new: NewServer) -> None:
+            original(recovery, new)
+            self._log.event("met", run=new.identity.id)
+            self._unused.add(new.identity.id)
 
         return on_new_server
 
@@ -210,7 +211,7 @@ def _run_of(remote: RedisStore, key: str | bytes) -> str | None:
     if isinstance(connections, Cluster):
         owner = connections.topology and connections.topology.owners.get(slot_of(key))
         return connections.node(owner).run_id if owner else None
-    return connections.run_id
+    return connections.run_id if isinstance(connections, Pool) else None
 
 
 def _dawdling(original: Function) -> Function:

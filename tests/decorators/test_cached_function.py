@@ -18,10 +18,11 @@ from uuid import UUID
 
 import pytest
 
-from aikcache import Cache, ConfigError, EncodeError, _cache
+from aikcache import Cache, ConfigError, EncodeError
 from aikcache._codec.equality import same
 from aikcache._decorators import wrapper
 from aikcache._decorators.signature import Signature
+from aikcache._engine import build
 from aikcache.testing import FakeClock
 
 
@@ -29,7 +30,7 @@ from aikcache.testing import FakeClock
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """The clock of caches made from here on, and of what they decorate; there is no public way to give one."""
     clock = FakeClock()
-    monkeypatch.setattr(_cache, "monotonic", clock)
+    monkeypatch.setattr(build, "monotonic", clock)
     monkeypatch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=clock))
     return clock
 

@@ -18,8 +18,8 @@ import redis
 from aikcache import Cache
 from aikcache._embedded import attach as _embedded
 from aikcache._embedded.attach import Attachment, attach
-from aikcache._embedded.server import answers as _answers
-from aikcache._embedded.server import short_directory
+from aikcache._embedded.sockets import answers as _answers
+from aikcache._embedded.sockets import short_directory
 from aikcache.errors import ConfigError, RemoteUnavailableError
 from aikcache.testing import available_servers, wait_until
 

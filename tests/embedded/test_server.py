@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from aikcache._embedded import binaries
 from aikcache._embedded import server as _server
-from aikcache._embedded.server import answers as _answers
+from aikcache._embedded.sockets import answers as _answers
 from aikcache.errors import ConfigError, RemoteUnavailableError
 from aikcache.testing import FakeClock, Server, available_servers, find_server, wait_until
 

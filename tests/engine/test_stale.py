@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aikcache import Cache, ConfigError, _cache
+from aikcache import Cache, ConfigError
 from aikcache._codec.codec import Codec
 from aikcache._concurrency import background as _background
 from aikcache._concurrency.background import Background
 from aikcache._decorators import wrapper
-from aikcache._engine import refresh
+from aikcache._engine import build, refresh
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flight, Flights
 from aikcache.testing import FakeClock, wait_until
@@ -36,7 +36,7 @@ IN_STALE, IN_ERROR = 12.0, 17.0
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    monkeypatch.setattr(_cache, "monotonic", clock)
+    monkeypatch.setattr(build, "monotonic", clock)
     monkeypatch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=clock))
     return clock
 

@@ -11,7 +11,8 @@ import pytest
 from redis._parsers import hiredis
 from redis.connection import AbstractConnection, DefaultParser
 
-from aikcache._redis.connection import Connection, Wire
+from aikcache._redis.connection import Connection
+from aikcache._redis.wire import Wire
 
 from .._interrupts import Late, interrupt
 

@@ -14,9 +14,10 @@ import hiredis
 import pytest
 import redis
 
-from aikcache import Cache, _cache
+from aikcache import Cache
 from aikcache._coherence.channel import Channel
 from aikcache._decorators import wrapper
+from aikcache._engine import build
 from aikcache._redis.connection import Connection
 from aikcache._remote.store import RedisStore
 from aikcache.testing import Server, wait_until
@@ -72,8 +73,8 @@ class Ahead:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._by = 0.0
-        patch.setattr(_cache, "monotonic", self)
-        patch.setattr(_cache, "Channel", lambda remote, listener, reporter, clock: Channel(remote, listener, reporter))
+        patch.setattr(build, "monotonic", self)
+        patch.setattr(build, "Channel", lambda server, *parts: Channel(server, *parts[:-1]))  # on the real clock
         patch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=self))
 
     def __call__(self) -> float:

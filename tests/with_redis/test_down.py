@@ -16,7 +16,7 @@ import redis
 
 from aikcache import Cache
 from aikcache._concurrency.circuit_breaker import Breaker
-from aikcache._embedded.server import short_directory
+from aikcache._embedded.sockets import short_directory
 from aikcache._engine.single_flight import Flight
 from aikcache.errors import RemoteError
 from aikcache.testing import Server, wait_until

@@ -13,8 +13,8 @@ import redis
 
 import aikcache
 from aikcache import Cache
-from aikcache._embedded.server import answers as _answers
-from aikcache._embedded.server import short_directory
+from aikcache._embedded.sockets import answers as _answers
+from aikcache._embedded.sockets import short_directory
 from aikcache.testing import available_servers, wait_until
 
 from ._workers import PATIENCE, PATIENT, Worker

@@ -143,4 +143,4 @@ def test_a_sentinel_that_names_no_address_is_passed_over(command: str, odd: byte
         ) as cache,
     ):  # fmt: skip
         cache.ping()
-        assert cache.engine.remote.server.sentinels._known[1] == ("127.0.0.1", second.port)  # type: ignore[union-attr]
+        assert cache.engine.remote.connections.sentinels._known[1] == ("127.0.0.1", second.port)  # type: ignore[union-attr]

@@ -21,22 +21,23 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from math import inf
 from typing import Any
 
-from aikcache._concurrency.circuit_breaker import Breaker, Changed, unobserved
+from aikcache._concurrency.circuit_breaker import Breaker, unobserved
 from aikcache._concurrency.shared import items
 from aikcache._redis.cluster import exchange as _routed
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.exchange import Exchange
 from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._redis.origin import origin
-from aikcache._redis.pool import Pool, ServerIdentity
+from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
+from aikcache._redis.transport import NewServer, TransportEvents
 from aikcache._settings.config import CacheConfig
 from aikcache._settings.url import Where
 from aikcache.errors import RemoteError, RemoteUnavailableError
@@ -44,22 +45,17 @@ from aikcache.errors import RemoteError, RemoteUnavailableError
 REST = 0.1
 """Seconds between two questions for the map: a failing node must not make a storm of them."""
 QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
-Greet = Callable[[ServerIdentity, bool, Callable[[list[Command]], list[Any]]], None]
 
 
 class Cluster:
     """The primaries of one cluster, as one cache sees them."""
 
     ordered = False
-    sentinels = None
+    generation = 0
 
-    def __init__(self, config: CacheConfig, where: Where | None = None, on_breaker: Changed = unobserved) -> None:
+    def __init__(self, config: CacheConfig, where: Where | None = None, events: TransportEvents | None = None) -> None:
         self.config = config
-        self._on_breaker = on_breaker
-        self.on_new_server: Greet | None = None
-        self.on_move: Callable[[bool], object] | None = None  # a server's; here `on_change` says it
-        self.on_change: Callable[[], object] | None = None
-        """Told when primaries come or go, before anything is asked of those that came."""
+        self._events = events or TransportEvents()
         self.topology: Topology | None = None
         self._told: Topology | None = None  # the same, without what channels see beside it
         self._where = where or origin(config)
@@ -89,6 +85,9 @@ class Cluster:
             raise RemoteUnavailableError("this cache is closed.")
         return Exchange(self, commands, time.monotonic() + (within or self.config.timeout), once=once).run()
 
+    def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> None:
+        """What is packed already cannot be told apart by slots."""
+
     @property
     def breaker(self) -> Breaker:
         """A breaker that is open, if there is one."""
@@ -113,20 +112,26 @@ class Cluster:
             return found
         with self._lock:
             if address not in self._nodes:
-                self._nodes[address] = node = self._connections(address)
-                node.on_new_server = partial(self._identify, address)
+                self._nodes[address] = self._new_node(address)
             return self._nodes[address]
 
-    def _connections(self, address: Address) -> Pool:
-        return Pool(self.config, self._where._replace(hosts=(address,)), self._on_breaker)
+    def _new_node(self, address: Address) -> Pool:
+        def moved(*, at_once: bool, **_: object) -> None:
+            if self._nodes.get(address) is node:  # else another has taken its place
+                self._events.moved(at_once=at_once, address=address)
 
-    def _identify(
-        self, address: Address, run: ServerIdentity, known: bool, ask: Callable[[list[Command]], list[Any]]
-    ) -> None:
+        greet = partial(self._identify, address)
+        node = self._connections(address, replace(self._events, new_server=greet, moved=moved))
+        return node
+
+    def _connections(self, address: Address, events: TransportEvents) -> Pool:
+        return Pool(self.config, self._where._replace(hosts=(address,)), events)
+
+    def _identify(self, address: Address, new: NewServer) -> None:
         """A primary not met before is greeted. What it says is elsewhere: a claim is made there, the rest was kept."""
 
         def ask_here(commands: list[Command]) -> list[Any]:
-            replies = ask(commands)
+            replies = new.ask(commands)
             pairs = zip(commands, replies, strict=True)
             claims = [command for command, reply in pairs if type(reply) is ErrorReply and command[0] == "EVAL"]
             if claims:
@@ -135,8 +140,8 @@ class Cluster:
                         raise RemoteUnavailableError(f"the server refuses: {reply}")
             return replies
 
-        if self.on_new_server is not None:
-            self.on_new_server(run, known or address not in self._met_first, ask_here)
+        replaces = new.replaces or address not in self._met_first
+        self._events.new_server(NewServer(new.identity, replaces, ask_here))
 
     def servers(self) -> Sequence[Pool]:
         """The primaries that are known, without a question."""
@@ -313,7 +318,7 @@ class Cluster:
         """Connections that ask for the map alone, of a node that need not be greeted for it."""
         with self._lock:
             if address not in self._scouts:
-                self._scouts[address] = self._connections(address)
+                self._scouts[address] = self._connections(address, TransportEvents(breaker=self._events.breaker))
             return self._scouts[address]
 
     def _install(self, told: Topology | None) -> None:
@@ -334,8 +339,8 @@ class Cluster:
             gone += [self._scouts.pop(address) for address in list(self._scouts) if address not in kept]
         for node in gone:
             node.close()
-        if self.on_change is not None and (before is None or before.primaries != primaries):
-            self.on_change()
+        if before is None or before.primaries != primaries:
+            self._events.primaries_changed()
 
     @staticmethod
     def _besides(told: Topology, view: Topology) -> frozenset[Address]:

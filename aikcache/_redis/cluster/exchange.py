@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from aikcache._redis.cluster import topology
 from aikcache._redis.cluster.topology import Address, Topology
-from aikcache._redis.pool import LostReplyError, Pool, Sent
+from aikcache._redis.failures import LostReplyError
+from aikcache._redis.pool import Pool, Sent
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache.errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
 

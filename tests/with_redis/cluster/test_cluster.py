@@ -21,6 +21,7 @@ from aikcache._keys.keyspace import Keyspace
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Redirection, redirection, slot_of
 from aikcache._redis.pool import Pool
+from aikcache._redis.transport import TransportEvents
 from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 from aikcache.sessions import Keep, KeyRing, SessionStore, Set
 from aikcache.testing import Server, wait_until
@@ -103,7 +104,7 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> Counter[Pool]:
         original = getattr(Pool, name)
 
         def counted(self: Pool, *args: Any, original: Any = original, **options: Any) -> Any:
-            if self.on_new_server is not None:  # not those that ask for the map
+            if self.events.new_server is not TransportEvents().new_server:  # not those that ask for the map
                 counts[self] += 1
             return original(self, *args, **options)
 

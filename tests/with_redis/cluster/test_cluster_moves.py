@@ -296,7 +296,7 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     node, scout = cluster.node(address), cluster._scout(address)
     first.pause()
     for connections in (node, scout):
-        connections._drop_idle()
+        connections.drop_kept()
     call, view = Background(get, name), Background(cluster.view, address)
     wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
     haste(doubled)
@@ -433,7 +433,7 @@ def test_a_primary_that_was_replaced_between_two_heartbeats_is_told_again(
         quiet.setattr(_channel, "HEARTBEAT", 600)
         quiet.setattr(ClusterChannel, "missed", lambda channels: False)
         primaries = list(channels._by_address.values())
-        wait_until(lambda: not any(p._fast_heartbeat() or p.channel._pinged for p in primaries), PATIENCE, "silence")
+        wait_until(lambda: not any(p.fast_heartbeat() or p.channel._pinged for p in primaries), PATIENCE, "silence")
         for successor in (replica, first):
             doubled.promote(successor)
     run, node = run_of(doubled, first), channels.cluster.node(("127.0.0.1", first.port or 0))

@@ -1,0 +1,84 @@
+"""Puts a cache's parts together: the one place that knows which form each has.
+
+Some parts tell one another of what happens, so they are made with functions that look the other part up when they are
+called. Nothing calls them before all is built: no thread has been started and no connection made.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from aikcache._coherence.channel import Channel, OneServer
+from aikcache._coherence.cluster_channel import ClusterChannel
+from aikcache._coherence.feed import InvalidationFeed
+from aikcache._coherence.journal import Journal
+from aikcache._coherence.pending import PendingInvalidations
+from aikcache._engine import stats
+from aikcache._engine.engine import Backend, Engine
+from aikcache._engine.invalidation import InvalidationListener
+from aikcache._engine.tally import tally_of
+from aikcache._keys.keyspace import Keyspace
+from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.origin import origin
+from aikcache._redis.pool import Pool
+from aikcache._redis.transport import TransportEvents
+from aikcache._remote.store import RedisStore
+from aikcache._settings.config import CacheConfig
+
+if TYPE_CHECKING:
+    from aikcache._engine.fleet import Fleet
+
+PUBLISHED_AT_LEAST = 60.0
+"""Seconds within which a process without an interval is asked for its figures, to count as alive."""
+
+
+def build(config: CacheConfig, space: Keyspace) -> Engine:
+    """The inside of a cache."""
+    engine = Engine(config, space, monotonic, _connect if config.shared else None)
+    if config.metrics is not None:
+        tally_of(config.metrics).join(engine)
+        if config.publish_interval is not None:
+            _publish(engine, config.publish_interval)
+    return engine
+
+
+def _connect(engine: Engine) -> Backend:
+    """Redis, in the form that the configuration says."""
+    config, where = engine.config, origin(engine.config)
+    events = TransportEvents(
+        new_server=lambda new: recovery.on_new_server(new),
+        moved=lambda **details: feed.reconnect(**details),
+        primaries_changed=lambda: feed.primaries_changed(),
+        breaker=engine.events.breaker,
+        report=engine.reporter.report,
+    )
+    listener = InvalidationListener(engine)
+    feed: InvalidationFeed
+    if where.clustered:
+        cluster = Cluster(config, where, events)
+        remote = RedisStore(cluster, engine.space, engine.stamps, engine.events.round_trip)
+        feed = ClusterChannel(cluster, remote, listener, engine.reporter, engine.clock)
+    else:
+        pool = Pool(config, where, events)
+        remote = RedisStore(pool, engine.space, engine.stamps, engine.events.round_trip)
+        feed = Channel(OneServer(pool, remote), remote, listener, engine.reporter, engine.clock)
+    journal = None if config.journal is None else Journal(config.journal, engine.space)
+    forget, limit = listener.everything_invalidated, config.max_pending_invalidations
+    recovery = PendingInvalidations(remote, engine.reporter, engine.clock, limit, journal, forget)
+    return Backend(remote, recovery, feed, None if config.metrics is None else _fleet(remote, config, config.metrics))
+
+
+def _fleet(remote: RedisStore, config: CacheConfig, prefix: str) -> Fleet:
+    from aikcache._engine.fleet import Fleet  # here, so that importing aikcache takes less time
+
+    return Fleet(remote, prefix, tally_of(prefix), config.publish_interval or PUBLISHED_AT_LEAST)
+
+
+def _publish(engine: Engine, interval: float) -> None:
+    from aikcache._engine.publisher import Publisher
+
+    figures, names = partial(stats.snapshot, engine), {"instance": engine.config.instance}
+    publisher = Publisher(figures, engine.fleet, interval, engine.config.timeout, engine.reporter, names)
+    engine.events.observe(publisher, timed=False)

@@ -1,0 +1,86 @@
+"""Where a server is now: at an address, where the Sentinels say that the primary is, or a private one of our own.
+
+Threads: any. Failure: `OSError` and `RemoteError`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from aikcache._redis.connector import Connector
+from aikcache._redis.majority import Address
+from aikcache._redis.sentinel import SHARE, Sentinels
+from aikcache._settings import url
+from aikcache._settings.config import CacheConfig
+from aikcache._settings.secret import hidden
+
+if TYPE_CHECKING:
+    from aikcache._embedded.attach import Attachment
+    from aikcache._redis.connection import Connection
+    from aikcache._redis.wire import Wire
+
+
+class Route:
+    """The way to one server."""
+
+    def __init__(self, config: CacheConfig, where: url.Where, sentinels: Sentinels | None) -> None:
+        self.where = where
+        self._config = config
+        self._sentinels = sentinels
+        self._connector = Connector(where)
+        self._embedded = url.scheme(hidden(config.url or "")) == "embedded"
+        self._server: Attachment | None = None
+        self._attached = False
+        self._closed = False
+
+    def connection(self, deadline: float, timeout: float, generation: int, *, largest: int) -> Connection:
+        """A connection before `deadline` (monotonic), on which nothing has been said yet."""
+        wire, primary = self._dial(deadline)
+        link = self._connector.connection(wire, timeout, generation, largest=largest)
+        link.primary = primary
+        return link
+
+    def attach(self) -> None:
+        """Have a private server run, where the URL asks for one. It takes as long as its start takes."""
+        if not self._embedded or self._attached:
+            return
+        from aikcache._embedded import attach as _embedded
+
+        path = hidden(self._config.url or "").reveal().removeprefix("embedded://")
+        server = _embedded.attach(path or None)
+        gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
+        self._attached = True
+        if gone is not None:
+            gone.close()
+        if self._closed:
+            server.close()
+
+    def _dial(self, deadline: float) -> tuple[Wire, Address | None]:
+        if self._server is not None:
+            wire = self._connector.dial_unix(self._server.socket, deadline)
+            self._server.check_peer(wire._sock)
+            return wire, None
+        if self.where.path:
+            return self._connector.dial_unix(self.where.path, deadline), None
+        host, port = self.where.hosts[0]
+        if self._sentinels is not None:
+            now = time.monotonic()
+            host, port = self._sentinels.primary(now + (deadline - now) * SHARE)
+        return self._connector.dial(host, port, deadline), (host, port)
+
+    def reset(self) -> None:
+        """After a failure to connect: whatever was thought of the way there may be wrong."""
+        self._connector.reset_route()
+        if self._sentinels is not None:
+            self._sentinels.reset_route()
+        self._attached = False  # an embedded server that has died is started anew
+
+    def forget(self) -> None:
+        """After a fork, in the child."""
+        self._connector.forget()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
