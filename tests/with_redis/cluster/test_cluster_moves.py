@@ -501,7 +501,7 @@ def test_a_takeover_that_lost_the_stamp_of_any_tag_revives_nothing_on_other_node
     go.set()
     assert early.result() == "old"
     node = mine.engine.remote.connections.node(("127.0.0.1", server.port or 0))  # type: ignore[union-attr]
-    node.run_id = "the one before"
+    node._identity.run_id = "the one before"
     node.begin_generation()
     node.exchange([("PING",)])  # it is greeted
     assert get("tea") == "new"
