@@ -19,7 +19,6 @@ from aikcache.errors import RemoteUnavailableError, SessionTooLargeError
 from aikcache.sessions import record_scripts as scripts
 from aikcache.sessions.record_store import Outcome
 from aikcache.sessions.records import (
-    SEALED_EXTRA,
     SESSION_ID_BYTES,
     DamagedError,
     FieldCipher,
@@ -28,6 +27,7 @@ from aikcache.sessions.records import (
     name_of,
     new_id,
     parse,
+    sizes_of,
 )
 from aikcache.sessions.session import Changes, Session, View
 
@@ -197,7 +197,14 @@ class Commit:
                 if subject is not None:
                     calls = [self._records.index(subject, view.name, lasting)]
             head = (str(view.record.epoch), str(limits.touch), str(limits.grace), str(limits.bytes), str(limits.keys))
-            tail = ("1" if session.cleared else "0", anew, str(lasting), str(len(pairs) // 2), *pairs)
+            tail = (
+                "1" if session.cleared else "0",
+                anew,
+                str(lasting),
+                str(len(pairs) // 2),
+                view.record.token,
+                *pairs,
+            )
             dropped = [f"f{name}" for name in changes.drop]
             calls.append(self._records.session(scripts.UPDATE, view.name, self._token, *head, *tail, *dropped))
             outcome = self._records.run(calls, critical=critical)
@@ -295,7 +302,7 @@ class Commit:
         head = (str(new.record.epoch), str(limits.touch), str(limits.grace), str(limits.bytes), str(limits.keys))
         token = os.urandom(12)
         call = self._records.session(
-            scripts.UPDATE, new.name, token, *head, "0", "", "0", str(len(pairs) // 2), *pairs, *drop
+            scripts.UPDATE, new.name, token, *head, "0", "", "0", str(len(pairs) // 2), "", *pairs, *drop
         )
         self._records.run([call], critical=True)
 
@@ -325,7 +332,7 @@ class Commit:
         return Keep()
 
     def _check_size(self, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str]) -> None:
-        sizes = _sizes(stored, put)
+        sizes = sizes_of(stored, put)
         for name in drop:
             sizes.pop(name, None)
         limits = self._records.limits
@@ -333,7 +340,7 @@ class Commit:
             raise self._too_large(stored, put)
 
     def _too_large(self, stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> SessionTooLargeError:
-        sizes, limits = _sizes(stored, put), self._records.limits
+        sizes, limits = sizes_of(stored, put), self._records.limits
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         told = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
         return SessionTooLargeError(
@@ -341,10 +348,3 @@ class Commit:
             f"{sum(sizes.values())} under {len(sizes)}. The largest: {told}. Nothing was written. Keep data elsewhere, "
             "and its id here."
         )
-
-
-def _sizes(stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> dict[str, int]:
-    """Bytes that each key takes."""
-    sizes = {name: len(name.encode()) + len(closed) for name, closed in stored.items()}
-    sizes.update({name: len(name.encode()) + len(data) + SEALED_EXTRA for name, data in put.items()})
-    return sizes

@@ -56,8 +56,9 @@ UPDATE = Script(
     _PRELUDE
     + """
 -- ARGV: token, epoch, touch, grace, most bytes, most keys, '1' to clear, from when a new absolute time counts ('now',
--- 'created', or ''), that time, how many pairs, the pairs, fields to delete.
-local h = all()
+-- 'created', or ''), that time, how many pairs, the last commit's token that is known, the pairs, fields to delete.
+local names, h = {'~x', '~to', '~w', '~v', '~e', '~i', '~a', '~f', '~c'}, {}
+for at, value in ipairs(redis.call('HMGET', key, unpack(names))) do h[names[at]] = value end
 if h['~x'] then
   if h['~w'] == ARGV[1] then return {'emptied'} end
   return h['~to'] and {'to', h['~to']} or {'ended'}
@@ -66,35 +67,39 @@ if not h['~v'] then return {'gone'} end
 local idle, touch = tonumber(h['~i']), tonumber(ARGV[3])
 if h['~w'] == ARGV[1] then return live(idle, h['~a'] - now, touch, h['~f']) end
 if h['~e'] ~= ARGV[2] then return {'cleared'} end
-local last = 10 + 2 * tonumber(ARGV[10])
-local set, drop = {['~w'] = ARGV[1]}, {}
-if ARGV[7] == '1' then
-  for name in pairs(h) do if string.sub(name, 1, 1) == 'f' then drop[name] = true end end
-  set['~e'] = text(h['~e'] + 1)
+local last, clears = 11 + 2 * tonumber(ARGV[10]), ARGV[7] == '1'
+local flat, drop = {'~w', ARGV[1], unpack(ARGV, 12, last)}, {}
+-- Where nobody has written since, and nothing is deleted, the caller has counted what there is.
+if clears or #ARGV > last or h['~w'] ~= ARGV[11] then
+  local found, set, count, bytes = all(), {}, 0, 0
+  if clears then
+    for name in pairs(found) do if string.sub(name, 1, 1) == 'f' then drop[name] = true end end
+    flat[#flat + 1], flat[#flat + 2] = '~e', text(h['~e'] + 1)
+  end
+  for at = last + 1, #ARGV do drop[ARGV[at]] = true end
+  for at = 12, last, 2 do
+    set[ARGV[at]] = ARGV[at + 1]
+    drop[ARGV[at]] = nil
+  end
+  local function add(name, value)
+    if string.sub(name, 1, 1) == 'f' then count, bytes = count + 1, bytes + #name - 1 + #value end
+  end
+  for name, value in pairs(found) do if not set[name] and not drop[name] then add(name, value) end end
+  for name, value in pairs(set) do add(name, value) end
+  if count == 0 and not set['~s'] and (clears or #ARGV > last) then
+    bury(ARGV[1], ARGV[4])
+    return {'emptied'}
+  end
+  if count > tonumber(ARGV[6]) or bytes > tonumber(ARGV[5]) then return {'large'} end
 end
-for at = last + 1, #ARGV do drop[ARGV[at]] = true end
-for at = 11, last, 2 do
-  set[ARGV[at]] = ARGV[at + 1]
-  drop[ARGV[at]] = nil
-end
-local count, bytes = 0, 0
-local function add(name, value)
-  if string.sub(name, 1, 1) == 'f' then count, bytes = count + 1, bytes + #name - 1 + #value end
-end
-for name, value in pairs(h) do if not set[name] and not drop[name] then add(name, value) end end
-for name, value in pairs(set) do add(name, value) end
-if count == 0 and not set['~s'] and (ARGV[7] == '1' or #ARGV > last) then
-  bury(ARGV[1], ARGV[4])
-  return {'emptied'}
-end
-if count > tonumber(ARGV[6]) or bytes > tonumber(ARGV[5]) then return {'large'} end
+local finish = h['~a']
 if ARGV[8] ~= '' then
-  local from = ARGV[8] == 'now' and now or tonumber(h['~c'])
-  set['~a'] = text(from + ARGV[9])
+  finish = text((ARGV[8] == 'now' and now or tonumber(h['~c'])) + ARGV[9])
+  flat[#flat + 1], flat[#flat + 2] = '~a', finish
 end
 for name in pairs(drop) do redis.call('HDEL', key, name) end
-for name, value in pairs(set) do redis.call('HSET', key, name, value) end
-return live(idle, (set['~a'] or h['~a']) - now, touch, h['~f'])
+redis.call('HSET', key, unpack(flat))
+return live(idle, finish - now, touch, h['~f'])
 """
 )
 

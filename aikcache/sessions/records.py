@@ -143,3 +143,10 @@ def _number(data: bytes | None) -> int:
     if data is None or not data.isdigit() or len(data) > 15:
         raise DamagedError("a record whose times are no numbers")
     return min(int(data), _FOREVER)
+
+
+def sizes_of(stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> dict[str, int]:
+    """Bytes that each key takes."""
+    sizes = {name: len(name.encode()) + len(closed) for name, closed in stored.items()}
+    sizes.update({name: len(name.encode()) + len(data) + SEALED_EXTRA for name, data in put.items()})
+    return sizes
