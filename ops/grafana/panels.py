@@ -124,7 +124,7 @@ ROWS = (
                (total("evictions_total", "tier"), "{{tier}} tier"))),
         Panel("Replication", "Bytes that a replica has yet to copy.", "bytes",
               ((f"{redis('master_repl_offset')} - on (job, instance) group_right () "
-                f"{redis('connected_slave_offset_bytes')}", "{{slave_ip}}"),)),
+                f"{redis('connected_slave_offset_bytes')}", "{{slave_ip}}:{{slave_port}}"),)),
         Panel("Roles", "Which server is the primary: it has replicas.", "short",
               ((redis("connected_slaves"), "{{instance}}"),)),
     )),
