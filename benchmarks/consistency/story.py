@@ -106,7 +106,8 @@ class Story:
         """What happened to the process meanwhile, in its own words; times are from `start` on."""
         told = []
         for event in self._events:
-            if since < event["at"] < until and event["what"] in TELLING:
+            tells = event["what"] in TELLING and event.get("kept_until", True)  # not each vain attempt
+            if since < event["at"] < until and tells:
                 more = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("what", "at"))
                 told.append(f"{event['what']} {more}".rstrip() + f" at {event['at'] - start:.4f}")
         return "; ".join(told) or "nothing"

@@ -10,7 +10,8 @@ A read that began at time t must give the version of every change
            before the cache reads its clock, and `told` after the server answered;
   live     of any process that was told before a heartbeat was sent which was answered before t: what is pushed arrives
            before the answer. No time is in it, so a busy machine changes nothing;
-  refused  of any process, t > returned + max_staleness, while a server that answers reads refuses all writes;
+  refused  of any process, t > returned + max_staleness, if it ended while a server that answers reads refused all
+           writes: from then on one that has not heard may ask before whoever has to tell it does;
   strong   of any process, t > told, by a worker whose cache is consistency="strong".
 A tag that was made of a result ends what was made of the row before the change, and nothing older: that is another
 change's to end. For such a change read "not the version before it" instead of "at least its version".
@@ -159,7 +160,7 @@ class _Court:
     def _hear_refused(self, read: Read, story: Story) -> None:
         for change in self._refused.get(read.record, ()):
             late = read.began - change.returned - self._max_staleness
-            if late > 0 and change.refused is not None and read.began < change.refused and change.unseen_by(read):
+            if late > 0 and change.refused is not None and read.ended < change.refused and change.unseen_by(read):
                 self._violate("refused", read, change, story, late)
                 return
 
