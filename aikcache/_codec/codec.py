@@ -52,6 +52,16 @@ _NOTHING_KNOWN: Final = (None, Any, object, inspect.Parameter.empty)
 _NO_KNOWLEDGE: Final = Table(None)
 
 
+class QuickSteps(NamedTuple):
+    """The steps of `Codec.decode` for short JSON."""
+
+    parse: Callable[[bytes], object]
+    plain: frozenset[type]
+    """Types of which anything is a value."""
+    conforming: Callable[[object], object]
+    """For all other types: gives the value, or raises `DecodeError`."""
+
+
 class Encoded(NamedTuple):
     """What became of a value."""
 
@@ -187,10 +197,9 @@ class Codec:
             raise DecodeError("what was put under this key by hand is not of the type expected.")
         return value
 
-    def quick(self) -> tuple[Callable[[bytes], object], frozenset[type], Callable[[object], object]]:
-        """`decode`'s steps for JSON of at most MAX_CONTAINERS bytes, for loops: how to parse it, the types of which
-        anything is a value, and a look at all else, which raises `DecodeError`."""
-        return self._loads, self._plain, self._conforming
+    def quick(self) -> QuickSteps:
+        """`decode` for JSON of at most MAX_CONTAINERS bytes, for loops."""
+        return QuickSteps(self._loads, self._plain, self._conforming)
 
     def _conforming(self, value: object) -> object:
         if self._conforms(value, True):

@@ -65,7 +65,7 @@ class OneServer:
         self.connections = connections
         self.checked = connections.sentinels is not None
         self.check = connections.check_heartbeat
-        self._probe = remote.probe
+        self._probe = remote.commands.probe
 
     @property
     def heartbeat(self) -> Command:

@@ -104,7 +104,7 @@ class _PrimaryChannel:
 
     def probe(self, number: int) -> Command | None:
         tag = self.channels.cluster.tag_on(self.address, number)
-        return None if tag is None else self.channels.remote.probe(tag)
+        return None if tag is None else self.channels.remote.commands.probe(tag)
 
     def fast_heartbeat(self) -> bool:
         """Whether what this node sees is about to change."""

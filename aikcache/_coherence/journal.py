@@ -147,7 +147,7 @@ def _take(name: str, *, must: bool) -> int | None:
         fd = os.open(name, _FLAGS, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP or not must:
-            _refuse(name, "a symbolic link or cannot be opened", must)
+            _refuse(name, "a symbolic link or cannot be opened", must=must)
             return None
         raise
     try:
@@ -162,7 +162,7 @@ def _take(name: str, *, must: bool) -> int | None:
         raise
     if why is not None:
         os.close(fd)
-        _refuse(name, why, must)
+        _refuse(name, why, must=must)
         return None
     return fd
 
@@ -185,7 +185,7 @@ def _unfit(fd: int) -> str | None:
     return None
 
 
-def _refuse(name: str, why: str, must: bool) -> None:
+def _refuse(name: str, why: str, *, must: bool) -> None:
     if must:
         raise ConfigError(
             f"journal must be a file that this process writes alone, and {name!r} is {why}. Give another path."

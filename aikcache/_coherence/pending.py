@@ -225,15 +225,15 @@ class PendingInvalidations:
         again = Invalidation()
         self.servers_met += new.replaces  # before `_coherence/recent` is read: see `sent`
         if self._distrusts:
-            commands.append(self._remote.claim(run.id, DISTRUST_MS))
+            commands.append(self._remote.commands.claim(run.id, DISTRUST_MS))
         elif run.uptime < JUST_STARTED:
-            commands.append(self._remote.claim(run.id))
+            commands.append(self._remote.commands.claim(run.id))
         if new.replaces:
             names = self._recent.names() | dict.fromkeys(list(self._unconfirmed))
             if self._replicas and names:
                 self._add_unconfirmed(names)
             again = joined(list(names))
-            commands += self._remote.ending(again.groups, again.keys)
+            commands += self._remote.commands.invalidations(again.groups, again.keys)
             for glob in again.globs:  # a sweep takes long: it goes with what is pending, before anything is read
                 self._add(("globs", glob))
         replies = new.ask(commands) if commands else []

@@ -114,7 +114,9 @@ class CachedCall:
             elif self.policy.strong:
                 if engine.strong_path:
                     late = self._tags is not None
-                    seen = engine.strong_path.one(key, self.region, self._filled(args, kwargs)[0], late, self.policy)
+                    seen = engine.strong_path.one(
+                        key, self.region, self._filled(args, kwargs)[0], self.policy, late=late
+                    )
                     if type(seen) is not FastPathMiss:
                         return seen
             elif engine.fast_path and local_key is not None:

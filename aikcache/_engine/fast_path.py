@@ -34,8 +34,13 @@ from aikcache._remote.stamps import digest
 from aikcache._remote.store import Read
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 
-Base = tuple[int, bytes, bytes]
-"""The stamps' epoch, the stamps of a region's groups joined, and their digest."""
+
+class Base(NamedTuple):
+    """The stamps of a region's groups."""
+
+    epoch: int
+    joined: bytes
+    digest: bytes
 
 
 class FastPathMiss(NamedTuple):
@@ -48,6 +53,17 @@ class FastPathMiss(NamedTuple):
     first: Read | Exception | None = None
     looked: bool = True
     """Whether the local tier was found to have nothing under the key."""
+
+
+class Answer(NamedTuple):
+    """What Redis answered, and the stamps that it is judged by."""
+
+    base: Base
+    began: float
+    """As of when those stamps are known to be current."""
+    names: list[bytes]
+    values: tuple[list[bytes | None], list[int]]
+    """And how many milliseconds they will live."""
 
 
 NOTHING = FastPathMiss()
@@ -147,7 +163,7 @@ class FastPath:
 
     def _ask(
         self, command: str, keys: Sequence[str], region: Region, asked: float, timed: bool
-    ) -> tuple[Base, float, list[bytes], tuple[list[bytes | None], list[int]]] | FastPathMiss:
+    ) -> Answer | FastPathMiss:
         """The stamps held for a region, since when they count, names, and what Redis answers; or why it does not."""
         started = None
         try:
@@ -159,10 +175,10 @@ class FastPath:
             if self._events.timed:
                 started = self._clock()
             if spans.active is None:
-                answer = self._shared.remote.fast_read(names, timed)
+                answer = self._shared.remote.fast_read(names, timed=timed)
             else:
                 with spans.active.exchange(command, len(names)):
-                    answer = self._shared.remote.fast_read(names, timed)
+                    answer = self._shared.remote.fast_read(names, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
             let_out(error)
             if started is not None:
@@ -172,7 +188,7 @@ class FastPath:
             return NOTHING
         if started is not None:
             self._events.add(command, region.name, self._clock() - started, None)
-        return base, began, names, answer
+        return Answer(base, began, names, answer)
 
     def _base(self, region: Region, now: float) -> Base | None:
         """None: not all stamps of a region's groups are held here."""
@@ -187,7 +203,7 @@ class FastPath:
             if None in known:
                 return None
             joined = b"".join(known)  # type: ignore[arg-type]
-            base = self._bases[region.name] = epoch, joined, digest(joined)
+            base = self._bases[region.name] = Base(epoch, joined, digest(joined))
         return base
 
     def _judge(self, key: str, name: bytes, region: Region, data: bytes, base: Base, timed: bool) -> Frame | None:

@@ -40,7 +40,7 @@ def check(engine: Engine) -> Health:
             ok, server = False, str(error)
         if ok and engine.trust.refused is not None:
             ok, server = False, engine.trust.refused
-        problems += _of_the_way(engine, ok, server, latency)
+        problems += _of_the_way(engine, server, latency, ok=ok)
         if latency is not None:
             problems += [problem for pool in engine.remote.connections.servers() for problem in _of_server(pool)]
     remote, recovery = engine.remote, engine.recovery
@@ -57,7 +57,7 @@ def check(engine: Engine) -> Health:
     )
 
 
-def _of_the_way(engine: Engine, ok: bool, server: str, latency: float | None) -> Iterator[Problem]:
+def _of_the_way(engine: Engine, server: str, latency: float | None, *, ok: bool) -> Iterator[Problem]:
     assert engine.remote is not None
     breaker, timeout = engine.remote.connections.breaker, engine.config.timeout
     if breaker.is_open:

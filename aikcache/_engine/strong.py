@@ -36,7 +36,7 @@ class StrongPath:
         self._shared = shared
         self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
 
-    def one(self, key: str, region: Region, tags: tuple[str, ...], late: bool, policy: Policy) -> Any:
+    def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, late: bool) -> Any:
         """The value under a key, or `FastPathMiss`. `tags`: those known before; `late`: its result may name more."""
         if policy.ages:  # what has aged takes part in its renewal, which is not done here
             return NOTHING

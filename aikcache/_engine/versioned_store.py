@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from aikcache._codec.frame import Frame, Framer
 from aikcache._concurrency.reporter import RateLimitedReporter
@@ -19,11 +20,21 @@ from aikcache._keys.patterns import ANY_TAG, EVERYTHING, tag_group
 from aikcache._local.entry import EncodedValue
 from aikcache._redis.reply import TooLargeError
 from aikcache._redis.trust import Trust
+from aikcache._remote.commands import DAY_MS
 from aikcache._remote.leases import Leases
 from aikcache._remote.stamps import Stamps
-from aikcache._remote.store import DAY_MS, Busy, Life, Read, RedisStore
+from aikcache._remote.store import Busy, Life, Read, RedisStore
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import DecodeError, InvalidKeyError
+
+
+class Standing(NamedTuple):
+    """How the stamps that are held here stand."""
+
+    epoch: int
+    server_generation: int
+    current_at: float
+    """As of when they are known to be current."""
 
 
 class VersionedStore:
@@ -111,9 +122,9 @@ class VersionedStore:
             self._remove_huge(attempts, groups, error)
             return self.remote.read(keys, groups, probing=probing)
 
-    def _standing(self) -> tuple[int, int, float]:
-        """The epoch and server generation of the stamps, and as of when those held here are known to be current."""
-        return self.stamps.epoch, self.stamps.server_generation, self.stamps.trusted_until - self._max_staleness
+    def _standing(self) -> Standing:
+        stamps = self.stamps
+        return Standing(stamps.epoch, stamps.server_generation, stamps.trusted_until - self._max_staleness)
 
     def _remove_huge(self, attempts: Sequence[Attempt], groups: Sequence[str], error: TooLargeError) -> None:
         """A reply was given up: remove what is too large to be ours, so that the question can be asked again."""

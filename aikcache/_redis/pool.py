@@ -296,29 +296,23 @@ class Pool:
         self.events.moved(at_once=switched)
 
     def parts(self) -> Iterator[Pool]:
-        """The servers that hold a part of the data each: this one holds all."""
         yield self
 
     def servers(self) -> Sequence[Pool]:
-        """The servers that are known, without a question."""
         return (self,)
 
     @property
     def informed(self) -> bool:
-        """Whether the server told of itself (`INFO`) when it was last connected to."""
         return self._identity.informed
 
     @property
     def run_id(self) -> str | None:
-        """The run of the server that was met last."""
         return self._identity.run_id
 
     def tags(self) -> Sequence[str]:
-        """What a name begins with to be on each server: here there is one."""
         return ("",)
 
     def tags_beside(self, names: Sequence[str]) -> Sequence[str]:
-        """What a name begins with to be on each server that has one of `names`."""
         return ("",)
 
     def begin_generation(self) -> None:
@@ -349,7 +343,7 @@ class Pool:
     def close(self) -> None:
         self._closed = True
         self.drop_kept()
-        for link in list(self._connecting):  # nobody need wait for its first words: another may have its place
+        for link in list(self._connecting):  # nobody need wait for its handshake: another may have its place
             link.interrupt()
         if self.sentinels is not None:
             self.sentinels.close()

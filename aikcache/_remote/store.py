@@ -6,18 +6,18 @@ Every method blocks for one exchange and raises `RemoteError`; what to do withou
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from aikcache._codec.frame import MAX_EXTRA
 from aikcache._keys.keyspace import Keyspace
-from aikcache._keys.patterns import ANY_TAG, EVERYTHING
+from aikcache._keys.patterns import ANY_TAG
 from aikcache._redis.failures import LostReplyError
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import Server, Transport
 from aikcache._remote import scripts
+from aikcache._remote.commands import STAMP_BYTES, Commands, call, fresh_stamp
 from aikcache._remote.observed import Report, round_trip
 from aikcache._remote.replies import NAME, NOT_ASKED, NUMBER, VALUE, are, are_like, granted
 from aikcache._remote.replies import NO_VALUE as NO_VALUE
@@ -25,20 +25,13 @@ from aikcache._remote.replies import Busy as Busy
 from aikcache._remote.replies import Life as Life
 from aikcache._remote.replies import Read as Read
 from aikcache._remote.replies import Stamp as Stamp
-from aikcache._remote.scripts import CLAIM, Script
+from aikcache._remote.scripts import Script
 from aikcache._remote.stamps import Stamps
 from aikcache.errors import RemoteUnavailableError
 
 T = TypeVar("T")
-CLAIM_MS = 3_600_000
-"""How long it is known that a server's start was seen: longer than it counts as just started."""
-STAMP_BYTES = 8
 LEAST = 0.01
 """Seconds for a second try, however long the first took."""
-HEARD_MS = 1000
-"""How long the mark stays that replicas are to acknowledge."""
-DAY_MS = 86_400_000
-"""How long a stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
 _GET, _PTTL = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n", b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 
@@ -47,22 +40,23 @@ def pack_names(names: Iterable[str]) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, names)])
 
 
-def fresh_stamp() -> bytes:
-    return os.urandom(STAMP_BYTES)
-
-
 class RedisStore:
     """Redis, as a cache sees it."""
 
-    __slots__ = ("connections", "report", "space", "stamps", "sweeps", "writer")
+    __slots__ = ("commands", "connections", "report", "space", "stamps", "sweeps")
 
     def __init__(self, connections: Transport, space: Keyspace, stamps: Stamps, report: Report | None = None) -> None:
         self.connections = connections
         self.report = report  # is told of each round trip
         self.space = space
-        self.stamps = stamps  # told what is written, so that its echo is known
+        self.stamps = stamps
+        self.commands = Commands(space, stamps)
         self.sweeps = 0  # that are running
-        self.writer = os.urandom(6).hex()  # this process's name in marks
+
+    @property
+    def writer(self) -> str:
+        """This process's name in marks."""
+        return self.commands.writer
 
     # Values and stamps
 
@@ -87,7 +81,7 @@ class RedisStore:
             raise self._unexpected()
         return [Read(data, pttl, []) for data, pttl in zip(values, pttls, strict=True)], stamps
 
-    def fast_read(self, names: Sequence[bytes], timed: bool) -> tuple[list[bytes | None], list[int]] | None:
+    def fast_read(self, names: Sequence[bytes], *, timed: bool) -> tuple[list[bytes | None], list[int]] | None:
         """Values, and if `timed` how long they will live, by the shortest way there is; None: that way is not open."""
         connections = self.connections
         if len(names) == 1:
@@ -143,8 +137,8 @@ class RedisStore:
     def drop_huge(self, keys: Sequence[str], groups: Sequence[str]) -> bool:
         """Remove what is too large to be a value or a stamp of ours. Whether there was any."""
         config = self.connections.config
-        calls = [_call(scripts.DROP, (key,), config.max_value_bytes + MAX_EXTRA) for key in keys]
-        calls += [_call(scripts.DROP, (self.space.stamp(group),), STAMP_BYTES + 1) for group in groups]
+        calls = [call(scripts.DROP, (key,), config.max_value_bytes + MAX_EXTRA) for key in keys]
+        calls += [call(scripts.DROP, (self.space.stamp(group),), STAMP_BYTES + 1) for group in groups]
         return any(self._ask(calls))
 
     @round_trip("lease", keyed=False)
@@ -161,7 +155,7 @@ class RedisStore:
         made = [fresh_stamp() for _ in groups]
         for (group, life), stamp in zip(groups.items(), made, strict=True):
             self.stamps.expect(group, stamp)
-            commands.append(_call(scripts.STAMP, (self.space.stamp(group),), stamp, str(life.least), str(life.given)))
+            commands.append(call(scripts.STAMP, (self.space.stamp(group),), stamp, str(life.least), str(life.given)))
         found: list[Stamp] = []
         last = -1 if groups and next(reversed(groups)) == ANY_TAG else len(commands)
         replies = self._ask_in_order(commands[:last], commands[last:], within)
@@ -177,8 +171,8 @@ class RedisStore:
     @round_trip("store")
     def put(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         """`store`, and let all processes hear that the old value was invalidated."""
-        marks = [command for key, *_ in items for command in self._mark(self.space.mark(key, self.writer))]
-        replies = self._ask([*(self._store_call(*item) for item in items), *marks])
+        marks = [command for key, *_ in items for command in self.commands.mark_key(key)]
+        replies = self._ask([*(self.commands.store(*item) for item in items), *marks])
         return [bool(reply) for reply in replies[: len(items)]]
 
     # Leases
@@ -200,7 +194,7 @@ class RedisStore:
         for key, token, digest, seen in wanted:
             keys, tail = (key, self.space.lease(key)), seen[-scripts.TAIL :]
             how = "1" if insist else "0", self.connections.config.max_value_bytes + MAX_EXTRA
-            calls.append(_call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, *how))
+            calls.append(call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, *how))
         if unlink:
             calls.append(("UNLINK", *(key for key, *_ in wanted)))
         replies = self._ask(calls)
@@ -212,15 +206,12 @@ class RedisStore:
     @round_trip("store")
     def store(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         """Store each (key, token, frame, milliseconds) whose lease is still its token's."""
-        return [bool(reply) for reply in self._ask([self._store_call(*item) for item in items])]
-
-    def _store_call(self, key: str, token: bytes, frame: bytes, keep_ms: int) -> Command:
-        return _call(scripts.STORE, (key, self.space.lease(key)), token, frame, keep_ms)
+        return [bool(reply) for reply in self._ask([self.commands.store(*item) for item in items])]
 
     @round_trip("lease")
     def hold(self, items: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
         """Extend leases by `lease_ms`, or give them up (0)."""
-        self._ask([_call(scripts.HOLD, (self.space.lease(key),), token, lease_ms) for key, token in items])
+        self._ask([call(scripts.HOLD, (self.space.lease(key),), token, lease_ms) for key, token in items])
 
     # Invalidation
 
@@ -230,7 +221,7 @@ class RedisStore:
         self._anew(lambda within: self._end(groups, keys, within))
 
     def _end(self, groups: Sequence[str], keys: Sequence[str], within: float) -> None:
-        commands = self.ending(groups, keys)
+        commands = self.commands.invalidations(groups, keys)
         first = 1 if ANY_TAG in groups else 0
         try:
             self._ask_in_order(commands[:first], commands[first:], within)
@@ -248,35 +239,14 @@ class RedisStore:
 
         Writes are replicated in their order, so a replica that has the mark written here has all that was before it.
         """
-        marks: list[Command] = []
-        for tag in self.connections.tags():
-            marks.append(("SET", f"{self.space.namespace_prefix}!heard:{tag}{self.writer}", "1", "PX", str(HEARD_MS)))
+        marks = [self.commands.heard(tag) for tag in self.connections.tags()]
         heard = self._ask([*marks, ("WAIT", str(replicas), str(max(int(within * 1000), 1)))])[-1]
         return type(heard) is int and heard >= replicas
-
-    def ending(self, groups: Sequence[str], keys: Sequence[str]) -> list[Command]:
-        """The commands that end groups (a fresh stamp each) and keys (with their leases).
-
-        The stamp of any tag comes first: a load reads it last, so whoever finds a tag's new stamp finds that one, too.
-        A lease goes before its key, where they cannot go at once: what it allows to store is then unlinked after it.
-        """
-        commands: list[Command] = []
-        for group in sorted(groups, key=lambda group: group != ANY_TAG):
-            stamp = fresh_stamp()
-            self.stamps.expect(group, stamp)
-            commands.append(("SET", self.space.stamp(group), stamp, "PX", str(DAY_MS)))
-        for key in keys:
-            commands += [("UNLINK", self.space.lease(key), key), *self._mark(self.space.mark(key, self.writer))]
-        return commands
-
-    def _mark(self, name: str) -> list[Command]:
-        """A name that is pushed, and leaves nothing behind that could expire and be pushed again."""
-        return [("SET", name, "1"), ("UNLINK", name)]
 
     @round_trip("invalidate", keyed=False)
     def mark_globs(self, globs: Sequence[str]) -> None:
         """Local tiers everywhere drop what matches one of them."""
-        self._ask([command for glob in globs for command in self._mark(self.space.glob_mark(glob, self.writer))])
+        self._ask([command for glob in globs for command in self.commands.mark_glob(glob)])
 
     def parts(self) -> Iterator[Server]:
         """The servers to scan, one by one."""
@@ -298,29 +268,11 @@ class RedisStore:
         removed = self._ask([("UNLINK", *names)])[0]
         return removed if type(removed) is int else 0
 
-    def claim(self, run: str, keep_ms: int = CLAIM_MS) -> Command:
-        """Invalidate all that a server holds from before its run, once for each run, whoever comes first."""
-        stamp = self.space.stamp(EVERYTHING)
-        return (
-            "EVAL",
-            CLAIM.text,
-            "2",
-            stamp,
-            f"{self.space.namespace_prefix}!run:{{{stamp}}}:{run}",
-            fresh_stamp(),
-            str(keep_ms),
-            str(DAY_MS),
-        )
-
-    def probe(self, tag: str = "") -> Command:
-        """A write that changes nothing, is replicated and pushed to nobody, and is refused when any other would be."""
-        return ("SET", f"{self.space.namespace_prefix}!probe:{tag}", "1", "XX")
-
     def _probes(self, keys: Sequence[str], groups: Sequence[str]) -> list[Command]:
         names = [*keys, *map(self.space.stamp, groups)]
         if any(group.startswith("#") for group in groups):  # a tag's invalidation writes this one first
             names.append(self.space.stamp(ANY_TAG))
-        return [self.probe(tag) for tag in self.connections.tags_beside(names)]
+        return [self.commands.probe(tag) for tag in self.connections.tags_beside(names)]
 
     @round_trip("ping", keyed=False)
     def ping(self) -> None:
@@ -329,10 +281,10 @@ class RedisStore:
 
     def call(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int, within: float) -> Any:
         """Run a script whose keys are in one slot, for who keeps something here beside values."""
-        return self._ask([_call(script, tuple(keys), *arguments)], within)[0]
+        return self._ask([call(script, tuple(keys), *arguments)], within)[0]
 
     def after_fork(self) -> None:
-        self.writer = os.urandom(6).hex()
+        self.commands.rename()
         self.connections.forget()
 
     def _anew(self, work: Callable[[float], T]) -> T:
@@ -383,8 +335,3 @@ def _unrefused(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
             replies[i] = None  # a foreign thing at our key is no value of ours; the next load overwrites it
     return replies
-
-
-def _call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:
-    words = (str(word) if isinstance(word, int) else word for word in arguments)
-    return ("EVALSHA", script.sha, str(len(keys)), *keys, *words)

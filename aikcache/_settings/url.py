@@ -156,7 +156,13 @@ def _form(scheme: str) -> str:
     return f"{scheme}://{login}host:port/database"
 
 
-def _split(rest: str) -> tuple[str, str, str]:
+class _Parts(NamedTuple):
+    netloc: str
+    path: str
+    query: str
+
+
+def _split(rest: str) -> _Parts:
     """Hosts with login, path, and query of what follows the scheme, as `urlsplit` would give them.
 
     `urlsplit` itself takes the hosts for one, and since CVE-2025-0938 was mended it refuses a list with an IPv6 address
@@ -165,7 +171,7 @@ def _split(rest: str) -> tuple[str, str, str]:
     rest = rest.rstrip().translate({ord(char): None for char in "\t\r\n"}).partition("#")[0]
     rest, _, query = rest.partition("?")
     netloc, slash, path = rest.partition("/")
-    return netloc, slash + path, query
+    return _Parts(netloc, slash + path, query)
 
 
 def _login(text: str) -> tuple[str | None, str | None]:

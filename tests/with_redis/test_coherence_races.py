@@ -19,6 +19,7 @@ from aikcache._engine import invalidation
 from aikcache._engine.invalidation import InvalidationListener
 from aikcache._local.tier import LocalTier
 from aikcache._redis.reply import Command
+from aikcache._remote.commands import Commands
 from aikcache._remote.stamps import Stamps
 from aikcache._remote.store import RedisStore
 from aikcache.testing import wait_until
@@ -585,17 +586,17 @@ def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_ag
         WAYS[way](there)
 
     if rule == "taken out":
-        ending = RedisStore.ending
+        invalidations = Commands.invalidations
         first: list[list[Command]] = []
 
-        def the_same(remote: RedisStore, *args: Any) -> list[Command]:
-            if remote is not here.engine.remote:
-                return ending(remote, *args)
+        def the_same(commands: Commands, *args: Any) -> list[Command]:
+            if here.engine.remote is None or commands is not here.engine.remote.commands:
+                return invalidations(commands, *args)
             if not first:
-                first.append(ending(remote, *args))
+                first.append(invalidations(commands, *args))
             return first[0]
 
-        monkeypatch.setattr(RedisStore, "ending", the_same)
+        monkeypatch.setattr(Commands, "invalidations", the_same)
     lose_a_reply(monkeypatch, here, meanwhile)
     WAYS[way](here)
     assert source.value == NEW
@@ -649,7 +650,7 @@ def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
 
     def put(self: RedisStore, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         sets: list[Command] = [("SET", key, frame, "PX", str(keep_ms)) for key, _, frame, keep_ms in items]
-        self._ask([*sets, *(mark for key, *_ in items for mark in self._mark(self.space.mark(key, self.writer)))])
+        self._ask([*sets, *(mark for key, *_ in items for mark in self.commands.mark_key(key))])
         return [True] * len(items)
 
     patch.setattr(RedisStore, "put", put)

@@ -293,7 +293,7 @@ def test_the_write_of_a_heartbeat_changes_nothing(own_server: Server, instance: 
         Listener(own_server, instance) as listener,
     ):
         connect(cache)
-        probe = cache.engine.remote.probe()  # type: ignore[union-attr]
+        probe = cache.engine.remote.commands.probe()  # type: ignore[union-attr]
         listener.pushes()
         before = client.dbsize(), client.info()["rdb_changes_since_last_save"], client.info()["master_repl_offset"]
         for _ in range(100):

@@ -21,18 +21,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from math import inf
 from typing import Any
 
 from aikcache._concurrency.circuit_breaker import Breaker, unobserved
 from aikcache._concurrency.shared import items
-from aikcache._redis.cluster import exchange as _routed
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.exchange import Exchange
+from aikcache._redis.cluster.layout import layout_of
 from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
@@ -152,65 +151,30 @@ class Cluster:
 
         (A key moves from one primary to another; in two rounds, every first primary comes before every second one.)
         """
-        before = self._layout()
-        for address in sorted(before):
+        before = layout_of(self)
+        for address in sorted(before.said):
             yield self.node(address)
-        after = self._layout()
-        if before != after or _on_its_way(after):
-            for address in sorted(before.keys() | after.keys()):
+        after = layout_of(self)
+        if before.said != after.said or after.is_moving:
+            for address in sorted(before.said.keys() | after.said.keys()):
                 yield self.node(address)
 
     def tags(self) -> Sequence[str]:
         """What a name begins with to be on each primary: a hash tag in one of its slots."""
-        owners = self.known(time.monotonic() + self.config.timeout).owners
-        left = set(owners.values())
-        found: list[str] = []
-        for number in range(_slots.SLOTS):
-            if not left:
-                break
-            tag = f"{{{number}}}"
-            owner = owners.get(_slots.slot_of(tag))
-            if owner in left:
-                left.discard(owner)
-                found.append(tag)
-        return found
+        return _slots.tag_of_each(self._owners())
 
     def tags_beside(self, names: Sequence[str]) -> Sequence[str]:
         """What a name begins with to be on each primary that has one of `names`."""
-        owners = self.known(time.monotonic() + self.config.timeout).owners
+        owners = self._owners()
         return list({owners.get(_slots.slot_of(name)): f"{{{name}}}" for name in names}.values())
 
     def tag_on(self, address: Address, number: int) -> str | None:
         """The hash tag of this number, from 0 on, of those in slots of a primary; None: it is known to own none."""
         topology = self.topology
-        if topology is None or address not in topology.owners.values():
-            return None
-        tags = (
-            tag for n in range(8 * _slots.SLOTS) if topology.owners.get(_slots.slot_of(tag := f"{{{n}}}")) == address
-        )
-        return next(islice(tags, number % 16, None), None)
+        return None if topology is None else _slots.tag_on(topology.owners, address, number % 16)
 
-    def _layout(self) -> dict[Address, str]:
-        """What each primary says it owns, in which epoch, and what is on its way from it or to it. May raise.
-
-        Asked of the primaries that are known, all at once. When they do not own all slots, or one is on its way, there
-        may be primaries that are not known: the map is asked for, and they are asked again.
-        """
-        deadline = time.monotonic() + self.config.timeout
-        layout, owned = self._ask_layout(deadline)
-        if owned < _slots.SLOTS or _on_its_way(layout):
-            self.refresh(deadline, anew=True)
-            layout, owned = self._ask_layout(deadline)
-        return layout
-
-    def _ask_layout(self, deadline: float) -> tuple[dict[Address, str], int]:
-        asked = [(address, self._scout(address)) for address in sorted(self.known(deadline).primaries)]
-        replies = _routed.ask_all([node for _, node in asked], [("CLUSTER", "NODES")], deadline)
-        layout, owned = {}, 0
-        for (address, _), (reply,) in zip(asked, replies, strict=True):
-            layout[address], slots = _slots.own_slots(reply)
-            owned += slots
-        return layout, owned
+    def _owners(self) -> Mapping[int, Address]:
+        return self.known(time.monotonic() + self.config.timeout).owners
 
     # The map
 
@@ -308,13 +272,13 @@ class Cluster:
 
     def view(self, address: Address) -> Topology:
         """The cluster as one node sees it. Raises `RemoteError`."""
-        info, shards = self._scout(address).exchange(QUESTION)
+        info, shards = self.scout(address).exchange(QUESTION)
         view = _slots.topology(info, shards, address, tls=self._where.tls)
         if not view.owners:
             raise RemoteUnavailableError("the node knows no owner of any slot.")
         return view
 
-    def _scout(self, address: Address) -> Pool:
+    def scout(self, address: Address) -> Pool:
         """Connections that ask for the map alone, of a node that need not be greeted for it."""
         with self._lock:
             if address not in self._scouts:
@@ -382,7 +346,3 @@ class Cluster:
             nodes = [*self._nodes.values(), *self._scouts.values()]
         for node in nodes:
             node.close()
-
-
-def _on_its_way(layout: dict[Address, str]) -> bool:
-    return any("[" in slots for slots in layout.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from aikcache._concurrency import foreign
@@ -44,6 +45,29 @@ def slot_of_command(command: Command) -> int | None:
     if name in ("EVALSHA", "EVAL"):
         return slot_of(command[3])
     return slot_of(command[1]) if len(command) > 1 and name != "WAIT" else None
+
+
+def tag_of_each(owners: Mapping[int, Address]) -> Sequence[str]:
+    """For each owner a hash tag, such as `{17}`, in one of its slots."""
+    left = set(owners.values())
+    found: list[str] = []
+    for number in range(SLOTS):
+        if not left:
+            break
+        tag = f"{{{number}}}"
+        owner = owners.get(slot_of(tag))
+        if owner in left:
+            left.discard(owner)
+            found.append(tag)
+    return found
+
+
+def tag_on(owners: Mapping[int, Address], address: Address, number: int) -> str | None:
+    """The hash tag of this number, from 0 on, of those in slots of an owner; None: it owns none."""
+    if address not in owners.values():
+        return None
+    tags = (tag for n in range(8 * SLOTS) if owners.get(slot_of(tag := f"{{{n}}}")) == address)
+    return next(islice(tags, number, None), None)
 
 
 class Redirection(NamedTuple):

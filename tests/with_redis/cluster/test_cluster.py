@@ -398,7 +398,7 @@ def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None
     """In an invalidation's commands, for where they are not carried out at once: else a load could store between."""
     remote = open_met(spec).cache.engine.remote
     assert remote is not None
-    (unlink, *_) = remote.ending((), ("aik:v1:a:b:c",))
+    (unlink, *_) = remote.commands.invalidations((), ("aik:v1:a:b:c",))
     assert unlink == ("UNLINK", remote.space.lease("aik:v1:a:b:c"), "aik:v1:a:b:c")
 
 

@@ -293,7 +293,7 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     assert get(name) == name
     cluster, address = cache.engine.remote.connections, ("127.0.0.1", first.port or 0)  # type: ignore[union-attr]
     assert isinstance(cluster, Cluster)
-    node, scout = cluster.node(address), cluster._scout(address)
+    node, scout = cluster.node(address), cluster.scout(address)
     first.pause()
     for connections in (node, scout):
         connections.drop_kept()
