@@ -28,6 +28,7 @@ forged = {
     "set": (Codec(), TAGGED, ('{"!S":[%s]}' % ",".join(ints)).encode()),
     "dict": (Codec(), TAGGED, ('{"!d":[%s]}' % ",".join(each + ",0" for each in ints)).encode()),
     "typed": (Codec(set[UUID]), TYPED, msgspec.msgpack.encode([str(UUID(int=M * n)) for n in range(1, 40_000)])),
+    "packed": (Codec(list[list[int]]), TYPED, msgspec.msgpack.encode([[]] * 300_000)),
     "containers": (Codec(), TAGGED, b'{"!t":[' + b",".join([b"[]"] * 2_000_000) + b"]}"),
 }
 codec, kind, payload = forged[sys.argv[1]]
@@ -38,7 +39,7 @@ except DecodeError:
 """
 
 
-@pytest.mark.parametrize("what", ["set", "dict", "typed", "containers"])
+@pytest.mark.parametrize("what", ["set", "dict", "typed", "packed", "containers"])
 def test_a_forged_payload_costs_no_more_than_it_is_long(what: str) -> None:
     """Hashes that are all the same and containers without number are refused, where they would take minutes or GBs."""
     done = subprocess.run([sys.executable, "-c", FORGED, what], capture_output=True, text=True, timeout=60, check=False)

@@ -417,6 +417,12 @@ def test_what_inflates_too_much_is_neither_written_nor_read() -> None:
     assert len(packed) < 2000
     with pytest.raises(DecodeError, match="inflates to 3145728 bytes, from"):
         Framer().unpack(KEY, with_payload(packed))
+    kept: dict[str, Any] = {"tags": (), "keep_ms": 300_000}
+    first = pack(Framer(), b"abcdefgh" * 400, **kept)
+    alike = Framer().alike(first)  # as batches read
+    assert alike is not None
+    assert alike(KEY.encode(), first) == b"abcdefgh" * 400
+    assert alike(KEY.encode(), resum(first[: 57 + len(KEY)] + packed + bytes(4))) is None
     for size in (2**20, 3 * 2**20):
         data = pack(Framer(), bytes(size))
         assert (len(data) > size) == (size > 2**20)

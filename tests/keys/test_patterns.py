@@ -177,7 +177,7 @@ class Resource:
 
     @property
     def broken(self) -> int:
-        raise RuntimeError("no")
+        raise RuntimeError("canary")
 
 
 class TestTemplate:
@@ -189,11 +189,12 @@ class TestTemplate:
 
     @pytest.mark.parametrize("text", ["{r.broken}", "{r.nothing}", "{r.names[7]}", "{r[0]}"])
     def test_a_field_that_cannot_be_reached_is_an_invalid_key(self, text: str) -> None:
-        """Whatever reaching raises comes out as `InvalidKeyError`, with its cause."""
+        """Whatever reaching raises comes out as `InvalidKeyError`, which names its type alone, with its cause."""
         template = Template(text, ["r"], "a pattern")
         with pytest.raises(InvalidKeyError, match=f"the field {re.escape(text)} of .* cannot be filled") as caught:
             template.fill({"r": Resource(UUID(int=1), [])}, str)
         assert caught.value.__cause__ is not None
+        assert str(caught.value).endswith(f"cannot be filled: {type(caught.value.__cause__).__name__}")
 
     @pytest.mark.parametrize(
         ("text", "message"),

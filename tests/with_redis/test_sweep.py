@@ -340,14 +340,15 @@ def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monke
     assert there.get("thing:get:box") is None
 
 
-def test_a_pushed_glob_that_is_too_long_is_everything(open_cache: OpenCache, redis_url: str, raw: redis.Redis) -> None:
+@pytest.mark.parametrize("name", ["glob:somebody:" + "*?" * 5000, "stamp:#" + "x" * 20_000], ids=["a glob", "a stamp"])
+def test_a_pushed_name_that_is_too_long_is_everything(name: str, open_cache: OpenCache, raw: redis.Redis) -> None:
     """Nobody here would push one; whoever did, it costs a process its entries and no time."""
     here, there = pair(open_cache)
     there.set("thing:get:box", 1)
     assert there.get("thing:get:box") == 1
     key = there.space.full("thing:get:box")
     assert there.engine.local.peek(key) is not None
-    raw.set(here.space.glob_mark("*?" * 5000, "somebody"), b"1")
+    raw.set(here.space.pushed + name, b"1")
     wait_until(lambda: there.engine.local.peek(key) is None, PATIENCE, "the push")
     hear(there, here)
 
