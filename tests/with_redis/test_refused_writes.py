@@ -146,11 +146,12 @@ def test_no_other_process_serves_what_was_ended_beyond_the_bound(
     refusal.end()
     wait_until(lambda: writer.stats().pending_invalidations == 0, PATIENCE, "the replay")
     wait_until(lambda: reader.stats().coherent and writer.stats().coherent, PATIENCE, "a heartbeat")
-    assert reader.health().ok
+    wait_until(lambda: reader.health().ok, PATIENCE, "its health")
     hear(reader, writer)
     assert read_here() == read_there() == shelf.bind(open_cache())() == {NEW}
 
 
+@pytest.mark.usefixtures("unhurried")  # with another channel it would have to be found out again
 @pytest.mark.parametrize("kind", ["NOREPLICAS"])
 def test_calls_cost_nothing_while_writes_are_refused(
     kind: str, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
@@ -264,6 +265,7 @@ FORGED = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_forged_news_ends_nothing(redis_url: str, instance: str) -> None:
     """Whatever is published there that is no invalidation of this key space is ignored, and the channel stays."""
     shelf = Shelf()
