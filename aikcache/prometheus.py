@@ -3,6 +3,7 @@
     REGISTRY.register(CacheCollector())        # beside your own metrics
     app = metrics_app()                        # or by itself, as text or OpenMetrics
     app = metrics_app(scope="host")            # under several worker processes: whichever answers, the same totals
+    health = health_app(cache)                 # beside it: what `cache.health()` says, as JSON at /health/cache
 
 `scope="process"` reads the memory of this process alone. "host" and "fleet" publish this process's snapshot in Redis
 and read those of all, in a background thread and for `WITHIN` seconds at most. Without an answer only this process's
@@ -11,6 +12,8 @@ gauges are exported: its own counters would look like totals that have fallen.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any, Literal
@@ -19,6 +22,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from aikcache._cache import Cache
 from aikcache._engine import reading as _reading
 from aikcache._engine.families import FAMILIES, TIMINGS, Family, Timing
 from aikcache._engine.fleet import Fleet
@@ -27,7 +31,7 @@ from aikcache._engine.tally import BOUNDS, Histogram, tally_of
 from aikcache._settings.config import check_metrics
 from aikcache.errors import ConfigError
 
-PATH = "/metrics/cache"
+PATH, HEALTH_PATH = "/metrics/cache", "/health/cache"
 WITHIN = 0.8
 """Seconds that a scrape waits for Redis."""
 Scope = Literal["process", "host", "fleet"]
@@ -87,13 +91,37 @@ def metrics_app(
     answer = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        if not path.rstrip("/").endswith(PATH):
+        if not _path(environ).endswith(PATH):
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"Metrics are at {PATH}.\n".encode()]
         return answer(environ, start_response)  # type: ignore[no-any-return]
 
     return app
+
+
+def health_app(cache: Cache) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """A WSGI application that answers `/health/cache` with what `cache.health()` says, as JSON; anything else with 404.
+
+    200 as long as the cache answers calls, also with Redis down (`"status": "degraded"`); 503 once it is closed. It
+    asks the server, as `cache.health()` does, so it may block for `connect_timeout` and `timeout`.
+    """
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not _path(environ).endswith(HEALTH_PATH):
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"Health is at {HEALTH_PATH}.\n".encode()]
+        health = cache.health()
+        told = {"status": health.status, "degraded": health.degraded, **dataclasses.asdict(health)}
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        start_response("200 OK" if health.live and health.ready else "503 Service Unavailable", headers)
+        return [json.dumps(told).encode()]
+
+    return app
+
+
+def _path(environ: dict[str, Any]) -> str:
+    whole: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return whole.rstrip("/")
 
 
 def _family(prefix: str, family: Family, reading: Reading) -> Metric:

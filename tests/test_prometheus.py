@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import re
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from aikcache import Cache, ConfigError
 from aikcache._engine.families import INSTRUMENTS
 from aikcache._engine.tally import MAX_OPERATIONS
-from aikcache.prometheus import CacheCollector, metrics_app
+from aikcache.prometheus import CacheCollector, health_app, metrics_app
 
 _prefixes = itertools.count()
 
@@ -197,3 +198,26 @@ def test_the_table_of_instruments_is_what_is_emitted(prefix: str) -> None:
             assert instrument.unit == "" or instrument.unit in instrument.name
             for sample in metric.samples:
                 assert set(sample.labels) - {"le"} == set(instrument.labels)
+
+
+def test_health_is_answered_beside_the_metrics(prefix: str) -> None:
+    """As JSON: 200 while the cache answers calls, also where its server is down; 503 when closed; 404 elsewhere."""
+
+    def ask(cache: Cache, path: str = "/health/cache") -> tuple[str, str]:
+        environ: dict[str, Any] = {"PATH_INFO": path}
+        setup_testing_defaults(environ)
+        started: list[str] = []
+        body = b"".join(health_app(cache)(environ, lambda status, headers: started.append(status)))
+        return started[0], body.decode()
+
+    with Cache(metrics=prefix) as cache:
+        status, body = ask(cache)
+        assert (status, json.loads(body)["status"]) == ("200 OK", "ok")
+        assert ask(cache, "/health")[0] == "404 Not Found"
+    status, body = ask(cache)
+    assert (status, json.loads(body)["live"]) == ("503 Service Unavailable", False)
+    with Cache("unix:///nowhere/at/all", instance=prefix, metrics=prefix, publish_interval=None) as cache:
+        status, body = ask(cache)
+        told = json.loads(body)
+        assert (status, told["status"], told["ready"]) == ("200 OK", "degraded", True)
+        assert all(problem["cure"] for problem in told["problems"])
