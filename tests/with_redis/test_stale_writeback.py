@@ -384,7 +384,7 @@ def storm(shop: Shop, number: int) -> None:
 
     while ended < TURNS - 1:
         ended = int(client.get(f"db:ended:{NAME}") or "-1")
-        wait_until(heard, PATIENCE, "the push")
+        wait_until(heard, 3 * PATIENCE, "the push")
 
 
 def test_the_race_of_two_loads_is_won_by_the_newer(
