@@ -104,15 +104,12 @@ class Channel:
         self._reporter = reporter
         self._clock = clock
         self._daemon = Daemon(self._run, "aikcache-channel")
+        self.start = self._daemon.start  # at every read from Redis, so without a call in between
         self._wake = Event()  # set: no rest before the next connection
         self._left = False  # the connection is to be given up for a new one
         self._link: Connection | None = None
         self._asked: deque[Callable[[Any], object]] = deque()  # what to do with the replies that are to come
         self._pinged: deque[float] = deque()
-
-    def start(self) -> None:
-        """See to it that the thread runs. Costs nothing when it does."""
-        self._daemon.start()
 
     def forget(self) -> None:
         """After a fork, in the child: the thread is the parent's, and so is the connection.
