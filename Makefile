@@ -10,7 +10,7 @@ demo: $(VENV)/.embedded
 	$(BIN)/python examples/catalog.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder
 
 # What needs no server: soon done, on any Python there is. VENV=.venv-system keeps another one beside the usual.
 pure: $(VENV)/.test
