@@ -1,8 +1,9 @@
 """What becomes of calls while a server fails: threads here read and update, threads of another process read.
 
 Each answer is checked. Here none may be older than an update that has returned; in the other process none may be older
-than one that had returned `max_staleness` before the call. The database is a file that both have in memory: a version
-for each name. Times are CLOCK_MONOTONIC, one clock for all processes of a host.
+than one of which Redis had been told `max_staleness` before the call. While a server refuses to be told, an update
+counts from its return. The database is a file that both have in memory: a version for each name. Times are
+CLOCK_MONOTONIC, one clock for all processes of a host.
 
 The tests judge what comes of it, and `python -m benchmarks.faults` prints it as the table of `docs/faults.md`.
 """
@@ -54,30 +55,44 @@ class Database:
 
 
 class Read(NamedTuple):
-    """A call that began at this moment, and what it gave."""
+    """A call, and what it gave."""
 
     n: int
     version: int
     began: float
+    ended: float
 
 
 class Updates:
-    """When updates of each name returned."""
+    """When updates of each name returned, and when Redis was known to have been told of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, pending: Callable[[], int]) -> None:
         self._returned: list[list[float]] = [[] for _ in range(NAMES)]  # of version 1, 2, …
+        self._told: list[list[float]] = [[] for _ in range(NAMES)]
+        self._pending = pending
+        self._looking = threading.Lock()
 
     def returned(self, n: int) -> None:
         self._returned[n].append(time.monotonic())
+
+    def look(self) -> None:
+        """If nothing is pending, Redis has been told of all that had returned."""
+        with self._looking:
+            counts = [len(returned) for returned in self._returned]
+            if any(count > len(told) for count, told in zip(counts, self._told, strict=True)) and not self._pending():
+                now = time.monotonic()
+                for told, count in zip(self._told, counts, strict=True):
+                    told.extend([now] * (count - len(told)))
 
     def refresh_at(self, n: int, when: float) -> int:
         """The version of the last update that had returned."""
         return bisect_left(self._returned[n], when)
 
-    def age(self, read: Read) -> float:
-        """Since when there had been a newer version than was read; 0: there was none."""
-        returned = self._returned[read.n][read.version : read.version + 1]
-        return max(read.began - returned[0], 0.0) if returned else 0.0
+    def age(self, read: Read, refused_until: float) -> float:
+        """Since when the other process had to see a newer version than was read; 0: there was none."""
+        since = self._returned if read.ended < refused_until else self._told
+        newer = since[read.n][read.version : read.version + 1]
+        return max(read.began - newer[0], 0.0) if newer else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +160,15 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
         during = list(calls.took)
         if stage.there:
             other.run(stage.there[1])
+        refused_until = time.monotonic() if stage.refuses else 0.0
         stage.end()
         began = time.monotonic()
         wait_until(lambda: _usable(cache), 90, "the recovery")
         recovered = time.monotonic() - began
         calls.end()
+        calls.updates.look()
         reads, failed = other.run(end_reading)
-        ages = [calls.updates.age(read) for read in reads]
+        ages = [calls.updates.age(read, refused_until) for read in reads]
         stats = cache.stats()
         return Outcome(
             fault=name,
@@ -216,7 +233,7 @@ class Calls(_Threads):
         super().__init__(WRITERS, self._call)
         self.took: list[float] = []
         self.wrong: list[str] = []
-        self.updates = Updates()
+        self.updates = Updates(lambda: cache.stats().pending_invalidations)
         self._database = database
         self._updating = [threading.Lock() for _ in range(NAMES)]
         self._get = reader(cache, database)
@@ -246,6 +263,7 @@ class Calls(_Threads):
                     self.wrong.append(f"{found} for {n} of {least}")
         finally:
             self.took.append(time.monotonic() - began)
+        self.updates.look()
 
 
 def reader(cache: Cache, database: Database) -> Callable[[int], list[int]]:
@@ -275,7 +293,7 @@ class Reading(_Threads):
         found = self._get(n)
         if found[0] != n:
             raise AssertionError(f"{found} for {n}")
-        self.reads.append(Read(n, found[1], began))
+        self.reads.append(Read(n, found[1], began, time.monotonic()))
 
 
 _reading: list[Reading] = []
