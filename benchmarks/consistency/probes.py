@@ -31,6 +31,7 @@ from aikcache._redis.majority import Majority
 from aikcache._redis.pool import Pool
 from aikcache._redis.transport import NewServer
 from aikcache._remote import scripts as _scripts
+from aikcache._remote.commands import Commands
 from aikcache._remote.stamps import Stamps
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteTimeoutError
@@ -304,7 +305,7 @@ def _resend() -> None:
 
 def _write_probe() -> None:
     """A server that answers what is read is taken to accept what is written."""
-    _around(RedisStore, "probe", lambda original: lambda remote, *args: ("EXISTS", original(remote, *args)[1]))
+    _around(Commands, "probe", lambda original: lambda commands, *args: ("EXISTS", original(commands, *args)[1]))
 
 
 def _strong() -> None:
