@@ -9,7 +9,7 @@ FLASK = ["flask>=3.1.3"]
 DJANGO = ["django>=5.2"]
 PROMETHEUS = ["prometheus-client>=0.20"]
 OPENTELEMETRY = ["opentelemetry-sdk>=1.30"]
-CLI = ["rich>=13.7"]
+CLI = ["click>=8.2", "rich>=13.7"]
 CRYPTO = ["cryptography>=44.0.1"]
 # Every extra: the tests run all of them, and mypy needs their types.
 TEST = [
@@ -76,6 +76,7 @@ setup(
     ],
     packages=find_packages(include=["aikcache", "aikcache.*"]),
     package_data={"aikcache": ["py.typed"]},
+    entry_points={"console_scripts": ["aikcache = aikcache.cli:main"]},
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[

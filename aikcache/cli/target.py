@@ -1,0 +1,95 @@
+"""Which server a command asks, and as which instance: options, and behind them the library's own environment.
+
+Nothing of an application is taken over that would make the command one of its processes: no snapshots are published
+and no journal is opened.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from aikcache._cache import Cache
+from aikcache._settings import environment
+from aikcache._settings import url as _url
+from aikcache._settings.secret import Secret, hidden
+from aikcache.cli.failures import Misuse
+
+Command = Callable[..., None]
+TIMEOUT = 5.0
+"""Seconds for one answer: a person waits longer than a request may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The settings that say where, as the options and the environment give them."""
+
+    settings: dict[str, Any]
+
+    @property
+    def url(self) -> Secret[str]:
+        """The server's URL. Raises `Misuse`: there is none."""
+        url = self.settings.get("url")
+        if url is None:
+            raise Misuse("which server? Pass --url redis://host:6379/0, or set AIKCACHE_URL.")
+        found: Secret[str] = hidden(url)
+        return found
+
+    @property
+    def instance(self) -> str:
+        return str(self.settings.get("instance", "aikernel"))
+
+    @property
+    def timeout(self) -> float:
+        return float(self.settings["timeout"])
+
+    @property
+    def place(self) -> str:
+        """The server, as it may be shown."""
+        return shown(self.url)
+
+    @contextmanager
+    def cache(self, **settings: Any) -> Iterator[Cache]:
+        """A cache there, closed at the end. It connects when it is first used."""
+        _ = self.url
+        given = {**self.settings, "instance": self.instance, **settings}
+        cache = Cache(**given, enabled=True, journal=None, publish_interval=None, local_ttl=0)
+        try:
+            yield cache
+        finally:
+            cache.close()
+
+
+def targeted(command: Command) -> Command:
+    """Options that say which server; the command gets a `Target` as its first argument."""
+
+    @click.option("--url", metavar="URL", help="The server, as for `Cache` (default: AIKCACHE_URL).")
+    @click.option("--instance", metavar="NAME", help="Whose keys (default: AIKCACHE_INSTANCE, else aikernel).")
+    @click.option("--keys-version", metavar="NAME", help="Which version of them (default: AIKCACHE_VERSION, else v1).")
+    @click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=TIMEOUT, show_default=True,
+                  metavar="SECONDS", help="How long to wait for each answer.")  # fmt: skip
+    @functools.wraps(command)
+    def with_target(
+        url: str | None, instance: str | None, keys_version: str | None, timeout: float, **rest: Any
+    ) -> None:
+        options = {"url": None if url is None else hidden(url), "instance": instance, "version": keys_version}
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = {**environment.from_env(environment.read_env()), **given}
+        command(Target({**settings, "timeout": timeout, "connect_timeout": timeout}), **rest)
+
+    return with_target
+
+
+def shown(url: Secret[str]) -> str:
+    """A URL without user, password and options. Raises `ConfigError`."""
+    kind = _url.scheme(url)
+    if kind == "embedded":
+        return "embedded://"
+    where = _url.parse(url)
+    hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where.hosts)
+    return f"{kind}://{hosts}{where.path}{where.service and '/' + where.service}" + (f"/{where.db}" if hosts else "")
