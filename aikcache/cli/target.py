@@ -7,6 +7,7 @@ and no journal is opened.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Target:
     """The settings that say where, as the options and the environment give them."""
 
     settings: dict[str, Any]
+    asked: Secret[str] | None = None
+    """The URL of the option."""
 
     @property
     def url(self) -> Secret[str]:
@@ -38,6 +41,15 @@ class Target:
         if url is None:
             raise Misuse("which server? Pass --url redis://host:6379/0, or set AIKCACHE_URL.")
         found: Secret[str] = hidden(url)
+        return found
+
+    @property
+    def session_url(self) -> Secret[str]:
+        """Where sessions and their key ring lie. Raises `Misuse`: nothing says where."""
+        there = os.environ.get("AIKCACHE_SESSION_URL")
+        if self.asked is not None or not there:
+            return self.url
+        found: Secret[str] = hidden(there)
         return found
 
     @property
@@ -77,10 +89,11 @@ def targeted(command: Command) -> Command:
     def with_target(
         url: str | None, instance: str | None, keys_version: str | None, timeout: float, **rest: Any
     ) -> None:
-        options = {"url": None if url is None else hidden(url), "instance": instance, "version": keys_version}
+        asked = None if url is None else hidden(url)
+        options = {"url": asked, "instance": instance, "version": keys_version}
         given = {name: value for name, value in options.items() if value is not None}
         settings = {**environment.from_env(environment.read_env()), **given}
-        command(Target({**settings, "timeout": timeout, "connect_timeout": timeout}), **rest)
+        command(Target({**settings, "timeout": timeout, "connect_timeout": timeout}, asked), **rest)
 
     return with_target
 
