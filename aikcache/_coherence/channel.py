@@ -23,7 +23,6 @@ Source: Redis, "Client-side caching in Redis", broadcasting mode.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from aikcache._coherence.feed import Heartbeats, Listener
+from aikcache._concurrency.chance import chance
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import MOST_GLOBS
@@ -166,7 +166,7 @@ class Channel:
                 self._lost()
             if self._clock() - started > LONGEST_BACKOFF:
                 backoff = FIRST_BACKOFF
-            self._wake.wait(backoff * random.uniform(0.5, 1.5))
+            self._wake.wait(backoff * chance.uniform(0.5, 1.5))
             backoff = FIRST_BACKOFF if self._wake.is_set() else min(backoff * 2, LONGEST_BACKOFF)
             if not closed.is_set():
                 self._wake.clear()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from aikcache._concurrency.chance import chance
 from aikcache._engine import reading as _reading
 from aikcache._engine.reading import Reading
 from aikcache._engine.stats import SUMMED, FleetStats, OperationStats, ProcessStats
@@ -66,7 +66,7 @@ class Fleet:
 
         Of many processes only some do so in each interval. Raises `RemoteError`.
         """
-        if random.random() * self._store.known > TIDIERS:
+        if chance.random() * self._store.known > TIDIERS:
             return
         records = self._store.read(within)
         gone = sorted((m for m in _members(records) if not m.alive), key=lambda member: -member.age)

@@ -12,13 +12,13 @@ answers. What interrupts a load from outside (a signal handler's exception) leav
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from _thread import LockType
 from collections.abc import Sequence
 from typing import Any
 
+from aikcache._concurrency.chance import chance
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
@@ -187,7 +187,7 @@ def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float
         now = engine.clock()
         late = [i for i in busy if ends[i] <= now]
         if not late:
-            time.sleep(min(pause * random.uniform(0.5, 1.5), min(ends[i] for i in busy) - now))
+            time.sleep(min(pause * chance.uniform(0.5, 1.5), min(ends[i] for i in busy) - now))
             pause = min(pause * 1.6, LONGEST_PAUSE)
             asked, busy = busy, []
             try:

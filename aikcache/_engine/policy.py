@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
 from aikcache._codec.codec import Codec
+from aikcache._concurrency.chance import chance
 from aikcache._settings.config import CacheConfig, check_consistency, check_seconds
 from aikcache.errors import ConfigError
 
@@ -59,7 +59,7 @@ class Policy:
             seconds = check_seconds("the ttl that the function of the result gave", ttl(result))
         else:
             seconds = ttl
-        return seconds * (1 - self.jitter * random.random()) if self.jitter else seconds
+        return seconds * (1 - self.jitter * chance.random()) if self.jitter else seconds
 
 
 def make(

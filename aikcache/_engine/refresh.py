@@ -16,10 +16,10 @@ Source of XFetch: Vattani, Chierichetti, Lowenstein: "Optimal Probabilistic Cach
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
 from aikcache._concurrency.background import Background
+from aikcache._concurrency.chance import chance
 from aikcache._engine.call import Call
 from aikcache._engine.policy import Policy
 
@@ -32,7 +32,7 @@ def early(policy: Policy, cost: float, ttl: float) -> float:
     """How long before its end a value is due, in seconds, drawn at random; 0.0 without `early_refresh`."""
     if not policy.early_refresh or cost <= 0:
         return 0.0
-    draw = 1.0 - math.log(1.0 - random.random())
+    draw = 1.0 - math.log(1.0 - chance.random())
     return min(cost * policy.early_refresh * draw, ttl / 2)
 
 

@@ -8,12 +8,12 @@ Threads: one daemon each. Failure: it is reported, and tried again after a pause
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aikcache._concurrency.chance import chance
 from aikcache._concurrency.thread import Daemon
 from aikcache._redis.majority import SILENT, Address, Opinion
 from aikcache._redis.reply import Command
@@ -80,7 +80,7 @@ class Watch:
                 self.listening = False
             if time.monotonic() - began > LONGEST_BACKOFF:
                 backoff = FIRST_BACKOFF
-            closed.wait(backoff * random.uniform(0.5, 1.5))
+            closed.wait(backoff * chance.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def _listen(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import math
-import random
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from aikcache import Cache, ConfigError
 from aikcache._codec.codec import Codec
 from aikcache._concurrency import background as _background
 from aikcache._concurrency.background import Background
+from aikcache._concurrency.chance import chance
 from aikcache._decorators import wrapper
 from aikcache._engine import build, refresh
 from aikcache._engine.policy import Policy
@@ -577,7 +577,7 @@ class TestEarlyRefresh:
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A value whose load took a second is renewed a second or more before its end, and nobody waits for it."""
-        monkeypatch.setattr(random, "random", lambda: 0.0)  # XFetch's draw at its least
+        monkeypatch.setattr(chance, "random", lambda: 0.0)  # XFetch's draw at its least
         source.before = lambda: clock.advance(1)
         f = reading(cache, source, early_refresh=1)
         f("a")
@@ -616,7 +616,7 @@ class TestEarlyRefresh:
         """The draw is between a load's time (times beta) and half of `ttl`, and grows with chance."""
         policy = Policy(Codec(), early_refresh=beta)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(random, "random", lambda: draw)
+            patch.setattr(chance, "random", lambda: draw)
             early = refresh.early(policy, cost, ttl)
         if not beta or cost <= 0:
             assert early == 0
@@ -628,7 +628,7 @@ class TestEarlyRefresh:
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When an early renewal fails, the value goes on to its own end."""
-        monkeypatch.setattr(random, "random", lambda: 0.0)
+        monkeypatch.setattr(chance, "random", lambda: 0.0)
         source.before = lambda: clock.advance(1)
         f = reading(cache, source, early_refresh=1)
         f("a")

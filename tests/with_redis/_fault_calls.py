@@ -2,8 +2,9 @@
 
 Each answer is checked. Here none may be older than an update that has returned; in the other process none may be older
 than one of which Redis had been told `max_staleness` before the call. While a server refuses to be told, an update
-counts from its return. The database is a file that both have in memory: a version for each name. Times are
-CLOCK_MONOTONIC, one clock for all processes of a host.
+counts from its return, or from when the server began to refuse: of one that a slow server could not be told in time
+others are vouched for as long as it accepts their heartbeats. The database is a file that both have in memory: a
+version for each name. Times are CLOCK_MONOTONIC, one clock for all processes of a host.
 
 The tests judge what comes of it, and `python -m benchmarks.faults` prints it as the table of `docs/faults.md`.
 """
@@ -88,11 +89,15 @@ class Updates:
         """The version of the last update that had returned."""
         return bisect_left(self._returned[n], when)
 
-    def age(self, read: Read, refused_until: float) -> float:
-        """Since when the other process had to see a newer version than was read; 0: there was none."""
-        since = self._returned if read.ended < refused_until else self._told
-        newer = since[read.n][read.version : read.version + 1]
-        return max(read.began - newer[0], 0.0) if newer else 0.0
+    def age(self, read: Read, refusing: tuple[float, float]) -> float:
+        """Since when the other process had to see a newer version than was read; 0: it had not.
+
+        `refusing`: from when until when the server was known to refuse to be told.
+        """
+        since = [*self._told[read.n][read.version : read.version + 1]]
+        if read.ended < refusing[1]:
+            since += [max(when, refusing[0]) for when in self._returned[read.n][read.version : read.version + 1]]
+        return max(read.began - min(since), 0.0) if since else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
         if stage.there:
             other.run(stage.there[0])
         stage.begin()
+        refused_from = time.monotonic()
         bound = cache.config.max_staleness
         lasting = max(lasting, bound + REMAINS) if stage.refuses else lasting
         deadline = time.monotonic() + lasting
@@ -168,7 +174,7 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
         calls.end()
         calls.updates.look()
         reads, failed = other.run(end_reading)
-        ages = [calls.updates.age(read, refused_until) for read in reads]
+        ages = [calls.updates.age(read, (refused_from, refused_until)) for read in reads]
         stats = cache.stats()
         return Outcome(
             fault=name,

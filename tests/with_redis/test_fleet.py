@@ -31,9 +31,10 @@ from ._workers import PATIENCE, PATIENT
 WORKER = """
 import json, sys
 from prometheus_client import CollectorRegistry
-from aikcache import Cache
+from aikcache import Cache, prometheus
 from aikcache.prometheus import CacheCollector
 
+prometheus.WITHIN = 20.0  # a machine that stalls is no server that hangs
 url, instance = sys.argv[1:]
 cache = Cache(url, instance=instance, timeout=20, connect_timeout=20, publish_interval=3600)
 price = cache.cached("shop", operation="price")(lambda name: len(name))

@@ -18,7 +18,6 @@ Source: Redis, "Redis cluster specification".
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from aikcache._concurrency.chance import chance
 from aikcache._concurrency.circuit_breaker import Breaker, unobserved
 from aikcache._concurrency.shared import items
 from aikcache._redis.cluster import topology as _slots
@@ -260,9 +260,9 @@ class Cluster:
         topology = self.topology
         some = [] if first is None else [first]
         if topology is not None:
-            some += random.sample(list(topology.primaries), len(topology.primaries))
-            some += random.sample(list(topology.nodes), len(topology.nodes))
-        some += random.sample(self._where.hosts, len(self._where.hosts))
+            some += chance.sample(list(topology.primaries), len(topology.primaries))
+            some += chance.sample(list(topology.nodes), len(topology.nodes))
+        some += chance.sample(self._where.hosts, len(self._where.hosts))
         return sorted((address for address in dict.fromkeys(some) if address != but), key=self._failing)
 
     def _failing(self, address: Address) -> bool:
