@@ -23,8 +23,8 @@ PORT = 16379
 def main(arguments: list[str] | None = None) -> int:
     """Do what was asked for; gives the exit status."""
     options = parse(arguments)
-    fleet = Fleet.found(options.directory)
     try:
+        fleet = Fleet.found(options.directory)
         if options.action == "up":
             return up(options, fleet)
         if fleet is None:
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ops.local", description="The shipped Redis configuration, here.")
     parser.add_argument("action", choices=["up", "status", "failover", "down"])
-    parser.add_argument("--topology", choices=["sentinel", "cluster"], default="sentinel")
-    parser.add_argument("--profile", choices=["cache", "durable"], default="cache")
-    parser.add_argument("--port", type=int, default=PORT, help=f"the first of sixteen (default: {PORT})")
+    parser.add_argument("--topology", choices=["sentinel", "cluster"], help="default: sentinel")
+    parser.add_argument("--profile", choices=["cache", "durable"], help="default: cache")
+    parser.add_argument("--port", type=int, help=f"the first of sixteen (default: {PORT})")
     parser.add_argument("--server", choices=["valkey", "redis"], help="which server, if there are both")
     parser.add_argument("--directory", type=Path, default=OPS.parent / ".redis-local", help="where its files are")
     options = parser.parse_args(arguments)
     options.directory = options.directory.absolute()
-    if not 1024 <= options.port <= 55000:
+    if options.port is not None and not 1024 <= options.port <= 55000:
         parser.error(f"--port must be from 1024 to 55000, got {options.port}")
     return options
 
@@ -60,10 +60,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def up(options: argparse.Namespace, fleet: Fleet | None) -> int:
     binary = find_server(options.server)
     if fleet is None:
-        fleet = Fleet(options.directory, options.topology, options.port, options.profile)
+        topology, profile = options.topology or "sentinel", options.profile or "cache"
+        fleet = Fleet(options.directory, topology, options.port or PORT, profile)
         fleet.create(binary)
-    elif fleet.topology != options.topology:
-        raise LocalError(f"A {fleet.topology} topology is up already. End it first: make redis-down")
+    elif differences := fleet.differences(topology=options.topology, profile=options.profile, port=options.port):
+        raise LocalError(f"What is up already has {differences}. End it first: make redis-down")
     else:
         started = fleet.start_missing(binary)
         print(f"Started again: {', '.join(node.name for node in started)}." if started else "It is up already.")
@@ -97,6 +98,8 @@ def failover(fleet: Fleet) -> int:
 
 def down(fleet: Fleet) -> int:
     fleet.remove()
+    if fleet.base.exists():
+        raise LocalError(f"Ended, but {fleet.base} could not be removed whole: some of it is another user's.")
     print(f"Ended, and removed {fleet.base}.")
     return 0
 

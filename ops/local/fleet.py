@@ -18,6 +18,7 @@ from .node import HOST, WITHIN, LocalError, Node
 SERVICE = "aikcache"
 PASSWORDS = ("cache", "session", "monitor", "replication", "sentinel", "operator", "sentinels")
 SLOTS = 16384
+ELSEWHERE = "Choose another place: python -m ops.local up --directory PATH --port 17000"
 SENTINELS_FROM = 10
 """How far above the servers' ports the Sentinels' are."""
 
@@ -34,11 +35,15 @@ class Fleet:
 
     @classmethod
     def found(cls, base: Path) -> Fleet | None:
-        """The one whose directory this is."""
+        """The one whose directory this is; `None`: there is no directory."""
         try:
             kept = json.loads((base / "fleet.json").read_text())
-        except OSError:
-            return None
+        except PermissionError:
+            raise LocalError(f"{base} is another user's, who has to end it. {ELSEWHERE}") from None
+        except (OSError, ValueError):
+            if not base.exists():
+                return None
+            raise LocalError(f"{base} is not of `make redis-up`, or its start was cut off: remove it.") from None
         return cls(base, kept["topology"], kept["port"], kept["profile"])
 
     @property
@@ -60,8 +65,11 @@ class Fleet:
         """Starts all of it for the first time; when anything goes wrong, nothing is left."""
         for node in self.nodes:
             node.check_ports(cluster=self.topology == "cluster")
-        try:
+        try:  # apart from the rest: a directory that was there before is not to be removed
             self.base.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise LocalError(f"{self.base} cannot be made: {error.strerror}. {ELSEWHERE}") from None
+        try:
             (self.base / "secrets").mkdir(mode=0o700)
             for name in PASSWORDS:
                 (self.base / "secrets" / name).write_text(secrets.token_urlsafe(24))
@@ -208,6 +216,11 @@ class Fleet:
         for node in [*self.sentinels, *self.servers]:  # else the Sentinels would promote somebody meanwhile
             node.end()
         shutil.rmtree(self.base, ignore_errors=True)
+
+    def differences(self, **asked: object) -> str:
+        """Where it is another than what was asked for, `None` being no wish; empty when it is that."""
+        unlike = [name for name, value in asked.items() if value not in (None, getattr(self, name))]
+        return ", ".join(f"{name} {getattr(self, name)} and not {asked[name]}" for name in unlike)
 
 
 def sentinel_facts(sentinel: Node) -> dict[str, str]:

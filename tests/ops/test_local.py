@@ -15,12 +15,14 @@ import pytest
 
 from aikcache import Cache
 from aikcache.testing import wait_until
+from ops.local.__main__ import main
 from ops.local.fleet import Fleet
-from ops.local.node import HOST, Node
+from ops.local.node import HOST, LocalError, Node
 
 from ._ports import in_use, sixteen_ports
 
 REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
 WITHIN = 120.0  # a Sentinel that was starved does nothing for 30 s (TILT)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -70,6 +72,8 @@ def test_a_killed_primary_fails_no_call(run: Run, directory: Path, topology: str
     again = run("up", "--topology", topology)
     assert again.returncode == 0
     assert "It is up already." in again.stdout
+    another = run("up", "--profile", "durable")
+    assert "has profile cache and not durable. End it first: make redis-down" in another.stderr
     pids = [pid for node in fleet.nodes if (pid := node.pid()) is not None]
     assert len(pids) == 6
     failed, count = calls_during(fleet, lambda: kill_a_primary(fleet))
@@ -148,6 +152,41 @@ def test_a_port_in_use_is_said_and_nothing_is_left(run: Run, directory: Path, po
     assert "Traceback" not in done.stderr
     assert not directory.exists()
     assert not in_use(port)
+
+
+def test_what_was_there_before_is_said_and_left(run: Run, directory: Path) -> None:
+    """A directory that `redis-up` has not made, or whose start was cut off, is nobody's to remove but the user's."""
+    directory.mkdir()
+    (directory / "mine").write_text("mine")
+    for action in ("up", "status", "down"):
+        done = run(action)
+        assert done.returncode == 1
+        assert f"{directory} is not of `make redis-up`" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (directory / "mine").read_text() == "mine"
+    fleet = Fleet(directory, "sentinel", sixteen_ports(), "cache")
+    with pytest.raises(LocalError, match="cannot be made: File exists"):  # as for the later of two at once
+        fleet.create(Path("/nowhere"))
+    assert (directory / "mine").read_text() == "mine"
+    (directory / "mine").unlink()
+    directory.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+@pytest.mark.parametrize("action", ["up", "status", "down"])
+def test_what_another_user_has_up_is_said(action: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not that nothing is up; and nothing is tried with it."""
+    directory.mkdir(mode=0o700)
+    (directory / "fleet.json").touch()
+    os.seteuid(NOBODY)
+    try:
+        status = main([action, "--directory", str(directory)])
+    finally:
+        os.seteuid(0)
+    said = capsys.readouterr()
+    assert (status, said.out) == (1, "")
+    assert f"{directory} is another user's" in said.err
+    assert "--port 17000" in said.err
 
 
 def test_without_a_server_it_says_how_to_get_one(run: Run, directory: Path, tmp_path: Path) -> None:
