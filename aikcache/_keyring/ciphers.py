@@ -32,6 +32,7 @@ except ImportError as error:
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+_LENGTH: Final = struct.Struct(">I").pack
 WRAPPED: Final = "aikw1"
 PLAIN: Final = "aikp1"
 MasterKeys: TypeAlias = "str | bytes | list[str | bytes] | Callable[[], str | bytes | list[str | bytes]]"
@@ -44,7 +45,7 @@ MAKE_ONE: Final = (
 
 def joined(parts: Iterable[bytes]) -> bytes:
     """Parts in one, each with its length before it."""
-    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    return b"".join([_LENGTH(len(part)) + part for part in parts])
 
 
 def derive(key: bytes, info: str) -> bytes:

@@ -88,7 +88,9 @@ class Ring:
 
     def sealing(self, now: int) -> RingKey | None:
         """The key that seals."""
-        active = [key for key in self.keys.values() if key.state(now, 0) == "active"]
+        active = [key for key in self.keys.values() if key.revoked is None and key.activates <= now < key.expires]
+        if len(active) == 1:
+            return active[0]
         return max(active, key=lambda key: (key.activates, key.created, key.id), default=None)
 
     def successor_due(self, now: int, propagation: int) -> int:

@@ -1,12 +1,17 @@
-"""What a store of sessions checks of its arguments: each raises a `ConfigError` with the rule. Pure."""
+"""What a store of sessions checks: its arguments (`ConfigError`), and what is written to a session. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from aikcache._settings.config import check_seconds
-from aikcache.errors import ConfigError
+from aikcache.errors import ConfigError, SessionTooLargeError
+from aikcache.sessions.records import sizes_of
+
+if TYPE_CHECKING:
+    from aikcache.sessions.record_store import Limits
 
 
 def milliseconds(what: str, value: float | timedelta) -> int:
@@ -29,3 +34,24 @@ def check_one_of(what: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         shown = repr(value[:40]) if isinstance(value, str) else type(value).__name__
         raise ConfigError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {shown}.")
+
+
+def check_size(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str] = ()) -> None:
+    """Raises `SessionTooLargeError`: with `put` written and `drop` deleted, a session would be over its limits."""
+    sizes = sizes_of(stored, put)
+    for name in drop:
+        sizes.pop(name, None)
+    if len(sizes) > limits.keys or sum(sizes.values()) > limits.bytes:
+        raise too_large(limits, stored, put)
+
+
+def too_large(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> SessionTooLargeError:
+    """The error, which names the three largest keys."""
+    sizes = sizes_of(stored, put)
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    told = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
+    return SessionTooLargeError(
+        f"a session holds at most {limits.bytes} bytes under {limits.keys} keys (max_bytes, max_keys), this one "
+        f"{sum(sizes.values())} under {len(sizes)}. The largest: {told}. Nothing was written. Keep data elsewhere, "
+        "and its id here."
+    )

@@ -11,14 +11,16 @@ that nobody has an id of. All of it may be repeated.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from aikcache.errors import RemoteUnavailableError, SessionTooLargeError
+from aikcache.errors import RemoteUnavailableError
 from aikcache.sessions import record_scripts as scripts
+from aikcache.sessions.checks import check_size, too_large
 from aikcache.sessions.record_store import Outcome
 from aikcache.sessions.records import (
+    SEALED_EXTRA,
     SESSION_ID_BYTES,
     DamagedError,
     FieldCipher,
@@ -27,7 +29,6 @@ from aikcache.sessions.records import (
     name_of,
     new_id,
     parse,
-    sizes_of,
 )
 from aikcache.sessions.session import Changes, Session, View
 
@@ -107,7 +108,7 @@ class Commit:
 
     def _create(self, put: Mapping[str, bytes]) -> Cookie:
         """Under a fresh id, with these values and nothing of what was there before."""
-        self._check_size({}, put, ())
+        check_size(self._records.limits, {}, put)
         id = new_id()
         cipher = FieldCipher(self._ring, id)
         pairs = self._sealed(cipher, 0, put)
@@ -160,8 +161,11 @@ class Commit:
     def _update(self, view: View, changes: Changes) -> Cookie:
         session = self._session
         assert view.record is not None
-        self._check_size(session.stored_fields(), changes.put, changes.drop)
         critical = session.cleared or session.bound is not None
+        if not critical and not session.permanence_changed and self._written(view, changes):
+            self._store.count("written")
+            return Keep()
+        check_size(self._records.limits, session.stored_fields(), changes.put, changes.drop)
         outcome, view = self._followed(view, changes, critical=critical)
         match outcome.word:
             case "ok":
@@ -174,8 +178,22 @@ class Commit:
                 self._store.count("ended")
                 return Drop()
             case "large":
-                raise self._too_large(session.stored_fields(), changes.put)
+                raise too_large(self._records.limits, session.stored_fields(), changes.put)
         return self._dropped()
+
+    def _written(self, view: View, changes: Changes) -> bool:
+        """Write values to a session that nobody has written to since it was read. False: nothing was done."""
+        record, limits = view.record, self._records.limits
+        assert record is not None
+        assert view.cipher is not None
+        most = record.size + sum(4 * len(name) + len(data) + SEALED_EXTRA for name, data in changes.put.items())
+        fits = most <= limits.bytes and len(record.fields) + len(changes.put) <= limits.keys
+        if changes.drop or not fits or record.fixed or not record.token:
+            return False
+        ends = (str(record.finish), str(record.idle + limits.touch))
+        pairs = self._sealed(view.cipher, record.epoch, changes.put)
+        call = self._records.session(scripts.WRITE, view.name, self._token, record.token, *ends, *pairs)
+        return self._records.run([call], critical=False).word == "ok"
 
     def _followed(self, view: View, changes: Changes, *, critical: bool) -> tuple[Outcome, View]:
         """Write to the session wherever it is by now."""
@@ -241,7 +259,7 @@ class Commit:
         session, record, cipher = self._session, view.record, view.cipher
         assert record is not None
         assert cipher is not None
-        self._check_size(session.stored_fields(), changes.put, changes.drop)
+        check_size(self._records.limits, session.stored_fields(), changes.put, changes.drop)
         own = session.assigned()
         id = new_id()
         fresh = FieldCipher(self._ring, id)
@@ -330,21 +348,3 @@ class Commit:
     def _dropped(self) -> Keep:
         self._store.count("dropped")
         return Keep()
-
-    def _check_size(self, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str]) -> None:
-        sizes = sizes_of(stored, put)
-        for name in drop:
-            sizes.pop(name, None)
-        limits = self._records.limits
-        if len(sizes) > limits.keys or sum(sizes.values()) > limits.bytes:
-            raise self._too_large(stored, put)
-
-    def _too_large(self, stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> SessionTooLargeError:
-        sizes, limits = sizes_of(stored, put), self._records.limits
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        told = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
-        return SessionTooLargeError(
-            f"a session holds at most {limits.bytes} bytes under {limits.keys} keys (max_bytes, max_keys), this one "
-            f"{sum(sizes.values())} under {len(sizes)}. The largest: {told}. Nothing was written. Keep data elsewhere, "
-            "and its id here."
-        )

@@ -52,6 +52,24 @@ return live(tonumber(ARGV[3]), finish - now, tonumber(ARGV[2]), false)
 """
 )
 
+WRITE = Script(
+    """
+-- Where nobody has written since the caller read it, which also knows that all of it stays within the limits and that
+-- its idle time ends first; else nothing is done, and UPDATE decides.
+-- ARGV: token, the last commit's token that is known, absolute end, idle time with touch, pairs of fields.
+local last = redis.call('HMGET', KEYS[1], '~w', '~f')
+if last[1] == ARGV[2] and not last[2] then
+  local time = redis.call('TIME')
+  if ARGV[3] - ARGV[4] > time[1] * 1000 + time[2] / 1000 then
+    redis.call('HSET', KEYS[1], '~w', ARGV[1], unpack(ARGV, 5))
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+    return {'ok'}
+  end
+end
+return {'other'}
+"""
+)
+
 UPDATE = Script(
     _PRELUDE
     + """

@@ -116,7 +116,7 @@ class RecordStore:
         wait = [self._wait] if waits else []
         commands = [("EVALSHA", call.script.sha, "1", call.key, *call.arguments) for call in calls]
         replies = pool.exchange([*commands, *wait])
-        if any(isinstance(reply, ErrorReply) and str(reply) == "NOSCRIPT" for reply in replies):
+        if ErrorReply in map(type, replies) and "NOSCRIPT" in map(str, replies):
             commands = [("EVAL", call.script.text, "1", call.key, *call.arguments) for call in calls]
             replies = pool.exchange([*commands, *wait])
         if waits and replies.pop() == 0:

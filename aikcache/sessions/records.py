@@ -23,7 +23,8 @@ SESSION_ID_BYTES: Final = 32
 MOST_NAME_BYTES: Final = 256
 SEALED_EXTRA: Final = ID_BYTES + NONCE_BYTES + TAG_BYTES
 _PURPOSE: Final = "session-record"
-_FOREVER: Final = 10**15
+_TIMES: Final = (b"~c", b"~a", b"~i", b"~e")
+_BYTES: Final = {bytes}
 
 
 def new_id() -> bytes:
@@ -78,9 +79,12 @@ def _bound(name: str, epoch: int) -> bytes:
     return joined((name.encode(), b"%d" % epoch))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """A session that was read. `fields`: the sealed data, by key. Times are milliseconds, by the primary's clock."""
+    """A session that was read, never changed. `fields`: the sealed data, by key, of `size` bytes with their keys.
+
+    Times are milliseconds, by the primary's clock. Not frozen: every request makes one, which would take 1.5 µs more.
+    """
 
     created: int
     finish: int
@@ -94,6 +98,7 @@ class Record:
     permanent: bool = False
     fixed: bool = False
     ttl: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def parse(flat: list[Any], ttl: object, max_bytes: int, max_keys: int) -> Record
     """The record that a reply holds; None: nothing is there. Raises `DamagedError`."""
     if not flat:
         return None
-    if len(flat) % 2 or type(ttl) is not int or ttl < 0 or any(type(part) is not bytes for part in flat):
+    if len(flat) % 2 or type(ttl) is not int or ttl < 0 or set(map(type, flat)) != _BYTES:
         raise DamagedError("a record without an end, or none at all")
     found = dict(zip(flat[::2], flat[1::2], strict=True))
     if b"~x" in found:
@@ -120,29 +125,28 @@ def parse(flat: list[Any], ttl: object, max_bytes: int, max_keys: int) -> Record
         raise DamagedError("a record of another form")
     fields: dict[str, bytes] = {}
     size = 0
-    for name, value in found.items():
-        if name[:1] != b"f":
-            continue
-        size += len(name) - 1 + len(value)
-        if len(name) > MOST_NAME_BYTES + 1 or len(value) <= SEALED_EXTRA:
-            raise DamagedError("a field of another form")
-        try:
-            fields[name[1:].decode()] = value
-        except UnicodeDecodeError:
-            raise DamagedError("a field whose name is no text") from None
+    try:
+        for name, value in found.items():
+            if name[:1] == b"f":
+                if len(name) > MOST_NAME_BYTES + 1 or len(value) <= SEALED_EXTRA:
+                    raise DamagedError("a field of another form")
+                size += len(name) - 1 + len(value)
+                fields[name[1:].decode()] = value
+    except UnicodeDecodeError:
+        raise DamagedError("a field whose name is no text") from None
     if size > max_bytes or len(fields) > max_keys:
         raise DamagedError("a record over its limits")
-    created, finish, idle, epoch = (_number(found.get(name)) for name in (b"~c", b"~a", b"~i", b"~e"))
+    created, finish, idle, epoch = map(_number, map(found.get, _TIMES))
     return Record(
         created, finish, idle, epoch, found.get(b"~w", b""), fields, found.get(b"~s"), found.get(b"~u"),
-        found.get(b"~l"), found.get(b"~p") == b"1", b"~f" in found, ttl,
+        found.get(b"~l"), found.get(b"~p") == b"1", b"~f" in found, ttl, size,
     )  # fmt: skip
 
 
 def _number(data: bytes | None) -> int:
     if data is None or not data.isdigit() or len(data) > 15:
         raise DamagedError("a record whose times are no numbers")
-    return min(int(data), _FOREVER)
+    return int(data)
 
 
 def sizes_of(stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> dict[str, int]:

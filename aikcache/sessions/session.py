@@ -22,9 +22,9 @@ Kind: TypeAlias = Literal["new", "live", "ended", "damaged", "away"]
 """new: nobody's yet. live: read. ended: a moment ago. damaged, away: empty, and nothing is written."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
-    """What was found behind a cookie. `sealed`: the cookie's token, None where it is not known."""
+    """What was found behind a cookie, never changed. `sealed`: the cookie's token, None where it is not known."""
 
     kind: Kind
     id: bytes = b""
@@ -60,6 +60,7 @@ class Session(MutableMapping[str, Any]):
         self._cookies, self._id = cookies, id
         self._view: View | None = None
         self._values: dict[str, Any] = {}
+        self._data: dict[str, bytes] = {}  # encoded, of what was read
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
         self._all = False
@@ -252,6 +253,7 @@ class Session(MutableMapping[str, Any]):
             if data is None:
                 raise DecodeError("it does not open.")
             self._values[name] = values.decode(data)
+            self._data[name] = data
         except DecodeError:
             self._damaged()
             return False
@@ -290,6 +292,8 @@ class Session(MutableMapping[str, Any]):
 
     def stored_data(self, name: str, closed: bytes) -> bytes | None:
         """The encoded value of a field. None: it does not open."""
+        if (data := self._data.get(name)) is not None:
+            return data
         view = self.view()
         assert view.cipher is not None
         assert view.record is not None

@@ -11,7 +11,6 @@ connects anew. `session` says what a request sees, `commit` what it leaves behin
 
 from __future__ import annotations
 
-import base64
 import binascii
 import contextlib
 import hmac
@@ -328,7 +327,7 @@ def _unpacked(cookie: Any) -> bytes | None:
     if not isinstance(cookie, str) or len(cookie) > LONGEST_COOKIE or not _TOKEN.fullmatch(cookie):
         return None
     try:
-        return base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4))
+        return binascii.a2b_base64(cookie.replace("-", "+").replace("_", "/") + "==")
     except (binascii.Error, ValueError):
         return None
 

@@ -366,6 +366,30 @@ def test_a_permanent_session_has_an_age_in_its_cookie(open_store: Open) -> None:
     assert (again["begun"], again.permanent, store.commit(again)) == (True, True, Keep())
 
 
+def test_a_write_prolongs_no_session_beyond_its_end(open_store: Open, client: Any) -> None:
+    """Beyond the idle time while that ends first; and a mark of a process with other times does not stay."""
+    store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
+    cookie = begun(store)
+    (name,) = names(client)
+    now = int(client.time()[0]) * 1000
+    for finish, marked, least, most in (
+        (now + 1_400_000, None, 1_060_000, 1_100_000),
+        (now + 500_000, None, 400_000, 501_000),
+        (now + 1_400_000, "1", 1_060_000, 1_100_000),
+    ):
+        client.hset(name, "~a", finish)
+        client.hdel(name, "~f")
+        session = store.open(cookie)
+        session["count"] = session.get("count", 0) + 1
+        if marked:
+            client.hset(name, "~f", marked)
+        client.pexpire(name, 300_000)
+        store.commit(session)
+        assert least < client.pttl(name) <= most
+        assert client.hexists(name, "~f") == (most < 1_000_000)
+    assert held(store, cookie)["count"] == 3
+
+
 def test_the_same_commit_sent_twice_is_one(store: SessionStore) -> None:
     """A repetition after a lost reply changes nothing, and is answered alike."""
     run = store.records.run
