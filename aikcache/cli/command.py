@@ -7,7 +7,7 @@ import logging
 import click
 
 from aikcache import __version__
-from aikcache.cli import doctor, keyring, ping
+from aikcache.cli import doctor, keyring, ping, stats, top
 from aikcache.cli.failures import Commands
 
 PROGRAM = "aikcache"
@@ -25,7 +25,7 @@ def aikcache() -> None:
     """
 
 
-for _command in (ping.ping, doctor.doctor, keyring.keyring):
+for _command in (ping.ping, doctor.doctor, stats.stats, top.top, keyring.keyring):
     aikcache.add_command(_command)
 
 

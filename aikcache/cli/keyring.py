@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aikcache.cli import ring as _ring
 from aikcache.cli.failures import Failure, Misuse
-from aikcache.cli.output import console, json_option, moment, say, say_json, table
+from aikcache.cli.output import console, json_option, moment, say, say_json, several, table
 from aikcache.cli.ring import DAY, RingTarget, with_ring
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def revoke(
     if as_json:
         say_json({"revoked": count})
     else:
-        say(f"Revoked {count} key{'s' * (count != 1)}.")
+        say(f"Revoked {several(count, 'key')}.")
 
 
 @keyring.command
@@ -129,7 +129,7 @@ def rewrap(where: RingTarget, *, as_json: bool) -> None:
     if as_json:
         say_json({"rewrapped": count, "unreadable": unreadable})
     else:
-        say(f"Wrapped {count} key{'s' * (count != 1)} anew.")
+        say(f"Wrapped {several(count, 'key')} anew.")
     if unreadable:
         raise Failure(f"{unreadable} more cannot be opened with these master keys: keep the one that wrapped them.")
 

@@ -76,6 +76,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def several(count: float, one: str, more: str = "") -> str:
+    """ "1 key", "2 keys"."""
+    return f"{number(count)} {one if count == 1 else more or one + 's'}"
+
+
 def size(value: float) -> str:
     """Bytes."""
     for unit in ("B", "KiB", "MiB", "GiB"):
