@@ -7,7 +7,7 @@ import logging
 import click
 
 from aikcache import __version__
-from aikcache.cli import doctor, keyring, ping, stats, top
+from aikcache.cli import doctor, keyring, ping, sessions, stats, top
 from aikcache.cli.failures import Commands
 
 PROGRAM = "aikcache"
@@ -25,7 +25,7 @@ def aikcache() -> None:
     """
 
 
-for _command in (ping.ping, doctor.doctor, stats.stats, top.top, keyring.keyring):
+for _command in (ping.ping, doctor.doctor, stats.stats, top.top, keyring.keyring, sessions.sessions):
     aikcache.add_command(_command)
 
 
