@@ -7,7 +7,7 @@ import logging
 import click
 
 from aikcache import __version__
-from aikcache.cli import doctor, keyring, ping, sessions, stats, top
+from aikcache.cli import doctor, keyring, keys, ping, sessions, show, stats, top
 from aikcache.cli.failures import Commands
 
 PROGRAM = "aikcache"
@@ -25,7 +25,16 @@ def aikcache() -> None:
     """
 
 
-for _command in (ping.ping, doctor.doctor, stats.stats, top.top, keyring.keyring, sessions.sessions):
+for _command in (
+    ping.ping,
+    doctor.doctor,
+    stats.stats,
+    top.top,
+    keyring.keyring,
+    sessions.sessions,
+    keys.keys,
+    show.show,
+):
     aikcache.add_command(_command)
 
 

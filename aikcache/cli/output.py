@@ -97,6 +97,10 @@ def moment(seconds: float) -> str:
 
 def span(seconds: float) -> str:
     """A duration, in its two largest units."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.3g} µs"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     parts: list[str] = []

@@ -1,0 +1,169 @@
+"""`aikcache show`: one value in Redis, and all that the library knows of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pprint import pformat
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from aikcache._cache import Cache
+from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec
+from aikcache._codec.costs import too_many_packed
+from aikcache._codec.frame import SEALED, ZSTD, Frame
+from aikcache._engine.call import Attempt
+from aikcache.cli.failures import Failure
+from aikcache.cli.output import console, json_option, say_json, size, span, word
+from aikcache.cli.target import Target, targeted
+from aikcache.errors import DecodeError
+
+FORMS = {JSON: "JSON", TYPED: "msgpack, by the function's annotation", TAGGED: "tagged"}
+LONG = 4000
+"""Characters of a value that are shown."""
+
+
+@click.command
+@targeted
+@click.argument("key")
+@click.option("--full", is_flag=True, help="The whole value, however long.")
+@click.option("--no-value", is_flag=True, help="All but the value.")
+@json_option
+def show(target: Target, key: str, *, full: bool, no_value: bool, as_json: bool) -> None:
+    """Show the value under KEY, with or without instance and version: type, age, ttl, tags, stamps, size.
+
+    A class of the application's is shown as plain data. A sealed value needs AIKCACHE_SECRET.
+    """
+    with target.cache() as cache:
+        found = look(cache, key)
+    if as_json:
+        told = found.told()
+        say_json(told if no_value else {**told, "value": _jsonable(found.value)})
+    else:
+        console().print(Group(found.facts(), *([] if no_value else [Text(), Text(found.text(full=full))])))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies under a key. Times are seconds; `current`: nothing that it belongs to was invalidated since."""
+
+    key: str
+    value: object
+    type: str
+    form: str
+    current: bool
+    age: float
+    fresh: float
+    kept: float
+    load: float
+    tags: tuple[str, ...]
+    stamps: Mapping[str, str | None]
+    stored: int
+    payload: int
+    compressed: bool
+    sealed: bool
+
+    def told(self) -> dict[str, Any]:
+        """For programs, without the value."""
+        return {
+            "key": self.key, "type": self.type, "form": self.form, "current": self.current,
+            "age_seconds": self.age, "ttl_seconds": self.fresh, "kept_seconds": self.kept,
+            "load_seconds": self.load, "tags": self.tags, "stamps": self.stamps, "bytes": self.stored,
+            "payload_bytes": self.payload, "compressed": self.compressed, "sealed": self.sealed,
+        }  # fmt: skip
+
+    def facts(self) -> Table:
+        """For people."""
+        made = Table.grid(padding=(0, 2, 0, 0))
+        answers = (
+            "answers calls" if self.current and self.fresh > 0 else "is stale" if self.current else "is invalidated"
+        )
+        style = "green" if self.current and self.fresh > 0 else "yellow"
+        left = f"fresh for {span(self.fresh)}" if self.fresh > 0 else f"stale for {span(-self.fresh)}"
+        smaller = f", compressed from {size(self.payload)}" if self.compressed else ""
+        stamps = [f"{group} {stamp or 'none'}" for group, stamp in self.stamps.items()]
+        rows: list[tuple[str, str | Text]] = [
+            ("key", word(self.key, 2000)),
+            ("state", Text(answers, style=style)),
+            ("type", word(f"{self.type} ({self.form})")),
+            ("age", f"at most {span(self.age)}; its load took {span(self.load)}"),
+            ("ttl", f"{left}, kept for {span(self.kept)}"),
+            ("tags", word(", ".join(self.tags) or "none", 2000)),
+            ("stamps", Text("\n").join(word(line, 600) for line in stamps)),
+            ("size", f"{size(self.stored)}{smaller}{', sealed' if self.sealed else ''}"),
+        ]
+        for name, value in rows:
+            made.add_row(Text(name, style="bold"), value)
+        return made
+
+    def text(self, *, full: bool) -> str:
+        """The value, as Python writes it: nothing in it reaches the terminal as a control character."""
+        if self.payload > 100 * LONG and not full:
+            return f"({size(self.payload)}: --full shows it)"
+        text = pformat(self.value, width=100, sort_dicts=False)
+        return text if full or len(text) <= LONG else f"{text[:LONG]}… ({len(text) - LONG} more characters: --full)"
+
+
+def look(cache: Cache, key: str) -> Found:
+    """Ask Redis. Raises `RemoteError`, or `Failure`: there is no value, or none that can be read."""
+    tier = cache.engine.remote_tier
+    assert tier is not None
+    attempt = Attempt(cache._call(key, cache._policy, lambda: None), cache.engine.clock())
+    (read,) = tier.read([attempt])
+    if read.data is None:
+        raise Failure(f"there is no value under {attempt.key}. `aikcache keys` lists those that there are.")
+    (frame,) = tier.parse([(attempt, read.data)])
+    if frame is None:
+        raise Failure(_why_not(cache, attempt.key, read.data))
+    fresh, kept = frame.seconds_left(read.pttl)
+    value, kind = _value(cache._codec, frame)
+    return Found(
+        key=attempt.key, value=value, type=kind, form=FORMS.get(frame.codec, "unknown"),
+        current=tier.current(attempt, frame), age=max(round(frame.keep_ms / 1000 - kept, 3), 0.0),
+        fresh=round(fresh, 3), kept=round(kept, 3), load=round(frame.cost, 6), tags=frame.tags,
+        stamps={group: None if stamp is None else stamp.hex() for group, stamp in attempt.known.items()},
+        stored=len(read.data), payload=len(frame.payload), compressed=bool(read.data[3] & ZSTD),
+        sealed=bool(read.data[3] & SEALED),
+    )  # fmt: skip
+
+
+def _why_not(cache: Cache, key: str, data: bytes) -> str:
+    tier = cache.engine.remote_tier
+    assert tier is not None
+    try:
+        tier.framer.unpack(key, data)
+    except DecodeError as error:
+        hint = " It is sealed: set AIKCACHE_SECRET." if len(data) > 3 and data[3] & SEALED else ""
+        return f"{error}{hint if cache.config.secret is None else ''}"
+    return f"the value under {key} has tags that are none."
+
+
+def _value(codec: Codec, frame: Frame) -> tuple[object, str]:
+    """A value and its type's name, without the function's annotation: classes of the application's are plain data."""
+    import msgspec
+
+    try:
+        if frame.codec != TYPED:
+            value = codec.decode(frame.codec, frame.payload)
+        elif too_many_packed(frame.payload):
+            raise DecodeError("too many containers")
+        else:
+            value = msgspec.msgpack.decode(frame.payload)
+            return value, f"{type(value).__name__}, or what the annotation makes of it"
+    except (DecodeError, msgspec.DecodeError, ValueError, RecursionError):
+        return frame.payload.decode("utf-8", "backslashreplace"), "a class of the application's"
+    return value, type(value).__name__
+
+
+def _jsonable(value: object) -> Any:
+    """Itself if JSON has it, else as Python writes it."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+    return value

@@ -1,0 +1,133 @@
+"""`aikcache keys` and `aikcache show`: what lies in Redis, and what the library knows of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+
+from aikcache import Cache
+
+PATIENT = "60"
+SECRET = secrets.token_urlsafe(32)
+SLOW = {"timeout": 60, "connect_timeout": 60}
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int
+
+
+@pytest.fixture
+def cache(redis_url: str) -> Iterator[Cache]:
+    with Cache(redis_url, instance="shop", local_ttl=0, **SLOW) as cache:  # type: ignore[arg-type]
+        yield cache
+
+
+@pytest.fixture
+def ask(run: Callable[..., Any], redis_url: str) -> Callable[..., Any]:
+    """`ask("keys", "price")`, on that server."""
+    return lambda *words, **env: run(*words, "--url", redis_url, "--instance", "shop", "--timeout", PATIENT, **env)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*", ["a:f:1", "a:f:2", "a:g:1", "ab:f:1"]),
+        ("a", ["a:f:1", "a:f:2", "a:g:1"]),
+        ("a:f", ["a:f:1", "a:f:2"]),
+        ("a:f:*", ["a:f:1", "a:f:2"]),
+        ("a:f:2", ["a:f:2"]),
+        ("*:1", ["a:f:1", "a:g:1", "ab:f:1"]),
+        ("nothing", []),
+    ],
+)
+def test_a_pattern_covers_what_it_invalidates(
+    cache: Cache, ask: Callable[..., Any], pattern: str, found: list[str]
+) -> None:
+    """The keys that are listed are those that are gone afterwards."""
+    cache.set_many(dict.fromkeys(["a:f:1", "a:f:2", "a:g:1", "ab:f:1"], 1))
+    assert ask("keys", pattern).stdout.split() == found
+    cache.invalidate(pattern)
+    assert sorted(cache.get_many(["a:f:1", "a:f:2", "a:g:1", "ab:f:1"])) == sorted(
+        {"a:f:1", "a:f:2", "a:g:1", "ab:f:1"} - set(found)
+    )
+
+
+def test_keys_come_with_size_and_time_and_a_limit(cache: Cache, ask: Callable[..., Any], redis_url: str) -> None:
+    """What others wrote into the key space moves no cursor."""
+    cache.set("a:f:1", "x" * 10, ttl=600)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("shop:v1:a:f:\x1b[2J", "evil")
+    told = json.loads(ask("keys", "--long", "--json").stdout)["keys"]
+    assert [row["kept_seconds"] is None for row in told] == [True, False]
+    assert "\x1b" not in ask("keys").stdout + ask("keys", "-l").stdout
+    cut = ask("keys", "--limit", "1")
+    assert (len(cut.stdout.split()), "There are more" in cut.stderr) == (1, True)
+
+
+def test_a_value_is_shown_with_all_that_is_known(cache: Cache, ask: Callable[..., Any]) -> None:
+    """As text and as JSON."""
+    cache.set("a:f:1", {"text": "\x9b2J" + "x" * 5000}, ttl=600, tags=("t:1",))
+    told = json.loads(ask("show", "a:f:1", "--json").stdout)
+    assert told.pop("value") == {"text": "\x9b2J" + "x" * 5000}
+    assert told.pop("stamps").keys() == {"*", "a", "a:f", "#t:1"}
+    assert 0 < told.pop("ttl_seconds") <= told.pop("kept_seconds") <= 600
+    assert 0 <= told.pop("age_seconds") < 600
+    assert told.pop("bytes") < 1000 < told.pop("payload_bytes")
+    assert told.pop("load_seconds") >= 0
+    assert told == {
+        "key": "shop:v1:a:f:1", "type": "dict", "form": "JSON", "current": True, "tags": ["t:1"], "compressed": True,
+        "sealed": False,
+    }  # fmt: skip
+    text = ask("show", "shop:v1:a:f:1")
+    assert "answers calls" in text.stdout
+    assert "more characters: --full" in text.stdout
+    assert not {"\x1b", "\x9b"} & set(text.stdout)
+    assert "xxx" not in ask("show", "a:f:1", "--no-value").output
+    assert "xxx" not in ask("show", "a:f:1", "--no-value", "--json").output
+
+
+def test_a_value_that_was_invalidated_is_said_to_be(cache: Cache, ask: Callable[..., Any]) -> None:
+    """It lies there, and answers nobody."""
+    cache.set("a:f:1", 1, ttl=600, tags=("t",))
+    cache.invalidate_tags("t")
+    assert "is invalidated" in ask("show", "a:f:1").stdout
+
+
+def test_what_cannot_be_read_is_named(cache: Cache, ask: Callable[..., Any], redis_url: str) -> None:
+    """Nothing, no frame of ours, one that is sealed, and no key at all."""
+    absent = ask("show", "a:f:1")
+    assert (absent.exit_code, "there is no value under shop:v1:a:f:1" in absent.stderr) == (1, True)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("shop:v1:a:f:2", "garbage")
+    assert "not" in ask("show", "a:f:2").stderr
+    assert ask("show", "a b").exit_code == 2
+    with Cache(redis_url, instance="shop", secret=SECRET, **SLOW) as sealing:  # type: ignore[arg-type]
+        sealing.set("a:f:3", "hunter2", ttl=600)
+    assert "set AIKCACHE_SECRET" in ask("show", "a:f:3").stderr
+    opened = json.loads(ask("show", "a:f:3", "--json", AIKCACHE_SECRET=SECRET).stdout)
+    assert (opened["value"], opened["sealed"]) == ("hunter2", True)
+
+
+def test_classes_of_the_application_are_plain_data(cache: Cache, ask: Callable[..., Any]) -> None:
+    """By the annotation or without one."""
+
+    @cache.cached("a", operation="typed")
+    def typed(x: int) -> Point:
+        return Point(x, 2)
+
+    @cache.cached("a", operation="tagged")
+    def tagged(x: int) -> Any:
+        return {1: x}
+
+    typed(1)
+    tagged(1)
+    assert json.loads(ask("show", "a:typed:1", "--json").stdout)["value"] == {"x": 1, "y": 2}
+    assert json.loads(ask("show", "a:tagged:1", "--json").stdout)["value"] == {"1": 1}
