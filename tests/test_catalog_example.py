@@ -500,7 +500,7 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
             pytest.fail("no server is installed, and AIKCACHE_REQUIRE_SERVERS=1")
         pytest.skip("no server is installed")
     figures = tmp_path / "figures.json"
-    options = "--workers 2 --calls 6000 --seconds 600 --modules 60 --seed 3".split()
+    options = ["--workers", "2", "--calls", "6000", "--seconds", "600", "--modules", "60", "--seed", "3"]
     result = run_example(*options, "--json", str(figures), "--database", str(tmp_path / "data"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 100
