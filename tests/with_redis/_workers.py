@@ -30,49 +30,59 @@ PATIENT: dict[str, Any] = {"timeout": 10.0, "connect_timeout": 10.0, "lease_wait
 
 
 class Database:
-    """What cached functions read."""
+    """What cached functions read. `realm`: a test's own, which no load that an earlier test left behind can touch."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, realm: str = "") -> None:
+        self._lead = f"db:{realm}:"
         # redis-py's own timeout is shorter than a test may wait at the gate
         self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=2 * PATIENCE)
 
+    def at(self, what: str, name: str = "") -> str:
+        """The key of something about `name`."""
+        return f"{self._lead}{what}:{name}"
+
     def put(self, name: str, value: str) -> None:
-        self.client.set(f"db:value:{name}", value)
+        self.client.set(self.at("value", name), value)
 
     def load(self, name: str) -> str:
         """Read a value, count the read, and wait at the gate when it is shut."""
-        self.client.incr(f"db:loads:{name}")
-        value = str(self.client.get(f"db:value:{name}") or f"{name} as it is")
-        if self.client.lpop(f"db:gate:{name}"):
-            self.client.rpush(f"db:held:{name}", "1")
-            self.client.blpop([f"db:go:{name}"], timeout=PATIENCE)
+        self.client.incr(self.at("loads", name))
+        value = str(self.client.get(self.at("value", name)) or f"{name} as it is")
+        if self.client.lpop(self.at("gate", name)):
+            self.client.rpush(self.at("held", name), "1")
+            self.client.blpop([self.at("go", name)], timeout=PATIENCE)
         return value
 
     def loads(self, name: str) -> int:
-        return int(self.client.get(f"db:loads:{name}") or 0)
+        return int(self.client.get(self.at("loads", name)) or 0)
+
+    def begun(self, name: str) -> int:
+        """How many calls of `rush` have begun."""
+        return int(self.client.get(self.at("begun", name)) or 0)
 
     def hold(self, name: str) -> None:
         """The next read of `name` is to stop after it has read."""
-        self.client.rpush(f"db:gate:{name}", "1")
+        self.client.rpush(self.at("gate", name), "1")
 
     def wait_held(self, name: str) -> None:
         """Until a read of `name` has stopped there."""
-        assert self.client.blpop([f"db:held:{name}"], timeout=PATIENCE) is not None
+        assert self.client.blpop([self.at("held", name)], timeout=PATIENCE) is not None
 
     def let_go(self, name: str) -> None:
-        self.client.rpush(f"db:go:{name}", "1")
+        self.client.rpush(self.at("go", name), "1")
 
     def close(self) -> None:
         self.client.close()
 
 
 class Spec(NamedTuple):
-    """A cache as every process can make it. `database`: where it is, if not beside the cache."""
+    """A cache as every process can make it. `database`: where it is, if not beside the cache; `realm`: whose."""
 
     url: str
     instance: str
     settings: tuple[tuple[str, Any], ...] = ()
     database: str | None = None
+    realm: str = ""
 
     def but(self, **settings: Any) -> Spec:
         return self._replace(settings=tuple({**dict(self.settings), **settings}.items()))
@@ -83,7 +93,7 @@ class Shop:
 
     def __init__(self, spec: Spec) -> None:
         self.cache = Cache(spec.url, instance=spec.instance, **dict(spec.settings))
-        self.database = database = Database(spec.database or spec.url)
+        self.database = database = Database(spec.database or spec.url, spec.realm)
 
         @self.cache.cached("thing", tags=("thing:{name}", "things"))
         def get(name: str) -> str:
@@ -157,15 +167,15 @@ def run(spec: Spec, function: Callable[..., Any], *args: Any) -> Any:
 def rush(spec: Spec, name: str, threads: int, processes: int) -> list[str]:
     """Call from `threads` threads at once, when as many `processes` are ready to; gives what came of it."""
     mine = shop(spec)
-    client = mine.database.client
-    client.incr(f"db:ready:{name}")
-    wait_until(lambda: int(client.get(f"db:ready:{name}") or 0) == processes, PATIENCE, "the other processes")
+    client, ready = mine.database.client, mine.database.at("ready", name)
+    client.incr(ready)
+    wait_until(lambda: int(client.get(ready) or 0) == processes, PATIENCE, "the other processes")
     line = threading.Barrier(threads)
     values: list[str] = []
 
     def call() -> None:
         line.wait(PATIENCE)
-        client.incr(f"db:begun:{name}")
+        client.incr(mine.database.at("begun", name))
         values.append(mine.get(name))
 
     in_threads(call, threads)

@@ -32,7 +32,7 @@ def instance() -> str:
 @pytest.fixture
 def spec(redis_url: str, instance: str) -> Spec:
     """A cache on the session's server."""
-    return Spec(redis_url, instance).but(**PATIENT)
+    return Spec(redis_url, instance, realm=instance).but(**PATIENT)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def bare(spec: Spec) -> Spec:
 
 
 @pytest.fixture
-def database(redis_url: str) -> Iterator[Database]:
-    with closing(Database(redis_url)) as database:
+def database(redis_url: str, instance: str) -> Iterator[Database]:
+    with closing(Database(redis_url, instance)) as database:
         yield database
 
 

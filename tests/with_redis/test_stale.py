@@ -32,8 +32,8 @@ def ttl(value: str) -> float:
 class Aging(Database):
     """A database, and how time goes by: nobody waits for it, and however late a call comes, it is not later."""
 
-    def __init__(self, url: str, clock: Ahead) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, realm: str, clock: Ahead) -> None:
+        super().__init__(url, realm)
         self._clock = clock
 
     def age(self, seconds: float, *keys: str) -> None:
@@ -53,8 +53,8 @@ class Aging(Database):
 
 
 @pytest.fixture
-def database(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aging]:
-    with closing(Aging(redis_url, Ahead(monkeypatch))) as database:
+def database(redis_url: str, instance: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aging]:
+    with closing(Aging(redis_url, instance, Ahead(monkeypatch))) as database:
         yield database
 
 
@@ -72,7 +72,7 @@ def aged(shop: Shop, options: dict[str, Any]) -> Any:
         @shop.cache.cached("thing", **{"ttl": ttl, "tags": ("thing:{name}", "things"), **options})
         def aged(name: str) -> str:
             value = database.load(name)
-            if database.client.exists("db:broken"):
+            if database.client.exists(database.at("broken")):
                 raise LookupError("the database is away")
             return value
 
@@ -82,9 +82,9 @@ def aged(shop: Shop, options: dict[str, Any]) -> Any:
 
 def break_down(database: Database, broken: bool = True) -> None:
     if broken:
-        database.client.set("db:broken", "1")
+        database.client.set(database.at("broken"), "1")
     else:
-        database.client.delete("db:broken")
+        database.client.delete(database.at("broken"))
 
 
 Open = Callable[..., Any]

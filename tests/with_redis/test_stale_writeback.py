@@ -359,7 +359,7 @@ def test_under_a_storm_of_writes_and_reads_no_old_value_stays(
     calls = [worker.start(_workers.run, spec, storm, number) for number, worker in enumerate(workers[:4])]
     for call in calls:
         call.result(6 * PATIENCE)
-    last = database.client.get(f"db:value:{NAME}")
+    last = database.client.get(database.at("value", NAME))
     assert last == str(TURNS - 1)
     for worker in workers[:4]:
         wait_until(lambda worker=worker: worker.run(_workers.get, spec, NAME) == last, PATIENCE)  # type: ignore[misc]
@@ -374,7 +374,7 @@ def storm(shop: Shop, number: int) -> None:
     if number == 0:
         for turn in range(TURNS):
             shop.update(NAME, f"{turn}")
-            client.set(f"db:ended:{NAME}", f"{turn}")
+            client.set(shop.database.at("ended", NAME), f"{turn}")
             assert shop.get(NAME) == f"{turn}"
         return
     ended = -1
@@ -383,7 +383,7 @@ def storm(shop: Shop, number: int) -> None:
         return ended == -1 or int(shop.get(NAME)) >= ended
 
     while ended < TURNS - 1:
-        ended = int(client.get(f"db:ended:{NAME}") or "-1")
+        ended = int(client.get(shop.database.at("ended", NAME)) or "-1")
         wait_until(heard, 3 * PATIENCE, "the push")
 
 
@@ -415,4 +415,4 @@ def test_the_race_of_two_loads_is_won_by_the_newer(
             assert second.result() == NEW
         assert newer.get.peek(NAME) == NEW
         assert older.get(NAME) == NEW
-        wait_until(lambda: database.client.llen(f"db:go:{NAME}") == 0, PATIENCE, "the gate")
+        wait_until(lambda: database.client.llen(database.at("go", NAME)) == 0, PATIENCE, "the gate")

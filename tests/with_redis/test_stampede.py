@@ -25,7 +25,7 @@ def test_a_cold_key_called_by_128_threads_in_8_processes_is_loaded_once(
     database.hold("tea")
     calls = [worker.start(_workers.rush, spec, "tea", THREADS, len(workers)) for worker in workers]
     database.wait_held("tea")
-    wait_until(lambda: database.client.get("db:begun:tea") == str(THREADS * len(workers)), PATIENCE, "all calls")
+    wait_until(lambda: database.begun("tea") == THREADS * len(workers), PATIENCE, "all calls")
     database.let_go("tea")
     assert [value for call in calls for value in call.result()] == ["tea as it is"] * THREADS * len(workers)
     assert database.loads("tea") == 1
@@ -51,7 +51,7 @@ def test_a_leader_killed_while_loading_costs_one_more_load(
     victim.start(_workers.get, spec, "tea")
     database.wait_held("tea")
     calls = [worker.start(_workers.rush, spec, "tea", THREADS, len(others)) for worker in others]
-    wait_until(lambda: database.client.get("db:begun:tea") == str(THREADS * len(others)), PATIENCE, "all calls")
+    wait_until(lambda: database.begun("tea") == THREADS * len(others), PATIENCE, "all calls")
     assert database.loads("tea") == 1
     victim.kill()
     (lease,) = database.client.scan_iter(f"{spec.instance}:v1:!lease:*")

@@ -44,7 +44,7 @@ def cluster(binary: Path) -> Iterator[ClusterTopology]:
 @pytest.fixture
 def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
     """A cache on the cluster; its database is on the session's single server."""
-    return Spec(cluster.url, instance, database=redis_url).but(**PATIENT)
+    return Spec(cluster.url, instance, database=redis_url, realm=instance).but(**PATIENT)
 
 
 @pytest.fixture

@@ -202,9 +202,9 @@ def net(binary: Path, redis_url: str, instance: str, kind: Kind) -> Iterator[Net
             stack.callback(crew[-1].stop)
         for worker in crew:
             worker.start(close_shops).result(PATIENCE)  # starting an interpreter takes time
-        database = Database(redis_url)
+        database = Database(redis_url, instance)
         stack.callback(database.close)
-        spec = Spec(topology.url, instance, database=redis_url).but(**SETTINGS)
+        spec = Spec(topology.url, instance, database=redis_url, realm=instance).but(**SETTINGS)
         for name in (BOX, OTHER, LATER):
             database.put(name, "old")
         here, there = crew
