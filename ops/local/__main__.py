@@ -1,6 +1,6 @@
 """The shipped Redis configuration on this machine: three servers and three Sentinels, or a cluster, on loopback.
 
-    python -m ops.local up|status|failover|down [--topology cluster] [--profile durable] [--port 16379]
+    python -m ops.local up|status|failover|down [--topology cluster] [--profile durable] [--port 16379] [--tls]
 
 Exit status: 0 when it is as was asked for, 1 when it is not.
 """
@@ -8,6 +8,7 @@ Exit status: 0 when it is as was asked for, 1 when it is not.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--topology", choices=["sentinel", "cluster"], help="default: sentinel")
     parser.add_argument("--profile", choices=["cache", "durable"], help="default: cache")
     parser.add_argument("--port", type=int, help=f"the first of sixteen (default: {PORT})")
+    parser.add_argument("--tls", action="store_const", const=True, help="from a throw-away certificate authority")
     parser.add_argument("--server", choices=["valkey", "redis"], help="which server, if there are both")
     parser.add_argument("--directory", type=Path, default=OPS.parent / ".redis-local", help="where its files are")
     options = parser.parse_args(arguments)
@@ -58,12 +60,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def up(options: argparse.Namespace, fleet: Fleet | None) -> int:
-    binary = find_server(options.server)
+    tls = options.tls if fleet is None else fleet.tls
+    binary = find_server(options.server or ("redis" if tls and shutil.which("redis-server") else None))
     if fleet is None:
         topology, profile = options.topology or "sentinel", options.profile or "cache"
-        fleet = Fleet(options.directory, topology, options.port or PORT, profile)
+        fleet = Fleet(options.directory, topology, options.port or PORT, profile, tls=bool(tls))
         fleet.create(binary)
-    elif differences := fleet.differences(topology=options.topology, profile=options.profile, port=options.port):
+    elif differences := fleet.differences(
+        topology=options.topology, profile=options.profile, port=options.port, tls=options.tls
+    ):
         raise LocalError(f"What is up already has {differences}. End it first: make redis-down")
     else:
         started = fleet.start_missing(binary)

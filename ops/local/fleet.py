@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from .node import HOST, WITHIN, LocalError, Node
+from .node import HOST, WITHIN, LocalError, Node, has_tls
 
 SERVICE = "aikcache"
 PASSWORDS = ("cache", "session", "monitor", "replication", "sentinel", "operator", "sentinels")
@@ -26,12 +27,13 @@ SENTINELS_FROM = 10
 class Fleet:
     """A primary, two replicas and three Sentinels, or a cluster of three and three."""
 
-    def __init__(self, base: Path, topology: str, port: int, profile: str) -> None:
-        self.base, self.topology, self.port, self.profile = base, topology, port, profile
+    def __init__(self, base: Path, topology: str, port: int, profile: str, *, tls: bool = False) -> None:
+        self.base, self.topology, self.port, self.profile, self.tls = base, topology, port, profile, tls
         count = 3 if topology == "sentinel" else 6
-        self.servers = [Node(base, "redis", number, port + number - 1) for number in range(1, count + 1)]
+        self.servers = [Node(base, "redis", number, port + number - 1, tls) for number in range(1, count + 1)]
         watching = range(1, 4) if topology == "sentinel" else ()
-        self.sentinels = [Node(base, "sentinel", number, port + SENTINELS_FROM + number - 1) for number in watching]
+        first = port + SENTINELS_FROM
+        self.sentinels = [Node(base, "sentinel", number, first + number - 1, tls) for number in watching]
 
     @classmethod
     def found(cls, base: Path) -> Fleet | None:
@@ -44,7 +46,7 @@ class Fleet:
             if not base.exists():
                 return None
             raise LocalError(f"{base} is not of `make redis-up`, or its start was cut off: remove it.") from None
-        return cls(base, kept["topology"], kept["port"], kept["profile"])
+        return cls(base, kept["topology"], kept["port"], kept["profile"], tls=kept["tls"])
 
     @property
     def nodes(self) -> list[Node]:
@@ -53,11 +55,14 @@ class Fleet:
     def url(self, user: str = "cache") -> str:
         """Where the library finds it. These passwords are random, so they need no quoting."""
         login = f"{user}:{(self.base / 'secrets' / user).read_text()}"
+        scheme = "rediss" if self.tls else "redis"
+        trusted = [f"ssl_ca_certs={quote(str(self.base / 'tls' / 'ca.crt'))}"] if self.tls else []
         if self.topology == "cluster":
-            return f"redis+cluster://{login}@" + ",".join(node.address for node in self.servers[:3])
-        own = (self.base / "secrets" / "sentinels").read_text()
+            hosts = ",".join(node.address for node in self.servers[:3])
+            return "?".join([f"{scheme}+cluster://{login}@{hosts}", *trusted])
+        own = f"sentinel_password={(self.base / 'secrets' / 'sentinels').read_text()}"
         hosts = ",".join(node.address for node in self.sentinels)
-        return f"redis+sentinel://{login}@{hosts}/{SERVICE}/0?sentinel_password={own}"
+        return f"{scheme}+sentinel://{login}@{hosts}/{SERVICE}/0?" + "&".join([own, *trusted])
 
     # Starting
 
@@ -73,8 +78,10 @@ class Fleet:
             (self.base / "secrets").mkdir(mode=0o700)
             for name in PASSWORDS:
                 (self.base / "secrets" / name).write_text(secrets.token_urlsafe(24))
-            kept = {"topology": self.topology, "port": self.port, "profile": self.profile}
+            kept = {"topology": self.topology, "port": self.port, "profile": self.profile, "tls": self.tls}
             (self.base / "fleet.json").write_text(json.dumps(kept))
+            if self.tls:
+                self._certify(binary)
             self.start_missing(binary, self.servers[0].address)
             if self.topology == "cluster":
                 self._form_cluster()
@@ -82,6 +89,19 @@ class Fleet:
         except BaseException:
             self.remove()
             raise
+
+    def _certify(self, binary: Path) -> None:
+        if not has_tls(binary):
+            raise LocalError(f"{binary} was built without TLS. Install one that has it: Debian's redis-server has.")
+        try:
+            from .authority import Authority
+        except ImportError:
+            raise LocalError("Certificates need cryptography: pip install 'aikcache[crypto]'") from None
+        directory = self.base / "tls"
+        directory.mkdir(mode=0o700)
+        pair = Authority(directory, "ca").sign(HOST, "localhost")
+        pair.certificate.rename(directory / "tls.crt")
+        pair.key.rename(directory / "tls.key")
 
     def start_missing(self, binary: Path, primary: str | None = None) -> list[Node]:
         """Starts what does not run: a server as a replica of who is the primary now."""

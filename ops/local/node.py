@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Node:
     kind: str
     number: int
     port: int
+    tls: bool = False
 
     @property
     def name(self) -> str:
@@ -56,6 +58,11 @@ class Node:
     @property
     def secrets(self) -> Path:
         return self.base / "secrets"
+
+    @property
+    def certificates(self) -> Path:
+        """With TLS: tls.crt and tls.key, which all nodes share, and the authority's ca.crt."""
+        return self.base / "tls"
 
     def pid(self) -> int | None:
         """Its process, if it runs."""
@@ -86,6 +93,7 @@ class Node:
             "DATA": str(self.volume),
             "SECRETS": str(self.secrets),
             "CONFIG": str(OPS / "redis"),
+            "TLS": str(self.certificates) if self.tls else "",
             **environment,
         }
         script = OPS / "scripts" / f"init-{self.kind}.sh"
@@ -128,6 +136,8 @@ class Node:
             socket_timeout=5,
             socket_connect_timeout=5,
             retry=Retry(NoBackoff(), 0),
+            ssl=self.tls,
+            ssl_ca_certs=str(self.certificates / "ca.crt"),
         )
         try:
             with client:
@@ -168,6 +178,14 @@ def command_line(pid: int) -> str:
             return ""
     found = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "" if "defunct" in found.stdout else found.stdout
+
+
+def has_tls(binary: Path) -> bool:
+    """Whether a server was built with TLS: asked for it without a certificate it ends, and says what it lacks."""
+    command = [str(binary), "--port", "0", "--tls-port", "1", "--save", "", "--daemonize", "no"]
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, timeout=WITHIN, check=False)
+    return not any(word in done.stdout + done.stderr for word in ("Failed finding TLS support", "Bad directive"))
 
 
 def taken(port: int) -> bool:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,14 @@ from aikcache import Cache
 from aikcache.testing import wait_until
 from ops.local.__main__ import main
 from ops.local.fleet import Fleet
-from ops.local.node import HOST, LocalError, Node
+from ops.local.node import HOST, LocalError, Node, has_tls
 
 from ._ports import in_use, sixteen_ports
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
 WITHIN = 120.0  # a Sentinel that was starved does nothing for 30 s (TILT)
+PATIENT: dict[str, Any] = {"timeout": 20.0, "connect_timeout": 20.0, "lease_wait": 20.0}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.servers
@@ -152,6 +155,42 @@ def test_a_port_in_use_is_said_and_nothing_is_left(run: Run, directory: Path, po
     assert "Traceback" not in done.stderr
     assert not directory.exists()
     assert not in_use(port)
+
+
+def test_tls_from_an_authority_that_is_thrown_away(run: Run, directory: Path, binary: Path) -> None:
+    """Everything is encrypted, the probes speak it too; of a server that was built without that is said."""
+    done = run("up", "--tls")
+    if not has_tls(binary):
+        assert f"{binary} was built without TLS" in done.stderr
+        assert not directory.exists()
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    fleet = found(directory)
+    url = fleet.url()
+    assert url in done.stdout
+    assert url.startswith("rediss+sentinel://")
+    with Cache(url, instance="aikernel", **PATIENT) as one, Cache(url, instance="aikernel", **PATIENT) as two:
+        one.set("thing:x:1", "x" * 100_000)
+        assert two.get("thing:x:1") == "x" * 100_000
+        assert two.wait_coherent(WITHIN)
+    for node in (fleet.servers[0], fleet.sentinels[0]):
+        with socket.create_connection((HOST, node.port), 20) as plain:
+            plain.sendall(b"PING\r\n")
+            with suppress(ConnectionResetError):
+                assert not plain.recv(100).startswith((b"+", b"-"))
+    keys = [path.name for path in directory.rglob("*.key")]
+    assert keys == ["tls.key"]  # nobody signs another certificate by this authority
+    wait_until(lambda: ready(fleet.servers[1]) and ready(fleet.sentinels[1]), WITHIN, "the probes")
+    assert run("down").returncode == 0
+
+
+def ready(node: Node) -> bool:
+    """What the shipped readiness probe says."""
+    own = {"PATH": os.environ["PATH"], "SELF": node.address, "SECRETS": str(node.secrets), "SENTINELS": ""}
+    script = REPOSITORY / "ops" / "scripts" / f"ready-{node.kind}.sh"
+    return (
+        subprocess.run(["sh", script], env={**own, "TLS": str(node.certificates)}, capture_output=True).returncode == 0
+    )
 
 
 def test_what_was_there_before_is_said_and_left(run: Run, directory: Path) -> None:

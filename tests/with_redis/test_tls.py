@@ -23,8 +23,8 @@ from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import configuration
+from ops.local.authority import Authority, Pair
 
-from ._certificates import Authority, Pair
 from ._proxy import Impostor
 from ._workers import PATIENCE, PATIENT, Background, connect, in_threads
 

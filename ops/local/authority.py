@@ -1,4 +1,7 @@
-"""A certificate authority of the tests' own, and certificates by it: for a server, for a client, for whoever."""
+"""A throw-away certificate authority, and certificates by it: for a server, for a client, for whoever.
+
+Its own key is in this process alone: when that has ended, nobody signs anything by it any more. Needs `cryptography`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
+YEAR = 365 * DAY
 
 
 class Pair(NamedTuple):
@@ -41,8 +45,8 @@ class Authority:
         """A certificate for these names and addresses; without any it is a client's."""
         self._count += 1
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {self._count}")])
-        made = self._builder(name, key, -30 * DAY if expired else DAY)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"number {self._count}")])
+        made = self._builder(name, key, -30 * DAY if expired else YEAR)
         made = made.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
         )
@@ -53,12 +57,13 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        (self._directory / f"{stem}.key").touch(mode=0o600)
         (self._directory / f"{stem}.key").write_bytes(private)
         signed = made.sign(self._key, hashes.SHA256())
         return Pair(self._write(f"{stem}.crt", signed), self._directory / f"{stem}.key")
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, ends: datetime.timedelta = DAY
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, ends: datetime.timedelta = YEAR
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
