@@ -59,11 +59,7 @@ class CacheCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics as they stand."""
-        reading = self._reading()
-        for family in FAMILIES:
-            yield _family(self._prefix, family, reading)
-        for timing in TIMINGS:
-            yield _timing(self._prefix, timing, reading)
+        return ReadingCollector(self._prefix, self._reading()).collect()
 
     def _reading(self) -> Reading:
         engine = next((engine for engine in self._tally.engines() if engine.fleet is not None), None)
@@ -80,6 +76,20 @@ class CacheCollector(Collector):
         """First this process's figures are published: so whichever process answers, no total is less than before."""
         fleet.publish(WITHIN / 2)
         return fleet.read(WITHIN / 2, host=self._scope == "host")[0]
+
+
+class ReadingCollector(Collector):
+    """The metrics of one reading, whoever took it."""
+
+    def __init__(self, prefix: str, reading: Reading) -> None:
+        self._prefix, self._read = prefix, reading
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, as they stood."""
+        for family in FAMILIES:
+            yield _family(self._prefix, family, self._read)
+        for timing in TIMINGS:
+            yield _timing(self._prefix, timing, self._read)
 
 
 def metrics_app(

@@ -7,7 +7,7 @@ import logging
 import click
 
 from aikcache import __version__
-from aikcache.cli import doctor, keyring, keys, ping, sessions, show, stats, top
+from aikcache.cli import doctor, invalidate, keyring, keys, ping, serve, sessions, show, stats, top
 from aikcache.cli.failures import Commands
 
 PROGRAM = "aikcache"
@@ -26,15 +26,9 @@ def aikcache() -> None:
 
 
 for _command in (
-    ping.ping,
-    doctor.doctor,
-    stats.stats,
-    top.top,
-    keyring.keyring,
-    sessions.sessions,
-    keys.keys,
-    show.show,
-):
+    ping.ping, doctor.doctor, stats.stats, top.top, keys.keys, show.show, invalidate.invalidate, sessions.sessions,
+    keyring.keyring, serve.serve_metrics,
+):  # fmt: skip
     aikcache.add_command(_command)
 
 

@@ -24,7 +24,7 @@ interval_option = click.option("--interval", type=click.FloatRange(0.1, 3600), d
 def watch(draw: Callable[[], RenderableType], interval: float, wait: Wait = time.sleep) -> None:
     """Draw until Ctrl-C or SIGTERM. Without a terminal the views follow one another."""
     shown = console()
-    with contextlib.suppress(KeyboardInterrupt), _ended_by_sigterm():
+    with contextlib.suppress(KeyboardInterrupt), ended_by_sigterm():
         if not shown.is_terminal:
             while True:
                 shown.print(draw())
@@ -42,8 +42,9 @@ def watch(draw: Callable[[], RenderableType], interval: float, wait: Wait = time
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the view by an exception, so that the screen is restored."""
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is inside by an exception, so that the terminal is restored, also for the first process of a
+    container, which the system spares."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
