@@ -269,7 +269,7 @@ class Session(MutableMapping[str, Any]):
     def _damaged(self) -> None:
         """A new visitor, or empty and read-only if something of it was seen or changed already."""
         seen = self._values or self._deleted or self.cleared or self.regenerating or self.bound
-        self._store.refuse("field", "A field of a session in Redis does not open: the session is taken for another's.")
+        self._store.refuse("record", "A session in Redis is taken for none: a field of it does not open.")
         self._view = View("damaged" if seen else "new")
         self._values, self._assigned, self._deleted = {}, set(), set()
 
