@@ -2,8 +2,9 @@
 
     python -m ops.live.application PORT        # the cache's URL in AIKCACHE_URL
 
-Words on standard input change it: `cold` (every call asks for something new) and `warm`, `source-down` (the functions
-behind stale values fail) and `source-up`. It ends with its standard input.
+With AIKCACHE_SESSION_URL and AIKCACHE_MASTER_KEY it has sessions too. Words on standard input change it: `cold` (every
+call asks for something new) and `warm`, `source-down` (the functions behind stale values fail) and `source-up`, `later`
+(for the key ring 89 days have gone by). It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from aikcache import Cache
+from aikcache.errors import SessionUnavailableError
 from aikcache.prometheus import metrics_app
+from aikcache.sessions import Drop, KeyRing, SessionStore, Set
 
 HOST = "127.0.0.1"
 PAUSE = 0.01
 """Seconds between two calls of a thread: enough calls for every figure, and little CPU."""
+LATER = 89 * 86_400
+"""Seconds after which a key of the ring is due to be replaced, and still seals."""
 RATE = "version:rate"
 _NAMES = (
     "resource:by_id", "resource:children", "resource:owner", "search:modules", "search:names", "lineage:upstream",
@@ -75,6 +81,36 @@ class Load:
         self._over.set()
 
 
+class Visitors:
+    """Some browsers, whose sessions are begun, written and ended."""
+
+    def __init__(self) -> None:
+        self.late = 0
+        self._ring = KeyRing(clock=lambda: time.time() + self.late)
+        self._store = SessionStore(ring=self._ring)
+        self._cookies: list[str | None] = [None] * 5
+
+    def work(self) -> None:
+        """Ten requests a second, for as long as the process lives."""
+        while True:
+            time.sleep(10 * PAUSE)
+            place = random.randrange(len(self._cookies))
+            try:
+                self._cookies[place] = self._visit(self._cookies[place])
+            except SessionUnavailableError:  # this visitor is told so, and comes again
+                continue
+
+    def _visit(self, cookie: str | None) -> str | None:
+        session = self._store.open(cookie)
+        session["visits"] = session.get("visits", 0) + 1
+        if session["visits"] > 20:
+            session.end()
+        outcome = self._store.commit(session)
+        if isinstance(outcome, Set):
+            return outcome.value
+        return None if isinstance(outcome, Drop) else cookie
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -87,8 +123,10 @@ class _Quiet(WSGIRequestHandler):
 def main() -> None:
     with Cache(os.environ["AIKCACHE_URL"], instance="aikernel", publish_interval=5) as cache:
         load = Load(cache)
+        visitors = Visitors() if "AIKCACHE_SESSION_URL" in os.environ else None
         server = make_server(HOST, int(sys.argv[1]), metrics_app(), _Server, _Quiet)
-        for work in (server.serve_forever, load.work, load.work, load.invalidate):
+        works = [server.serve_forever, load.work, load.work, load.invalidate]
+        for work in (*works, *([visitors.work] if visitors else [])):
             threading.Thread(target=work, daemon=True).start()
         print("serving", flush=True)
         for line in sys.stdin:
@@ -97,6 +135,8 @@ def main() -> None:
                 load.cold = word == "cold"
             elif word in ("source-down", "source-up"):
                 load.source_down = word == "source-down"
+            elif word == "later" and visitors:
+                visitors.late = LATER
         load.end()
         server.shutdown()
 

@@ -153,8 +153,10 @@ class WrongReplicationPassword(Fault):
         self.set(masterauth=(self.node.secrets / "replication").read_text())
 
 
-class PasswordChanged(Fault):
-    """The cache's user has another password on the server: what follows from half of a rotation."""
+class PasswordsChanged(Fault):
+    """The users of cache and sessions have other passwords on the server: what follows from half of a rotation."""
+
+    USERS = ("cache", "session")
 
     @property
     def _users(self) -> Path:
@@ -167,13 +169,17 @@ class PasswordChanged(Fault):
     def begin(self) -> None:
         shutil.copy(self._users, self._kept)
         lines = self._users.read_text().splitlines()
-        changed = [f"user cache on #{'0' * 64} -@all" if line.startswith("user cache ") else line for line in lines]
-        self._users.write_text("\n".join([*changed, ""]))
+        for user in self.USERS:
+            lines = [
+                f"user {user} on #{'0' * 64} -@all" if line.startswith(f"user {user} ") else line for line in lines
+            ]
+        self._users.write_text("\n".join([*lines, ""]))
         self._load()
 
     def _load(self) -> None:
         self.must("ACL", "LOAD")
-        self.node.ask("CLIENT", "KILL", "USER", "cache")
+        for user in self.USERS:
+            self.node.ask("CLIENT", "KILL", "USER", user)
 
     def mend(self) -> None:
         if self._kept.exists():
@@ -193,6 +199,13 @@ class Told(Fault):
 
     def mend(self) -> None:
         self.stack.tell(self._better)
+
+
+class Later(Fault):
+    """The key ring's next key is due: under `PasswordsChanged` it cannot be made. Nothing is to be mended."""
+
+    def begin(self) -> None:
+        self.stack.tell("later")
 
 
 def client(stack: Stack, node: Node) -> redis.Redis:

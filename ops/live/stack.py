@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -53,8 +54,8 @@ class Stack:
             self._start_exporters(stack)
             for name in ("application", "other"):
                 command = [sys.executable, "-m", "ops.live.application", str(self.ports[name])]
-                url = {"AIKCACHE_URL": self.fleet.url()}
-                self.applications.append(self._run(stack, name, command, url, stdin=subprocess.PIPE))
+                environment = {"AIKCACHE_URL": self.fleet.url(), **(self._sessions() if name == "application" else {})}
+                self.applications.append(self._run(stack, name, command, environment, stdin=subprocess.PIPE))
             data = self._directory / "prometheus"
             file = f"--config.file={self._directory / 'prometheus.yml'}"
             where = f"--web.listen-address={self.address('prometheus')}"
@@ -69,6 +70,13 @@ class Stack:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stack.close()
+
+    def _sessions(self) -> dict[str, str]:
+        """What one of the applications has sessions by."""
+        return {
+            "AIKCACHE_SESSION_URL": self.fleet.url("session"),
+            "AIKCACHE_MASTER_KEY": secrets.token_urlsafe(32),
+        }
 
     def _write_files(self) -> None:
         servers = {
