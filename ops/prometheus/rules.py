@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RUNBOOK = "https://runbooks.example.com/aikcache/runbook.md"
-"""Where people find docs/runbook.md. Put in your own copy's address, and make the files anew."""
+RUNBOOK = "https://runbooks.example.com/aikcache/runbook.md#{alert}"
+"""Where people find an alert's section of docs/runbook.md: a placeholder. `python -m ops.prometheus --runbook` puts in
+your own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ops.check.promql import emitted, metrics, unknown
 from ops.check.rules import unexplained
 from ops.check.tools import Missing, complaints, outdated, tool
 from ops.prometheus import cases
+from ops.prometheus.__main__ import main
 from ops.prometheus.files import OPERATOR, PLAIN, dump, files
 from ops.prometheus.rules import ALERTS, RECORDINGS
 
@@ -64,6 +65,21 @@ def test_both_files_hold_the_same_groups_as_the_source() -> None:
     plain, resource = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (PLAIN, OPERATOR))
     assert plain["groups"] == resource["spec"]["groups"]
     assert len(plain["groups"][0]["rules"]) == len(ALERTS) + len(RECORDINGS)
+
+
+def test_the_address_of_the_runbook_is_given_in_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both files then name each alert's section there, and no other; an address without a place for it is refused."""
+    assert main(["--runbook", "https://wiki.test/cache#{alert}", "--to", str(tmp_path)]) == 0
+    plain, resource = (yaml.safe_load((tmp_path / path.name).read_text("utf-8")) for path in (PLAIN, OPERATOR))
+    assert plain["groups"] == resource["spec"]["groups"]
+    links = {
+        rule["alert"]: rule["annotations"]["runbook_url"] for rule in plain["groups"][0]["rules"] if "alert" in rule
+    }
+    assert links == {one.name: f"https://wiki.test/cache#{one.name.lower()}" for one in ALERTS}
+    for wrong in ("https://wiki.test/cache", "wiki.test/{alert}"):
+        with pytest.raises(SystemExit):
+            main(["--runbook", wrong])
+    assert "must be an address with {alert} in it, got 'wiki.test/{alert}'" in capsys.readouterr().err
 
 
 def test_a_made_file_that_was_changed_by_hand_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
