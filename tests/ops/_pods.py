@@ -21,6 +21,7 @@ import hiredis
 
 from aikcache.testing import wait_until
 
+from ._names import Names
 from ._users import PASSWORDS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,8 +34,9 @@ WITHIN = 60.0
 class Pod:
     """One server or Sentinel. Its volume outlives it."""
 
-    def __init__(self, fleet: Fleet, kind: str, host: str) -> None:
+    def __init__(self, fleet: Fleet, kind: str, host: str, name: str | None = None) -> None:
         self.kind, self.host, self.port = kind, host, 6379 if kind == "redis" else 26379
+        self.name = name or host
         self.volume = fleet.root / host
         self.volume.mkdir()
         self._fleet = fleet
@@ -42,7 +44,7 @@ class Pod:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"{self.name}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -57,7 +59,11 @@ class Pod:
         own = {"SELF": self.address, "DATA": str(self.volume)}
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C", **self._fleet.environment, **own, **settings}
         shell = shutil.which("dash") or "sh"
-        return {"args": [shell, str(SCRIPTS / script), *arguments], "env": env, "stdin": subprocess.DEVNULL}
+        return {
+            "args": [*self._fleet.around, shell, str(SCRIPTS / script), *arguments],
+            "env": env,
+            "stdin": subprocess.DEVNULL,
+        }
 
     def init(self, **settings: str) -> subprocess.Popen[str]:
         """The init container, started."""
@@ -71,7 +77,7 @@ class Pod:
         extra = ["--sentinel"] if self.kind == "sentinel" else []
         with (self.volume / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", str(self._fleet.binary), str(path), *extra],
+                [*self._fleet.around, "setpriv", "--pdeathsig", "KILL", str(self._fleet.binary), str(path), *extra],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -133,8 +139,10 @@ class Wire:
 class Fleet:
     """Three of each, none of them started."""
 
-    def __init__(self, binary: Path, root: Path, down_after_ms: int = 5000) -> None:
-        self.binary, self.root = binary, root
+    def __init__(self, binary: Path, root: Path, down_after_ms: int = 5000, names: Names | None = None) -> None:
+        self.binary, self.root, self.names = binary, root, names
+        self.around = names.command if names else []
+        """What every process is started by."""
         self.passwords = {**PASSWORDS, "sentinels": "the Sentinels' own pässword"}
         self.secrets, self.config = root / "secrets", root / "config"
         self.secrets.mkdir()
@@ -144,8 +152,14 @@ class Fleet:
         for name, password in self.passwords.items():
             (self.secrets / name).write_text(password)
         network = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}"
-        self.redis = [Pod(self, "redis", f"{network}.{number}") for number in (1, 2, 3)]
-        self.sentinels = [Pod(self, "sentinel", f"{network}.{number}") for number in (11, 12, 13)]
+        self.redis, self.sentinels = (
+            [
+                Pod(self, kind, f"{network}.{first + number}", f"{kind}-{number}.{kind}" if names else None)
+                for number in range(3)
+            ]
+            for kind, first in (("redis", 1), ("sentinel", 11))
+        )
+        self.resolve(*self.pods)
         self.environment = {
             "SENTINELS": " ".join(pod.address for pod in self.sentinels),
             "FIRST": self.redis[0].address,
@@ -157,6 +171,11 @@ class Fleet:
     @property
     def pods(self) -> list[Pod]:
         return [*self.redis, *self.sentinels]
+
+    def resolve(self, *pods: Pod) -> None:
+        """From now on only these have addresses."""
+        if self.names:
+            self.names.resolve({pod.name: pod.host for pod in pods})
 
     def url(self, user: str = "cache") -> str:
         quoted = {name: quote(self.passwords[name], safe="") for name in (user, "sentinels")}
