@@ -439,6 +439,13 @@ class TestReport:
         assert text.endswith("PASSED" if passed else "FAILED")
         assert f"{wrong} wrong of 5" in text
 
+    @pytest.mark.parametrize(("wrong", "passed"), [(0, True), (1, False)])
+    def test_without_a_bar_the_answers_alone_count(self, wrong: int, passed: bool) -> None:
+        """As when a server is killed meanwhile; the figure is shown all the same."""
+        summary = report.summarize([served(40, 60)], [worker.Checked(compared=5, wrong=wrong)], 0.0)
+        assert summary.passed is passed
+        assert "40.0 % of 100 calls, beginning with an empty cache (must be above 0%)" in report.verdict(summary, 2.2)
+
     def test_json_is_strict_json(self) -> None:
         """No NaN, which other readers of JSON refuse."""
 
