@@ -7,7 +7,7 @@ import logging
 import click
 
 from aikcache import __version__
-from aikcache.cli import doctor, invalidate, keyring, keys, ping, serve, sessions, show, stats, top
+from aikcache.cli import completion, demo, doctor, invalidate, keyring, keys, ping, serve, sessions, show, stats, top
 from aikcache.cli.failures import Commands
 
 PROGRAM = "aikcache"
@@ -26,8 +26,8 @@ def aikcache() -> None:
 
 
 for _command in (
-    ping.ping, doctor.doctor, stats.stats, top.top, keys.keys, show.show, invalidate.invalidate, sessions.sessions,
-    keyring.keyring, serve.serve_metrics,
+    demo.demo, ping.ping, doctor.doctor, stats.stats, top.top, keys.keys, show.show, invalidate.invalidate,
+    sessions.sessions, keyring.keyring, serve.serve_metrics, completion.completion,
 ):  # fmt: skip
     aikcache.add_command(_command)
 

@@ -100,3 +100,15 @@ def test_a_url_that_is_none_is_not_shown(run: Callable[..., Result], url: str) -
     """Whatever is wrong with a URL, the message does not repeat it."""
     said = run("ping", "--url", url)
     assert (said.exit_code, PASSWORD in said.output) == (2, False)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_its_words(run: Callable[..., Result], shell: str) -> None:
+    """The script asks the command itself."""
+    assert "_AIKCACHE_COMPLETE" in run("completion", shell).stdout
+    words = run(
+        _AIKCACHE_COMPLETE=f"{shell}_complete",
+        COMP_WORDS="aikcache keyring ro",
+        COMP_CWORD="ro" if shell == "fish" else "2",
+    )
+    assert "rotate" in words.stdout
