@@ -141,7 +141,7 @@ class Used:
         if failed:
             raise failed[0]
         assert engine.flights.loading == set()
-        assert all(flight.over() for flight in engine.flights._flying.copy().values())
+        assert all(flight.over() for flight in engine.flights.flying.copy().values())
         if engine.remote_tier is not None:
             leases = engine.remote_tier.leases
             assert leases.held == {}

@@ -21,6 +21,7 @@ LONG = {
     "_decorators/signature.__init__": SETTINGS,
     "_decorators/wrapper.make": HOT,
     "_engine/fast_path.many": HOT,
+    "_engine/fast_path.one": HOT,
     "_engine/policy.make": SETTINGS,
     "_engine/strong.one": HOT,
     "_engine/strong.many": HOT,

@@ -69,21 +69,21 @@ class PendingInvalidations:
         self.servers_met = 0
         self._guard = Guard()
         self._sending = threading.RLock()
-        self._pending: dict[tuple[str, str], float] = {}
+        self.pending: dict[tuple[str, str], float] = {}
         self._published: dict[tuple[str, str], float] = {}
         self._recent = Recent(clock())
         self._max_staleness = config.max_staleness
         self.replayed = 0
         if journal is not None:
             found = journal.read()
-            self._pending = dict.fromkeys(found if len(found) <= limit else [ALL], clock())
+            self.pending = dict.fromkeys(found if len(found) <= limit else [ALL], clock())
 
     def __len__(self) -> int:
-        return len(self._pending) + len(self._unconfirmed)
+        return len(self.pending) + len(self._unconfirmed)
 
     def oldest(self) -> float | None:
         """Seconds that the oldest pending invalidation waits; None when there is none."""
-        waiting = [*self._pending.values(), *self._unconfirmed.values()]
+        waiting = [*self.pending.values(), *self._unconfirmed.values()]
         return self._clock() - min(waiting) if waiting else None
 
     def keep(self, what: Invalidation) -> None:
@@ -95,27 +95,27 @@ class PendingInvalidations:
         """Another process could not send these, and has published them."""
         for name in names:
             self._add(name)
-            if (when := self._pending.get(name)) is not None:
+            if (when := self.pending.get(name)) is not None:
                 self._published[name] = when  # by whoever published them
 
     def unpublished(self) -> list[tuple[str, str]]:
         """What is pending here, and was not yet published; it counts as published then."""
-        before, self._published = self._published, dict(items(self._pending))
+        before, self._published = self._published, dict(items(self.pending))
         return [name for name, when in self._published.items() if before.get(name) != when]
 
     def _add(self, name: tuple[str, str]) -> None:
-        if ALL in self._pending:
+        if ALL in self.pending:
             name = ALL  # told again, should it just be on its way
-        elif len(self._pending) >= self._limit and name not in self._pending:
+        elif len(self.pending) >= self._limit and name not in self.pending:
             self._reporter.report(
                 "pending", f"more than {self._limit} invalidations wait for Redis; they become one of everything."
             )
             self._write(ALL)
-            self._pending = {ALL: self._clock()}  # in one step: it must never be seen empty
+            self.pending = {ALL: self._clock()}  # in one step: it must never be seen empty
             return
-        if name not in self._pending:
+        if name not in self.pending:
             self._write(name)
-        self._guard.do(lambda: self._pending.__setitem__(name, self._clock()))
+        self._guard.do(lambda: self.pending.__setitem__(name, self._clock()))
 
     def _write(self, name: tuple[str, str]) -> None:
         """To the journal; a child of `fork` also takes over what it finds there."""
@@ -125,14 +125,14 @@ class PendingInvalidations:
             except (OSError, ConfigError) as error:
                 self._reporter.report("journal", f"an invalidation is in memory only, not in the journal: {error}")
             for left in self._journal.read():
-                self._pending.setdefault(left, self._clock())
+                self.pending.setdefault(left, self._clock())
 
     def send(self, refused: str | None = None) -> None:
         """Send what is pending. Raises `RemoteError` when it cannot be sent: Redis is then not to be read either.
 
         `refused`: why it is known that it would be refused, so that nobody waits to hear it; a heartbeat tries again.
         """
-        if not self._pending:
+        if not self.pending:
             return
         if refused is not None:
             raise RemoteUnavailableError(f"invalidations wait for the server, which would refuse them: {refused}")
@@ -144,7 +144,7 @@ class PendingInvalidations:
                 raise waiting
             for _ in range(MOST_TAKEOVERS):
                 before = self.servers_met
-                batch = items(self._pending)
+                batch = items(self.pending)
                 what = _few_globs(joined([name for name, _ in batch]))
                 sweep.end(self._remote, what)
                 if self.servers_met == before:
@@ -166,14 +166,14 @@ class PendingInvalidations:
 
     def _tidy(self) -> None:
         """Empty the journal when nothing is to be told any more."""
-        if self._journal is not None and not self._pending and not self._unconfirmed:
+        if self._journal is not None and not self.pending and not self._unconfirmed:
             self._journal.clear()
-            for name in [*self._pending, *self._unconfirmed]:  # kept while we cleared: its line may have gone as well
+            for name in [*self.pending, *self._unconfirmed]:  # kept while we cleared: its line may have gone as well
                 self._write(name)
 
     def _drop(self, name: tuple[str, str], when: float) -> None:
-        if self._pending.get(name) == when:
-            del self._pending[name]
+        if self.pending.get(name) == when:
+            del self.pending[name]
 
     def sent(self, what: Invalidation, servers_met: int) -> None:
         """Redis has heard these; should it be replaced by one that may not have, they are sent again.

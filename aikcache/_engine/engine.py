@@ -108,7 +108,7 @@ class Engine:
             )
         self.filler = Filler(config, self.local, self.remote_tier, self.freshness, self.events, clock)
         if self.remote_tier is not None:
-            self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, clock)
+            self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, self.recovery, clock)
             self.strong_path = StrongPath(self.remote_tier)
             self.trust_until(-inf)
         _living.add(self)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from aikcache._codec.codec import JSON
 from aikcache._codec.costs import MAX_CONTAINERS
 from aikcache._codec.frame import Frame
+from aikcache._coherence.pending import PendingInvalidations
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine.fill import Filler, Where
@@ -55,9 +56,6 @@ class FastPathMiss(NamedTuple):
     """Whether the local tier was found to have nothing under the key."""
 
 
-_new = tuple.__new__  # a third of what the class itself takes
-
-
 class Answer(NamedTuple):
     """What Redis answered, and the stamps that it is judged by."""
 
@@ -78,23 +76,60 @@ UNSEEN = FastPathMiss(looked=False)
 class FastPath:
     """The fast-path reads of one cache."""
 
-    def __init__(self, shared: VersionedStore, filler: Filler, flights: Flights, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        shared: VersionedStore,
+        filler: Filler,
+        flights: Flights,
+        recovery: PendingInvalidations | None,
+        clock: Callable[[], float],
+    ) -> None:
         self._shared = shared
+        self._stamps = shared.stamps
         self._filler = filler
         self._events = filler.events
         self._flights = flights
+        self._recovery = recovery
         self._clock = clock
+        self._max_staleness = filler.config.max_staleness
+        self._holds = filler.config.local_ttl > 0
         self._bases: dict[str, Base] = {}  # by region
 
     def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
         """The value under a key, or `FastPathMiss`. What `many` does, without its lists: most calls are one."""
-        if key in self._flights or policy.ages:  # somebody else is about to know
+        if policy.ages or key in self._flights.flying:  # somebody else is about to know
             return NOTHING
-        epoch, asked, timed = region.epoch, self._clock(), self._filler.bound(policy) > 0
-        question = self._ask("get", (key,), region, asked, timed)
-        if isinstance(question, FastPathMiss):
-            return question
-        base, began, (name,), ((data,), (pttl,)) = question
+        epoch, asked, timed = region.epoch, self._clock(), self._holds and policy.local_ttl != 0
+        started = began = asked
+        try:
+            stamps, base = self._stamps, self._bases.get(region.name)
+            if (
+                base is None
+                or base[0] != stamps.epoch
+                or not stamps.trusted  # so the channel runs
+                or asked >= stamps.trusted_until
+                or self._recovery is None
+                or self._recovery.pending
+            ):
+                base = self._base(region, asked)
+                if base is None:
+                    return NOTHING
+                started = self._clock()
+            if timed:
+                began = min(asked, stamps.trusted_until - self._max_staleness)
+            name = key.encode()
+            if spans.active is None:
+                answer = self._shared.remote.fast_get(name, timed=timed)
+            else:
+                with spans.active.exchange("get", 1):
+                    answer = self._shared.remote.fast_get(name, timed=timed)
+        except (RemoteError, *BUGS) as error:  # the function can still answer
+            return self._failed("get", region, started, error)
+        if answer is None:
+            return NOTHING
+        if self._events.timed:
+            self._events.add("get", region.name, self._clock() - started, None)
+        data, pttl = answer
         if data is None:
             return FastPathMiss(Read(None, pttl, []))
         region.counters.bytes_read += len(data)
@@ -105,7 +140,7 @@ class FastPath:
             value = policy.codec.decode(frame.codec, frame.payload)
         except DecodeError:  # said on the full read path
             return NOTHING
-        if self._shared.stamps.epoch != base[0]:
+        if stamps.epoch != base[0]:
             return NOTHING  # something has ended meanwhile
         if timed and not self._file((key, region, local_key, epoch), policy, frame, value, pttl, asked, began):
             return NOTHING
@@ -118,8 +153,8 @@ class FastPath:
         nothing: list[Any] = [NOTHING] * len(keys)
         if policy.ages:  # what has aged takes part in its renewal, which a fast-path read cannot
             return nothing
-        timed = self._filler.bound(policy) > 0  # how long they will live matters where they are held
-        question = self._ask("many", keys, region, asked, timed)
+        timed = self._holds and policy.local_ttl != 0  # how long they will live matters where they are held
+        question = self._ask(keys, region, asked, timed)
         if isinstance(question, FastPathMiss):
             return [question] * len(keys)
         base, began, names, (values, pttls) = question
@@ -153,7 +188,7 @@ class FastPath:
             except (DecodeError, *BUGS) as error:  # said on the full read path
                 let_out(error)
                 hits -= 1
-        if self._shared.stamps.epoch != base[0]:
+        if self._stamps.epoch != base[0]:
             return nothing  # something has ended meanwhile
         for i, frame in framed:
             where = keys[i], region, local_keys[i] if local_keys else None, epoch
@@ -164,39 +199,39 @@ class FastPath:
         region.counters.bytes_read += sum(map(len, filter(None, values)))
         return found
 
-    def _ask(
-        self, command: str, keys: Sequence[str], region: Region, asked: float, timed: bool
-    ) -> Answer | FastPathMiss:
+    def _ask(self, keys: Sequence[str], region: Region, asked: float, timed: bool) -> Answer | FastPathMiss:
         """The stamps held for a region, since when they count, names, and what Redis answers; or why it does not."""
-        started = None
+        started = asked
         try:
             base = self._base(region, asked)
             if base is None:
                 return NOTHING
-            began = min(asked, self._shared.stamps.trusted_until - self._filler.config.max_staleness)
+            began = min(asked, self._stamps.trusted_until - self._max_staleness)
             names = [key.encode() for key in keys]
-            if self._events.timed:
-                started = self._clock()
+            started = self._clock()
             if spans.active is None:
                 answer = self._shared.remote.fast_read(names, timed=timed)
             else:
-                with spans.active.exchange(command, len(names)):
+                with spans.active.exchange("many", len(names)):
                     answer = self._shared.remote.fast_read(names, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
-            let_out(error)
-            if started is not None:
-                self._events.add(command, region.name, self._clock() - started, type(error).__name__)
-            return FastPathMiss(error)
+            return self._failed("many", region, started, error)
         if answer is None:
             return NOTHING
-        if started is not None:
-            self._events.add(command, region.name, self._clock() - started, None)
-        return _new(Answer, (base, began, names, answer))
+        if self._events.timed:
+            self._events.add("many", region.name, self._clock() - started, None)
+        return Answer(base, began, names, answer)
+
+    def _failed(self, command: str, region: Region, started: float, error: Exception) -> FastPathMiss:
+        let_out(error)
+        if self._events.timed:
+            self._events.add(command, region.name, self._clock() - started, type(error).__name__)
+        return FastPathMiss(error)
 
     def _base(self, region: Region, now: float) -> Base | None:
         """None: not all stamps of a region's groups are held here."""
         self._shared.ready()
-        stamps = self._shared.stamps
+        stamps = self._stamps
         epoch = stamps.epoch
         if not stamps.trusted or now >= stamps.trusted_until:
             return None
@@ -216,7 +251,7 @@ class FastPath:
             expected = base[2]
             if frame.tags:
                 region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
-                known = self._shared.stamps.known(list(map(tag_group, frame.tags)))
+                known = self._stamps.known(list(map(tag_group, frame.tags)))
                 if None in known:
                     return None
                 expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]

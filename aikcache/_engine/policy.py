@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -32,6 +32,11 @@ class Policy:
     load_timeout: float | None = None
     skip_if: Callable[..., object] | None = None
     strong: bool | None = None
+    ages: bool = field(init=False)
+    """Whether a value can be renewed before its end, or served after it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ages", bool(self.stale_ttl or self.error_ttl or self.early_refresh))
 
     def within(self, config: CacheConfig) -> Policy:
         """As it is in a cache of these settings: what is strong there is not held locally."""
@@ -39,11 +44,6 @@ class Policy:
         if not wanted:
             return self
         return replace(self, strong=config.shared, local_ttl=0.0 if config.shared else self.local_ttl)
-
-    @property
-    def ages(self) -> bool:
-        """Whether a value can be renewed before its end, or served after it."""
-        return bool(self.stale_ttl or self.error_ttl or self.early_refresh)
 
     @property
     def extra(self) -> float:

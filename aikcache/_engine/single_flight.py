@@ -108,30 +108,30 @@ class Flight:
 class Flights:
     """The loads under way in this process for one cache."""
 
-    __slots__ = ("_flying", "_waiting", "loading")
+    __slots__ = ("_waiting", "flying", "loading")
 
     def __init__(self) -> None:
-        self._flying: dict[str, Flight] = {}
+        self.flying: dict[str, Flight] = {}
         self.loading: set[tuple[int, str]] = set()
         """Which thread is running the function for which key. `about` says what to put in, and to take out again, each
         by one call into C: nothing can then come between."""
         self._waiting: dict[int, Flight] = {}  # which thread waits for what
 
     def __len__(self) -> int:
-        return len(self._flying)
+        return len(self.flying)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._flying
+        return key in self.flying
 
     def join(self, mine: Flight) -> Flight:
         """The flight of a key: `mine`, unless there is one under way."""
-        while (flight := self._flying.setdefault(mine.key, mine)) is not mine and flight.over():
+        while (flight := self.flying.setdefault(mine.key, mine)) is not mine and flight.over():
             self._hide(flight)
         return flight
 
     def _hide(self, flight: Flight) -> None:
-        if self._flying.get(flight.key) is flight:
-            self._flying.pop(flight.key, None)
+        if self.flying.get(flight.key) is flight:
+            self.flying.pop(flight.key, None)
 
     def wait(self, flight: Flight, seconds: float) -> bool:
         """Wait for the landing. False: it has not landed in time, or cannot before the caller itself has gone on."""
@@ -160,13 +160,13 @@ class Flights:
 
     def end(self, concerns: Callable[[Flight], bool]) -> None:
         """An invalidation: the flights it concerns go on for those who already wait, and for nobody else."""
-        for flight in list(self._flying.values()):
+        for flight in list(self.flying.values()):
             if concerns(flight):
                 flight.ended = True
                 self._hide(flight)
 
     def end_key(self, key: str) -> None:
-        flight = self._flying.get(key)
+        flight = self.flying.get(key)
         if flight is not None:
             flight.ended = True
             self._hide(flight)
@@ -186,6 +186,6 @@ class Flights:
         return any(loader == thread for loader, _ in self.loading.copy())
 
     def forget(self) -> None:
-        self._flying.clear()
+        self.flying.clear()
         self._waiting.clear()
         self.loading.intersection_update([mine for mine in self.loading if mine[0] == threading.get_ident()])

@@ -81,23 +81,32 @@ class RedisStore:
             raise self._unexpected()
         return [Read(data, pttl, []) for data, pttl in zip(values, pttls, strict=True)], stamps
 
-    def fast_read(self, names: Sequence[bytes], *, timed: bool) -> tuple[list[bytes | None], list[int]] | None:
-        """Values, and if `timed` how long they will live, by the shortest way there is; None: that way is not open."""
-        connections = self.connections
-        if len(names) == 1:
-            name = names[0]
-            size = len(name)
-            data = _GET % (size, name) + _PTTL % (size, name) if timed else _GET % (size, name)
-            if (replies := connections.send(data, 1 + timed)) is None:
+    def fast_get(self, name: bytes, *, timed: bool) -> tuple[bytes | None, int] | None:
+        """A value, and if `timed` how long it will live, by the shortest way there is; None: that way is not open."""
+        size = len(name)
+        if timed:
+            replies = self.connections.send(_GET % (size, name) + _PTTL % (size, name), 2)
+            if replies is None:
                 return None
-            found, pttls = replies[:1], replies[1:]
-            if type(found[0]) is bytes and (not timed or type(pttls[0]) is int):  # as it nearly always is
-                return found, pttls or [NOT_ASKED]
-        elif not connections.ordered:
-            return None
+            data, pttl = replies
         else:
-            replies = connections.exchange([("MGET", *names), *(("PTTL", name) for name in (names if timed else ()))])
-            found, pttls = replies[0], replies[1:]
+            replies = self.connections.send(_GET % (size, name), 1)
+            if replies is None:
+                return None
+            (data,), pttl = replies, NOT_ASKED
+        if type(data) not in VALUE or type(pttl) is not int:
+            if type(data) is ErrorReply or type(pttl) is ErrorReply:
+                return None
+            raise self._unexpected()
+        return data, pttl
+
+    def fast_read(self, names: Sequence[bytes], *, timed: bool) -> tuple[list[bytes | None], list[int]] | None:
+        """The same of several values: one MGET."""
+        connections = self.connections
+        if not connections.ordered:
+            return None
+        replies = connections.exchange([("MGET", *names), *(("PTTL", name) for name in (names if timed else ()))])
+        found, pttls = replies[0], replies[1:]
         for reply in replies:
             if type(reply) is ErrorReply:
                 return None

@@ -64,6 +64,7 @@ class Probes:
         _around(PendingInvalidations, "send", self._send)
         _around(PendingInvalidations, "on_new_server", self._greet)
         _around(Cluster, "_install", self._install)
+        _around(RedisStore, "fast_get", self._use(lambda name: name, lambda answer: answer[0] is not None))
         _around(RedisStore, "fast_read", self._use(lambda names: names[0], lambda answer: any(answer[0])))
         _around(RedisStore, "read", self._use(lambda keys: keys[0], lambda answer: answer[0][0].data is not None))
         _around(RedisStore, "consult", self._use(lambda name: name, lambda answer: answer[0] is not None))

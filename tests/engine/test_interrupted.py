@@ -41,7 +41,7 @@ def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind:
             if error is None:
                 swallowed.append(f"{name} {point}")
             assert used.cache.engine.flights.loading == set(), (name, point)
-            assert all(flight.over() for flight in used.cache.engine.flights._flying.values()), (name, point)
+            assert all(flight.over() for flight in used.cache.engine.flights.flying.values()), (name, point)
         else:
             pytest.fail(f"{name} does not end")
         used.check()

@@ -172,7 +172,7 @@ def test_a_glance_that_an_invalidation_overtook_is_not_filed(
                 self, key, region, local_key, region.epoch, *args, **kwargs
             ),
         )
-    pause = Pause(monkeypatch, here.engine.remote, "fast_read", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "fast_get", after=True)
     reader = Background(get, "box")
     pause.wait()
     source.value = NEW

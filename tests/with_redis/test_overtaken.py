@@ -116,7 +116,7 @@ def test_what_a_server_restored_is_not_judged_by_stamps_of_before(
     get_there.invalidate(NAME)
     other.close()
     cache.engine.drop_key(get.key(NAME))  # whether it has been pushed by now is not what is asked
-    reading = Pause(monkeypatch, cache.engine.remote, "fast_read")
+    reading = Pause(monkeypatch, cache.engine.remote, "fast_get")
     call = Background(get, NAME)
     reading.wait()
     own_server.kill()
