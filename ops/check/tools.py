@@ -11,7 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OPS = ROOT / "ops"
-PACKAGES = {"promtool": "apt-get install prometheus", "amtool": "apt-get install prometheus-alertmanager"}
+PACKAGES = {
+    "promtool": "apt-get install prometheus",
+    "amtool": "apt-get install prometheus-alertmanager",
+    "checkov": "pipx install checkov",
+}
 WITHIN = 120.0
 """Seconds that a tool may take: none needs ten, so this one hangs."""
 

@@ -247,6 +247,16 @@ def test_what_was_asked_for_is_in_the_overlay_for_production(shipped: dict[str, 
     assert container(prod, "exporter")["ports"] == [{"name": "metrics", "containerPort": 9121}]
 
 
+def test_the_servers_for_sessions_never_evict(shipped: dict[str, Resources]) -> None:
+    """By the profile that the tests of the scripts start; it is not the profile of the cache."""
+    profiles = {
+        name: [one["value"] for one in container(resources, "init")["env"] if one["name"] == "PROFILE"]
+        for name, resources in shipped.items()
+    }
+    assert profiles == {"cluster": ["cluster"], "dev": [], "durable": ["durable"], "prod": [], "tls": []}
+    assert "maxmemory-policy noeviction" in get(shipped["durable"], "ConfigMap", "redis-config")["data"]["durable.conf"]
+
+
 def test_the_example_of_an_application_is_without_fault() -> None:
     """It has what a stranger copies: no password in the open, limits, probes that do not ask Redis."""
     try:
