@@ -50,7 +50,11 @@ def report(place: str, found: Sequence[Finding]) -> Group:
     """All findings for people."""
     counts = {severity: sum(one.severity == severity for one in found) for severity in STYLES}
     verdict = Text.assemble((place, "bold"), ": ")
-    told = [(f"{count} {severity}", STYLES[severity]) for severity, count in counts.items() if count]
+    told = [
+        (f"{count} {severity}{'s' * (severity in ('error', 'warning') and count != 1)}", STYLES[severity])
+        for severity, count in counts.items()
+        if count
+    ]
     verdict.append_text(Text(", ").join([Text(text, style=style) for text, style in told]))
     return Group(verdict, Text(), _findings(found))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError
+from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError, RemoteError
 
 _HINTS = {
     "WRONGPASS": "The user or the password is wrong: look at AIKCACHE_URL or --url.",
@@ -43,6 +45,15 @@ class Commands(click.Group):
             raise Misuse(str(error)) from None
         except AikcacheError as error:
             raise Failure(with_hint(str(error))) from None
+
+
+@contextmanager
+def at(place: Callable[[], str]) -> Iterator[None]:
+    """A server that does not do what is asked inside is named, as it may be shown."""
+    try:
+        yield
+    except RemoteError as error:
+        raise Failure(with_hint(f"{place()}: {error}")) from None
 
 
 def with_hint(message: str) -> str:

@@ -56,7 +56,10 @@ def table(*columns: str, title: str = "", first: int = 1) -> Table:
     """A table whose columns after the `first` ones hold numbers."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(columns):
-        made.add_column(name, justify="left" if i < first else "right", header_style="bold", overflow="fold")
+        if i < first:
+            made.add_column(name, header_style="bold", overflow="fold", min_width=8 if first == 1 else None)
+        else:  # half a number on the next line would be another number
+            made.add_column(name, header_style="bold", justify="right", no_wrap=True, overflow="ellipsis")
     return made
 
 

@@ -16,7 +16,7 @@ import click
 
 from aikcache._settings.config import CacheConfig
 from aikcache._settings.secret import Secret
-from aikcache.cli.failures import Failure
+from aikcache.cli.failures import Failure, at
 from aikcache.cli.target import Command, Target, shown, targeted
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def with_ring(command: Command) -> Command:
                   help="The ring has no master key (experiments).")  # fmt: skip
     @functools.wraps(command)
     def with_target(target: Target, *, allow_plaintext: bool, **rest: Any) -> None:
-        command(RingTarget(target, allow_plaintext), **rest)
+        where = RingTarget(target, allow_plaintext)
+        with at(lambda: where.place):
+            command(where, **rest)
 
     return with_target
 

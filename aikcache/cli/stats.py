@@ -18,6 +18,8 @@ from aikcache.cli.live import interval_option, watch
 from aikcache.cli.output import console, json_option, number, say_json, several, share, size, span, table, word
 from aikcache.cli.target import Target, targeted
 
+WHEN = "Each does so every publish_interval (60 s), after its first load. Is --instance right?"
+
 
 @click.command
 @targeted
@@ -84,7 +86,7 @@ def report(target: Target, snapshot: Snapshot, limit: int) -> Group:
         f"{several(len(snapshot.alive), 'process', 'processes')} on {several(snapshot.hosts, 'host')}",
     )  # fmt: skip
     if not snapshot.alive and not stats.hits + stats.misses:
-        hint = "No process has published anything: each does so every publish_interval, after its first load."
+        hint = f"No process has published anything. {WHEN}"
         return Group(lead, Text(hint, style="yellow"))
     parts: list[Any] = [lead, Text(), _totals(stats), Text(), _state(snapshot)]
     if stats.operations:
@@ -94,15 +96,19 @@ def report(target: Target, snapshot: Snapshot, limit: int) -> Group:
     return Group(*parts)
 
 
-def _totals(stats: OperationStats) -> Table:
-    made = table("hit rate", "calls", "local", "remote", "joined", "misses", "loads", "stale", "writes", "written",
-                 "read", "evictions", "errors", first=0)  # fmt: skip
-    counts = (stats.hits + stats.misses, stats.local_hits, stats.remote_hits, stats.joined, stats.misses, stats.loads)
-    made.add_row(
-        share(hit_rate(stats)), *map(number, counts), number(stats.stale), number(stats.writes),
-        size(stats.bytes_written), size(stats.bytes_read), number(stats.evictions), errors(stats.errors),
+def _totals(stats: OperationStats) -> Text:
+    """In sentences, which a narrow terminal wraps; figures in columns it would cut."""
+    hits = Text.assemble(
+        "hit rate ", share(hit_rate(stats)), f" of {several(stats.hits + stats.misses, 'call')}: "
+        f"{number(stats.local_hits)} local, {number(stats.remote_hits)} remote, {number(stats.joined)} joined, "
+        f"{several(stats.misses, 'miss', 'misses')}",
     )  # fmt: skip
-    return made
+    work = Text.assemble(
+        f"{several(stats.loads, 'load')}, {number(stats.stale)} stale, {several(stats.writes, 'write')}, "
+        f"{size(stats.bytes_written)} written, {size(stats.bytes_read)} read, {several(stats.evictions, 'eviction')}, ",
+        errors(stats.errors), f" error{'s' * (stats.errors != 1)}",
+    )  # fmt: skip
+    return Text("\n").join([hits, work])
 
 
 def _state(snapshot: Snapshot) -> Text:
@@ -117,13 +123,11 @@ def _state(snapshot: Snapshot) -> Text:
 
 
 def _operations(found: Sequence[tuple[str, OperationStats]], limit: int) -> Table:
-    made = table("operation", "calls", "hit rate", "local", "remote", "joined", "misses", "loads", "stale", "written",
-                 "errors")  # fmt: skip
+    made = table("operation", "calls", "hit rate", "local", "remote", "misses", "loads", "errors")
     for name, counts in found[:limit]:
         made.add_row(
             word(name), number(counts.hits + counts.misses), share(hit_rate(counts)), number(counts.local_hits),
-            number(counts.remote_hits), number(counts.joined), number(counts.misses), number(counts.loads),
-            number(counts.stale), size(counts.bytes_written), errors(counts.errors),
+            number(counts.remote_hits), number(counts.misses), number(counts.loads), errors(counts.errors),
         )  # fmt: skip
     if len(found) > limit:
         made.caption, made.caption_justify = f"{len(found) - limit} more: --limit", "left"

@@ -19,7 +19,7 @@ from aikcache._cache import Cache
 from aikcache._settings import environment
 from aikcache._settings import url as _url
 from aikcache._settings.secret import Secret, hidden
-from aikcache.cli.failures import Misuse
+from aikcache.cli.failures import Misuse, at
 
 Command = Callable[..., None]
 TIMEOUT = 5.0
@@ -93,7 +93,9 @@ def targeted(command: Command) -> Command:
         options = {"url": asked, "instance": instance, "version": keys_version}
         given = {name: value for name, value in options.items() if value is not None}
         settings = {**environment.from_env(environment.read_env()), **given}
-        command(Target({**settings, "timeout": timeout, "connect_timeout": timeout}, asked), **rest)
+        target = Target({**settings, "timeout": timeout, "connect_timeout": timeout}, asked)
+        with at(lambda: target.place):
+            command(target, **rest)
 
     return with_target
 

@@ -20,6 +20,7 @@ from aikcache.cli.fleet import Snapshot
 from aikcache.cli.live import interval_option, watch
 from aikcache.cli.output import NOTHING, console, json_option, say_json, several, share, size, table, word
 from aikcache.cli.rates import Flow, Rates
+from aikcache.cli.stats import WHEN
 from aikcache.cli.target import Target, targeted
 from aikcache.errors import RemoteError
 
@@ -121,7 +122,10 @@ def rate(value: float) -> str:
     """Events per second; a dash where there are none."""
     if not value:
         return NOTHING
-    return f"{value:,.0f}/s" if value >= 100 else f"{value:.1f}/s" if value >= 0.1 else f"{value * 60:.2g}/min"
+    for unit, times in (("s", 1), ("min", 60), ("h", 3600)):
+        if value * times >= 0.1:
+            return f"{value * times:,.0f}/{unit}" if value * times >= 100 else f"{value * times:.1f}/{unit}"
+    return "<0.1/h"
 
 
 def errors(flow: Flow) -> Text:
@@ -144,7 +148,7 @@ def _operations(found: Sequence[tuple[str, Flow]]) -> Table:
 
 def _state(snapshot: Snapshot) -> Text:
     if not snapshot.alive:
-        return Text("no process is alive: each publishes every publish_interval, after its first load", style="yellow")
+        return Text(f"no process is alive: none has published anything lately. {WHEN}", style="yellow")
     good = "all processes are coherent"
     bad = f"{snapshot.incoherent} of {len(snapshot.alive)} not coherent"
     parts = [

@@ -24,7 +24,7 @@ from aikcache._engine.reading import Reading
 from aikcache.cli import live
 from aikcache.cli.fleet import Snapshot
 from aikcache.cli.output import console
-from aikcache.cli.top import View, looks, sparkline
+from aikcache.cli.top import View, looks, rate, sparkline
 from aikcache.errors import RemoteUnavailableError
 
 Run = Callable[..., Result]
@@ -71,6 +71,7 @@ def test_stats_add_up_all_processes(fleet: Cache, ask: Run) -> None:
         assert told["pending_invalidations"] == told["open_breakers"] == 0
     text = ask("stats").stdout
     assert "1 process on 1 host" in text
+    assert "1 load, 0 stale, 1 write" in text
     assert "p:twice" in text
     assert "\x1b" not in text
 
@@ -133,6 +134,15 @@ def test_a_sparkline_is_as_high_as_the_rates() -> None:
     made = sparkline([0.0, 0.5, None, 0.8, 1.0])
     assert made.plain == "▁▅ ▇█"
     assert [str(span.style) for span in made.spans] == ["red", "red", "dim", "yellow", "green"]
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0, "–"), (1234.5, "1,234/s"), (12.34, "12.3/s"), (0.05, "3.0/min"), (0.001, "3.6/h"), (1e-9, "<0.1/h")],
+)
+def test_a_rate_is_told_in_the_unit_that_fits(per_second: float, text: str) -> None:
+    """A dash is nothing at all."""
+    assert rate(per_second) == text
 
 
 def test_ctrl_c_restores_the_screen(fleet: Cache, redis_url: str, metrics: str) -> None:
