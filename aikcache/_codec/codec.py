@@ -13,7 +13,8 @@ threads may share one. `encode` raises `EncodeError`, `decode` raises `DecodeErr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -58,8 +59,8 @@ class QuickSteps(NamedTuple):
     parse: Callable[[bytes], object]
     plain: frozenset[type]
     """Types of which anything is a value."""
-    conforming: Callable[[object], object]
-    """For all other types: gives the value, or raises `DecodeError`."""
+    conform: Callable[[Collection[object]], bool]
+    """Whether all of some values of other types are of the annotation."""
 
 
 class Encoded(NamedTuple):
@@ -199,12 +200,7 @@ class Codec:
 
     def quick(self) -> QuickSteps:
         """`decode` for JSON of at most MAX_CONTAINERS bytes, for loops."""
-        return QuickSteps(self._loads, self._plain, self._conforming)
-
-    def _conforming(self, value: object) -> object:
-        if self._conforms(value, True):
-            return value
-        raise _unlike()
+        return QuickSteps(self._loads, self._plain, partial(self._conform, json=True))
 
     def reads(self, schema: bytes | None) -> bool:
         """Whether what was stored with this schema may be read here; what was put by hand is looked at then."""
@@ -218,12 +214,16 @@ class Codec:
 
     def _conforms(self, value: object, json: bool) -> bool:
         """Whether a value is what the annotation says. `json`: it is plain JSON."""
+        return self._conform([value], json)
+
+    def _conform(self, values: Collection[Any], json: bool) -> bool:
+        """Whether all of some values are."""
         check = self._check
         if isinstance(check, bool):
             check = check_of(self.annotation, self._known())
             self._plain = _PLAIN if check is None else check.plain
             self._check = check
-        return check is None or check.test([value], json)
+        return check is None or check.test(values, json)
 
     def _fits(self, value: object) -> bool:
         """Whether a value that was stored without a type is provably of the annotated one."""

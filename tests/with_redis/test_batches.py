@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -366,3 +368,24 @@ def test_a_cold_many_with_tags_of_its_results_takes_as_many_round_trips_as_one_c
     found: list[list[int]] = []
     assert counted.round_trips(lambda: found.append(tagged.many(range(50)))) <= 2
     assert found == [[n * n for n in range(50)]]
+
+
+def test_of_many_only_what_is_not_of_the_annotation_is_loaded_again(redis_url: str, instance: str) -> None:
+    """They are checked all at once; a forged one among them is a miss of its own, and the others are hits."""
+    with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache, redis.Redis.from_url(redis_url) as raw:
+        loads: list[int] = []
+
+        @cache.cached("thing")
+        def get(n: int) -> dict[str, int]:
+            loads.append(n)
+            return {"n": n}
+
+        connect(cache)
+        good = [{"n": n} for n in range(4)]
+        assert get.many(range(4)) == good
+        frame = raw.get(get.key(2))
+        body = frame[:-4].replace(b'{"n":2}', b'{"n":"x"}')
+        raw.set(get.key(2), body + struct.pack("<I", zlib.crc32(body)), px=10**6)
+        loads.clear()
+        assert get.many(range(4)) == good
+        assert loads == [2]
