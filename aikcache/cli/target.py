@@ -107,4 +107,6 @@ def shown(url: Secret[str]) -> str:
         return "embedded://"
     where = _url.parse(url)
     hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where.hosts)
-    return f"{kind}://{hosts}{where.path}{where.service and '/' + where.service}" + (f"/{where.db}" if hosts else "")
+    return f"{kind}://{hosts}{where.path}{where.service and '/' + where.service}" + (
+        f"/{where.db}" if hosts and not where.clustered else ""
+    )

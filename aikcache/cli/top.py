@@ -168,7 +168,7 @@ def _sum(flows: dict[str, Flow]) -> Flow:
 
 
 def _busiest(flows: dict[str, Flow]) -> list[tuple[str, Flow]]:
-    flowing = [(name, flow) for name, flow in flows.items() if flow.calls or flow.loads or flow.errors]
+    flowing = [(name, flow) for name, flow in flows.items() if flow != Flow()]
     return sorted(flowing, key=lambda item: (-item[1].calls, item[0]))[:BUSIEST]
 
 

@@ -15,6 +15,8 @@ from click.testing import Result
 from aikcache.cli.command import aikcache
 from aikcache.testing import Server
 
+pytestmark = pytest.mark.servers
+
 PASSWORD = "hunter2-of-the-canary"
 PATIENT = "60"
 

@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from click.testing import Result
 
 from aikcache.cli.demo import Row, percentile, report
 from aikcache.cli.output import console
+
+pytestmark = pytest.mark.servers
 
 
 def test_the_demos_calls_add_up(run: Callable[..., Result], redis_url: str) -> None:

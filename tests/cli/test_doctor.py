@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 import redis
 from click.testing import Result
 
@@ -12,6 +13,8 @@ from aikcache.cli.doctor import report
 from aikcache.cli.output import console
 from aikcache.doctor import Finding
 from aikcache.testing import Server
+
+pytestmark = pytest.mark.servers
 
 PATIENT = "60"
 

@@ -12,6 +12,8 @@ import redis
 from aikcache import Cache
 from aikcache.testing import Server, wait_until
 
+pytestmark = pytest.mark.servers
+
 PATIENT = "60"
 KEYS = ["a:f:1", "a:f:2", "b:f:1"]
 

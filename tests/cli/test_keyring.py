@@ -16,6 +16,8 @@ from click.testing import Result
 from aikcache import CacheConfig
 from aikcache.sessions import KeyRing
 
+pytestmark = pytest.mark.servers
+
 MASTER, OTHER = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
 PATIENT = "60"
 Ask = Callable[..., Any]

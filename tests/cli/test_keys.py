@@ -13,6 +13,8 @@ import redis
 
 from aikcache import Cache
 
+pytestmark = pytest.mark.servers
+
 PATIENT = "60"
 SECRET = secrets.token_urlsafe(32)
 SLOW = {"timeout": 60, "connect_timeout": 60}

@@ -19,6 +19,8 @@ from aikcache.cli import serve
 from aikcache.cli.failures import Misuse
 from aikcache.testing import Server
 
+pytestmark = pytest.mark.servers
+
 _names = itertools.count()
 SLOW: dict[str, Any] = {"instance": "shop", "timeout": 60, "connect_timeout": 60}
 

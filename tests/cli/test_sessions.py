@@ -14,6 +14,8 @@ import redis
 from aikcache import CacheConfig
 from aikcache.sessions import KeyRing, SessionStore, Set
 
+pytestmark = pytest.mark.servers
+
 MASTER = secrets.token_urlsafe(32)
 PATIENT = "60"
 

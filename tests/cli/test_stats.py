@@ -27,6 +27,8 @@ from aikcache.cli.output import console
 from aikcache.cli.top import View, looks, rate, sparkline
 from aikcache.errors import RemoteUnavailableError
 
+pytestmark = pytest.mark.servers
+
 Run = Callable[..., Result]
 PATIENT = "60"
 _names = itertools.count()
