@@ -20,8 +20,8 @@ KEYS = ["a:f:1", "a:f:2", "b:f:1"]
 
 @pytest.fixture
 def cache(redis_url: str) -> Iterator[Cache]:
-    """An application's cache, without a local tier: it sees what Redis holds. Two of its values have a tag."""
-    with Cache(redis_url, instance="shop", local_ttl=0, timeout=60, connect_timeout=60) as cache:
+    """An application's cache, which sees what Redis holds. Two of its values have a tag."""
+    with Cache(redis_url, instance="shop", consistency="strong", timeout=60, connect_timeout=60) as cache:
         cache.set("a:f:1", 1, ttl=600, tags=("t",))
         cache.set("a:f:2", 2, ttl=600)
         cache.set("b:f:1", 3, ttl=600, tags=("t", "u"))
