@@ -9,10 +9,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aikcache.cli.command import aikcache
+from aikcache.testing import Server
 
 Run = Callable[..., Result]
 PATIENT = "60"
 """Seconds for an answer of a server on a busy machine."""
+
+
+@pytest.fixture
+def redis_url(own_server: Server) -> str:
+    """A server for each test: what a command leaves running for a moment meets no other test's values."""
+    return own_server.url
 
 
 @pytest.fixture

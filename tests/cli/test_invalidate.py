@@ -55,7 +55,7 @@ def test_what_is_named_is_invalidated_and_counted_before(
     assert json.loads(dry.stdout)["keys"] == len(KEYS) - len(left)
     assert sorted(cache.get_many(KEYS)) == KEYS
     assert ask(*words).exit_code == 0
-    assert sorted(cache.get_many(KEYS)) == left
+    wait_until(lambda: sorted(cache.get_many(KEYS)) == left, 60, "the invalidation to be pushed")
 
 
 def test_everything_is_asked_about(cache: Cache, ask: Callable[..., Any]) -> None:
@@ -66,7 +66,7 @@ def test_everything_is_asked_about(cache: Cache, ask: Callable[..., Any]) -> Non
     assert ask().exit_code == 2
     assert sorted(cache.get_many(KEYS)) == KEYS
     assert ask("*", input="y\n").exit_code == 0
-    assert cache.get_many(KEYS) == {}
+    wait_until(lambda: cache.get_many(KEYS) == {}, 60, "the invalidation to be pushed")
 
 
 def test_other_processes_drop_what_they_hold(ask: Callable[..., Any], redis_url: str) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -31,6 +32,12 @@ pytestmark = pytest.mark.servers
 
 Run = Callable[..., Result]
 PATIENT = "60"
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+from aikcache.cli import main
+main()
+"""
 _names = itertools.count()
 
 
@@ -151,13 +158,14 @@ def test_ctrl_c_restores_the_screen(fleet: Cache, redis_url: str, metrics: str) 
     """In a terminal: the other screen is left, the cursor is back, and the exit status is 0."""
     master, slave = pty.openpty()
     environ = {**os.environ, "TERM": "xterm", "AIKCACHE_METRICS": metrics, "COLUMNS": "120", "LINES": "40"}
-    command = [sys.executable, "-m", "aikcache", "top", "--url", redis_url, "--instance", "shop", "--timeout", PATIENT]
+    command = [sys.executable, "-c", PROGRAM, "top", "--url", redis_url, "--instance", "shop", "--timeout", PATIENT]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environ)
     os.close(slave)
     try:
         output, deadline = b"", time.monotonic() + 120
-        while b"p:twice" not in output and time.monotonic() < deadline:
+        while b"p:twice" not in output and select.select([master], [], [], deadline - time.monotonic())[0]:
             output += os.read(master, 65536)
+        assert b"p:twice" in output
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # EIO: the other end is closed
             while chunk := os.read(master, 65536):
