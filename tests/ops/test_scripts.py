@@ -50,11 +50,15 @@ def running(started: Fleet) -> Fleet:
     return started
 
 
+# Of two commands, as the session store's are: the log has them in a transaction, which loading it may refuse.
+SCRIPT = "local new = redis.call('HSET', KEYS[1], 'f', ARGV[1]) redis.call('PEXPIRE', KEYS[1], 86400000) return new"
+
+
 def write(fleet: Fleet, name: str, value: str) -> None:
-    """A write that both replicas have acknowledged."""
+    """A script's write that both replicas have acknowledged."""
     (primary,) = fleet.primaries()
-    record = f"aikernel:session:{name}"
-    wait_until(lambda: primary.ask("HSET", record, "f", value, user="session") in (0, 1), WITHIN, "a write")
+    words = "EVAL", SCRIPT, "1", f"aikernel:session:{name}", value
+    wait_until(lambda: primary.ask(*words, user="session") in (0, 1), WITHIN, "a write")
     wait_until(lambda: primary.ask("WAIT", "2", "1000", user="session") == 2, WITHIN, "both replicas")
 
 
