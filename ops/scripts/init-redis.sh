@@ -42,7 +42,7 @@ password=$(secret replication)
     [ "${PROFILE:-cache}" = cache ] || cat "$CONFIG/$PROFILE.conf"
     echo
     tls_lines "${SELF##*:}"
-    printf '%s\n' "dir $DATA" "aclfile $DATA/users.acl" "masteruser replication" "masterauth \"$password\"" \
+    printf '%s\n' "dir \"$DATA\"" "aclfile \"$DATA/users.acl\"" "masteruser replication" "masterauth \"$password\"" \
         "replica-announce-ip ${SELF%:*}" "replica-announce-port ${SELF##*:}"
     [ "$primary" = "$SELF" ] || echo "replicaof ${primary%:*} ${primary##*:}"
 } >"$DATA/redis.conf.new"

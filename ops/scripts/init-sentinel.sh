@@ -26,7 +26,7 @@ login=$(secret sentinel)
     sed '1,/^sentinel monitor/d' "$CONFIG/sentinel.conf"
     grep -vE '^sentinel (myid|monitor)' "$DATA/learnt" || :
     tls_lines "${SELF##*:}"
-    printf '%s\n' "dir $DATA" "user default on ${own}~* &* +@all" "sentinel sentinel-pass \"$peers\"" \
+    printf '%s\n' "dir \"$DATA\"" "user default on ${own}~* &* +@all" "sentinel sentinel-pass \"$peers\"" \
         "sentinel auth-user $SERVICE sentinel" "sentinel auth-pass $SERVICE \"$login\"" \
         "sentinel announce-ip ${SELF%:*}" "sentinel announce-port ${SELF##*:}"
 } >"$DATA/sentinel.conf.new"

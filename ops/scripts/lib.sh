@@ -82,7 +82,7 @@ told_by_sentinels() {
 
 tls_lines() { # PORT
     [ -n "$TLS" ] || { echo "port $1" && return; }
-    printf '%s\n' "port 0" "tls-port $1" "tls-replication yes" "tls-cert-file $TLS/tls.crt" "tls-key-file $TLS/tls.key" \
-        "tls-ca-cert-file $TLS/ca.crt" "tls-auth-clients optional"
+    printf '%s\n' "port 0" "tls-port $1" "tls-replication yes" "tls-cert-file \"$TLS/tls.crt\"" \
+        "tls-key-file \"$TLS/tls.key\"" "tls-ca-cert-file \"$TLS/ca.crt\"" "tls-auth-clients optional"
     [ "${PROFILE:-}" != cluster ] || echo "tls-cluster yes"
 }

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return tmp_path / "up"
+    return tmp_path / "a place"
 
 
 @pytest.fixture
