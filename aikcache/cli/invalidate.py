@@ -84,7 +84,7 @@ def invalidate(
         say_json({"server": where.place, "dry_run": False, "removed_by_sweeps": removed})
     else:
         swept = f" Sweeps removed {several(removed, 'key')}." if what.globs else ""
-        say(f"Invalidated, in every process.{swept}")
+        say(f"Invalidated: all processes are told.{swept}")
 
 
 def covered(cache: Cache, named: Named) -> int:
