@@ -124,10 +124,12 @@ class Attempt:
 
     def digest(self, tags: Iterable[str] | None = None) -> bytes:
         """Of the stamps known, for a frame with `tags`; None: for the lease, which all groups can doom."""
-        call = self.call
-        base = call.groups[: len(call.groups) - len(call.tags)]
-        names = call.all_groups() if tags is None else (*base, *map(tag_group, tags))
-        return digest(b"".join(self.known[name] or b"" for name in names))
+        call, known = self.call, self.known
+        if tags is None:
+            names = call.all_groups()
+        else:
+            names = (*call.groups[: len(call.groups) - len(call.tags)], *map(tag_group, tags))
+        return digest(b"".join([known[name] or b"" for name in names]))
 
 
 class StoppedError(Exception):

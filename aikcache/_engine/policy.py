@@ -34,9 +34,12 @@ class Policy:
     strong: bool | None = None
     ages: bool = field(init=False)
     """Whether a value can be renewed before its end, or served after it."""
+    extra: float = field(init=False)
+    """Seconds that a value is kept beyond its `ttl`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ages", bool(self.stale_ttl or self.error_ttl or self.early_refresh))
+        object.__setattr__(self, "extra", max(self.stale_ttl, self.error_ttl))
 
     def within(self, config: CacheConfig) -> Policy:
         """As it is in a cache of these settings: what is strong there is not held locally."""
@@ -44,11 +47,6 @@ class Policy:
         if not wanted:
             return self
         return replace(self, strong=config.shared, local_ttl=0.0 if config.shared else self.local_ttl)
-
-    @property
-    def extra(self) -> float:
-        """Seconds that a value is kept beyond its `ttl`."""
-        return max(self.stale_ttl, self.error_ttl)
 
     def seconds(self, result: object, default: float) -> float:
         """How long to keep this result; 0: not at all. Raises what a `ttl` function raises, or `ConfigError`."""

@@ -80,7 +80,7 @@ class VersionedStore:
         """
         reads = self._fast_reads(attempts)
         self.ready()
-        groups = list(dict.fromkeys(group for attempt in attempts for group in attempt.call.all_groups()))
+        groups = list(dict.fromkeys([group for attempt in attempts for group in attempt.call.all_groups()]))
         (epoch, server_generation, vouched), requested_at = self._standing(), self.clock()
         counts_from = requested_at - self.remote.connections.age()  # without a majority, what Redis says may be older
         strong = attempts[0].policy.strong

@@ -89,7 +89,7 @@ class Commands:
 
 
 def call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:
-    words = (str(word) if isinstance(word, int) else word for word in arguments)
+    words = [str(word) if isinstance(word, int) else word for word in arguments]
     return ("EVALSHA", script.sha, str(len(keys)), *keys, *words)
 
 
