@@ -84,6 +84,11 @@ def _record(tally: Tally, recent: Recent, timings: dict[str, Histogram]) -> None
         timings["command_seconds"].record(trip.seconds, {"command": trip.command})
         if trip.operation is not None:
             timings["latency_seconds"].record(trip.seconds, {"operation": tally.label(trip.operation)})
+    for operation, seconds in recent.reads():
+        labels = {"operation": tally.label(operation)}
+        for one in seconds:
+            timings["command_seconds"].record(one, {"command": "get"})
+            timings["latency_seconds"].record(one, labels)
     for _ in range(len(recent.loads)):
         load = recent.loads.popleft()
         timings["load_seconds"].record(load.seconds, {"operation": tally.label(load.operation)})

@@ -14,6 +14,7 @@ Threads: what is remembered of a region is replaced in one step, and is checked 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from aikcache._codec.frame import Frame
 from aikcache._coherence.pending import PendingInvalidations
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
+from aikcache._engine.events import READS
 from aikcache._engine.fill import Filler, Where
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flights, hold
@@ -42,6 +44,8 @@ class Base(NamedTuple):
     epoch: int
     joined: bytes
     digest: bytes
+    reads: deque[float]
+    """Of the region, for `Events`."""
 
 
 class FastPathMiss(NamedTuple):
@@ -128,7 +132,10 @@ class FastPath:
         if answer is None:
             return NOTHING
         if self._events.timed:
-            self._events.add("get", region.name, self._clock() - started, None)
+            reads = base[3]
+            reads.append(self._clock() - started)
+            if len(reads) >= READS:
+                self._events.tell_reads(region.name, reads)
         data, pttl = answer
         if data is None:
             return FastPathMiss(Read(None, pttl, []))
@@ -246,7 +253,8 @@ class FastPath:
             if None in known:
                 return None
             joined = b"".join(known)  # type: ignore[arg-type]
-            base = self._bases[region.name] = Base(epoch, joined, digest(joined))
+            reads = self._events.reads(region.name)
+            base = self._bases[region.name] = Base(epoch, joined, digest(joined), reads)
         return base
 
     def _judge(self, key: str, name: bytes, region: Region, data: bytes, base: Base, timed: bool) -> Frame | None:

@@ -101,6 +101,9 @@ class Publisher:
     def round_trips(self, batch: Sequence[RoundTrip]) -> None:
         """They come after a channel."""
 
+    def reads(self, operation: str, seconds: Sequence[float]) -> None:
+        """They do, too."""
+
     def load(self, details: Load) -> None:
         self.start()
 

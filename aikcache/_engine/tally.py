@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -78,11 +79,34 @@ class Histogram:
 class Recent:
     """The latest round trips and loads, for who cannot read a histogram and must take them one by one."""
 
-    __slots__ = ("loads", "trips")
+    __slots__ = ("_kept", "_reads", "loads", "trips")
 
     def __init__(self) -> None:
+        self._reads: deque[tuple[str, Sequence[float]]] = deque()
+        self._kept = 0
         self.trips: deque[RoundTrip] = deque(maxlen=MAX_RECENT)
         self.loads: deque[Load] = deque(maxlen=MAX_RECENT)
+
+    def keep(self, operation: str, seconds: Sequence[float]) -> None:
+        """Reads of one operation, in place of the oldest ones where they are too many."""
+        self._reads.append((operation, seconds))
+        self._kept += len(seconds)
+        while self._kept > MAX_RECENT and self._oldest() is not None:
+            pass
+
+    def reads(self) -> Iterator[tuple[str, Sequence[float]]]:
+        """Takes out what was kept."""
+        for _ in range(len(self._reads)):
+            if (oldest := self._oldest()) is not None:
+                yield oldest
+
+    def _oldest(self) -> tuple[str, Sequence[float]] | None:
+        try:
+            oldest = self._reads.popleft()
+        except IndexError:  # another thread has taken it
+            return None
+        self._kept -= len(oldest[1])
+        return oldest
 
 
 class Tally:
@@ -146,6 +170,20 @@ class Tally:
                 self.command_errors[command, error] += 1
         for recent in self._recent:
             recent.trips.extend(batch)
+
+    def reads(self, operation: str, seconds: Sequence[float]) -> None:
+        ordered, places, before = sorted(seconds), {}, 0
+        for place, bound in enumerate((*BOUNDS, inf)):
+            upto = bisect_right(ordered, bound, before)
+            if upto > before:
+                places[place], before = upto - before, upto
+        total = sum(ordered)
+        for histogram in (self.commands["get"], self._timed(self.latencies, operation)):
+            for place, count in places.items():
+                histogram.counts[place] += count
+            histogram.total += total
+        for recent in self._recent:
+            recent.keep(operation, seconds)
 
     def load(self, details: Load) -> None:
         self._timed(self.load_times, details.operation).observe(details.seconds)

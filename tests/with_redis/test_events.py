@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.round_trips = self.told.extend
+        self.reads = lambda operation, all: self.told.extend(RoundTrip("get", operation, one, None) for one in all)
         self.load = self.invalidated = self.channel = self.breaker = self.closed = self.told.append
         self.flush: Callable[[], None] = lambda: None
 
