@@ -1,0 +1,34 @@
+"""Round trips as they are counted: the fast path's, told by their seconds alone, as any other."""
+
+from __future__ import annotations
+
+import pytest
+
+from aikcache._engine.events import RoundTrip
+from aikcache._engine.tally import BOUNDS, MAX_RECENT, Tally
+
+
+def test_reads_are_counted_as_other_round_trips_are() -> None:
+    """In the same buckets, also at and beyond their bounds, by command and by operation."""
+    seconds = [20.0, 0.0, *reversed(BOUNDS), 0.00011, 0.00011, 9.9]
+    alone, detailed = Tally(), Tally()
+    alone.reads("shop:price", seconds)
+    detailed.round_trips([RoundTrip("get", "shop:price", one, None) for one in seconds])
+    for found, expected in (
+        (alone.commands["get"], detailed.commands["get"]),
+        (alone.latencies["shop:price"], detailed.latencies["shop:price"]),
+    ):
+        assert found.counts == expected.counts
+        assert found.total == pytest.approx(expected.total)
+
+
+def test_who_follows_reads_is_kept_the_latest_ones() -> None:
+    """As many as it may take long to hand over, and each once."""
+    tally = Tally()
+    recent = tally.follow()
+    for number in range(100):
+        tally.reads("shop:price", [float(number)] * 256)
+    kept = [one for operation, seconds in recent.reads() for one in seconds if operation == "shop:price"]
+    assert MAX_RECENT - 256 < len(kept) <= MAX_RECENT
+    assert kept[-1] == 99.0
+    assert list(recent.reads()) == []
