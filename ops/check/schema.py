@@ -90,7 +90,8 @@ def installed() -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / "package.json").write_text(wanted, encoding="utf-8")
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    retries = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")  # npm's own waits are 10 and 60 s
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", *retries]
     try:
         subprocess.run(command, cwd=directory, capture_output=True, timeout=INSTALLED_WITHIN, check=True)
     except (OSError, subprocess.SubprocessError):
