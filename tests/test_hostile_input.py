@@ -86,7 +86,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "a redirection": (lambda data: redirection(data.decode("latin-1"), ("here", 1)), [b"MOVED 12 h:7001", b"ASK 1 :1"]),
     "a URL": (lambda data: _url.parse(data.decode("latin-1")), URLS),
     "a glob": (match, GLOBS),
-    "news": (lambda data: news.unpack(data, "me", SPACE), NEWS),
+    "news": (lambda data: news.unpack(data, SPACE), NEWS),
 }  # fmt: skip
 
 

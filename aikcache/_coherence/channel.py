@@ -194,7 +194,7 @@ class Channel:
             self.connects += 1
             vouched_at = min(began, self._vouched_at(link)) if self._refusal is None else -inf
             self._listener.channel_live(emptied=True, alive_at=vouched_at)
-            self._report_refusal(link)
+            self._report_refusal(link, connected=True)
             self._listener.send_pending()
             self.live.set()
             self._listen(link)
@@ -320,7 +320,7 @@ class Channel:
             self._report_refusal(link)
         self._listener.send_pending()
 
-    def _report_refusal(self, link: Connection) -> None:
+    def _report_refusal(self, link: Connection, *, connected: bool = False) -> None:
         """The server refuses writes: say so here, and publish what it was not told.
 
         Where it only says that another node has the slot, it is not known to refuse any longer.
@@ -328,7 +328,7 @@ class Channel:
         if self._refusal is not None:
             self._listener.channel_refused(self._refusal or None)
         if self._refusal:
-            for message in self._listener.news():
+            for message in self._listener.news(connected=connected):
                 self._asked.append(self._published)
                 link.send_command("PUBLISH", self._remote.space.news, message)
 

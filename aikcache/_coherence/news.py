@@ -1,13 +1,15 @@
 """Invalidations that a server refused to write are published instead. A process that hears of one keeps it as its own.
 
 A server that refuses writes still accepts PUBLISH. Each message is JSON: its sender, and kinds and names of what was
-invalidated. What is received is data from Redis: it is bounded and checked, and never a reason to raise.
+invalidated. Without names it is a question: whoever has just connected may have missed some, and those who published
+them do so again. What is received is data from Redis: it is bounded and checked, and never a reason to raise.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from aikcache._keys import patterns
 from aikcache._keys.keyspace import Keyspace
@@ -20,6 +22,18 @@ LONGEST_MESSAGE = PER_MESSAGE * (6 * LONGEST_NAME + 20)
 """Bytes of the longest message: JSON writes a character as six at most."""
 
 
+class News(NamedTuple):
+    """A message. No names: a question for them."""
+
+    sender: Any
+    names: list[Name]
+
+
+def question(writer: str) -> bytes:
+    """A message that asks for all that was published."""
+    return json.dumps([writer, []]).encode()
+
+
 def pack(writer: str, names: Iterable[Name]) -> Iterator[bytes]:
     """Messages that tell of these. What has too long a name is left to the next heartbeat's refusal."""
     left = [name for name in names if len(name[1]) <= LONGEST_NAME]
@@ -27,8 +41,8 @@ def pack(writer: str, names: Iterable[Name]) -> Iterator[bytes]:
         yield json.dumps([writer, left[start : start + PER_MESSAGE]]).encode()
 
 
-def unpack(message: object, writer: str, space: Keyspace) -> list[Name] | None:
-    """What a message tells of; nothing if it is `writer`'s own. None: it is none of these messages."""
+def unpack(message: object, space: Keyspace) -> News | None:
+    """What a message says. None: it is none of these messages."""
     if not isinstance(message, bytes) or len(message) > LONGEST_MESSAGE:
         return None
     try:
@@ -40,7 +54,7 @@ def unpack(message: object, writer: str, space: Keyspace) -> list[Name] | None:
         return None
     if not all(_is_ours(kind, name, space) for kind, name in found):
         return None
-    return [] if sender == writer else found
+    return News(sender, found)
 
 
 def _is_ours(kind: object, name: object, space: Keyspace) -> bool:

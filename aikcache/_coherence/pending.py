@@ -71,6 +71,7 @@ class PendingInvalidations:
         self._sending = threading.RLock()
         self.pending: dict[tuple[str, str], float] = {}
         self._published: dict[tuple[str, str], float] = {}
+        self._adopted: dict[tuple[str, str], float] = {}  # published by others
         self._recent = Recent(clock())
         self._max_staleness = config.max_staleness
         self.replayed = 0
@@ -96,12 +97,19 @@ class PendingInvalidations:
         for name in names:
             self._add(name)
             if (when := self.pending.get(name)) is not None:
-                self._published[name] = when  # by whoever published them
+                self._adopted[name] = when
 
     def unpublished(self) -> list[tuple[str, str]]:
-        """What is pending here, and was not yet published; it counts as published then."""
+        """What is pending here, and was not yet published, by others neither; it counts as published then."""
         before, self._published = self._published, dict(items(self.pending))
-        return [name for name, when in self._published.items() if before.get(name) != when]
+        self._adopted = {name: when for name, when in items(self._adopted) if self._published.get(name) == when}
+        return [
+            name for name, when in self._published.items() if when not in (before.get(name), self._adopted.get(name))
+        ]
+
+    def publish_again(self) -> None:
+        """Of what was published here somebody may have missed some: it counts as unpublished."""
+        self._published = {}
 
     def _add(self, name: tuple[str, str]) -> None:
         if ALL in self.pending:

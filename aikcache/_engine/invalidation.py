@@ -142,24 +142,35 @@ class InvalidationListener:
             message = f"the server would refuse an invalidation, so Redis is not used until it accepts one: {why}"
             self._tiers.reporter.report("refused", message)
 
-    def news(self) -> list[bytes]:
-        """What the server was not told, for it to be published."""
+    def news(self, *, connected: bool = False) -> list[bytes]:
+        """What the server was not told, for it to be published.
+
+        `connected`: the channel is new, so what was published meanwhile, here or elsewhere, may be lost: it is asked
+        for, and published again.
+        """
         remote, recovery = self._tiers.remote, self._tiers.recovery
         if remote is None or recovery is None:
             return []
-        return list(_news.pack(remote.writer, recovery.unpublished()))
+        if connected:
+            recovery.publish_again()
+        first = [_news.question(remote.writer)] if connected else []
+        return [*first, *_news.pack(remote.writer, recovery.unpublished())]
 
     def news_received(self, message: object) -> None:
         """An invalidation that was refused elsewhere: from here on it is this process's too."""
         remote, recovery = self._tiers.remote, self._tiers.recovery
         if remote is None or recovery is None:
             return
-        names = _news.unpack(message, remote.writer, remote.space)
-        if names is None:
+        told = _news.unpack(message, remote.space)
+        if told is None:
             self._tiers.reporter.report("news", "a message on the channel of refused invalidations is not one of ours.")
-        elif names:
-            recovery.adopt(names)
-            self._heard(patterns.joined(names))
+        elif told.sender == remote.writer:
+            return
+        elif told.names:
+            recovery.adopt(told.names)
+            self._heard(patterns.joined(told.names))
+        else:
+            recovery.publish_again()
 
     def send_pending(self) -> None:
         """The channel lives: what Redis could not be told is told."""

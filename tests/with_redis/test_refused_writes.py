@@ -13,6 +13,7 @@ import redis
 
 from aikcache import Cache
 from aikcache._coherence import pending
+from aikcache._engine.invalidation import InvalidationListener
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology, ask
@@ -195,6 +196,33 @@ def test_others_hear_of_it_long_before_the_bound_and_remember_it(refusal: Refusa
     refusal.end()
     wait_until(lambda: reader.stats().pending_invalidations == 0, PATIENCE, "the replay")
     assert shelf.bind(open_cache())() == {NEW}
+
+
+def test_news_that_a_broken_channel_has_lost_come_once_it_is_back(
+    own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose channel was down when something was published asks for it."""
+    monkeypatch.setattr(pending, "JUST_STARTED", -1)
+    refusal, shelf = Refusal("NOREPLICAS", own_server), Shelf()
+    settings = {**SETTINGS, "instance": instance, "max_staleness": 600}
+    with Cache(own_server.url, **settings) as writer, Cache(own_server.url, **settings) as reader:
+        shelf.bind(writer)
+        read_there = shelf.bind(reader)
+        connect(writer)
+        connect(reader)
+        assert read_there() == {OLD}
+        lost: list[object] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(InvalidationListener, "news_received", lambda self, message: lost.append(message))
+            refusal.begin()
+            shelf.value = NEW
+            end_all(writer)
+            wait_until(lambda: len(writer.engine.recovery._published) == 6, PATIENCE, "all to be published")  # type: ignore[union-attr]
+            wait_until(lambda: lost, PATIENCE, "what is lost")
+        reader.engine.channel.reconnect(at_once=True)  # type: ignore[union-attr]
+        wait_until(lambda: reader.stats().pending_invalidations == 6, PATIENCE, "the news")
+        assert read_there() == {NEW}
+    refusal.client.close()
 
 
 def served(url: str, instance: str, refuse: Callable[[int], object]) -> None:
