@@ -258,16 +258,20 @@ class ClusterTopology:
         self.end_move(slot, target)
 
     def promote(self, replica: Server) -> None:
-        """A replica that is in step takes its primary's place; asked again, for a node gives up silently after 5 s."""
-        again = 0.0
+        """A replica that is in step takes its primary's place.
+
+        Where an election fails, the node holds no other for four times its timeout, and the others have given their
+        votes: from the second attempt on it takes over without one.
+        """
+        again, how = 0.0, list[str]()
 
         def promoted() -> bool:
-            nonlocal again
+            nonlocal again, how
             if self.ask(replica, "ROLE")[0] == b"master":
                 return True
             if time.monotonic() >= again and self.in_step(replica):
-                again = time.monotonic() + 2 * _AGAIN
-                self.ask(replica, "CLUSTER", "FAILOVER")
+                self.ask(replica, "CLUSTER", "FAILOVER", *how)
+                again, how = time.monotonic() + 2 * _AGAIN, ["TAKEOVER"]
             return False
 
         self.until(promoted, "the promotion")
