@@ -139,9 +139,11 @@ class KeyRing:
         live.begin()
         key = live.ring.sealing(live.now())
         if key is None:  # successors are made in the background, long before
+            live.check_open(live.ring, live.now())  # not read for each call: the thread sees when that changes
             live.load()
             key = live.ring.sealing(live.now())
         if key is None:
+            live.check_open(live.ring, live.now())
             raise KeyRingError("no key of the ring seals: the one that did was revoked just now. Try again.")
         return key
 
@@ -281,7 +283,7 @@ class KeyRing:
         self._live.begin()
         for ring in self._live.readings():
             now = self._live.now()
-            made = self._live.made(now, now + NOTICE)
+            made = self._live.made(ring, now, now + NOTICE)
             if self._live.put(ring, [made]):
                 self._live.load()
                 return self._info(made)
@@ -293,7 +295,7 @@ class KeyRing:
         The reason stands in Redis in clear.
         """
         self.refresh()
-        if id not in self._live.ring.keys:
+        if id not in self._live.ring.keys and id not in self._live.ring.closed:
             raise KeyRingError(f"the ring has no key {id[:16]!r}. `keys()` lists those that it has.")
         self._live.revoke([id], reason)
 

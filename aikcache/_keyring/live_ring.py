@@ -2,8 +2,8 @@
 
 A reading replaces an earlier one under a lock that no I/O is done in. Of two that overlap, the one with the smaller
 counter is the older: it is dropped, whichever was asked for or came back first. A key is made only where a reading
-shows that one is due, and never because of an error. Every change is tried again on a new reading when another process
-was first.
+shows that one is due, and never because of an error, nor beside a key that does not open here and may seal elsewhere.
+Every change is tried again on a new reading when another process was first.
 
 Threads: any. After `fork` the child connects anew and starts a thread of its own. Failure: `RemoteError` and
 `KeyRingError`; what is known stays known.
@@ -119,7 +119,7 @@ class LiveRing:
             if not ring.needs_successor(now, self._times.propagation):
                 return
             active = ring.sealing(now)
-            made = self.made(now, now - SKEW if active is None else active.expires)
+            made = self.made(ring, now, now - SKEW if active is None else active.expires)
             self.put(ring, [made])
 
     def readings(self) -> Iterator[Ring]:
@@ -168,10 +168,20 @@ class LiveRing:
                 self.ring, self._installed = ring, next(self._order)
         return ring, lost
 
-    def made(self, now: int, activates: int) -> RingKey:
-        """A new key, which nobody knows yet."""
+    def made(self, ring: Ring, now: int, activates: int) -> RingKey:
+        """A new key for this ring, which nobody knows yet. Raises `KeyRingError`: see `check_open`."""
+        self.check_open(ring, now)
         secret = Secret(os.urandom(KEY_BYTES))
         return RingKey(self._wrapper.new_id(), now, activates, activates + self._times.lifetime, "", secret)
+
+    def check_open(self, ring: Ring, now: int) -> None:
+        """Raises `KeyRingError`: a key that does not open here may be the one that seals, so none is made."""
+        if hidden := ring.hidden(now):
+            raise KeyRingError(
+                f"{', '.join(hidden[:3])}: {len(hidden)} of the keys of {self._instance}:keyring cannot be opened, and "
+                "may be those that seal. No new key was made. Give all master keys that are in use, as "
+                "AIKCACHE_MASTER_KEY=new,old; a key that none of them opens is taken out by `revoke(id)`."
+            )
 
     def put(self, ring: Ring, keys: list[RingKey]) -> bool:
         """Write keys, wrapped, and remove what is retired. False: the ring has changed since it was read."""

@@ -23,6 +23,7 @@ _REVOKED: Final = re.compile(rb"r:([0-9a-f]{16})")
 _VALUE: Final = re.compile(rb"([0-9]{1,15}) ([0-9]{1,15}) ([0-9]{1,15}) ([\x21-\x7e]{1,200})")
 _TIME: Final = re.compile(rb"([0-9]{1,15})(?: .*)?", re.DOTALL)
 _COUNT: Final = re.compile(rb"[0-9]{1,15}")
+_NEVER: Final = 10**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,25 @@ class RingKey:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One reading of the hash. `count` is what its counter was, b"" where there was none."""
+    """One reading of the hash. `count` is what its counter was, b"" where there was none.
+
+    `closed`: the keys that do not open here, and when each ends by what stands there: at once where it is revoked,
+    never where no times can be made out.
+    """
 
     count: bytes = b""
     fields: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     keys: Mapping[str, RingKey] = field(default_factory=dict)
-    unreadable: int = 0
+    closed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unreadable(self) -> int:
+        """How many keys do not open here."""
+        return len(self.closed)
+
+    def hidden(self, now: int) -> list[str]:
+        """The keys that do not open here and may seal elsewhere, now or later: beside them none is made."""
+        return sorted(id for id, expires in self.closed.items() if now < expires)
 
     @property
     def number(self) -> int:
@@ -98,8 +112,9 @@ class Ring:
         return max((key.expires for key in self.keys.values() if key.revoked is None), default=now) - propagation
 
     def needs_successor(self, now: int, propagation: int) -> bool:
-        """Whether a key must be made: none seals, or none will once `propagation` has gone by."""
-        return self.successor_due(now, propagation) <= now or self.sealing(now) is None
+        """Whether a key must be made: none seals, or none will once `propagation` has gone by, and none is hidden."""
+        due = self.successor_due(now, propagation) <= now or self.sealing(now) is None
+        return due and not self.hidden(now)
 
     def retired(self, now: int, retention: int) -> set[bytes]:
         """The fields of keys that open nothing any more, and never will; a revoked one is kept as long as others."""
@@ -114,19 +129,21 @@ class Ring:
 
 
 def read(instance: str, fields: Mapping[bytes, bytes], wrapper: Wrapper) -> Ring:
-    """The ring that a hash holds. Fields that are no ring's are passed over; an entry that does not open is counted."""
-    keys, unreadable = {}, 0
+    """The ring that a hash holds. Fields that are no ring's are passed over; those that do not open are told apart."""
+    keys, closed = {}, {}
     for name, value in fields.items():
         if (match := _KEY.fullmatch(name)) is None:
             continue
         id = match[1].decode()
         key = _read_key(instance, id, value, wrapper)
+        revoked = fields.get(_field("r", id))
         if key is None:
-            unreadable += 1
-            continue
-        keys[id] = _with_revocation(key, fields.get(_field("r", id)))
+            times = _VALUE.fullmatch(value)
+            closed[id] = 0 if revoked is not None else int(times[3]) if times else _NEVER
+        else:
+            keys[id] = _with_revocation(key, revoked)
     count = fields.get(b"g", b"")
-    return Ring(count if _COUNT.fullmatch(count) else b"", dict(fields), keys, unreadable)
+    return Ring(count if _COUNT.fullmatch(count) else b"", dict(fields), keys, closed)
 
 
 def _read_key(instance: str, id: str, value: bytes, wrapper: Wrapper) -> RingKey | None:

@@ -250,6 +250,51 @@ def test_one_entry_that_does_not_open_is_left_out(open_ring: Open, client: Any) 
     ring = open_ring()
     assert ring.unseal(token, "p") == b"data"
     assert ring.health().problems == ("1 of its entries cannot be opened with these master keys",)
+    ring.seal(b"data", "p")
+    assert client.hlen(NAME) == 3  # the counter, the key and the entry: none was made in its place
+
+
+@pytest.mark.parametrize("master", [OTHER, MASTER], ids=["the new one", "the old one"])
+def test_a_ring_that_opens_by_half_gets_no_key(open_ring: Open, client: Any, master: str) -> None:
+    """Between a change of masters and `rewrap`, a process with one of them makes none; nor does one that is told to."""
+    clock = Clock()
+    token = open_ring(clock=clock).seal(b"data", "p")
+    both = open_ring(clock=clock, master_key=f"{OTHER},{MASTER}")
+    clock.now += 88.5 * DAY
+    both.refresh()
+    assert [(key.state, key.id == token[1:9].hex()) for key in _infos(both)] == [("active", True), ("pending", False)]
+    stood = client.dump(NAME)
+    half = open_ring(clock=clock, master_key=master)
+    if master == MASTER:
+        assert half.unseal(half.seal(b"data", "p"), "p") == b"data"
+        clock.now += 2 * DAY
+    half.refresh()
+    for use in (lambda: half.seal(b"data", "p"), half.rotate):
+        with pytest.raises(KeyRingError, match="No new key was made"):
+            use()
+    assert (client.dump(NAME), half.health().ok) == (stood, False)
+    both.rewrap()
+    if master == OTHER:
+        half.refresh()
+        assert both.unseal(half.seal(b"data", "p"), "p") == b"data"
+
+
+@pytest.mark.parametrize("value", [b"%d %d %d aikw1.00000000.AAAA", b"noise"], ids=["its times", "nothing"])
+def test_a_damaged_key_is_taken_out_by_revoking_it(open_ring: Open, client: Any, value: bytes) -> None:
+    """Whatever can still be read of it: until then no key is made, since it might be the one that seals."""
+    clock = Clock()
+    ring = open_ring(clock=clock)
+    token = ring.seal(b"data", "p")
+    id = token[1:9].hex()
+    ring.rotate()
+    times = [int(part) for part in client.hget(NAME, f"k:{id}").split()[:3]]
+    client.hset(NAME, f"k:{id}", value % tuple(times) if b"%" in value else value)
+    late = open_ring(clock=clock)
+    with pytest.raises(KeyRingError, match=id):
+        late.seal(b"data", "p")
+    assert client.hlen(NAME) == 3
+    late.revoke(id)
+    assert late.unseal(late.seal(b"data", "p"), "p") == b"data"
 
 
 def test_a_ring_that_is_gone_is_put_back(open_ring: Open, client: Any) -> None:
