@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
-from aikcache._redis.reply import ErrorReply
+from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import Transport
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError
@@ -87,24 +87,27 @@ class RingStore:
         pairs = [part for pair in put.items() for part in pair]
         known = _ANY if count is None else count
         script = ("EVAL", _CHANGE, "1", self._name, known, str(least), str(len(put)), *pairs, *drop)
-        replies = self._ask([script, *self._wait])
-        self.unconfirmed = bool(self._wait) and replies[0] == 1 and replies[1] == 0
-        return bool(replies[0] == 1)
+        if self._wait:
+            done, confirmed = self._confirmed(script, put)
+        else:
+            done, confirmed = self._ask([script])[0], 1
+        self.unconfirmed = done == 1 and not (type(confirmed) is int and confirmed >= 1)
+        return bool(done == 1)
 
     unconfirmed = False
     """Whether no replica confirmed the last change."""
 
+    def _confirmed(self, script: Command, put: Mapping[bytes, bytes]) -> list[Any]:
+        """The replies to the script and to WAIT: that this is refused, for want of rights too, undoes nothing."""
+        try:
+            done, confirmed = self._pool.exchange([script, *self._wait])
+        except RemoteUnavailableError:  # which of the two it was about is not told
+            there = self._ask([("HMGET", self._name, *put)])[0] == list(put.values())
+            return [1 if there else self._ask([script])[0], None]
+        return [*_checked([done], self._name), confirmed]
+
     def _ask(self, commands: list[Any]) -> list[Any]:
-        replies = self._pool.exchange(commands)
-        for reply in replies:
-            if isinstance(reply, ErrorReply):
-                if str(reply) == "WRONGTYPE":
-                    raise KeyRingError(
-                        f"{self._name} in Redis is no hash, so it is no key ring. Nothing was made in its place: "
-                        "restore it from a backup, or delete it to begin a new ring, which ends all that was sealed."
-                    )
-                raise RemoteUnavailableError(f"the server refuses: {reply}")
-        return replies
+        return _checked(self._pool.exchange(commands), self._name)
 
     def forget(self) -> None:
         """After a fork, in the child."""
@@ -112,6 +115,19 @@ class RingStore:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _checked(replies: list[Any], name: str) -> list[Any]:
+    """Raises what an error among the replies means."""
+    for reply in replies:
+        if isinstance(reply, ErrorReply):
+            if str(reply) == "WRONGTYPE":
+                raise KeyRingError(
+                    f"{name} in Redis is no hash, so it is no key ring. Nothing was made in its place: "
+                    "restore it from a backup, or delete it to begin a new ring, which ends all that was sealed."
+                )
+            raise RemoteUnavailableError(f"the server refuses: {reply}")
+    return replies
 
 
 def _milliseconds(time: Any) -> int:

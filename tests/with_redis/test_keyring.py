@@ -338,6 +338,42 @@ def test_a_server_that_is_away_makes_no_key_and_ends_none(own_server: Server, mo
             assert sum(name.startswith(b"k:") for name in client.hkeys(NAME)) == 1
 
 
+@pytest.mark.parametrize(
+    ("rights", "wait"),
+    [("+@all", "WAIT"), ("+@all -wait", "WAIT"), ("+@all", "NO-WAIT")],
+    ids=["no replica", "no right", "no such command"],
+)
+def test_what_no_replica_confirms_is_logged_and_not_undone(
+    own_server: Server, open_ring: Open, caplog: pytest.LogCaptureFixture, rights: str, wait: str
+) -> None:
+    """Neither WAIT that says 0 nor WAIT that is refused: each change is made, once, and a log line says so."""
+    with redis.Redis.from_url(own_server.url) as client:
+        client.execute_command("ACL", "SETUSER", "ring", "on", ">word", "~*", *rights.split())
+        ring = open_ring(url=f"unix://ring:word@{own_server.socket}?db=0")
+        ring._live._store._wait = [(wait, "1", "1")]
+        token = ring.seal(b"data", "p")
+        assert "No replica confirmed a change of the key ring" in caplog.text
+        assert client.hlen(NAME) == 2
+        made = ring.rotate()
+        assert {info.id for info in _infos(ring)} == {token[1:9].hex(), made.id}
+        ring.revoke(made.id)
+        assert (client.hlen(NAME), client.hget(NAME, "g")) == (4, b"3")
+        assert ring.unseal(token, "p") == b"data"
+
+
+def test_a_replica_gets_no_key(own_server: Server, open_ring: Open) -> None:
+    """An empty ring that cannot be written is away: no key that only this process knows seals anything."""
+    ring = open_ring(url=own_server.url)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.replicaof("127.0.0.1", 1)  # nobody is there
+        with pytest.raises(RemoteError, match="READONLY"):
+            ring.seal(b"data", "p")
+        assert (client.exists(NAME), ring.keys()) == (0, ())
+        client.replicaof("NO", "ONE")
+        open_ring(url=own_server.url).seal(b"data", "p")
+        assert client.hlen(NAME) == 2
+
+
 def _opens(ring: KeyRing, token: bytes) -> bool:
     try:
         return ring.unseal(token, "p") == b"data"
