@@ -99,10 +99,18 @@ class Commit:
         wanted = changes or session.cleared or session.bound or session.permanence_changed
         if wanted:
             return self._update(view, changes)
-        if view.sealed is not None and not self._ring.seals_under(view.sealed):
-            assert view.record is not None
-            return self._cookie(view.id, view.record.finish - int(self._ring.now() * 1000))
-        return Keep()
+        return self._resealed(view) if self._old_seal(view) and self._records.lives(view.name) else Keep()
+
+    def _old_seal(self, view: View) -> bool:
+        """Whether the cookie that came was sealed by a key that no longer seals."""
+        return view.sealed is not None and not self._ring.seals_under(view.sealed)
+
+    def _resealed(self, view: View) -> Cookie:
+        """The cookie of a session that was just seen to live under this id: of another it would overwrite a login's."""
+        if not self._old_seal(view):
+            return Keep()
+        assert view.record is not None
+        return self._cookie(view.id, view.record.finish - int(self._ring.now() * 1000))
 
     # A session that begins
 
@@ -164,16 +172,16 @@ class Commit:
         critical = session.cleared or session.bound is not None
         if not critical and not session.permanence_changed and self._written(view, changes):
             self._store.count("written")
-            return Keep()
+            return self._resealed(view)
         check_size(self._records.limits, session.stored_fields(), changes.put, changes.drop)
         outcome, view = self._followed(view, changes, critical=critical)
         match outcome.word:
             case "ok":
                 self._store.count("written")
-                again = session.permanence_changed
-                if again:
-                    self.id = view.id
-                return self._cookie(view.id, outcome.left) if again else Keep()
+                if not session.permanence_changed and not self._old_seal(view):
+                    return Keep()
+                self.id = view.id
+                return self._cookie(view.id, outcome.left)
             case "emptied":
                 self._store.count("ended")
                 return Drop()

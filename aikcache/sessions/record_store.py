@@ -17,7 +17,7 @@ from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import Transport
 from aikcache._remote.scripts import Script
 from aikcache._settings.config import CacheConfig
-from aikcache.errors import RemoteUnavailableError
+from aikcache.errors import RemoteError, RemoteUnavailableError
 from aikcache.sessions import record_scripts as scripts
 from aikcache.sessions.records import DamagedError, Record, Tombstone, parse
 
@@ -89,6 +89,13 @@ class RecordStore:
                 raise DamagedError("something else under a session's name")
             raise _refused(flat)
         return parse(flat, ttl, self.limits.bytes, self.limits.keys)
+
+    def lives(self, name: str) -> bool:
+        """Whether a session is there now, under this name. False also where nobody answers."""
+        try:
+            return self._own_pool().exchange([("HEXISTS", f"{self._prefix}session:{name}", "~v")]) == [1]
+        except RemoteError:
+            return False
 
     def session(self, script: Script, name: str, *arguments: str | bytes) -> Call:
         """A script for a session."""

@@ -237,6 +237,38 @@ def test_a_login_has_a_fresh_id_whatever_cookie_came(store: SessionStore) -> Non
         assert cookie.value != chosen
 
 
+@pytest.mark.parametrize("change", ["bind", "regenerate", "end", "write", "read", None])
+def test_a_cookie_is_sealed_anew_only_while_its_session_lives(
+    open_store: Open, redis_url: str, change: str | None
+) -> None:
+    """After a rotation: not by a page that had read it before the login or logout beside it, nor with Redis unasked."""
+    clock = [1_800_000_000.0]
+    ring = KeyRing(redis_url, instance="shop", master_key=MASTER, refresh=3600.0, clock=lambda: clock[0])
+    with closing(ring):
+        store = open_store(ring=ring)
+        cookie = begun(store, a=1)
+        ring.rotate()
+        clock[0] += 60
+        ring.refresh()
+        late, beside = store.open(cookie), store.open(cookie)
+        assert late["a"] == beside["a"]
+        changes: dict[str | None, Callable[[], object]] = {
+            "bind": lambda: beside.bind("user"), "regenerate": beside.regenerate, "end": beside.end,
+            "write": lambda: beside.update(b=2), "read": lambda: beside["a"], None: lambda: None,
+        }  # fmt: skip
+        changes[change]()
+        first, sent = store.commit(beside), store.commit(late)
+        assert isinstance(first, Drop if change == "end" else Set)
+        if change in ("bind", "regenerate", "end"):
+            assert sent == Keep()
+        else:
+            assert isinstance(sent, Set)
+            assert held(store, sent.value)["a"] == 1
+            again = store.open(sent.value)
+            assert (again["a"], store.commit(again)) == (1, Keep())
+        assert store.commit(store.open(cookie)) == Keep()
+
+
 def test_what_is_written_while_the_id_changes_is_taken_over(store: SessionStore, open_store: Open) -> None:
     """Between reading and the new id another request adds, changes and deletes: all of it goes on."""
     cookie = begun(store, a=1, b=2, c=3)
