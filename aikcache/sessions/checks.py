@@ -36,6 +36,12 @@ def check_one_of(what: str, value: object, allowed: Sequence[str]) -> None:
         raise ConfigError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {shown}.")
 
 
+def check_limits(max_bytes: int, max_keys: int) -> None:
+    for what, value in (("max_bytes", max_bytes), ("max_keys", max_keys)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{what} must be a whole number greater than 0, got {value!r}.")
+
+
 def check_size(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str] = ()) -> None:
     """Raises `SessionTooLargeError`: with `put` written and `drop` deleted, a session would be over its limits."""
     sizes = sizes_of(stored, put)

@@ -298,9 +298,11 @@ class Commit:
         assert old.record is not None
         assert old.cipher is not None
         record = old.record
+        bound = self._session.bound
+        same = bound is None or bound[0] == self._session.stored_subject()
         for _ in range(_MOVES):
             sealed = old.cipher.close(_MOVED, 0, new.id)
-            head = (str(record.epoch), record.token, str(limits.grace), sealed)
+            head = (str(record.epoch), record.token, str(limits.grace), sealed, new.name if same else "")
             call = self._records.session(scripts.MOVE, old.name, self._token, *head)
             outcome = self._records.run([call], critical=True)
             if outcome.word != "changed":

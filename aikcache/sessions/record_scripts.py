@@ -2,8 +2,8 @@
 
 A session is a hash: `~v` form, `~c` created, `~a` absolute end, `~i` idle time (milliseconds), `~e` epoch, `~w` the
 last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the absolute end rules the TTL; and a field
-`f<name>` for each key. Or it is a tombstone: `~x`, and `~to` where the session goes on under another id. Time is the
-server's. Redis 7.0 or later.
+`f<name>` for each key. Or it is a tombstone: `~x`, and where the session goes on under another id `~to` (the id,
+sealed) and `~n` (its name, where it has the same subject). Time is the server's. Redis 7.0 or later.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ local key = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function text(number) return string.format('%.0f', number) end
-local function bury(token, grace, to)
+local function bury(token, grace, to, name)
   redis.call('DEL', key)
   redis.call('HSET', key, '~x', '1', '~w', token)
   if to then redis.call('HSET', key, '~to', to) end
+  if name and name ~= '' then redis.call('HSET', key, '~n', name) end
   redis.call('PEXPIRE', key, grace)
 end
 local function live(idle, left, touch, fixed)
@@ -124,8 +125,8 @@ return live(idle, finish - now, touch, h['~f'])
 MOVE = Script(
     _PRELUDE
     + """
--- ARGV: token, epoch, the last commit's token that is known, grace, the new id, sealed. What was written since is given
--- back instead, so that nothing of it is lost.
+-- ARGV: token, epoch, the last commit's token that is known, grace, the new id, sealed, the new name ('': not told).
+-- What was written since is given back instead, so that nothing of it is lost.
 local h, flat = all()
 if h['~x'] then
   if h['~w'] == ARGV[1] then return {'ok'} end
@@ -134,7 +135,7 @@ end
 if not h['~v'] then return {'gone'} end
 if h['~e'] ~= ARGV[2] then return {'cleared'} end
 if h['~w'] ~= ARGV[3] then return {'changed', flat} end
-bury(ARGV[1], ARGV[4], ARGV[5])
+bury(ARGV[1], ARGV[4], ARGV[5], ARGV[6])
 return {'ok'}
 """
 )
@@ -147,7 +148,7 @@ END = Script(
 local h = all()
 if h['~x'] then
   if h['~w'] == ARGV[1] then return {'ok'} end
-  return h['~to'] and {'to', h['~to']} or {'ended'}
+  return h['~to'] and {'to', h['~to'], h['~n']} or {'ended'}
 end
 if #ARGV > 2 and h['~v'] then
   local mine = false

@@ -105,11 +105,16 @@ class Session(MutableMapping[str, Any]):
     @property
     def subject(self) -> str | None:
         """Whose session this is, by `bind`."""
-        view = self.view()
+        self.view()
         if self.bound is not None:
             return self.bound[0]
+        return None if self.ending else self.stored_subject()
+
+    def stored_subject(self) -> str | None:
+        """Whose it was when it was read."""
+        view = self.view()
         record = view.record
-        if view.cipher is None or record is None or record.sealed_subject is None or self.ending:
+        if view.cipher is None or record is None or record.sealed_subject is None:
             return None
         data = self._opened(view.cipher, "~u", 0, record.sealed_subject)
         return None if data is None else data.decode("utf-8", "replace")

@@ -27,9 +27,9 @@ from aikcache._engine.session_tally import EVENTS
 from aikcache._engine.tally import tally_of
 from aikcache._keyring.keyring import KeyRing
 from aikcache._settings.config import CacheConfig, check_metrics, check_name
-from aikcache.errors import ConfigError, KeyRingError, RemoteError, SealError
+from aikcache.errors import ConfigError, KeyRingError, RemoteError, RemoteUnavailableError, SealError
 from aikcache.sessions import record_scripts as scripts
-from aikcache.sessions.checks import check_idle, check_one_of, milliseconds
+from aikcache.sessions.checks import check_idle, check_limits, check_one_of, milliseconds
 from aikcache.sessions.commit import Commit, Cookie, Keep
 from aikcache.sessions.record_store import Limits, RecordStore, Seen, Wait
 from aikcache.sessions.records import SESSION_ID_BYTES, DamagedError, FieldCipher, Tombstone, name_of, text64
@@ -38,6 +38,8 @@ from aikcache.sessions.session import Session, View
 COOKIE: Final = ".AIKernel.Session"
 MOST_COOKIES: Final = 4
 LONGEST_COOKIE: Final = 200
+_ROUNDS: Final = 64
+_RENEWED: Final = "others gave the session new ids all the while that it was ended."
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _HANDLE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 AnySession = TypeVar("AnySession", bound=Session)
@@ -111,9 +113,7 @@ class SessionStore:
         idle, touch = check_idle(idle_timeout, touch_every)
         check_one_of("on_unavailable", on_unavailable, ("error", "empty"))
         check_one_of("wait", wait, get_args(Wait))
-        for what, value in (("max_bytes", max_bytes), ("max_keys", max_keys)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{what} must be a whole number greater than 0, got {value!r}.")
+        check_limits(max_bytes, max_keys)
         absolute = milliseconds("absolute_timeout", absolute_timeout)
         permanent = absolute if permanent_timeout is None else milliseconds("permanent_timeout", permanent_timeout)
         for what, longest in (("absolute_timeout", absolute), ("permanent_timeout", permanent)):
@@ -176,31 +176,41 @@ class SessionStore:
     def end(self, handle: str) -> bool:
         """End one session, named by `SessionInfo.handle`. Whether it was alive. Raises `RemoteError`.
 
-        Check that the handle is one of the user's own who asks for it: `sessions(subject)` lists those.
+        It is ended also where it has got another id since, but not where that was somebody else's login. Check that
+        the handle is one of the user's own who asks for it: `sessions(subject)` lists those.
         """
         if not _HANDLE.fullmatch(handle):
             return False
-        grace = str(self.records.limits.grace)
-        outcome = self.records.run([self.records.session(scripts.END, handle, os.urandom(12), grace)], critical=True)
-        ended = outcome.word == "ok"
-        self.count("ended", ended)
-        return ended
+        token, grace = os.urandom(12), str(self.records.limits.grace)
+        for _ in range(_ROUNDS):
+            outcome = self.records.run([self.records.session(scripts.END, handle, token, grace)], critical=True)
+            if outcome.word != "to" or len(outcome.rest) < 2:
+                break
+            handle = outcome.rest[1].decode("ascii", "replace")
+        else:
+            raise RemoteUnavailableError(_RENEWED)
+        self.count("ended", outcome.word == "ok")
+        return outcome.word == "ok"
 
     def end_all(self, subject: str, keep: Session | None = None) -> int:
         """End all sessions of a subject, but `keep`. How many were alive. Raises `RemoteError` or `KeyRingError`.
 
         A session that is just beginning is ended too, or not begun.
         """
-        names = self._subject_names(subject)
-        spared = None if keep is None else keep.handle
-        listed = [seen for seen in self.records.listed(names) if seen.name != spared]
+        done, ended = {None if keep is None else keep.handle}, 0
         token, grace = os.urandom(12), str(self.records.limits.grace)
-        calls = [self.records.session(scripts.END, seen.name, token, grace, *names) for seen in listed]
-        outcomes = self.records.run_all(calls)
-        ended = sum(outcome.word == "ok" for outcome in outcomes)
-        self.records.prune([s for s, o in zip(listed, outcomes, strict=True) if o.word in ("ok", "ended", "other")])
-        self.count("ended", ended)
-        return ended
+        for _ in range(_ROUNDS):
+            names = self._subject_names(subject)
+            listed = [seen for seen in self.records.listed(names) if seen.name not in done]
+            calls = [self.records.session(scripts.END, seen.name, token, grace, *names) for seen in listed]
+            words = [outcome.word for outcome in self.records.run_all(calls)]
+            self.records.prune([seen for seen, word in zip(listed, words, strict=True) if word != "gone"])
+            ended += words.count("ok")
+            self.count("ended", words.count("ok"))
+            if "to" not in words:  # else it is in the index under its new id, and perhaps was not yet
+                return ended
+            done.update(seen.name for seen in listed)
+        raise RemoteUnavailableError(_RENEWED)
 
     def health(self) -> SessionHealth:
         """What is wrong with the ring, with the server's eviction and with its persistence; asks the server."""

@@ -362,6 +362,53 @@ def test_a_login_that_everything_ended_overtakes_does_not_begin(store: SessionSt
     assert (ended, store.sessions("user")) == ([0], [])
 
 
+def test_everything_ended_beside_a_new_id_ends_that_too(store: SessionStore) -> None:
+    """The session gets it between the list of the subject's sessions and their end; somebody else's login stays."""
+    listed = store.records.listed
+    sent: list[str] = []
+
+    def beside(subjects: Any) -> Any:
+        found = listed(subjects)
+        for _ in range(min(2, len(changes))):
+            session = store.open(sent[-1])
+            changes.pop()(session)
+            after = store.commit(session)
+            assert isinstance(after, Set)
+            sent.append(after.value)
+        return found
+
+    store.records.listed = beside  # type: ignore[method-assign]
+    changes: list[Callable[[Session], Any]] = [Session.regenerate] * 5
+    sent.append(logged_in(store, "user", a=1))
+    assert (store.end_all("user"), store.sessions("user"), len(sent)) == (1, [], 6)
+    assert held(store, sent[-1]) == {}
+    changes = [lambda session: session.bind("other")]
+    sent.append(logged_in(store, "user", a=1))
+    assert (store.end_all("user"), held(store, sent[-1])) == (0, {"a": 1})
+
+
+def test_a_session_ends_by_the_handle_that_it_had(store: SessionStore) -> None:
+    """Also where it got another id since the handle was listed, twice; but not where that was another's login."""
+    cookie = logged_in(store, "user", a=1)
+    (info,) = store.sessions("user")
+    changes: list[Callable[[Session], Any]] = [
+        Session.regenerate, lambda session: session.bind("user"), lambda session: session.bind("other")
+    ]  # fmt: skip
+    for change in changes:
+        session = store.open(cookie)
+        change(session)
+        after = store.commit(session)
+        assert isinstance(after, Set)
+        cookie = after.value
+    (mine,) = store.sessions("other")
+    assert (store.end(info.handle), held(store, cookie)) == (False, {"a": 1})
+    session = store.open(cookie)
+    session.regenerate()
+    after = store.commit(session)
+    assert isinstance(after, Set)
+    assert (store.end(mine.handle), held(store, after.value), store.end(mine.handle)) == (True, {}, False)
+
+
 def test_both_timeouts_are_the_time_to_live(open_store: Open, client: Any) -> None:
     """A use extends it once `touch_every` has gone by, and never beyond the absolute end."""
     store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
