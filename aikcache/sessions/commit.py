@@ -25,7 +25,6 @@ from aikcache.sessions.records import (
     DamagedError,
     FieldCipher,
     Record,
-    Tombstone,
     name_of,
     new_id,
     parse,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from aikcache.sessions.store import SessionStore
 
 _FOLLOWED: Final = 4
-_MOVES: Final = 8
+_MOVES: Final = 16
 _MOVED: Final = "~to"
 
 
@@ -127,15 +126,16 @@ class Commit:
         self.id = id
         return self._cookie(id, outcome.left)
 
-    def _made(self, id: bytes, cipher: FieldCipher, pairs: list[str | bytes], like: Record | None) -> Outcome:
+    def _made(self, id: bytes, cipher: FieldCipher, pairs: list[str | bytes], like: View | None) -> Outcome:
         """A new record. `like`: it goes on from this one, until the same end but for a login."""
         session, store = self._session, self._store
         name = name_of(id)
         lasting = store.lasting(permanent=session.permanent)
         created, finish, left = "", "", lasting
-        if like is not None and session.bound is None:
-            created, finish = str(like.created), str(like.finish)
-            left = max(like.finish - int(self._ring.now() * 1000), 1) + 1000
+        record = None if like is None else like.record
+        if record is not None and session.bound is None:
+            created, finish = str(record.created), str(record.finish)
+            left = max(record.finish - int(self._ring.now() * 1000), 1) + 1000
         meta, subject = self._subject(cipher, name, like)
         if session.permanent:
             meta += ["~p", "1"]
@@ -145,20 +145,19 @@ class Commit:
         calls.append(self._records.session(scripts.CREATE, name, *arguments))
         return self._records.run(calls, critical=True)
 
-    def _subject(self, cipher: FieldCipher, name: str, like: Record | None) -> tuple[list[str | bytes], bytes | None]:
+    def _subject(self, cipher: FieldCipher, name: str, like: View | None) -> tuple[list[str | bytes], bytes | None]:
         """The fields of a session's subject, and what its index is called."""
         session, store = self._session, self._store
         label: str | None = None
         if session.bound is not None:
             whose, label = session.bound
-        elif like is None or like.subject is None:
+            subject = store.subject_name(whose)
+        elif like is None or like.record is None or like.record.subject is None:
             return [], None
         else:
-            whose = session.subject or ""
-            label = store.label_of(session.view().name, like.label)
-        subject = store.subject_name(whose) if whose else (like.subject if like is not None else None)
-        if subject is None:
-            return [], None
+            whose = session.subject_of(like) or ""
+            label = store.label_of(like.name, like.record.label)
+            subject = store.subject_name(whose) if whose else like.record.subject
         meta: list[str | bytes] = ["~s", subject, "~u", cipher.close("~u", 0, whose.encode())]
         if label is not None:
             meta += ["~l", self._ring.seal(label.encode(), "session-label", name.encode())]
@@ -264,75 +263,63 @@ class Commit:
     # A session that gets another id
 
     def _regenerate(self, view: View, changes: Changes) -> Cookie:
-        session, record, cipher = self._session, view.record, view.cipher
-        assert record is not None
-        assert cipher is not None
-        check_size(self._records.limits, session.stored_fields(), changes.put, changes.drop)
+        """What others wrote while the new one was made is in the next attempt, within the limits as anything else."""
+        session = self._session
         own = session.assigned()
-        id = new_id()
-        fresh = FieldCipher(self._ring, id)
-        epoch = record.epoch + session.cleared
-        kept = {name: closed for name, closed in session.stored_fields().items() if name not in changes.drop}
-        put = {**self._opened(cipher, record.epoch, kept), **changes.put}
-        outcome = self._made(id, fresh, [*self._sealed(fresh, epoch, put), b"~e", b"%d" % epoch], record)
-        if outcome.word != "ok":
-            return self._dropped()
-        left = outcome.left
-        # Fields are sealed under the epoch of their record; the old one is asked for its own.
-        new = View("live", id, name_of(id), replace(record, epoch=epoch), fresh)
-        outcome = self._move(view, new, changes)
-        if outcome.word == "ok":
-            self._store.count("regenerated")
-            self.id = id
-            return self._cookie(id, left)
-        self._discard(new)
+        for _ in range(_MOVES):
+            made, new = self._successor(view, changes)
+            if made.word != "ok":
+                return self._dropped()
+            outcome = self._move(view, new)
+            if outcome.word == "ok":
+                self._store.count("regenerated")
+                self.id = new.id
+                return self._cookie(new.id, made.left)
+            self._discard(new)
+            if outcome.word != "changed" or (found := self._read(outcome)) is None:
+                break
+            view = replace(view, record=found)
+        else:
+            raise RemoteUnavailableError("others wrote to the session all the while that it got a new id.")
         if session.bound is not None:
             return self._create(own)
         if outcome.word == "to":  # another request has given it a new id, and sends the cookie
             return self._update(view, changes)
         return self._dropped()
 
-    def _move(self, old: View, new: View, changes: Changes) -> Outcome:
-        """Make a tombstone of the old record that leads to the new one, with what was written to the old meanwhile."""
-        limits = self._records.limits
+    def _successor(self, view: View, changes: Changes) -> tuple[Outcome, View]:
+        """A new record with what is in the old one, and with the changes."""
+        record, cipher = view.record, view.cipher
+        assert record is not None
+        assert cipher is not None
+        stored = {} if self._session.cleared else record.fields
+        check_size(self._records.limits, stored, changes.put, changes.drop)
+        id = new_id()
+        fresh = FieldCipher(self._ring, id)
+        epoch = record.epoch + self._session.cleared
+        kept = {name: closed for name, closed in stored.items() if name not in changes.drop}
+        put = {**self._opened(cipher, record.epoch, kept), **changes.put}
+        outcome = self._made(id, fresh, [*self._sealed(fresh, epoch, put), b"~e", b"%d" % epoch], view)
+        return outcome, View("live", id, name_of(id))
+
+    def _move(self, old: View, new: View) -> Outcome:
+        """Make a tombstone of the old record that leads to the new one, unless others have written to it."""
         assert old.record is not None
         assert old.cipher is not None
-        record = old.record
         bound = self._session.bound
-        same = bound is None or bound[0] == self._session.stored_subject()
-        for _ in range(_MOVES):
-            sealed = old.cipher.close(_MOVED, 0, new.id)
-            head = (str(record.epoch), record.token, str(limits.grace), sealed, new.name if same else "")
-            call = self._records.session(scripts.MOVE, old.name, self._token, *head)
-            outcome = self._records.run([call], critical=True)
-            if outcome.word != "changed":
-                return outcome
-            try:
-                found = parse(outcome.rest[0], 0, limits.bytes, limits.keys)
-            except DamagedError:
-                return Outcome("gone", [])
-            if found is None or isinstance(found, Tombstone):
-                return Outcome("gone", [])
-            if not self._session.cleared:
-                self._take_over(old.cipher, record, found, new, changes)
-            record = found
-        raise RemoteUnavailableError("others wrote to the session all the while that it got a new id.")
+        same = bound is None or bound[0] == self._session.subject_of(old)
+        grace, sealed = str(self._records.limits.grace), old.cipher.close(_MOVED, 0, new.id)
+        head = (str(old.record.epoch), old.record.token, grace, sealed, new.name if same else "")
+        return self._records.run([self._records.session(scripts.MOVE, old.name, self._token, *head)], critical=True)
 
-    def _take_over(self, cipher: FieldCipher, before: Record, now: Record, new: View, changes: Changes) -> None:
-        mine = changes.put.keys() | changes.drop
-        written = {n: c for n, c in now.fields.items() if n not in mine and before.fields.get(n) != c}
-        put = self._opened(cipher, now.epoch, written)
-        drop = [f"f{name}" for name in before.fields if name not in mine and name not in now.fields]
-        assert new.record is not None
-        assert new.cipher is not None
-        pairs = self._sealed(new.cipher, new.record.epoch, put)
+    def _read(self, outcome: Outcome) -> Record | None:
+        """What lies there now, by a script's answer."""
         limits = self._records.limits
-        head = (str(new.record.epoch), str(limits.touch), str(limits.grace), str(limits.bytes), str(limits.keys))
-        token = os.urandom(12)
-        call = self._records.session(
-            scripts.UPDATE, new.name, token, *head, "0", "", "0", str(len(pairs) // 2), "", *pairs, *drop
-        )
-        self._records.run([call], critical=True)
+        try:
+            found = parse(outcome.rest[0], 0, limits.bytes, limits.keys)
+        except DamagedError:
+            return None
+        return found if isinstance(found, Record) else None
 
     def _discard(self, view: View) -> None:
         grace = str(self._records.limits.grace)

@@ -105,14 +105,13 @@ class Session(MutableMapping[str, Any]):
     @property
     def subject(self) -> str | None:
         """Whose session this is, by `bind`."""
-        self.view()
+        view = self.view()
         if self.bound is not None:
             return self.bound[0]
-        return None if self.ending else self.stored_subject()
+        return None if self.ending else self.subject_of(view)
 
-    def stored_subject(self) -> str | None:
+    def subject_of(self, view: View) -> str | None:
         """Whose it was when it was read."""
-        view = self.view()
         record = view.record
         if view.cipher is None or record is None or record.sealed_subject is None:
             return None

@@ -286,6 +286,58 @@ def test_what_is_written_while_the_id_changes_is_taken_over(store: SessionStore,
     assert held(open_store(), cookie) == {}
 
 
+def test_nothing_that_was_acknowledged_is_lost_to_a_new_id(open_store: Open) -> None:
+    """What both wrote is too much for one session: an error, and the other's stays. The next attempt is as good."""
+    store = open_store(max_bytes=1000)
+    cookie = begun(store, a=1)
+    renewing, writing = store.open(cookie), store.open(cookie)
+    assert renewing["a"] == writing["a"]
+    writing["other's"] = "x" * 500
+    assert store.commit(writing) == Keep()
+    renewing["mine"] = "y" * 500
+    renewing.bind("user")
+    with pytest.raises(SessionTooLargeError, match="Nothing was written"):
+        store.commit(renewing)
+    assert held(store, cookie) == {"a": 1, "other's": "x" * 500}
+    assert store.sessions("user") == []
+    del renewing["mine"]
+    after = store.commit(renewing)
+    assert isinstance(after, Set)
+    assert sorted(held(store, after.value)) == ["a", "other's"]
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_a_new_id_is_not_lost_to_deletions_beside_it(store: SessionStore, login: bool) -> None:
+    """Two requests delete all there was, each its half: the login stands, and what is new goes on."""
+    cookie = begun(store, a=1, b=2)
+    renewing, writing = store.open(cookie), store.open(cookie)
+    assert dict(renewing) == dict(writing)
+    del writing["a"]
+    store.commit(writing)
+    del renewing["b"]
+    if login:
+        renewing.bind("user")
+    else:
+        renewing.regenerate()
+    after = store.commit(renewing)
+    assert isinstance(after, Set)
+    session = store.open(after.value)
+    assert (session.new, session.subject, dict(session)) == (False, "user" if login else None, {})
+
+
+def test_a_new_id_keeps_the_login_beside_it(store: SessionStore) -> None:
+    """One that was made under the id that goes."""
+    cookie = begun(store, a=1)
+    renewing, login = store.open(cookie), store.open(cookie)
+    assert renewing["a"] == login["a"]
+    login.bind("user", regenerate=False)
+    store.commit(login)
+    renewing.regenerate()
+    after = store.commit(renewing)
+    assert isinstance(after, Set)
+    assert (store.open(after.value).subject, len(store.sessions("user"))) == ("user", 1)
+
+
 def test_of_two_new_ids_at_once_one_counts(store: SessionStore) -> None:
     """Both requests' changes are under the one; the other sends no cookie. Of two logins both stand."""
     cookie = begun(store, a=1)
