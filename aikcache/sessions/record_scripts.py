@@ -76,7 +76,7 @@ UPDATE = Script(
     + """
 -- ARGV: token, epoch, touch, grace, most bytes, most keys, '1' to clear, from when a new absolute time counts ('now',
 -- 'created', or ''), that time, how many pairs, the last commit's token that is known, the pairs, fields to delete.
-local names, h = {'~x', '~to', '~w', '~v', '~e', '~i', '~a', '~f', '~c'}, {}
+local names, h = {'~x', '~to', '~w', '~v', '~e', '~i', '~a', '~f', '~c', '~s'}, {}
 for at, value in ipairs(redis.call('HMGET', key, unpack(names))) do h[names[at]] = value end
 if h['~x'] then
   if h['~w'] == ARGV[1] then return {'emptied'} end
@@ -105,7 +105,8 @@ if clears or #ARGV > last or h['~w'] ~= ARGV[11] then
   end
   for name, value in pairs(found) do if not set[name] and not drop[name] then add(name, value) end end
   for name, value in pairs(set) do add(name, value) end
-  if count == 0 and not set['~s'] and (clears or #ARGV > last) then
+  -- A login that has no keys is one still, but for `clear()`, which is a logout.
+  if count == 0 and not set['~s'] and (clears or (#ARGV > last and not h['~s'])) then
     bury(ARGV[1], ARGV[4])
     return {'emptied'}
   end

@@ -137,6 +137,29 @@ def test_a_cookie_is_sent_when_a_session_begins_and_not_when_it_is_read(make_app
     assert client.get("/in").headers["Vary"] == "Cookie"
 
 
+def test_a_login_outlives_the_message_that_it_flashed(make_app: MakeApp) -> None:
+    """A session with a subject and no key is not an empty one."""
+    app = make_app()
+
+    @app.route("/welcome")
+    def welcome() -> str:
+        current().bind("ada")
+        flash("welcome")
+        return "in"
+
+    @app.route("/home")
+    def home() -> dict[str, Any]:
+        return {"user": current().subject, "shown": get_flashed_messages()}
+
+    client = app.test_client()
+    client.get("/welcome")
+    for shown in (["welcome"], []):
+        response = client.get("/home")
+        assert (response.json, cookies(response)) == ({"user": "ada", "shown": shown}, [])
+    client.get("/logout")
+    assert client.get("/home").json == {"user": None, "shown": []}
+
+
 def test_the_cookie_is_as_it_is_configured(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
     """Name, path, domain, SameSite, the prefix, plain HTTP, and the age of a permanent session."""
     cookie = cookies(make_app(AIKCACHE_SESSION_HOST_PREFIX=True).test_client().get("/set/a/1"))[0]

@@ -210,6 +210,26 @@ def test_an_emptied_session_ends(store: SessionStore) -> None:
     assert held(store, cookie) == {}
 
 
+def test_a_login_without_keys_stands(store: SessionStore) -> None:
+    """Whether it was made before the last key went or in the same commit; `clear()` ends it."""
+    cookie = logged_in(store, "user", flash="hello")
+    session = store.open(cookie)
+    assert session.pop("flash") == "hello"
+    assert store.commit(session) == Keep()
+    session = store.open(cookie)
+    assert (session.new, session.subject, dict(session), len(store.sessions("user"))) == (False, "user", {}, 1)
+    session["flash"] = "again"
+    assert store.commit(session) == Keep()
+    session = store.open(cookie)
+    assert session.pop("flash") == "again"
+    session.bind("user", regenerate=False)
+    assert store.commit(session) == Keep()
+    assert store.open(cookie).subject == "user"
+    session = store.open(cookie)
+    session.clear()
+    assert (store.commit(session), store.sessions("user"), store.open(cookie).subject) == (Drop(), [], None)
+
+
 def test_a_login_has_a_fresh_id_whatever_cookie_came(store: SessionStore) -> None:
     """The old id, a chosen one and one that has ended lead nowhere; a stale page beside the login sends no cookie."""
     before = begun(store, cart=["tea"])
