@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
@@ -71,10 +72,12 @@ class RecordStore:
     def __init__(self, config: CacheConfig, limits: Limits, wait: Wait) -> None:
         where = origin(config)
         self._pool: Transport = Cluster(config, where) if where.clustered else Pool(config, where)
-        self._waits = (where.clustered or bool(where.service)) and wait != "none"
+        self.waits = (where.clustered or bool(where.service)) and wait != "none"
+        """Whether a replica must confirm what is critical."""
         self._always = wait == "all"
         self._wait: Command = ("WAIT", "1", str(max(int(config.timeout * 500), 1)))
         self._prefix = f"{config.instance}:"
+        self._reporter = RateLimitedReporter()
         self.limits = limits
         self._pid = os.getpid()
 
@@ -119,16 +122,24 @@ class RecordStore:
 
     def _ask(self, calls: Sequence[Call], *, critical: bool) -> list[Outcome]:
         pool = self._own_pool()
-        waits = self._waits and (critical or self._always)
+        waits = self.waits and (critical or self._always)
         wait = [self._wait] if waits else []
         commands = [("EVALSHA", call.script.sha, "1", call.key, *call.arguments) for call in calls]
         replies = pool.exchange([*commands, *wait])
         if ErrorReply in map(type, replies) and "NOSCRIPT" in map(str, replies):
             commands = [("EVAL", call.script.text, "1", call.key, *call.arguments) for call in calls]
             replies = pool.exchange([*commands, *wait])
-        if waits and replies.pop() == 0:
-            raise RemoteUnavailableError("no replica confirmed the session's change in time: a failover may undo it.")
+        if waits:
+            self._check_confirmed(replies.pop())
         return [_outcome(reply) for reply in replies]
+
+    def _check_confirmed(self, reply: Any) -> None:
+        """Raises, unless that says that a replica has it."""
+        if type(reply) is int and reply >= 1:
+            return
+        if isinstance(reply, ErrorReply):
+            self._reporter.report("session:wait", f"The server refuses WAIT, which sessions need here: {reply}.")
+        raise RemoteUnavailableError("no replica confirmed the session's change in time: a failover may undo it.")
 
     def listed(self, subjects: Sequence[bytes]) -> list[Seen]:
         """What the indexes of a subject name."""

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -763,6 +764,26 @@ def test_logouts_win_whatever_races_them(store: SessionStore, open_store: Open) 
             for sent in (cookie, *(one.value for one in done if isinstance(one, Set))):
                 assert held(store, sent) == {}
             assert (done[1], store.sessions("user")) == (Keep(), [])
+
+
+def test_a_refused_wait_confirms_nothing(binary: Path, open_store: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a replica must have a login or a logout, a server without the command is a 503, and a line says why."""
+    with Server(binary=binary, config=['rename-command WAIT ""']) as server:
+        store = open_store(server.url)
+        cookies = [begun(store, a=1) for _ in range(2)]
+        store.records.waits = True
+        for cookie, change in zip(cookies, (Session.end, Session.regenerate), strict=True):
+            session = store.open(cookie)
+            assert session["a"] == 1
+            change(session)
+            with pytest.raises(SessionUnavailableError, match="no replica confirmed"):
+                store.commit(session)
+        session = store.open(cookies[1])
+        session["b"] = 2
+        assert store.commit(session) == Keep()
+    assert [line for line in caplog.messages if "WAIT" in line] == [
+        "The server refuses WAIT, which sessions need here: ERR unknown command."
+    ]
 
 
 def test_health_names_a_server_that_forgets(own_server: Server, open_store: Open) -> None:
