@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aikcache._settings.config import check_seconds
 from aikcache.errors import ConfigError, SessionTooLargeError
@@ -12,6 +12,9 @@ from aikcache.sessions.records import sizes_of
 
 if TYPE_CHECKING:
     from aikcache.sessions.record_store import Limits
+
+MOST_KEYS: Final = 3900
+"""Lua's `unpack` gives a command at most some 8000 arguments: 3992 keys and what belongs to a login were seen to go."""
 
 
 def milliseconds(what: str, value: float | timedelta) -> int:
@@ -40,6 +43,11 @@ def check_limits(max_bytes: int, max_keys: int) -> None:
     for what, value in (("max_bytes", max_bytes), ("max_keys", max_keys)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{what} must be a whole number greater than 0, got {value!r}.")
+    if max_keys > MOST_KEYS:
+        raise ConfigError(
+            f"max_keys must be at most {MOST_KEYS}, which is what one script in Redis can write, got {max_keys}. "
+            "Keep many small values under one key, as a dict."
+        )
 
 
 def check_size(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str] = ()) -> None:

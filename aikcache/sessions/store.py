@@ -75,7 +75,7 @@ class SessionStore:
         permanent_timeout: the same for sessions whose `permanent` is set. None: `absolute_timeout`.
         touch_every: how exactly a use is noted; at most a tenth of `idle_timeout`.
         grace: seconds for which an ended session is known to have ended.
-        max_bytes, max_keys: what a session may hold, sealed.
+        max_bytes, max_keys: what a session may hold, sealed; at most 3900 keys.
         on_unavailable: "error": with Redis away, using a session raises `SessionUnavailableError`. "empty": it is
             empty, and nothing is written.
         wait: which changes a replica must have confirmed, behind Sentinel and on a cluster: "critical" (begin, new id,

@@ -581,6 +581,37 @@ def test_a_session_over_its_limits_is_not_written(open_store: Open) -> None:
     assert sorted(held(store, cookie)) == ["a", "half0"]
 
 
+def test_a_session_holds_as_many_keys_as_the_setting_may_allow(open_store: Open) -> None:
+    """In each script that writes: a login that begins, another id, a change of all, and their end."""
+    store = open_store(max_keys=3900, max_bytes=10**7)
+    many = {str(number): number for number in range(3900)}
+    session = store.open(None)
+    session.permanent = True
+    session.update(many)
+    session.bind("user", "laptop")
+    sent = store.commit(session)
+    assert isinstance(sent, Set)
+    session = store.open(sent.value)
+    session.update(dict.fromkeys(many, True))
+    session.permanent = False
+    session.bind("user", "laptop", regenerate=False)
+    sent = store.commit(session)
+    assert isinstance(sent, Set)
+    session = store.open(sent.value)
+    session.clear()
+    session.update(many)
+    assert store.commit(session) == Keep()
+    session = store.open(sent.value)
+    session.update(dict.fromkeys(many, True))
+    assert store.commit(session) == Keep()
+    session = store.open(sent.value)
+    for name in many:
+        del session[name]
+    session["last"] = 1
+    assert store.commit(session) == Keep()
+    assert held(store, sent.value) == {"last": 1}
+
+
 def test_what_cannot_be_kept_is_an_error_with_its_path(store: SessionStore) -> None:
     """Nothing is written then."""
     session = store.open(None)
@@ -822,6 +853,7 @@ def test_a_forked_child_has_connections_of_its_own(store: SessionStore) -> None:
         ({"on_unavailable": "open"}, "on_unavailable must be one of 'error', 'empty', got 'open'"),
         ({"wait": "some"}, "wait must be one of 'critical', 'all', 'none'"),
         ({"max_keys": 0}, "max_keys must be a whole number greater than 0, got 0"),
+        ({"max_keys": 3901}, "max_keys must be at most 3900, which is what one script .*, got 3901"),
         ({"idle_timeout": -1}, "idle_timeout must be between"),
         ({"instance": "a:b"}, "instance must be letters"),
     ],
