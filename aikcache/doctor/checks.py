@@ -98,8 +98,9 @@ def _eviction(server: Server, profile: Profile) -> Said:
         yield "unknown", "the eviction policy is not told", "Allow INFO."
         return
     evidence = f"maxmemory-policy is {policy}"
-    if profile == "durable" and policy.startswith("allkeys"):
-        yield "error", f"{evidence}: sessions and key rings can be evicted", "Set it to noeviction."
+    if profile == "durable" and policy != "noeviction":
+        lost = "sessions and key rings" if policy.startswith("allkeys") else "sessions"
+        yield "error", f"{evidence}: {lost} can be evicted", "Set it to noeviction."
     elif profile == "cache" and policy == "noeviction":
         yield "warning", f"{evidence}: a full server refuses all writes", "Set it to allkeys-lru or allkeys-lfu."
     else:

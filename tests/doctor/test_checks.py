@@ -95,7 +95,15 @@ def test_trouble_is_found(
     assert all(one.severity == "ok" for one in found if one.check != check)
 
 
-@pytest.mark.parametrize("info", [{"maxmemory_policy": "allkeys-lfu"}, {"aof_enabled": "0"}])
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"maxmemory_policy": "allkeys-lfu"},
+        {"maxmemory_policy": "volatile-lru"},
+        {"maxmemory_policy": "volatile-ttl"},
+        {"aof_enabled": "0"},
+    ],
+)
 def test_what_may_go_in_a_cache_may_not_in_a_session_store(info: dict[str, str]) -> None:
     """A server that forgets by itself is an error there."""
     found = judge(replace(DURABLE, info={**DURABLE.info, **info}), "durable")
