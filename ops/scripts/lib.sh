@@ -3,6 +3,8 @@
 # sha256sum, which the official images have.
 #
 #   SELF        the name and port under which the others find this server, as in redis-0.redis:6379
+#   OWN         where its own probes and preStop ask it: 127.0.0.1 and the port of SELF, with TLS localhost, which certificates
+#               are for as well. Not SELF: when names stop resolving, no server is to be restarted for that.
 #   SENTINELS   the same of all Sentinels, separated by spaces
 #   SECRETS     a directory with a file for each password: cache, session, monitor, replication, sentinel, operator (the
 #               users of users.acl) and sentinels (the Sentinels' own). Where NAME.previous is there as well, both are
@@ -16,6 +18,7 @@
 SERVICE=${SERVICE:-aikcache}
 WAIT=${WAIT:-60}
 TLS=${TLS:-}
+if [ -z "${OWN:-}" ] && [ -n "${SELF:-}" ]; then OWN=$([ "$TLS" ] && echo localhost || echo 127.0.0.1):${SELF##*:}; fi
 QUORUM=2
 
 say() { echo "$*" >&2; }

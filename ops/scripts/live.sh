@@ -7,9 +7,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=ops/scripts/lib.sh
 . "$here/lib.sh"
 
-ask "$SELF" "$1" PING >/dev/null && exit
+ask "$OWN" "$1" PING >/dev/null && exit
 # A refusal and silence both fail. They are told apart by what the server says to somebody without a password.
-where=$SELF
+where=$OWN
 # shellcheck disable=SC2086  # a list of words
 reply=$(timeout 3 env -u REDISCLI_AUTH "$CLI" -h "${where%:*}" -p "${where##*:}" \
     ${TLS:+--tls --cacert "$TLS/ca.crt" --cert "$TLS/tls.crt" --key "$TLS/tls.key"} PING 2>/dev/null) || exit 1

@@ -10,14 +10,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 as() {
     user=$1
     shift
-    ask "$SELF" "$user" "$@" && return
+    ask "$OWN" "$user" "$@" && return
     [ ! -s "$SECRETS/$user.previous" ] || ask_previous "$@"
 }
 
 ask_previous() {
     spare=$(mktemp -d)
     cp "$SECRETS/$user.previous" "$spare/$user"
-    (SECRETS=$spare && ask "$SELF" "$user" "$@") && found=0 || found=1
+    (SECRETS=$spare && ask "$OWN" "$user" "$@") && found=0 || found=1
     rm -r "$spare"
     return "$found"
 }
@@ -26,7 +26,7 @@ ask_previous() {
 give() {
     word=$(secret "$1") && user=$2
     shift 2
-    printf %s "$word" | ask "$SELF" "$user" -x "$@" >/dev/null
+    printf %s "$word" | ask "$OWN" "$user" -x "$@" >/dev/null
 }
 
 case ${1:-} in

@@ -10,13 +10,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 role() { ask "$1" monitor INFO replication | fact role; }
 
-[ "$(role "$SELF")" = master ] || exit 0
+[ "$(role "$OWN")" = master ] || exit 0
 told=$(told_by_sentinels) || die "No quorum of Sentinels: $SELF stops without a failover."
 [ "${told##* }" = "$SELF" ] || exit 0
 deadline=$(($(date +%s) + WAIT))
 again=0
-ask "$SELF" operator CLIENT PAUSE "$((WAIT * 1000))" WRITE >/dev/null || die "$SELF does not let writes be paused."
-trap 'ask "$SELF" operator CLIENT UNPAUSE >/dev/null || :' EXIT
+ask "$OWN" operator CLIENT PAUSE "$((WAIT * 1000))" WRITE >/dev/null || die "$SELF does not let writes be paused."
+trap 'ask "$OWN" operator CLIENT UNPAUSE >/dev/null || :' EXIT
 while now=$(date +%s) && [ "$now" -lt "$deadline" ]; do
     if told=$(told_by_sentinels) && [ "${told##* }" != "$SELF" ] && [ "$(role "${told##* }")" = master ]; then
         say "${told##* } has taken over from $SELF."

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=ops/scripts/lib.sh
 . "$here/lib.sh"
 
-info=$(ask "$SELF" monitor INFO) || die "$SELF does not answer."
+info=$(ask "$OWN" monitor INFO) || die "$SELF does not answer."
 get() { echo "$info" | fact "$1"; }
 
 [ "$(get loading)" = 0 ] || die "$SELF is loading its data."

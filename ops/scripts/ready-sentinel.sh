@@ -6,4 +6,4 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=ops/scripts/lib.sh
 . "$here/lib.sh"
 
-ask "$SELF" sentinels SENTINEL CKQUORUM "$SERVICE" >/dev/null || die "$SELF does not reach a quorum of Sentinels."
+ask "$OWN" sentinels SENTINEL CKQUORUM "$SERVICE" >/dev/null || die "$SELF does not reach a quorum of Sentinels."

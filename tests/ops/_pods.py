@@ -56,7 +56,7 @@ class Pod:
 
     def call(self, script: str, *arguments: str, **settings: str) -> dict[str, Any]:
         """How a script is started: with this pod's environment, by dash where it is installed."""
-        own = {"SELF": self.address, "DATA": str(self.volume)}
+        own = {"SELF": self.address, "OWN": f"{self.host}:{self.port}", "DATA": str(self.volume)}
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C", **self._fleet.environment, **own, **settings}
         shell = shutil.which("dash") or "sh"
         return {

@@ -53,6 +53,16 @@ def kill_primary(fleet: Fleet) -> Pod:
     return old
 
 
+def test_without_any_name_everybody_is_alive_and_ready(fleet: Fleet) -> None:
+    """A probe asks its own server by address: an outage of DNS restarts nobody, and takes nobody from the clients."""
+    fleet.resolve()
+    for pod in fleet.pods:
+        user = "monitor" if pod.kind == "redis" else "sentinels"
+        wait_until(lambda pod=pod, user=user: pod.run("live.sh", user).returncode == 0, WITHIN, pod.name)  # type: ignore[misc]
+        wait_until(lambda pod=pod: fleet.ready(pod), WITHIN, pod.name)  # type: ignore[misc]
+    fleet.resolve(*fleet.pods)
+
+
 def bring_back(fleet: Fleet, *pods: Pod) -> None:
     """With all names again. They start as replicas, and everybody has the value."""
     fleet.resolve(*fleet.pods)

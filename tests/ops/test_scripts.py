@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -306,6 +307,14 @@ def test_a_missing_or_unusable_password_is_said(fleet: Fleet) -> None:
     assert "choose another password" in done.stderr
     assert 'a"b' not in done.stderr
     assert not (fleet.redis[0].volume / "users.acl").exists()
+
+
+@pytest.mark.parametrize(("tls", "own"), [("", "127.0.0.1:6379"), ("/tls", "localhost:6379")])
+def test_a_pod_asks_itself_without_dns(tls: str, own: str) -> None:
+    """Under the address of its own host, or the name for it that its certificate has."""
+    words = ["sh", "-c", '. "$0"; echo "$OWN"', str(SCRIPTS / "lib.sh")]
+    env = {"PATH": os.environ["PATH"], "SELF": "redis-0.redis.cache.svc:6379", "TLS": tls}
+    assert subprocess.run(words, env=env, capture_output=True, check=True, text=True).stdout.strip() == own
 
 
 def test_the_scripts_are_clean() -> None:
