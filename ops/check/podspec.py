@@ -24,7 +24,7 @@ def quantity(text: Any) -> float | None:
 
 def pod_rules(pods: Pods, bundle: Bundle) -> Iterator[str]:
     """Everything that is wrong within the pods of a workload."""
-    for rule in (account, volumes, neighbours, patience):
+    for rule in (account, volumes, neighbours, patience, restarts):
         yield from rule(pods, bundle)
     for container in pods.containers:
         for check in (mounts, environment, resources, probes, rights, image):
@@ -74,6 +74,17 @@ def patience(pods: Pods, bundle: Bundle) -> Iterator[str]:
             needed = int(given.get("WAIT", "60")) + 10
             if pods.spec.get("terminationGracePeriodSeconds", 30) < needed:
                 yield f"it is killed before its preStop script has ended: {needed} seconds at least"
+
+
+def restarts(pods: Pods, bundle: Bundle) -> Iterator[str]:
+    """A container restarts without its init containers, so it does itself what the first of them does."""
+    for init in pods.spec.get("initContainers", ())[:1]:
+        first = pods.spec["containers"][0]
+        if first.get("command", [""])[0] != "/scripts/serve.sh":
+            yield f"{first['name']} starts without asking who is the primary when its container restarts"
+        for key in ("env", "volumeMounts"):
+            if first.get(key) != init.get(key):
+                yield f"{first['name']} has another {key} than {init['name']}, whose script it runs"
 
 
 def mounts(container: Resource, pods: Pods, bundle: Bundle) -> Iterator[str]:

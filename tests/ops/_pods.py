@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import hiredis
+import yaml
 
 from aikcache.testing import wait_until
 
@@ -27,6 +29,7 @@ from ._users import PASSWORDS
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "ops" / "scripts"
 CONFIG = REPOSITORY / "ops" / "redis"
+K8S = REPOSITORY / "ops" / "k8s" / "base"
 SERVICE = "aikcache"
 WITHIN = 60.0
 
@@ -56,14 +59,17 @@ class Pod:
 
     def call(self, script: str, *arguments: str, **settings: str) -> dict[str, Any]:
         """How a script is started: with this pod's environment, by dash where it is installed."""
-        own = {"SELF": self.address, "OWN": f"{self.host}:{self.port}", "DATA": str(self.volume)}
-        env = {"PATH": os.environ["PATH"], "LC_ALL": "C", **self._fleet.environment, **own, **settings}
         shell = shutil.which("dash") or "sh"
         return {
             "args": [*self._fleet.around, shell, str(SCRIPTS / script), *arguments],
-            "env": env,
+            "env": self.environment(**settings),
             "stdin": subprocess.DEVNULL,
         }
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        own = {"SELF": self.address, "OWN": f"{self.host}:{self.port}", "DATA": str(self.volume)}
+        path = f"{self._fleet.programs}:{os.environ['PATH']}"
+        return {"PATH": path, "LC_ALL": "C", **self._fleet.environment, **own, **settings}
 
     def init(self, **settings: str) -> subprocess.Popen[str]:
         """The init container, started."""
@@ -75,13 +81,25 @@ class Pod:
         with path.open("a") as conf:
             conf.write("\n".join(["", f"bind {self.host}", *lines, ""]))
         extra = ["--sentinel"] if self.kind == "sentinel" else []
+        self._launch([str(self._fleet.binary), str(path), *extra], {**os.environ, "LC_ALL": "C"})
+
+    def restart_container(self, **settings: str) -> None:
+        """The command of the manifest's container, without its init container, and with an option as overlays have."""
+        text = (K8S / f"{self.kind}.yaml").read_text(encoding="utf-8")
+        (workload,) = [one for one in yaml.safe_load_all(text) if one["kind"] == "StatefulSet"]
+        command = workload["spec"]["template"]["spec"]["containers"][0]["command"]
+        here = {"/scripts": str(SCRIPTS), "/data": str(self.volume)}
+        words = [re.sub("^/(scripts|data)(?=/)", lambda found: here[found[0]], word) for word in command]
+        self._launch([*words, "--bind", self.host], self.environment(**settings))
+
+    def _launch(self, command: list[str], environment: dict[str, str]) -> None:
         with (self.volume / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._fleet.around, "setpriv", "--pdeathsig", "KILL", str(self._fleet.binary), str(path), *extra],
+                [*self._fleet.around, "setpriv", "--pdeathsig", "KILL", *command],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "LC_ALL": "C"},
+                env=environment,
             )
 
     def start(self, *lines: str, **settings: str) -> None:
@@ -146,6 +164,10 @@ class Fleet:
         self.passwords = {**PASSWORDS, "sentinels": "the Sentinels' own pässword"}
         self.secrets, self.config = root / "secrets", root / "config"
         self.secrets.mkdir()
+        self.programs = root / "programs"
+        """First on the PATH of what a pod runs: its server, under the image's name for it."""
+        self.programs.mkdir()
+        (self.programs / "valkey-server").symlink_to(binary)
         shutil.copytree(CONFIG, self.config)
         watch = self.config / "sentinel.conf"
         watch.write_text(watch.read_text().replace("5000", str(down_after_ms)))

@@ -148,6 +148,12 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a probe of another port": (
         lambda r: container(r, "exporter")["livenessProbe"]["httpGet"].update(port="http"), "a port that it",
     ),
+    "a container that starts bare": (
+        lambda r: container(r).update(command=["valkey-server", "/data/redis.conf"]), "without asking who",
+    ),
+    "another profile at a restart": (
+        lambda r: container(r, "init")["env"].append({"name": "PROFILE", "value": "durable"}), "another env than init",
+    ),
     "a preStop cut short": (lambda r: pod(r).update(terminationGracePeriodSeconds=30), "before its preStop script"),
     "a removed version": (
         lambda r: get(r, "PodDisruptionBudget", "redis").update(apiVersion="policy/v1beta1"), "should be policy/v1",
@@ -249,11 +255,12 @@ def test_what_was_asked_for_is_in_the_overlay_for_production(shipped: dict[str, 
 
 def test_the_servers_for_sessions_never_evict(shipped: dict[str, Resources]) -> None:
     """By the profile that the tests of the scripts start; it is not the profile of the cache."""
-    profiles = {
-        name: [one["value"] for one in container(resources, "init")["env"] if one["name"] == "PROFILE"]
-        for name, resources in shipped.items()
-    }
-    assert profiles == {"cluster": ["cluster"], "dev": [], "durable": ["durable"], "prod": [], "tls": []}
+    for part in ("init", "redis"):
+        profiles = {
+            name: [one["value"] for one in container(resources, part)["env"] if one["name"] == "PROFILE"]
+            for name, resources in shipped.items()
+        }
+        assert profiles == {"cluster": ["cluster"], "dev": [], "durable": ["durable"], "prod": [], "tls": []}
     assert "maxmemory-policy noeviction" in get(shipped["durable"], "ConfigMap", "redis-config")["data"]["durable.conf"]
 
 

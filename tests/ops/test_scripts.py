@@ -132,6 +132,19 @@ def test_an_old_primary_comes_back_as_a_replica(running: Fleet) -> None:
     assert (read(old, "kept"), read(old, "meanwhile")) == (b"1", b"3")
 
 
+def test_an_old_primary_whose_container_restarts_comes_back_as_a_replica(running: Fleet) -> None:
+    """By the container's own command, for its init container does not run again: never a second primary."""
+    old = running.wait()
+    old.end(kill=True)
+    wait_until(lambda: len(running.primaries()) == 1, WITHIN, "a new primary")
+    write_without(running, "elsewhere", "4")
+    old.restart_container(PROFILE="durable")
+    assert wait_until(lambda: old.info().get("role"), WITHIN, "its answer") == "slave"
+    running.wait()
+    assert old not in running.primaries()
+    assert (read(old, "kept"), read(old, "elsewhere")) == (b"1", b"4")
+
+
 def write_without(fleet: Fleet, name: str, value: str) -> None:
     """A write while one server is away."""
     (primary,) = fleet.primaries()
@@ -279,10 +292,12 @@ def test_passwords_are_changed_without_a_failed_call(running: Fleet) -> None:
     assert "WRONGPASS" in str(running.redis[0].ask("PING", user="cache"))
     assert "WRONGPASS" in str(running.sentinels[0].ask("PING"))
     running.passwords = new
-    # Whoever starts now, and a failover, use the new ones.
-    replica = replicas(running)[0]
-    replica.end()
-    replica.start(PROFILE="durable")
+    # Whoever's container restarts now, and a failover, use the new ones.
+    replica, sentinel = replicas(running)[0], running.sentinels[2]
+    for pod in (replica, sentinel):
+        pod.end()
+    replica.restart_container(PROFILE="durable")
+    sentinel.restart_container()
     running.wait()
     fail_over(running)
     assert read(running.primaries()[0], "kept") == b"1"
