@@ -8,7 +8,8 @@
 #   SENTINELS   the same of all Sentinels, separated by spaces
 #   SECRETS     a directory with a file for each password: cache, session, monitor, replication, sentinel, operator (the
 #               users of users.acl) and sentinels (the Sentinels' own). Where NAME.previous is there as well, both are
-#               accepted: that is how a password is changed without a refused call.
+#               accepted: that is how a password is changed without a refused call. The scripts try both too, for the
+#               server may not have been told of the new one yet.
 #   CONFIG      the directory of redis.conf, durable.conf, sentinel.conf and users.acl
 #   DATA        the volume
 #   SERVICE     the name of the primary with the Sentinels (aikcache)
@@ -49,17 +50,30 @@ digests() {
 
 CLI=$(command -v redis-cli || command -v valkey-cli || echo redis-cli)
 
-# ask HOST:PORT USER COMMAND…: the reply; it fails when nobody answers within 3 seconds, or with a refusal. The password
-# goes through the environment: what is on a command line can be read by everybody on the host.
+# ask HOST:PORT USER COMMAND…: the reply; it fails when nobody answers within 3 seconds, or with a refusal. Where the
+# password is refused the previous one is tried.
 ask() {
     where=$1 user=$2
     shift 2
-    if [ "$user" = sentinels ]; then file=sentinels name=default; else file=$user name=$user; fi
-    REDISCLI_AUTH=$(secret "$file") || return 1
+    ask_by "$user" "$@" && return
+    # With -x the last argument has been read from the pipe, and would be empty now.
+    case $refusal in
+    *WRONGPASS*) [ -s "$SECRETS/$user.previous" ] && [ "$1" != -x ] && ask_by "$user.previous" "$@" ;;
+    *) return 1 ;;
+    esac
+}
+
+# ask_by PASSWORD COMMAND…: what `ask` asks, by this file's password; why not is in `refusal`. The password goes through
+# the environment: what is on a command line can be read by everybody on the host.
+ask_by() {
+    refusal=
+    REDISCLI_AUTH=$(secret "$1") || return 1
     export REDISCLI_AUTH
+    shift
+    if [ "$user" = sentinels ]; then name=default; else name=$user; fi
     # shellcheck disable=SC2086  # a list of words
-    timeout 3 "$CLI" -e --raw -h "${where%:*}" -p "${where##*:}" --user "$name" \
-        ${TLS:+--tls --cacert "$TLS/ca.crt" --cert "$TLS/tls.crt" --key "$TLS/tls.key"} "$@" 2>/dev/null
+    { refusal=$(timeout 3 "$CLI" -e --raw -h "${where%:*}" -p "${where##*:}" --user "$name" \
+        ${TLS:+--tls --cacert "$TLS/ca.crt" --cert "$TLS/tls.crt" --key "$TLS/tls.key"} "$@" 2>&1 >&3 3>&-); } 3>&1
 }
 
 # field NAME: the value after NAME in a reply of names and values, one a line

@@ -6,22 +6,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=ops/scripts/lib.sh
 . "$here/lib.sh"
 
-# as USER COMMAND…: with the password, or else with the one that it replaces, which the server may still want
-as() {
-    user=$1
-    shift
-    ask "$OWN" "$user" "$@" && return
-    [ ! -s "$SECRETS/$user.previous" ] || ask_previous "$@"
-}
-
-ask_previous() {
-    spare=$(mktemp -d)
-    cp "$SECRETS/$user.previous" "$spare/$user"
-    (SECRETS=$spare && ask "$OWN" "$user" "$@") && found=0 || found=1
-    rm -r "$spare"
-    return "$found"
-}
-
 # give SECRET USER COMMAND…: the command with a password as its last argument, which goes through a pipe
 give() {
     word=$(secret "$1") && user=$2
@@ -32,13 +16,13 @@ give() {
 case ${1:-} in
 redis)
     "$here/users.sh"
-    as operator ACL LOAD >/dev/null || die "$SELF does not load its users anew."
+    ask "$OWN" operator ACL LOAD >/dev/null || die "$SELF does not load its users anew."
     give replication operator CONFIG SET masterauth || die "$SELF keeps its old masterauth."
     ;;
 sentinel)
     own=$(digests sentinels)
     # shellcheck disable=SC2086  # a list of rules
-    as sentinels ACL SETUSER default resetpass $own >/dev/null || die "$SELF keeps its old password."
+    ask "$OWN" sentinels ACL SETUSER default resetpass $own >/dev/null || die "$SELF keeps its old password."
     give sentinel sentinels SENTINEL SET "$SERVICE" auth-pass || die "$SELF keeps its old auth-pass."
     give sentinels sentinels SENTINEL CONFIG SET sentinel-pass || die "$SELF keeps its old sentinel-pass."
     ;;

@@ -10,10 +10,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 role() { ask "$1" monitor INFO replication | fact role; }
 
-[ "$(role "$OWN")" = master ] || exit 0
+# A role that is not told is none: a primary that is asked in vain (it is busy, a password is wrong) has to hand over too.
+deadline=$(($(date +%s) + WAIT))
+said=
+until own=$(role "$OWN") && [ "$own" ]; do
+    [ "$(date +%s)" -lt "$deadline" ] || die "$SELF has not told its role within $WAIT seconds: it stops without a failover."
+    [ "$said" ] || say "$SELF does not tell its role. It is asked again."
+    said=1
+    sleep 1
+done
+[ "$own" = master ] || exit 0
 told=$(told_by_sentinels) || die "No quorum of Sentinels: $SELF stops without a failover."
 [ "${told##* }" = "$SELF" ] || exit 0
-deadline=$(($(date +%s) + WAIT))
 again=0
 ask "$OWN" operator CLIENT PAUSE "$((WAIT * 1000))" WRITE >/dev/null || die "$SELF does not let writes be paused."
 trap 'ask "$OWN" operator CLIENT UNPAUSE >/dev/null || :' EXIT

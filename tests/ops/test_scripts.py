@@ -303,6 +303,51 @@ def test_passwords_are_changed_without_a_failed_call(running: Fleet) -> None:
     assert read(running.primaries()[0], "kept") == b"1"
 
 
+@pytest.fixture
+def half_changed(running: Fleet) -> Iterator[Fleet]:
+    """The Secret has new passwords beside the previous ones, and nothing that runs has been told."""
+    for name, password in running.passwords.items():
+        (running.secrets / name).write_text("next" + password)
+        (running.secrets / f"{name}.previous").write_text(password)
+    yield running
+    for name, password in running.passwords.items():
+        (running.secrets / name).write_text(password)
+        (running.secrets / f"{name}.previous").unlink()
+    for pod in running.redis:
+        if pod.ask("PING") is None:  # the one that was stopped
+            pod.end()
+            pod.start(PROFILE="durable")
+    running.wait()
+
+
+def test_a_changed_secret_that_no_server_knows_yet_harms_nobody(half_changed: Fleet) -> None:
+    """The probes get their answers, and a primary that is stopped hands over."""
+    primary = half_changed.wait()
+    for pod in half_changed.pods:
+        see_alive(pod, "monitor" if pod.kind == "redis" else "sentinels")
+    done = primary.run("prestop-redis.sh", WAIT="120")
+    assert done.returncode == 0, done.stderr
+    assert "has taken over" in done.stderr
+    primary.end()
+    assert len(half_changed.primaries()) == 1
+
+
+def test_a_role_that_is_not_told_does_not_stop_a_primary_in_silence(running: Fleet) -> None:
+    """Nobody says that it is a replica: it is asked again, and at last that is an error."""
+    primary, replica = running.wait(), replicas(running)[0]
+    (running.secrets / "monitor").write_text("another")
+    try:
+        done = primary.run("prestop-redis.sh", WAIT="1")
+        asked = subprocess.Popen(**replica.call("prestop-redis.sh", WAIT="120"), text=True, stderr=subprocess.PIPE)
+        assert asked.stderr is not None
+        assert "does not tell its role" in asked.stderr.readline()
+    finally:
+        (running.secrets / "monitor").write_text(running.passwords["monitor"])
+    assert done.returncode == 1
+    assert "stops without a failover" in done.stderr
+    assert finish(asked) == ""
+
+
 def change(fleet: Fleet) -> None:
     for pod in fleet.pods:
         done = pod.run("passwords.sh", pod.kind)
