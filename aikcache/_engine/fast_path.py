@@ -97,13 +97,15 @@ class FastPath:
         self._clock = clock
         self._max_staleness = filler.config.max_staleness
         self._holds = filler.config.local_ttl > 0
+        # What Redis would keep for longer than it was sealed for has been put back: a sealed value's life is asked for.
+        self._sealed = filler.config.secret is not None
         self._bases: dict[str, Base] = {}  # by region
 
     def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
         """The value under a key, or `FastPathMiss`. What `many` does, without its lists: most calls are one."""
         if policy.ages or key in self._flights.flying:  # somebody else is about to know
             return NOTHING
-        epoch, asked, timed = region.epoch, self._clock(), self._holds and policy.local_ttl != 0
+        epoch, asked, timed = region.epoch, self._clock(), self._sealed or (self._holds and policy.local_ttl != 0)
         started = began = asked
         try:
             stamps, base = self._stamps, self._bases.get(region.name)
@@ -160,7 +162,7 @@ class FastPath:
         nothing: list[Any] = [NOTHING] * len(keys)
         if policy.ages:  # what has aged takes part in its renewal, which a fast-path read cannot
             return nothing
-        timed = self._holds and policy.local_ttl != 0  # how long they will live matters where they are held
+        timed = self._sealed or (self._holds and policy.local_ttl != 0)  # else it does not matter how long they live
         question = self._ask(keys, region, asked, timed)
         if isinstance(question, FastPathMiss):
             return [question] * len(keys)
