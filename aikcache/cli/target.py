@@ -70,7 +70,7 @@ class Target:
         """A cache there, closed at the end. It connects when it is first used."""
         _ = self.url
         given = {**self.settings, "instance": self.instance, **settings}
-        cache = Cache(**given, enabled=True, journal=None, publish_interval=None, local_ttl=0)
+        cache = Cache(**{**given, "enabled": True, "journal": None, "publish_interval": None, "local_ttl": 0})
         try:
             yield cache
         finally:

@@ -51,6 +51,13 @@ def test_the_server_is_that_of_the_environment_or_of_the_option(run: Callable[..
     assert run("ping", "--url", redis_url, "--timeout", PATIENT, AIKCACHE_URL="redis://127.0.0.1:1").exit_code == 0
 
 
+def test_what_an_application_sets_for_itself_is_passed_over(run: Callable[..., Result], redis_url: str) -> None:
+    """The command holds nothing locally, opens no journal and publishes nothing, whatever the environment says."""
+    own = {"ENABLED": "0", "JOURNAL": "/nowhere/journal", "PUBLISH_INTERVAL": "30", "LOCAL_TTL": "5"}
+    env = {f"AIKCACHE_{name}": value for name, value in own.items()}
+    assert run("ping", "--url", redis_url, "--timeout", PATIENT, **env).exit_code == 0
+
+
 def test_a_setting_that_does_not_exist_is_named(run: Callable[..., Result]) -> None:
     """A misspelt variable is what the library takes it for."""
     said = run("ping", AIKCACHE_ULR="redis://127.0.0.1:1")
