@@ -21,9 +21,9 @@ from dataclasses import InitVar
 from typing import Any, Final, ForwardRef, Literal, NewType, TypeVar, get_args, get_origin
 
 from aikcache._codec.costs import hashes_what_is_chosen
-from aikcache._codec.records import RecordType, shape_of
 from aikcache._codec.registry import BUILT_IN
 from aikcache._concurrency.outside import let_out
+from aikcache._records import RecordType, shape_of
 
 __all__ = ["Table"]
 

@@ -23,11 +23,11 @@ from aikcache._codec.class_table import Table
 from aikcache._codec.conforming import Check, check_of
 from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containers, too_many_packed
 from aikcache._codec.equality import immutable, same
-from aikcache._codec.records import RecordType
 from aikcache._codec.registry import by_type, register_type
 from aikcache._codec.tagged_reader import read
 from aikcache._codec.tagged_writer import way_out, write
 from aikcache._concurrency.outside import let_out
+from aikcache._records import RecordType
 from aikcache.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import zoneinfo
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from aikcache._codec.records import RecordType
 from aikcache._codec.registry import by_type
+from aikcache._records import RecordType
 
 __all__ = ["immutable", "same"]
 

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from aikcache._codec.sealing import SEAL_BYTES, RingSeal, Seal
 from aikcache._concurrency.outside import BUGS, let_out
+from aikcache._settings.limits import MAX_EXTRA
 from aikcache._settings.secret import Keys, KeySource
 from aikcache.errors import DecodeError, EncodeError
 
@@ -38,8 +39,6 @@ _CRC: Final = struct.Struct("<I")
 _CRC_OF_ALL: Final = 0x2144DF1C  # what crc32 gives of anything that is followed by its own crc32
 # Never part of UTF-8, with or without surrogates, so every str can be ended by it.
 _TAG_END: Final = b"\xff"
-# Key and tags, header and seal: what a frame may have besides its payload.
-MAX_EXTRA: Final = 1 << 20
 _INFINITY: Final = float("inf")
 _KEEPS_AT_MOST: Final = 0.9
 # What inflates by more is not compressed, and not inflated, unless it stays small: else a few kilobytes that somebody

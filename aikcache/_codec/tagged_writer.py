@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from aikcache._codec.class_table import Table
-from aikcache._codec.records import RecordType
 from aikcache._codec.registry import by_type
 from aikcache._concurrency.outside import let_out
+from aikcache._records import RecordType
 from aikcache.errors import EncodeError
 
 __all__ = ["way_out", "write"]

@@ -31,8 +31,8 @@ from urllib.parse import quote
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from aikcache._codec.records import RecordType, shape_of
 from aikcache._concurrency.outside import let_out
+from aikcache._records import RecordType, shape_of
 from aikcache.errors import InvalidKeyError
 
 LONG = 64

@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aikcache._codec.frame import MAX_EXTRA
 from aikcache._concurrency.circuit_breaker import Breaker
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.backing import BEAT, Backing
@@ -40,6 +39,7 @@ from aikcache._redis.sentinel import Sentinels
 from aikcache._redis.transport import TransportEvents
 from aikcache._settings import url as _url
 from aikcache._settings.config import CacheConfig
+from aikcache._settings.limits import MAX_EXTRA
 from aikcache.errors import ConfigError, RemoteError, RemoteTimeoutError, RemoteUnavailableError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from aikcache._codec.frame import MAX_EXTRA
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import ANY_TAG
 from aikcache._redis.failures import LostReplyError
@@ -27,6 +26,7 @@ from aikcache._remote.replies import Read as Read
 from aikcache._remote.replies import Stamp as Stamp
 from aikcache._remote.scripts import Script
 from aikcache._remote.stamps import Stamps
+from aikcache._settings.limits import MAX_EXTRA
 from aikcache.errors import RemoteUnavailableError
 
 T = TypeVar("T")
