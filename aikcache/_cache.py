@@ -26,6 +26,7 @@ from aikcache._engine.build import build
 from aikcache._engine.call import MISSING, Call
 from aikcache._engine.deferred import Deferred
 from aikcache._engine.policy import Policy, Ttl
+from aikcache._engine.refreshing import Refreshing
 from aikcache._engine.stats import CacheStats, FleetStats, Health
 from aikcache._keys import patterns as _patterns
 from aikcache._keys import rendering
@@ -262,6 +263,12 @@ class Cache(Decorators):
         return Deferred(
             self.engine.local, self.space.namespace_prefix, lambda what: invalidation.end(self.engine, what)
         )
+
+    def refreshing(self) -> Refreshing:
+        """A block in which calls run their functions, and what these give takes the place of what is cached: each key
+        once, in the same thread or `contextvars` context. `get` and `peek` find what is there.
+        """
+        return Refreshing(self.engine.local)
 
     # State
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from aikcache._concurrency.outside import let_out
 from aikcache._decorators import wrapper as _wrapper
 from aikcache._decorators.signature import ReceiverError, Signature
-from aikcache._engine import deferred
+from aikcache._engine import refreshing
 from aikcache._engine.call import MISSING, Attempt, Call, StoppedError
 from aikcache._engine.engine import Engine
 from aikcache._engine.fast_path import FastPathMiss
@@ -109,8 +109,8 @@ class CachedCall:
         try:
             text = self.key_text(args, kwargs)
             key, seen, looked = engine.space.namespace_prefix + text, None, -1
-            if engine.local.waiting and deferred.blocks(engine.local):
-                pass  # it depends on what waits there
+            if engine.local.waiting and engine.in_block():
+                pass  # it depends on what the block says
             elif self.policy.strong:
                 if engine.strong_path:
                     late = self._tags is not None
@@ -154,14 +154,14 @@ class CachedCall:
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An entry that the wrapper could not hand out as it is: mutable, expired, or not trusted any more."""
         engine = self.engine()
-        if self.region.diverted and self._covered(engine, args, kwargs):
+        if self.region.diverted and engine.in_block() and self._apart(engine, args, kwargs):
             return self.miss(None, args, kwargs)
         value = engine.freshness.serve(entry, self.policy)
         return value if value is not MISSING else self.miss(entry.local_key, args, kwargs, entry)
 
-    def _covered(self, engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _apart(self, engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         try:
-            return bool(deferred.blocks(engine.local)) and engine.covered(self.call(engine, args, kwargs))
+            return bool(refreshing.blocks(engine.local)) or engine.covered(self.call(engine, args, kwargs))
         except InvalidKeyError:
             return True
 

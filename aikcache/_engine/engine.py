@@ -29,7 +29,7 @@ from aikcache._coherence.sweep import Sweeper
 from aikcache._concurrency.background import Background
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
-from aikcache._engine import deferred, invalidation
+from aikcache._engine import deferred, invalidation, refreshing
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import Attempt, Call, Steps, carry_out
 from aikcache._engine.events import Events
@@ -140,6 +140,10 @@ class Engine:
         self.stamps.trusted_until = trusted_until
         self.local.trust_until(trusted_until)
 
+    def in_block(self) -> bool:
+        """Whether this context has an open block, so that calls depend on what it says."""
+        return bool(self.local.waiting and (deferred.blocks(self.local) or refreshing.blocks(self.local)))
+
     def covered(self, call: Call) -> bool:
         """Whether an invalidation that waits in a block of this context will end what this call asks for."""
         if not self.local.waiting or not (blocks := deferred.blocks(self.local)):
@@ -212,7 +216,7 @@ class Engine:
         """In the child: no thread, no connection, no lock of the parent's; what it held locally is still good."""
         self.flights.forget()
         self.local.after_fork()
-        mine = {id(block) for block in deferred.blocks(self.local)}
+        mine = {id(block) for block in (*deferred.blocks(self.local), *refreshing.blocks(self.local))}
         for block in self.local.waiting.keys() - mine:  # of threads that are not here
             self.local.turn_away(block, frozenset())
         self.stamps.forget_all(trusted=False)

@@ -20,6 +20,7 @@ from typing import Any
 
 from aikcache._concurrency.chance import chance
 from aikcache._concurrency.outside import BUGS, let_out
+from aikcache._engine import refreshing
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import beside, load
@@ -37,6 +38,12 @@ def answer(batch: Batch) -> Steps[list[Any]]:
     apart = [i for i, attempt in enumerate(attempts) if engine.passive or engine.covered(attempt.call)]
     yield from beside(batch, apart)
     places = [i for i in range(len(attempts)) if i not in apart] if apart else range(len(attempts))
+    if engine.local.waiting and (block := next(iter(refreshing.blocks(engine.local)), None)):
+        anew = [i for i in places if block.begins(attempts[i].key)]
+        yield from reload(batch, anew)
+        places = [i for i in places if i not in anew]
+        for i in places:
+            attempts[i].again()
     while places:
         wanted: dict[str, int] = {}
         again: list[int] = []
@@ -50,6 +57,26 @@ def answer(batch: Batch) -> Steps[list[Any]]:
         for i in places:
             attempts[i].again()
     return batch.values
+
+
+def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
+    """Run the function, whatever is cached, and keep what it gives; an invalidation meanwhile still undoes it."""
+    engine, remote = batch.engine, batch.engine.remote_tier
+    attempts = [batch.attempts[i] for i in places]
+    for attempt in attempts:
+        attempt.begin(engine.clock())
+    try:
+        if remote is not None and attempts:
+            try:
+                remote.read(attempts)
+                remote.ensure(*attempts)
+                remote.ask_leases(attempts, insist=True)
+            except RemoteError as error:
+                engine.filler.failed(attempts[0], error)
+        yield from load(batch, places)
+    finally:
+        if remote is not None:
+            remote.let_go(attempts)
 
 
 def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from aikcache._engine import deferred
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Call
 from aikcache._engine.engine import Engine
@@ -25,8 +24,7 @@ def fast_read(
     lead = engine.space.namespace_prefix
     keys = [lead + text for text in texts]
     found: list[Any] = [UNSEEN] * len(keys)
-    in_block = engine.local.waiting and deferred.blocks(engine.local)
-    if engine.fast_path is None or engine.strong_path is None or not keys or in_block:
+    if engine.fast_path is None or engine.strong_path is None or not keys or engine.in_block():
         return found
     if policy.strong:
         return engine.strong_path.many(keys, region, policy)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._concurrency import spans
+from aikcache._engine import load as _load
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Call, carry_out, milliseconds
 from aikcache._engine.fill import Result
-from aikcache._engine.load import lead_alone
 from aikcache._engine.running import load
 from aikcache._engine.single_flight import hold
 from aikcache._engine.versioned_store import VersionedStore
@@ -32,21 +32,9 @@ def reload(engine: Engine, call: Call, end: Callable[[Invalidation], None]) -> A
         if engine.passive:
             end(Invalidation(keys=(call.key,)))  # what others keep is not what was asked for
         return value
-    attempt, remote = Attempt(call, engine.clock()), engine.remote_tier
-    if remote is not None:
-        try:
-            remote.read([attempt])
-            remote.ensure(attempt)
-            remote.ask_leases([attempt], insist=True)
-        except RemoteError as error:
-            engine.filler.failed(attempt, error)
-    batch = Batch(engine, [attempt], lambda places: [call.load()])
-    try:
-        carry_out(load(batch, [0]), batch.run)
-        return batch.values[0]
-    finally:
-        if attempt.token is not None and remote is not None:
-            remote.let_go([attempt])
+    batch = Batch(engine, [Attempt(call, engine.clock())], lambda places: [call.load()])
+    carry_out(_load.reload(batch, [0]), batch.run)
+    return batch.values[0]
 
 
 def renew(engine: Engine, call: Call, fresh_until: float) -> bool:
@@ -66,7 +54,7 @@ def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
         return False
     attempt = Attempt(call, engine.clock(), only_fresh=True)
     batch = Batch(engine, [attempt], lambda places: [call.load()])
-    if engine.remote_tier is None and not lead_alone(batch):
+    if engine.remote_tier is None and not _load.lead_alone(batch):
         return False
     try:
         if engine.remote_tier is not None:

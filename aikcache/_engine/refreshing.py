@@ -1,0 +1,75 @@
+"""Blocks in which calls run their functions anew, and what they give takes the place of what is cached.
+
+Each key once in a block: a second call of it gets what the first has stored. So a page that asks for one value in many
+places loads it once, and a function that calls itself does not run again for each branch.
+
+A block belongs to the context (thread, or `contextvars` context) that opened it, and to copies of that. While one is
+open, wrappers of the cache answer no call by themselves, as with `deferred`. A block that is dropped ends.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar
+from types import TracebackType
+
+from aikcache._keys.patterns import EVERYTHING
+from aikcache._local.tier import LocalTier
+
+_open: ContextVar[tuple[Block, ...]] = ContextVar("aikcache_refreshing", default=())
+
+
+class Refreshing:
+    """The block of `with cache.refreshing(): ...`. Use it once."""
+
+    __slots__ = ("__weakref__", "_block")
+
+    def __init__(self, owner: LocalTier) -> None:
+        self._block = Block(owner)
+
+    def __enter__(self) -> Refreshing:
+        block = self._block
+        block.net = weakref.ref(self, block.finish)
+        block.owner.turn_away(id(block), frozenset({EVERYTHING}))
+        _open.set((*(one for one in _open.get() if not one.done), block))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._block.finish()
+        except BaseException:  # a signal handler's, maybe
+            self._block.finish()
+            raise
+
+
+class Block:
+    """For which cache, and which keys have been loaded anew."""
+
+    __slots__ = ("done", "keys", "net", "owner")
+
+    def __init__(self, owner: LocalTier) -> None:
+        self.owner = owner
+        self.keys: set[str] = set()
+        self.done = False  # copies of its context may outlive it
+        self.net: weakref.ref[Refreshing] | None = None
+
+    def finish(self, dropped: object = None) -> None:
+        """It may be repeated; if it was cut short, it must be."""
+        self.done = True
+        _open.set(tuple(block for block in _open.get() if not block.done))
+        self.owner.turn_away(id(self), frozenset())
+        self.net = None
+
+    def begins(self, key: str) -> bool:
+        """Whether a key is to be loaded anew; from now on it has been."""
+        if key in self.keys:
+            return False
+        self.keys.add(key)
+        return True
+
+
+def blocks(owner: LocalTier) -> list[Block]:
+    """The open blocks of this context for one cache, the innermost last."""
+    return [block for block in _open.get() if block.owner is owner and not block.done]

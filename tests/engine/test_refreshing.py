@@ -1,0 +1,163 @@
+"""`refreshing()`: calls inside run their functions, and what these give takes the place of what is cached."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from aikcache import Cache, CachedFunction
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def cache() -> Iterator[Cache]:
+    with Cache() as cache:
+        yield cache
+
+
+class Source:
+    """Counts its reads, and gives their number."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self) -> int:
+        self.reads += 1
+        return self.reads
+
+    def cached(self, cache: Cache, prefix: str) -> CachedFunction[[int], int]:
+        @cache.cached(prefix)
+        def number(x: int) -> int:
+            return self.read()
+
+        return number
+
+
+def test_a_call_runs_its_function_and_what_it_gives_is_kept(cache: Cache) -> None:
+    """The value that was held is replaced, for everybody."""
+    source = Source()
+    number = source.cached(cache, "p")
+    assert (number(1), number(1)) == (1, 1)
+    with cache.refreshing():
+        assert number(1) == 2
+    assert (number(1), source.reads) == (2, 2)
+
+
+def test_each_key_is_loaded_once_in_a_block(cache: Cache) -> None:
+    """A second call gets what the first has stored; another key is loaded, too, and another block begins anew."""
+    source = Source()
+    number = source.cached(cache, "p")
+    with cache.refreshing():
+        assert [number(1), number(1), number(2), number(1)] == [1, 1, 2, 1]
+    with cache.refreshing():
+        assert number(1) == 3
+
+
+def test_a_function_that_calls_itself_runs_once_for_each_key(cache: Cache) -> None:
+    """What is asked for inside a load is loaded anew as well, and not once for each branch."""
+    runs: list[int] = []
+
+    @cache.cached("fib")
+    def fib(n: int) -> int:
+        runs.append(n)
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+    assert fib(20) == 6765
+    with cache.refreshing():
+        assert fib(20) == 6765
+    assert sorted(runs) == sorted([*range(21)] * 2)
+
+
+def test_many_at_once_are_loaded_together(cache: Cache) -> None:
+    """A batch runs its function once for all its ids, and `.many` once for each different call."""
+    asked: list[list[int]] = []
+
+    @cache.cached_many("p", operation="one")
+    def batch(ids: list[int]) -> dict[int, int]:
+        asked.append(ids)
+        return {one: len(asked) for one in ids}
+
+    source = Source()
+    number = source.cached(cache, "q")
+    assert batch([1, 2]) == {1: 1, 2: 1}
+    assert number.many([1, 2, 1]) == [1, 2, 1]
+    with cache.refreshing():
+        assert batch([1, 2]) == {1: 2, 2: 2}
+        assert number.many([1, 2, 1]) == [3, 4, 3]
+    assert asked == [[1, 2], [1, 2]]
+    assert number.many([1, 2]) == [3, 4]
+
+
+def test_other_contexts_are_answered_from_the_cache(cache: Cache) -> None:
+    """A block is its context's own: another thread's calls are hits meanwhile, and a copy's are not."""
+    source = Source()
+    number = source.cached(cache, "p")
+    number(1)
+    seen: list[int] = []
+    with cache.refreshing():
+        other = threading.Thread(target=lambda: seen.append(number(1)))
+        other.start()
+        other.join(PATIENCE)
+        copied = contextvars.copy_context()
+        assert copied.run(number, 1) == 2
+    assert seen == [1]
+    assert copied.run(number, 1) == 2, "the block has ended, also in a copy of its context"
+    assert not cache.engine.local.waiting
+
+
+def test_an_invalidation_meanwhile_undoes_it(cache: Cache) -> None:
+    """What a function had read before its key was invalidated is returned, and not kept."""
+    prices = [3]
+
+    @cache.cached("p")
+    def price() -> int:
+        read = prices[0]
+        if read == 3:
+            prices[0] = 4
+            cache.invalidate("p")
+        return read
+
+    with cache.refreshing():
+        assert price() == 3
+    assert price() == 4
+
+
+def test_inside_a_deferred_block_nothing_uncommitted_is_kept(cache: Cache) -> None:
+    """A call that a waiting invalidation covers is stored nowhere, in a refreshing block as well."""
+    source = Source()
+    number = source.cached(cache, "p")
+    with cache.refreshing(), cache.deferred():
+        cache.invalidate("p")
+        assert (number(1), number(1)) == (1, 2)
+    assert number(1) == 3
+
+
+def test_an_error_is_the_functions_own(cache: Cache) -> None:
+    """A function that fails fails the call, also where `error_ttl` would answer; what is cached stays."""
+    broken = [False]
+
+    @cache.cached("p", error_ttl=60)
+    def value() -> str:
+        if broken[0]:
+            raise LookupError("away")
+        return "kept"
+
+    value()
+    broken[0] = True
+    with cache.refreshing(), pytest.raises(LookupError):
+        value()
+    assert value() == "kept"
+
+
+def test_by_key_it_loads_too(cache: Cache) -> None:
+    """`get_or_load` runs its loader; `get` and `peek` only look."""
+    source = Source()
+    assert cache.get_or_load("p:q:1", source.read) == 1
+    with cache.refreshing():
+        assert cache.get("p:q:1") == 1
+        assert cache.get_or_load("p:q:1", source.read) == 2
+        assert cache.get("p:q:1") == 2
