@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test pure lowest check ops-check ops-demo bench clean redis-up redis-status redis-failover redis-down
+.PHONY: demo test pure lowest check docs ops-check ops-demo bench clean redis-up redis-status redis-failover redis-down
 
 demo: $(VENV)/.embedded
 	$(BIN)/python examples/catalog.py
@@ -28,6 +28,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# The site, in build/docs: a warning, a dead link and an undocumented name are errors.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -n -E -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # What is shipped under ops/, read by the programs that it is for.
 ops-check: $(VENV)/.ops
@@ -72,6 +77,10 @@ $(VENV)/.test: setup.py $(VENV)/.made
 
 $(VENV)/.ops: setup.py $(VENV)/.dev
 	$(PIP) install -e '.[ops]'
+	@touch $@
+
+$(VENV)/.docs: setup.py $(VENV)/.dev
+	$(PIP) install -e '.[docs]'
 	@touch $@
 
 $(VENV)/.bench: setup.py $(VENV)/.made

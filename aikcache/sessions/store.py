@@ -303,10 +303,10 @@ class SessionStore:
         """Whether an entry of an index may go. One whose session is not there may be about to begin."""
         if seen.record[0] is not None:
             return True
-        younger = seen.finish - now + self.records.limits.grace > self._absolute
-        return not younger
+        return seen.finish - now + self.records.limits.grace <= self._absolute
 
     def count(self, event: str, number: int = 1) -> None:
+        """Count an event, for `counts` and for what is exported."""
         self.counts[event] += number
         self._exported[event] += number
 

@@ -1,0 +1,86 @@
+"""Tables that are made from the code, as Markdown: settings, errors, commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+
+from aikcache import CacheConfig, errors
+from aikcache.cli.command import aikcache as command
+
+_OBJECTS = ("client", "credential_provider")
+_ENTRY = re.compile(r"^(\w+) \((.+?)\): (.*?)(?=^\w+ \(|\Z)", re.DOTALL | re.MULTILINE)
+
+
+class Setting(NamedTuple):
+    """A setting, as the docstring of `CacheConfig` has it."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def read_settings() -> list[Setting]:
+    """Every setting that the docstring of `CacheConfig` explains, in its order."""
+    text = inspect.getdoc(CacheConfig) or ""
+    entries = text.split("Each setting with its default:\n\n", 1)[1]
+    return [Setting(name, default, " ".join(meaning.split())) for name, default, meaning in _ENTRY.findall(entries)]
+
+
+def settings() -> str:
+    """Each setting with its default, its variable in the environment, and its meaning."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, default, meaning in read_settings():
+        shown = default if name == "ttls" else f"`{default}`"
+        variable = "" if name in _OBJECTS else f"<br>`AIKCACHE_{name.upper()}`"
+        lines.append(f"| `{name}`{variable} | {shown} | {_cell(meaning)} |")
+    assert len(lines) - 2 == len(dataclasses.fields(CacheConfig))
+    return "\n".join(lines) + "\n"
+
+
+def errors_by_root() -> list[type[errors.AikcacheError]]:
+    """Every error, each after the one that it is a kind of."""
+    return sorted(
+        (getattr(errors, name) for name in errors.__all__), key=lambda kind: [c.__name__ for c in _line(kind)]
+    )
+
+
+def _line(kind: type) -> list[type]:
+    return [c for c in reversed(kind.__mro__) if issubclass(c, errors.AikcacheError)]
+
+
+def error_table() -> str:
+    """Each error, what it is a kind of, and what it means."""
+    lines = ["| error | is also | meaning |", "|---|---|---|"]
+    for kind in errors_by_root():
+        bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+        lines.append(f"| `{kind.__name__}` | {bases} | {_cell(inspect.getdoc(kind) or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command of the tree that does something, with its name."""
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield from walk(one, (*path, name))
+        else:
+            yield (*path, name), one
+
+
+def commands() -> str:
+    """Each command with its arguments and options, as `--help` shows them."""
+    parts = []
+    for path, one in walk(command):
+        name = " ".join((command.name or "", *path))
+        with click.Context(one, info_name=name, max_content_width=100, terminal_width=100) as context:
+            parts.append(f"## {name}\n\n```text\n{one.get_help(context).strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
