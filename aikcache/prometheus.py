@@ -12,21 +12,20 @@ gauges are exported: its own counters would look like totals that have fallen.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aikcache._cache import Cache
 from aikcache._engine import reading as _reading
 from aikcache._engine.families import FAMILIES, TIMINGS, Family, Timing
 from aikcache._engine.fleet import Fleet
 from aikcache._engine.reading import Reading
+from aikcache._engine.stats import Health, told
 from aikcache._engine.tally import BOUNDS, Histogram, tally_of
 from aikcache._settings.config import check_metrics
 from aikcache.errors import ConfigError
@@ -35,6 +34,12 @@ PATH, HEALTH_PATH = "/metrics/cache", "/health/cache"
 WITHIN = 0.8
 """Seconds that a scrape waits for Redis."""
 Scope = Literal["process", "host", "fleet"]
+
+
+class Healthy(Protocol):
+    """A cache, as far as its health is asked for."""
+
+    def health(self) -> Health: ...
 
 
 class CacheCollector(Collector):
@@ -109,7 +114,7 @@ def metrics_app(
     return app
 
 
-def health_app(cache: Cache) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+def health_app(cache: Healthy) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """A WSGI application that answers `/health/cache` with what `cache.health()` says, as JSON; anything else with 404.
 
     200 as long as the cache answers calls, also with Redis down (`"status": "degraded"`); 503 once it is closed. It
@@ -121,10 +126,9 @@ def health_app(cache: Cache) -> Callable[[dict[str, Any], Callable[..., Any]], I
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"Health is at {HEALTH_PATH}.\n".encode()]
         health = cache.health()
-        told = {"status": health.status, "degraded": health.degraded, **dataclasses.asdict(health)}
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
         start_response("200 OK" if health.live and health.ready else "503 Service Unavailable", headers)
-        return [json.dumps(told).encode()]
+        return [json.dumps(told(health)).encode()]
 
     return app
 

@@ -15,9 +15,8 @@ from typing import Any
 from flask import Flask, abort, redirect, render_template_string, request, session
 from werkzeug.wrappers import Response
 
-from aikcache import Cache
-from aikcache.flask import CacheSession, CacheSessions
-from aikcache.prometheus import metrics_app
+from aikcache import cached
+from aikcache.flask import Aikcache, CacheSession, CacheSessions
 from aikcache.sessions import SessionStore
 
 PRICES = {"tea": 3, "milk": 1, "bread": 2}
@@ -35,20 +34,21 @@ PAGE = """<!doctype html><title>Shop</title>
 <button>Log in</button></form>{% endif %}"""
 
 
+@cached("shop", ttl=60)
+def price(product: str) -> int:
+    return PRICES[product]
+
+
 def create_app() -> Flask:
     """Configured by the environment; asks nothing of Redis yet."""
     app = Flask(__name__)
+    Aikcache(app)  # the cache of `price`, /metrics/cache, /health/cache, `flask cache stats`
     CacheSessions(app)
-    cache = app.extensions["aikcache"] = Cache.from_env()
     store: SessionStore = app.extensions["aikcache_sessions"]
 
     def current() -> CacheSession:
         found: CacheSession = session._get_current_object()  # type: ignore[attr-defined]
         return found
-
-    @cache.cached("price", ttl=60)
-    def price(product: str) -> int:
-        return PRICES[product]
 
     @app.get("/")
     def home() -> str:
@@ -90,17 +90,11 @@ def create_app() -> Flask:
         current().end_all()
         return redirect("/")
 
-    @app.get("/health/cache")
+    @app.get("/health/sessions")
     def health() -> tuple[dict[str, Any], int]:
         found = store.health()
         return {"ok": found.ok, "problems": found.problems}, 200 if found.ok else 503
 
-    metrics = metrics_app(scope="host")  # of all workers, whichever answers
-
-    def serve(environ: Any, start_response: Any, inner: Any = app.wsgi_app) -> Any:
-        return (metrics if environ["PATH_INFO"] == "/metrics/cache" else inner)(environ, start_response)
-
-    app.wsgi_app = serve  # type: ignore[method-assign]
     return app
 
 

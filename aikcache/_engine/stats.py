@@ -7,8 +7,8 @@ waited for) or a miss (its own function ran). `hits` is the first three together
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from aikcache._engine.engine import Engine
 from aikcache._local.region import Region
@@ -136,6 +136,11 @@ class Health:
     def status(self) -> Literal["ok", "degraded", "closed"]:
         """In one word."""
         return "closed" if not self.live else "degraded" if self.degraded else "ok"
+
+
+def told(health: Health) -> dict[str, Any]:
+    """What a health check answers, for JSON."""
+    return {"status": health.status, "degraded": health.degraded, **asdict(health)}
 
 
 SUMMED = tuple(f.name for f in fields(OperationStats))

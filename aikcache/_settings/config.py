@@ -104,7 +104,7 @@ def check_secret(value: object) -> None:
     """None, a key, or several. What can be guessed would be: whoever reads a sealed value can try at leisure."""
     if value is None or _is_ring(value):
         return
-    if not value or not all(map(_is_key, value if isinstance(value, tuple) else (value,))):
+    if not value or not all(map(is_key, value if isinstance(value, tuple) else (value,))):
         raise ConfigError(
             f"secret must be a key of at least {MIN_SECRET} random bytes, or a list of them, the newest first, or "
             f"'keyring': no password, and not a few bytes repeated. `secrets.token_urlsafe(32)` makes one."
@@ -115,7 +115,7 @@ def _is_ring(value: object) -> bool:
     return value == KEYRING or isinstance(value, KeySource)
 
 
-def _is_key(value: object) -> bool:
+def is_key(value: object) -> bool:
     if not isinstance(value, Secret):
         return False
     text = value.reveal()

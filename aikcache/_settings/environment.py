@@ -18,7 +18,7 @@ from aikcache.errors import ConfigError
 
 ENV = "AIKCACHE_"
 _NOT_SETTINGS = {ENV + name for name in ("REQUIRE_SERVERS", "MUTATIONS", "CONSISTENCY_SECONDS")}  # of the tests
-_OF_SESSIONS = (ENV + "SESSION_", ENV + "MASTER_KEY")
+_OF_OTHERS = (ENV + "SESSION_", ENV + "MASTER_KEY", ENV + "FLASK_")
 _OBJECTS = ("client", "credential_provider")
 _HIDDEN = (ENV + "URL", ENV + "SECRET")
 
@@ -27,7 +27,7 @@ def read_env(environ: Mapping[str, str] | None = None) -> dict[str, str | Secret
     """What the environment says of us, by the variables' names; what is secret hidden. Raises nothing."""
     found: dict[str, str | Secret[str]] = {}
     for name, value in (os.environ if environ is None else environ).items():
-        if name.startswith(ENV) and name not in _NOT_SETTINGS and not name.startswith(_OF_SESSIONS):
+        if name.startswith(ENV) and name not in _NOT_SETTINGS and not name.startswith(_OF_OTHERS):
             found[name] = hidden(value) if name in _HIDDEN else value
     return found
 

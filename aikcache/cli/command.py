@@ -6,7 +6,6 @@ import logging
 
 import click
 
-from aikcache import __version__
 from aikcache.cli import completion, demo, doctor, invalidate, keyring, keys, ping, serve, sessions, show, stats, top
 from aikcache.cli.failures import Commands
 
@@ -14,7 +13,7 @@ PROGRAM = "aikcache"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name=PROGRAM)
+@click.version_option(package_name="aikcache", prog_name=PROGRAM)
 def aikcache() -> None:
     """Look at the caches of a fleet, and act on them.
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from aikcache import Cache
+from aikcache._cache import Cache
 from aikcache.cli.demo_worker import BARE_CALLS, INSTANCE, WRITES, make_database
 from aikcache.cli.failures import Failure
 from aikcache.cli.output import console, json_option, number, say_json, share, span, table
@@ -71,7 +71,7 @@ def demo(url: str | None, processes: int, calls: int, *, as_json: bool) -> None:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aikdemo-", ignore_cleanup_errors=True)))
         if url is None:
-            from aikcache.testing import Server
+            from aikcache._embedded.server import Server
 
             url = stack.enter_context(Server()).url
         else:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aikcache import Cache
+from aikcache._cache import Cache
 from aikcache._engine.stats import OperationStats
 
 INSTANCE = "aikcache-demo"

@@ -39,12 +39,19 @@ class Commands(click.Group):
     """A group whose commands end with a line where the library raises an error."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with told_as_a_line():
             return super().invoke(ctx)
-        except (ConfigError, InvalidKeyError) as error:
-            raise Misuse(str(error)) from None
-        except AikcacheError as error:
-            raise Failure(with_hint(str(error))) from None
+
+
+@contextmanager
+def told_as_a_line() -> Iterator[None]:
+    """An error of the library ends the command."""
+    try:
+        yield
+    except (ConfigError, InvalidKeyError) as error:
+        raise Misuse(str(error)) from None
+    except AikcacheError as error:
+        raise Failure(with_hint(str(error))) from None
 
 
 @contextmanager

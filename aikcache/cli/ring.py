@@ -7,7 +7,6 @@ no key seals at all) and takes no expired key out: both are for the processes th
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ import click
 from aikcache._settings.config import CacheConfig
 from aikcache._settings.secret import Secret
 from aikcache.cli.failures import Failure, at
-from aikcache.cli.target import Command, Target, shown, targeted
+from aikcache.cli.target import Command, Target, shown, targeted, variable
 
 if TYPE_CHECKING:
     from aikcache._keyring.keyring import KeyRing
@@ -80,7 +79,7 @@ def read(where: RingTarget) -> Reading:
     from aikcache._keyring import ciphers, records
     from aikcache._keyring.store import RingStore
 
-    wrapper = ciphers.wrapper(os.environ.get("AIKCACHE_MASTER_KEY"), allow_plaintext=where.plain)
+    wrapper = ciphers.wrapper(variable("AIKCACHE_MASTER_KEY"), allow_plaintext=where.plain)
     with closing(RingStore(where.config())) as store:
         found = store.read()
     ring = records.read(where.instance, found.fields, wrapper)
@@ -103,7 +102,8 @@ def opened(where: RingTarget, lifetime: float = 90 * DAY) -> Iterator[KeyRing]:
     read(where)
     with closing(
         KeyRing(
-            instance=where.instance, config=where.config(), allow_plaintext=where.plain, lifetime=lifetime,
+            instance=where.instance, config=where.config(), master_key=variable("AIKCACHE_MASTER_KEY"),
+            allow_plaintext=where.plain, lifetime=lifetime,
             propagation=0, retention=LONGEST, refresh=3600, metrics=None,
         )
     ) as ring:  # fmt: skip

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,6 +22,7 @@ from aikcache._settings.secret import Secret, hidden
 from aikcache.cli.failures import Misuse, at
 
 Command = Callable[..., None]
+_APPLICATION = "aikcache.application"
 TIMEOUT = 5.0
 """Seconds for one answer: a person waits longer than a request may."""
 
@@ -46,7 +47,7 @@ class Target:
     @property
     def session_url(self) -> Secret[str]:
         """Where sessions and their key ring lie. Raises `Misuse`: nothing says where."""
-        there = os.environ.get("AIKCACHE_SESSION_URL")
+        there = variable("AIKCACHE_SESSION_URL")
         if self.asked is not None or not there:
             return self.url
         found: Secret[str] = hidden(there)
@@ -77,6 +78,34 @@ class Target:
             cache.close()
 
 
+class Application(NamedTuple):
+    """Whose configuration stands in for the environment: its cache's settings, and a look-up of the others."""
+
+    settings: Mapping[str, Any]
+    variable: Callable[[str], Any]
+
+
+def ask_application(ctx: click.Context, settings: Mapping[str, Any], variable: Callable[[str], Any]) -> None:
+    """Have the commands below this context ask an application's server, where no option says otherwise."""
+    ctx.meta[_APPLICATION] = Application(settings, variable)
+
+
+def _application() -> Application | None:
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(_APPLICATION)
+
+
+def _configured() -> Mapping[str, Any]:
+    application = _application()
+    return environment.from_env(environment.read_env()) if application is None else application.settings
+
+
+def variable(name: str) -> Any:
+    """What is no setting of a cache, from where those are."""
+    application = _application()
+    return os.environ.get(name) if application is None else application.variable(name)
+
+
 def targeted(command: Command) -> Command:
     """Options that say which server; the command gets a `Target` as its first argument."""
 
@@ -92,7 +121,7 @@ def targeted(command: Command) -> Command:
         asked = None if url is None else hidden(url)
         options = {"url": asked, "instance": instance, "version": keys_version}
         given = {name: value for name, value in options.items() if value is not None}
-        settings = {**environment.from_env(environment.read_env()), **given}
+        settings = {**_configured(), **given}
         target = Target({**settings, "timeout": timeout, "connect_timeout": timeout}, asked)
         with at(lambda: target.place):
             command(target, **rest)

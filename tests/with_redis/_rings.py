@@ -6,8 +6,8 @@ import functools
 
 import pytest
 
-import aikcache.flask
 from aikcache import CacheConfig
+from aikcache.flask import sessions
 from aikcache.sessions import SessionStore
 
 from ._workers import PATIENCE
@@ -23,4 +23,4 @@ def make_flask_patient(patch: pytest.MonkeyPatch) -> None:
     """So do the sessions of applications."""
     make_rings_patient(patch)
     patient = functools.partial(SessionStore, timeout=PATIENCE, connect_timeout=PATIENCE)
-    patch.setattr(aikcache.flask, "SessionStore", patient)
+    patch.setattr(sessions, "SessionStore", patient)

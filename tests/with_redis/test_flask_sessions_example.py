@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 
 import flask_sessions
 
+import aikcache
+
 from ._rings import make_flask_patient
 
 
@@ -27,8 +29,9 @@ def test_the_example_does_what_it_shows(redis_url: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("AIKCACHE_MASTER_KEY", secrets.token_urlsafe(32))
     app = flask_sessions.create_app()
     store = app.extensions["aikcache_sessions"]
-    with app.extensions["aikcache"], closing(store.ring), closing(store):
+    with closing(store.ring), closing(store):
         visit(app)
+    aikcache.configure()
 
 
 def visit(app: Flask) -> None:
@@ -43,6 +46,7 @@ def visit(app: Flask) -> None:
     assert (phone.get("/devices").status_code, laptop.get("/devices").status_code) == (401, 401)
     assert phone.post("/cart/gold").status_code == 404
     assert b"aikernel_cache_hits_total" in phone.get("/metrics/cache").data
-    assert (phone.get("/health/cache").json or {})["problems"] == [
+    assert (phone.get("/health/cache").json or {})["server"] == "reachable"
+    assert (phone.get("/health/sessions").json or {})["problems"] == [
         "the server keeps no append-only file: a restart ends all sessions. Set appendonly yes"
     ]

@@ -26,6 +26,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from aikcache._codec.registry import register_type
 from aikcache.errors import ConfigError, SessionUnavailableError
+from aikcache.flask.settings import OF_SESSIONS, Configured
 from aikcache.sessions import KeyRing, SessionStore
 from aikcache.sessions.commit import Keep
 from aikcache.sessions.cookies import HOST, CookieForm
@@ -41,22 +42,6 @@ _RETENTION: Final = 31 * _DAY
 _LONGEST: Final = 400 * _DAY
 _FLASHES: Final = "_flashes"
 _FLASH: Final = "_flashes/"
-_PREFIX: Final = "AIKCACHE_SESSION"
-_KEYS: Final = (
-    "AIKCACHE_SESSION_URL", "AIKCACHE_SESSION_IDLE_TIMEOUT", "AIKCACHE_SESSION_ABSOLUTE_TIMEOUT",
-    "AIKCACHE_SESSION_ON_UNAVAILABLE", "AIKCACHE_SESSION_INSECURE_COOKIE", "AIKCACHE_SESSION_HOST_PREFIX",
-    "AIKCACHE_SESSION_ALLOW_PLAINTEXT_RING",
-)  # fmt: skip
-_FLAGS: Final = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 register_type(Markup, name="markupsafe.Markup", encode=str, decode=Markup)
 
@@ -198,77 +183,54 @@ class _Interface(SessionInterface):
                 response.headers["Cache-Control"] = "no-store"
 
 
-class _Settings:
+class _Settings(Configured):
     """The application's configuration; what is not in it may be in the environment."""
 
     def __init__(self, app: Flask) -> None:
-        self._config = app.config
-        for name in (*app.config, *os.environ):
-            if isinstance(name, str) and name.startswith(_PREFIX) and name not in _KEYS:
-                raise ConfigError(f"there is no setting {name}. There are: {', '.join(_KEYS)}.")
+        super().__init__(app)
+        self.check("AIKCACHE_SESSION", OF_SESSIONS)
 
     def cookie(self) -> CookieForm:
-        config = self._config
+        config = self.config
         name = config["SESSION_COOKIE_NAME"]
         name = COOKIE if name == "session" else name
-        prefix = self._flag("AIKCACHE_SESSION_HOST_PREFIX")
+        prefix = self.flag("AIKCACHE_SESSION_HOST_PREFIX")
         return CookieForm(
             f"{HOST}{name}" if prefix else name,
             config["SESSION_COOKIE_PATH"] or "/",
             config["SESSION_COOKIE_DOMAIN"] or None,
             config["SESSION_COOKIE_SAMESITE"] or "Strict",
-            not self._flag("AIKCACHE_SESSION_INSECURE_COOKIE"),
+            not self.flag("AIKCACHE_SESSION_INSECURE_COOKIE"),
         )
 
     def store(self) -> SessionStore:
-        url = self._get("AIKCACHE_SESSION_URL") or self._get("AIKCACHE_URL")
-        instance = self._get("AIKCACHE_INSTANCE") or "aikernel"
-        absolute = self._seconds("AIKCACHE_SESSION_ABSOLUTE_TIMEOUT", 43_200.0)
+        url = self.get("AIKCACHE_SESSION_URL") or self.get("AIKCACHE_URL")
+        instance = self.get("AIKCACHE_INSTANCE") or "aikernel"
+        absolute = self.seconds("AIKCACHE_SESSION_ABSOLUTE_TIMEOUT", 43_200.0)
         permanent = self._permanent(absolute)
         ring = KeyRing(
             url,
             instance=instance,
-            master_key=self._get("AIKCACHE_MASTER_KEY"),
+            master_key=self.get("AIKCACHE_MASTER_KEY"),
             retention=max(_RETENTION, absolute, permanent),
-            allow_plaintext=self._flag("AIKCACHE_SESSION_ALLOW_PLAINTEXT_RING"),
+            allow_plaintext=self.flag("AIKCACHE_SESSION_ALLOW_PLAINTEXT_RING"),
         )
         return SessionStore(
             url,
             ring=ring,
             instance=instance,
-            idle_timeout=self._seconds("AIKCACHE_SESSION_IDLE_TIMEOUT", 1800.0),
+            idle_timeout=self.seconds("AIKCACHE_SESSION_IDLE_TIMEOUT", 1800.0),
             absolute_timeout=absolute,
             permanent_timeout=permanent,
-            on_unavailable=self._get("AIKCACHE_SESSION_ON_UNAVAILABLE") or "error",
+            on_unavailable=self.get("AIKCACHE_SESSION_ON_UNAVAILABLE") or "error",
         )
 
     def _permanent(self, absolute: float) -> float:
         """Flask's own default is not taken for a wish."""
-        lasts = self._config["PERMANENT_SESSION_LIFETIME"]
+        lasts = self.config["PERMANENT_SESSION_LIFETIME"]
         seconds = lasts.total_seconds() if isinstance(lasts, timedelta) else float(lasts)
         if seconds == _RETENTION:
             return absolute
         if seconds > _LONGEST:
             raise ConfigError(f"PERMANENT_SESSION_LIFETIME must be at most 400 days, got {seconds / _DAY:g}.")
         return seconds
-
-    def _get(self, name: str) -> Any:
-        value = self._config.get(name)
-        return os.environ.get(name) if value is None else value
-
-    def _seconds(self, name: str, default: float) -> float:
-        value = self._get(name)
-        if value is None:
-            return default
-        try:
-            return value.total_seconds() if isinstance(value, timedelta) else float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{name} must be seconds, got {str(value)[:40]!r}.") from None
-
-    def _flag(self, name: str) -> bool:
-        value = self._get(name)
-        if value is None or isinstance(value, bool):
-            return bool(value)
-        if (flag := _FLAGS.get(str(value).strip().lower())) is None:
-            raise ConfigError(f"{name} must be true or false, got {str(value)[:40]!r}.")
-        return flag
