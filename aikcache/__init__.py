@@ -20,6 +20,7 @@ from aikcache._decorators.function_methods import CacheInfo
 from aikcache._decorators.protocols import CachedFunction
 from aikcache._default import cached, cached_many, configure, default_cache, invalidates
 from aikcache._engine.deferred import Deferred
+from aikcache._engine.refreshing import Refreshing
 from aikcache._engine.stats import CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
 from aikcache._settings.config import CacheConfig
 from aikcache._settings.settings import Settings
@@ -58,6 +59,7 @@ __all__ = [
     "OperationStats",
     "Problem",
     "ProcessStats",
+    "Refreshing",
     "RemoteError",
     "RemoteTimeoutError",
     "RemoteUnavailableError",
