@@ -39,7 +39,8 @@ Scope = Literal["process", "host", "fleet"]
 class Healthy(Protocol):
     """A cache, as far as its health is asked for."""
 
-    def health(self) -> Health: ...
+    def health(self) -> Health:
+        """As `Cache.health` gives it."""
 
 
 class CacheCollector(Collector):
