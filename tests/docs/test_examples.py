@@ -1,0 +1,63 @@
+"""Every example runs, and prints what it says at its end. (The catalog and those with sessions: elsewhere.)"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aikcache.testing import available_servers
+
+from .conftest import PATIENT
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TESTED_ELSEWHERE = {"catalog", "flask_sessions", "django_sessions", "sqlalchemy_commit"}
+WITH_A_URL = ["quickstart", "script", "stale_serving", "batch", "own_type", "metrics"]
+WITH_THEIR_OWN_SERVERS = ["own_client", "sentinel"]
+AS_A_PROGRAM = f"""
+import runpy, sys
+from aikcache import CacheConfig
+CacheConfig.__init__.__kwdefaults__.update({PATIENT!r})
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+pytestmark = pytest.mark.servers
+
+
+def expected(name: str) -> list[str]:
+    """What an example says that it prints."""
+    _, _, end = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").partition("\n# It prints:\n")
+    return re.findall(r"^#   (.*)$", end, re.MULTILINE)
+
+
+def printed(name: str, *arguments: str) -> list[str]:
+    """What it prints in a process of its own, where warnings are errors."""
+    command = [sys.executable, "-W", "error", "-c", AS_A_PROGRAM, str(EXAMPLES / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", WITH_A_URL)
+def test_an_example_prints_what_it_says(name: str, redis_url: str) -> None:
+    """On a server of either kind."""
+    assert printed(name, redis_url) == expected(name) != []
+
+
+@pytest.mark.skipif(not available_servers(), reason="no server is installed")
+@pytest.mark.parametrize("name", ["quickstart", *WITH_THEIR_OWN_SERVERS])
+def test_an_example_starts_what_it_needs(name: str) -> None:
+    """Without an argument, and ends it."""
+    assert printed(name) == expected(name) != []
+
+
+def test_no_example_is_forgotten() -> None:
+    """Each program under `examples/` is in one of the lists, and on the page of examples."""
+    programs = {path.stem for path in EXAMPLES.glob("[!_]*.py")}
+    assert programs == TESTED_ELSEWHERE | set(WITH_A_URL) | set(WITH_THEIR_OWN_SERVERS)
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\.\./examples/(\w+)\.py$", page, re.MULTILINE)) == programs
