@@ -22,7 +22,7 @@ lowest: $(VENV)/.dev
 	PYTHONPATH=$(VENV)/lowest $(BIN)/python -m pytest -q -n 0 tests/redis tests/with_redis/test_client.py \
 		tests/with_redis/cluster/test_cluster_client.py tests/with_redis/sentinel/test_sentinel_client.py
 
-check: $(VENV)/.docs
+check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

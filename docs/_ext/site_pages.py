@@ -11,12 +11,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import tables
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -34,6 +31,12 @@ TABLES = {"settings": tables.settings, "errors": tables.error_table, "commands":
 _PUT = re.compile(r"<!-- put (.+?) -->\n.*?<!-- end -->\n?", re.DOTALL)
 _FENCE = re.compile(r"^ *(```+|~~~+).*?^ *\1 *$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+class Sphinx(Protocol):
+    """Of `sphinx.application.Sphinx` what is used here, so that mypy reads this where Sphinx is not installed."""
+
+    def connect(self, event: str, callback: Any) -> int: ...
 
 
 def expand(text: str, docname: str) -> str:
