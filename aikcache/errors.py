@@ -66,7 +66,7 @@ class DecodeError(AikcacheError, ValueError):
 
 
 class RemoteError(AikcacheError):
-    """Redis did not do what it was asked to do. Of an application's calls only `Cache.ping` raises it."""
+    """Redis did not do what it was asked to do. Of what an application calls only `Cache.ping` and `fleet` raise it."""
 
 
 class RemoteTimeoutError(RemoteError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import click
 from aikcache import CacheConfig, errors
 from aikcache.cli.command import aikcache as command
 
-_OBJECTS = ("client", "credential_provider")
 _ENTRY = re.compile(r"^(\w+) \((.+?)\): (.*?)(?=^\w+ \(|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -33,13 +31,13 @@ def read_settings() -> list[Setting]:
 
 
 def settings() -> str:
-    """Each setting with its default, its variable in the environment, and its meaning."""
+    """Each setting with its default and its meaning."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for name, default, meaning in read_settings():
-        shown = default if name == "ttls" else f"`{default}`"
-        variable = "" if name in _OBJECTS else f"<br>`AIKCACHE_{name.upper()}`"
-        lines.append(f"| `{name}`{variable} | {shown} | {_cell(meaning)} |")
-    assert len(lines) - 2 == len(dataclasses.fields(CacheConfig))
+        text = meaning[:1].upper() + meaning[1:]
+        if len(default) > 20:
+            text, default = f"{text} By default: `{default}`.", "…"
+        lines.append(f"| `{name}` | `{default}` | {_cell(text)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -56,9 +54,9 @@ def _line(kind: type) -> list[type]:
 
 def error_table() -> str:
     """Each error, what it is a kind of, and what it means."""
-    lines = ["| error | is also | meaning |", "|---|---|---|"]
+    lines = ["| error | is a | meaning |", "|---|---|---|"]
     for kind in errors_by_root():
-        bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+        bases = ", ".join(base.__name__ for base in kind.__bases__)
         lines.append(f"| `{kind.__name__}` | {bases} | {_cell(inspect.getdoc(kind) or '')} |")
     return "\n".join(lines) + "\n"
 
@@ -77,7 +75,7 @@ def commands() -> str:
     parts = []
     for path, one in walk(command):
         name = " ".join((command.name or "", *path))
-        with click.Context(one, info_name=name, max_content_width=100, terminal_width=100) as context:
+        with click.Context(one, info_name=name, max_content_width=84, terminal_width=84) as context:
             parts.append(f"## {name}\n\n```text\n{one.get_help(context).strip()}\n```\n")
     return "\n".join(parts)
 

@@ -112,6 +112,16 @@ def test_the_methods_of_a_cache_say_what_they_do() -> None:
         assert silent == []
 
 
+def test_the_comparison_has_only_figures_that_were_measured() -> None:
+    """Each number with a unit that its table names is in the benchmarks' own table."""
+    page = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    measured = (DOCS.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    figures = re.findall(r"\d[\d.]* (?:ns|µs|ms|s|bytes)\b", table)
+    assert len(figures) > 15
+    assert [figure for figure in figures if figure not in measured] == []
+
+
 def test_text_from_elsewhere_takes_its_links_along() -> None:
     """A link leads to the page of the file, becomes plain text where there is none, and stays what it was in code."""
     text = "[a](../ARCHITECTURE.md#words) [b](metrics.md) [c](../compose.yaml) [d](https://x.y)\n```\n[e](../x)\n```\n"
