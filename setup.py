@@ -77,8 +77,12 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["aikcache", "aikcache.*"]),
-    package_data={"aikcache": ["py.typed"]},
-    entry_points={"console_scripts": ["aikcache = aikcache.cli:main"]},
+    package_data={"aikcache": ["py.typed"], "aikcache.testing": ["ops/*.conf", "ops/*.acl"]},
+    py_modules=["pytest_aikcache"],
+    entry_points={
+        "console_scripts": ["aikcache = aikcache.cli:main"],
+        "pytest11": ["pytest_aikcache = pytest_aikcache"],
+    },
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[

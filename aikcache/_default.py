@@ -7,6 +7,8 @@ is local. A function may be decorated before that: it finds the cache at its fir
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Unpack
 
 from aikcache._cache import Cache
@@ -80,6 +82,24 @@ class Default(Decorators):
         made = Cache(**given)
         self._replace(made)
         return made
+
+    @contextmanager
+    def instead(self, url: str | None = None, **settings: Unpack[Settings]) -> Iterator[Cache]:
+        """Another default cache for a block. Then one with the former's settings is made, or none as before."""
+        given = config.take(settings, url=url)
+        del url
+        former = None if self._made is None else self._made.config
+        made = self.configure(**given)
+        try:
+            yield made
+        finally:
+            if former is not None:
+                self.configure(**{name: getattr(former, name) for name in config.FIELDS})
+            else:
+                with self._lock:
+                    last, self._made = self._made, None
+                if last is not None:
+                    last.close()
 
     def _replace(self, made: Cache) -> None:
         """Functions that were bound to what there was find it closed, and look again."""

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from aikcache.testing import Server, available_servers
 
+pytest_plugins = ["pytest_aikcache"]  # as installed, also where this checkout was installed before it had one
 REQUIRED = os.environ.get("AIKCACHE_REQUIRE_SERVERS") == "1"
 
 # No deadlines: a machine that is busy with servers misses them, and the test says nothing about speed.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from aikcache._decorators.cached_function import CachedCall, Owner
+from aikcache._decorators.cached_function import CALL, CachedCall, Owner
 from aikcache._decorators.signature import Signature
 from aikcache._engine import many
 from aikcache._engine.batch import Batch
@@ -47,7 +47,7 @@ class BatchCall:
                 f"@cached_many on {fn.__qualname__}: {name!r} is no ids; leave it out: ignore=({name!r},)."
             )
         self._one = CachedCall(fn, cache, region, signature, prefix, policy, tags)
-        self._fn = fn
+        self.fn = fn
         self._cache = cache
         self._signature = signature
         self._ids = signature.bare[0]
@@ -58,6 +58,7 @@ class BatchCall:
         def cached_many(*args: Any, **kwargs: Any) -> dict[Any, Any]:
             return self.call(*self._one.bind(*args, **kwargs))
 
+        setattr(cached_many, CALL, self)
         return cached_many
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
@@ -111,7 +112,7 @@ class BatchCall:
         return self._one.unkeyed(engine, error, replaced, kwargs)  # type: ignore[no-any-return]
 
     def _run(self, ids: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
-        found: dict[Any, Any] = self._fn(*args[: self._place], ids, *args[self._place + 1 :], **kwargs)
+        found: dict[Any, Any] = self.fn(*args[: self._place], ids, *args[self._place + 1 :], **kwargs)
         return found
 
     def _load_one(self, one: object, extra: dict[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -23,9 +23,12 @@ from aikcache._engine.policy import Policy
 from aikcache._keys import patterns
 from aikcache._keys.patterns import Invalidation, Template
 from aikcache._local.entry import Entry
-from aikcache._local.region import Region
+from aikcache._local.region import CLOCK, Region
 from aikcache._settings.config import check_name
 from aikcache.errors import ConfigError, InvalidKeyError
+
+CALL = "_aikcache_call"
+"""What has a wrapper's `CachedCall` or `BatchCall`, whose `fn` is the function that runs."""
 
 
 class Owner(Protocol):
@@ -92,6 +95,7 @@ class CachedCall:
     def _look_into(self, engine: Engine) -> None:
         """Let the wrapper find what is held locally, unless its reads are strong or the cache is closed."""
         if self._wrapper is not None:
+            self._wrapper.__globals__[CLOCK] = engine.clock
             if not (self.policy.strong or engine.closed):
                 self.region.read_by(self._wrapper)
             if self.policy.strong or engine.closed:  # maybe just now
@@ -154,6 +158,8 @@ class CachedCall:
     def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An entry that the wrapper could not hand out as it is: mutable, expired, or not trusted any more."""
         engine = self.engine()
+        if engine.passive:  # since a moment
+            return self.run(engine, args, kwargs)
         if self.region.diverted and engine.in_block() and self._apart(engine, args, kwargs):
             return self.miss(None, args, kwargs)
         value = engine.freshness.serve(entry, self.policy)
@@ -267,6 +273,7 @@ class CachedCall:
 
     def attach(self, wrapper: Callable[..., Any]) -> None:
         """Answer for this wrapper."""
+        setattr(wrapper, CALL, self)
         self._wrapper = wrapper  # type: ignore[assignment]
 
     def held(self, engine: Engine) -> bool:

@@ -36,7 +36,8 @@ PUBLISHED_AT_LEAST = 60.0
 
 def build(config: CacheConfig, space: Keyspace) -> Engine:
     """The inside of a cache."""
-    engine = Engine(config, space, monotonic, _connect if config.shared else None)
+    clock = monotonic if config.clock is None else config.clock
+    engine = Engine(config, space, clock, _connect if config.shared else None)
     if config.metrics is not None:
         tally_of(config.metrics).join(engine)
         if config.publish_interval is not None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -241,6 +242,31 @@ class Engine:
 
 
 _living: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class _Passive:
+    """Stands in for `Engine.passive` while all caches are; what is set meanwhile counts afterwards."""
+
+    def __get__(self, engine: Engine | None, owner: type) -> bool:
+        return True
+
+    def __set__(self, engine: Engine, value: object) -> None:
+        vars(engine)["passive"] = value
+
+
+@contextmanager
+def all_passive() -> Iterator[None]:
+    """Every cache of this process, also one that is made meanwhile, keeps and finds nothing. One block at a time."""
+    mine, held = object(), list(_living)
+    Engine.passive = _Passive()  # type: ignore[assignment]
+    try:
+        for engine in held:
+            engine.local.turn_away(id(mine), frozenset({patterns.EVERYTHING}))
+        yield
+    finally:
+        del Engine.passive  # type: ignore[misc]
+        for engine in held:
+            engine.local.turn_away(id(mine), frozenset())
 
 
 def _after_fork() -> None:

@@ -16,6 +16,8 @@ from aikcache._local.entry import Entry
 
 TABLE, TRUSTED_UNTIL = "_aikcache_table", "_aikcache_trusted_until"
 """What a wrapper calls its region's table and how long it is trusted."""
+CLOCK = "_aikcache_clock"
+"""What it calls the clock that it compares with."""
 MAX_ERROR_TYPES, OTHER_ERROR = 50, "other"
 """Classes of errors that an operation tells apart, and what the rest is counted as."""
 ANYTHING: Any = object()

@@ -27,11 +27,6 @@ SHIPPED_TTLS: Mapping[str, float] = {
     "lineage": 900.0,
     "relationship": 600.0,
 }
-SCHEMES = (
-    "embedded", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
-)  # fmt: skip
-_WORD = re.compile(r"[a-z+]{1,20}")
-_OTHERS = ("http", "https", "tcp", "valkey", "valkeys", "memcached", "mongodb", "postgresql", "file")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 MIN_SECRET, MIN_DISTINCT = 32, 8
@@ -184,6 +179,8 @@ class CacheConfig:
         `Secret` like the url. "keyring", or a `KeyRing`: by the key ring, whose keys change by themselves (extra
         `sessions`, `AIKCACHE_MASTER_KEY`); it lies where `AIKCACHE_SESSION_URL` says, else beside the values. None:
         values are not sealed.
+    clock (None): a function that gives seconds, as `time.monotonic` does, for tests: `aikcache.testing.FakeClock`. Only
+        without a url, because a server's entries expire by the server's clock.
     enabled (True): False keeps and finds nothing: every call runs its function. Invalidations still go to the server.
     """
 
@@ -217,6 +214,7 @@ class CacheConfig:
     publish_interval: float | None = 60.0
     metrics: str | None = "aikernel"
     secret: Keys | KeySource | None = field(default=None, repr=False)
+    clock: Callable[[], float] | None = None
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -227,7 +225,7 @@ class CacheConfig:
         check_name("instance", self.instance)
         if check_name("version", self.version) in _OF_SESSIONS:
             raise ConfigError(f"version must not be {self.version!r}: sessions are kept there. Choose another name.")
-        check_url(self.url)
+        _url.check(self.url)
         self._check_client()
         for name in ("default_ttl", "local_ttl", "lease_wait"):
             object.__setattr__(self, name, check_seconds(name, getattr(self, name)))
@@ -261,6 +259,11 @@ class CacheConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         check_secret(self.secret)
+        if self.clock is not None and (self.shared or not callable(self.clock)):
+            raise ConfigError(
+                "clock must be a function that gives seconds, for a cache without url and client: what is kept on a "
+                "server expires by the server's clock."
+            )
         ttls = {check_name("a prefix in ttls", p): check_seconds(f"ttls[{p!r}]", t) for p, t in self.ttls.items()}
         object.__setattr__(self, "ttls", ttls)
 
@@ -300,25 +303,6 @@ class CacheConfig:
     def ttl_of(self, prefix: str) -> float:
         """The TTL that `@cached(prefix)` takes when it names none."""
         return self.ttls.get(prefix, self.default_ttl)
-
-
-def check_url(url: object) -> None:
-    if url is None:
-        return
-    if not isinstance(url, Secret) or not isinstance(url.reveal(), str) or "://" not in url.reveal():
-        raise ConfigError("url must look like redis://host:6379/0. Leave it out for a cache in this process alone.")
-    if _url.scheme(url) not in SCHEMES:
-        raise ConfigError(_odd_scheme(url))
-    if _url.scheme(url) != "embedded":
-        _url.parse(url)
-
-
-def _odd_scheme(url: Secret[str]) -> str:
-    scheme = _url.scheme(url)
-    near = difflib.get_close_matches(scheme, SCHEMES, 1) if _WORD.fullmatch(scheme) else []
-    shown = repr(scheme) if near or scheme in _OTHERS else "(not shown, for it may be a password)"
-    hint = f" Did you mean {near[0]}://?" if near else ""
-    return f"url has the unknown scheme {shown}; known are {', '.join(SCHEMES)}.{hint}"
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(CacheConfig)}

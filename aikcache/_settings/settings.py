@@ -24,6 +24,7 @@ class Settings(TypedDict, total=False):
     instance: str
     version: str
     enabled: bool
+    clock: Callable[[], float] | None
     default_ttl: float | timedelta
     ttls: Mapping[str, float | timedelta]
     local_max_entries: int

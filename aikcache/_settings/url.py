@@ -24,6 +24,11 @@ from urllib.parse import parse_qsl, unquote
 from aikcache._settings.secret import Opaque, Secret, hidden
 from aikcache.errors import ConfigError
 
+SCHEMES = (
+    "embedded", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
+_WORD = re.compile(r"[a-z+]{1,20}")
+_OTHERS = ("http", "https", "tcp", "valkey", "valkeys", "memcached", "mongodb", "postgresql", "file")
 PORT, SENTINEL_PORT = 6379, 26379
 _TLS = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
@@ -76,6 +81,26 @@ class Where(NamedTuple):
     clustered: bool = False
     provider: Opaque | None = None
     own: Own | None = None
+
+
+def check(url: object) -> None:
+    """None, or a url of a known form. Raises `ConfigError`."""
+    if url is None:
+        return
+    if not isinstance(url, Secret) or not isinstance(url.reveal(), str) or "://" not in url.reveal():
+        raise ConfigError("url must look like redis://host:6379/0. Leave it out for a cache in this process alone.")
+    if scheme(url) not in SCHEMES:
+        raise ConfigError(_odd_scheme(url))
+    if scheme(url) != "embedded":
+        parse(url)
+
+
+def _odd_scheme(url: Secret[str]) -> str:
+    found = scheme(url)
+    near = difflib.get_close_matches(found, SCHEMES, 1) if _WORD.fullmatch(found) else []
+    shown = repr(found) if near or found in _OTHERS else "(not shown, for it may be a password)"
+    hint = f" Did you mean {near[0]}://?" if near else ""
+    return f"url has the unknown scheme {shown}; known are {', '.join(SCHEMES)}.{hint}"
 
 
 def parse(url: str | Secret[str]) -> Where:

@@ -3,8 +3,9 @@
 Its one idea: nothing here imitates Redis. `Server` starts the real one and stages its failures for real (`kill`,
 `pause`, `restart`); time is the only thing that is faked, where a cache takes a clock.
 
-Nothing is imported from a test framework. Threading: a `FakeClock` may be read and moved by any thread, a `Server`
-belongs to one at a time. Failure: `wait_until` raises `TimeoutError` and says what it waited for.
+Nothing is imported from a test framework; the plugin `pytest_aikcache` makes fixtures of this. Threading: a
+`FakeClock` may be read and moved by any thread, a `Server` belongs to one at a time. Failure: `wait_until` raises
+`TimeoutError` and says what it waited for.
 """
 
 from __future__ import annotations
@@ -16,8 +17,22 @@ from datetime import timedelta
 from typing import TypeVar
 
 from aikcache._embedded.server import Server, available_servers, find_server
+from aikcache.testing.caches import default_cache, no_cache, two_caches
+from aikcache.testing.loads import assert_loads
+from aikcache.testing.proxy import FaultyProxy
 
-__all__ = ["FakeClock", "Server", "available_servers", "find_server", "wait_until"]
+__all__ = [
+    "FakeClock",
+    "FaultyProxy",
+    "Server",
+    "assert_loads",
+    "available_servers",
+    "default_cache",
+    "find_server",
+    "no_cache",
+    "two_caches",
+    "wait_until",
+]
 
 _T = TypeVar("_T")
 _POLL = 0.005

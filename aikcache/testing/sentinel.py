@@ -34,7 +34,8 @@ from aikcache.errors import AikcacheError, ConfigError, RemoteUnavailableError
 
 __all__ = ["OPS", "Topology", "ask", "configuration"]
 
-OPS = Path(__file__).parents[2] / "ops" / "redis"
+OPS = Path(__file__).parent / "ops"
+"""A link to `ops/redis` in a checkout, and files of the package where it is installed."""
 SERVICE = "aikcache"
 _ELSEWHERE = frozenset({"port", "bind", "dir", "protected-mode", "aclfile", "logfile", "pidfile", "daemonize"})
 _WITHIN = 60.0

@@ -21,8 +21,7 @@ from aikcache._codec.codec import Codec
 from aikcache._concurrency import background as _background
 from aikcache._concurrency.background import Background
 from aikcache._concurrency.chance import chance
-from aikcache._decorators import wrapper
-from aikcache._engine import build, refresh
+from aikcache._engine import refresh
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flight, Flights
 from aikcache.testing import FakeClock, wait_until
@@ -34,16 +33,13 @@ IN_STALE, IN_ERROR = 12.0, 17.0
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    clock = FakeClock()
-    monkeypatch.setattr(build, "monotonic", clock)
-    monkeypatch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=clock))
-    return clock
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
 def cache(clock: FakeClock) -> Iterator[Cache]:
-    with Cache() as made:
+    with Cache(clock=clock) as made:
         yield made
 
 

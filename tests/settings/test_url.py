@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from aikcache import Cache
 from aikcache._redis import connector
 from aikcache._settings import url as _url
-from aikcache._settings.config import SCHEMES, CacheConfig
+from aikcache._settings.config import CacheConfig
+from aikcache._settings.url import SCHEMES
 from aikcache.errors import ConfigError
 
 SECRET = "s3cr3t"

@@ -19,9 +19,8 @@ import redis
 
 from aikcache.errors import AikcacheError
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Proxy, Turn
 from aikcache.testing.sentinel import ask
-
-from ._proxy import Proxy, Turn
 
 
 class Stage(NamedTuple):

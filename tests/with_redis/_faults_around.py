@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Impostor
 from aikcache.testing.sentinel import ask
 
 from ._faults import FAULTS, Stage, allowed, cut, fault, serve
-from ._proxy import Impostor
 
 
 def disk_full(

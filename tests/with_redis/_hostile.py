@@ -9,8 +9,7 @@ from typing import Any
 import hiredis
 
 from aikcache._remote import scripts
-
-from ._proxy import Impostor
+from aikcache.testing.proxy import Impostor
 
 PASSWORD = "hunter2-canary-hunter2"
 _HIDDEN = PASSWORD.encode()

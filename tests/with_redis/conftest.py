@@ -10,8 +10,8 @@ import pytest
 
 from aikcache._coherence import channel
 from aikcache.testing import Server
+from aikcache.testing.proxy import Proxy
 
-from ._proxy import Proxy
 from ._workers import PATIENCE, PATIENT, Database, Shop, Spec, Worker, close_shops
 
 _instances = itertools.count()

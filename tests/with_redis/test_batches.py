@@ -16,8 +16,8 @@ from aikcache import Cache
 from aikcache._decorators.protocols import CachedFunction
 from aikcache.errors import InvalidKeyError
 from aikcache.testing import wait_until
+from aikcache.testing.proxy import Proxy
 
-from ._proxy import Proxy
 from ._staging import hear
 from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, connect
 

@@ -10,8 +10,8 @@ import redis
 from aikcache import Cache
 from aikcache._local.regions import MAX_BY_HAND, OTHER
 from aikcache.testing import wait_until
+from aikcache.testing.proxy import Proxy
 
-from ._proxy import Proxy
 from ._staging import hear
 from ._workers import PATIENCE, Shop, Spec, connect
 

@@ -20,8 +20,8 @@ from aikcache._embedded.sockets import short_directory
 from aikcache._engine.single_flight import Flight
 from aikcache.errors import RemoteError
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Impostor, Proxy, Turn
 
-from ._proxy import Impostor, Proxy, Turn
 from ._staging import Ahead
 from ._workers import PATIENCE, PATIENT, Background, connect, in_threads
 

@@ -14,8 +14,8 @@ import redis
 from aikcache import Cache
 from aikcache._engine.call import Attempt
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Proxy, Turn
 
-from ._proxy import Proxy, Turn
 from ._workers import PATIENCE, Database, Shop, Spec
 
 OpenShop = Callable[[Spec], Shop]

@@ -15,9 +15,9 @@ from aikcache._engine.invalidation import InvalidationListener
 from aikcache._engine.single_flight import Flight
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
+from aikcache.testing.proxy import Proxy
 from aikcache.testing.sentinel import Topology
 
-from ._proxy import Proxy
 from ._staging import Pause
 from ._workers import PATIENCE, PATIENT, Background, Worker, in_threads
 

@@ -22,10 +22,10 @@ from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
+from aikcache.testing.proxy import Impostor
 from aikcache.testing.sentinel import configuration
 from ops.local.authority import Authority, Pair
 
-from ._proxy import Impostor
 from ._workers import PATIENCE, PATIENT, Background, connect, in_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from aikcache import Cache, EncodeError
+from aikcache.testing.proxy import Proxy
 
-from ._proxy import Proxy
 from ._workers import PATIENT, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")

@@ -25,9 +25,9 @@ from aikcache._redis.pool import Pool
 from aikcache.errors import AikcacheError, RemoteError, SessionUnavailableError
 from aikcache.sessions import KeyRing, SessionStore, Set
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Impostor
 from aikcache.testing.sentinel import OPS, SERVICE, Topology, ask
 
-from .._proxy import Impostor
 from .._rings import make_rings_patient
 from .._workers import PATIENT, Background, Worker, in_threads
 

@@ -1,4 +1,13 @@
-"""Servers of a few lines: a proxy before a real one, which counts round trips and fails when told, and impostors."""
+"""Servers of a few lines, for tests: a proxy before a real one, which fails as networks do, and impostors.
+
+    with Server() as server, FaultyProxy(server) as network:
+        aikcache.configure(network.url, instance="test")
+        network.stall()                      # also latency(0.2), slice(1), reset(), cut()
+        ...
+        network.heal()
+
+Each connection has threads of its own, which end with the proxy. Any thread may tell it to fail.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +20,12 @@ from types import TracebackType
 from typing import Self
 
 import hiredis
+
+from aikcache._embedded.server import Server
+
+__all__ = ["FaultyProxy", "Impostor", "Proxy", "Turn"]
+_RESET = b"\1\0\0\0\0\0\0\0"
+"""SO_LINGER with no time: a close that resets."""
 
 
 class Impostor:
@@ -26,6 +41,7 @@ class Impostor:
 
     @property
     def url(self) -> str:
+        """Where it listens."""
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
     def _accept(self) -> None:
@@ -138,5 +154,68 @@ class Proxy(Impostor):
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
                 turn.answered(data)
-                link.sendall(data)
+                self.pass_back(link, data)
             link.shutdown(socket.SHUT_RDWR)
+
+    def pass_back(self, link: socket.socket, data: bytes) -> None:
+        """Give a client what the server has said."""
+        link.sendall(data)
+
+
+class FaultyProxy(Proxy):
+    """A network between a cache and its server, which fails when it is told to, in one way at a time."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.socket)
+        self._healthy = threading.Event()
+        self._healthy.set()
+        self._wait: float | None = 0.0
+        self._size = 0
+        self._resets = False
+
+    def latency(self, seconds: float) -> None:
+        """Each answer comes so many seconds later."""
+        self._fail(wait=seconds)
+
+    def stall(self) -> None:
+        """Connections stay open, and new ones are accepted; no answer comes. What was said is delivered by `heal`."""
+        self._fail(wait=None)
+
+    def slice(self, size: int = 1) -> None:
+        """Answers come in pieces of so many bytes."""
+        self._fail(size=size)
+
+    def reset(self) -> None:
+        """Each connection is reset in the middle of the next answer."""
+        self._fail(resets=True)
+
+    def heal(self) -> None:
+        """All is passed on again; connections that were cut or reset stay so."""
+        self._wait, self._size, self._resets = 0.0, 0, False
+        self._healthy.set()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.heal()
+        super().__exit__(kind, error, tb)
+
+    def _fail(self, wait: float | None = 0.0, *, size: int = 0, resets: bool = False) -> None:
+        self.heal()
+        self._wait, self._size, self._resets = wait, size, resets
+        self._healthy.clear()
+
+    def pass_back(self, link: socket.socket, data: bytes) -> None:
+        """Or do what the fault says."""
+        if self._healthy.is_set():
+            return super().pass_back(link, data)
+        if self._resets:
+            link.sendall(data[: len(data) // 2])
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            link.shutdown(socket.SHUT_RDWR)
+        elif self._size:
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for start in range(0, len(data), self._size):
+                link.sendall(data[start : start + self._size])
+        else:
+            self._healthy.wait(self._wait)  # until it heals, at the latest
+            super().pass_back(link, data)
+        return None
