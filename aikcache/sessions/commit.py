@@ -77,9 +77,8 @@ class Commit:
         view = session.view()
         if view.kind == "live":
             return self._live(view)
-        if view.kind in ("away", "damaged") or (
-            view.kind == "ended" and not session.regenerating and session.bound is None
-        ):
+        begins = session.regenerating or session.bound is not None
+        if view.kind in ("away", "damaged") or (view.kind == "ended" and not begins):
             return self._dropped() if session.modified else Keep()
         put = session.changes().put
         if not put and session.bound is None:
@@ -91,12 +90,12 @@ class Commit:
         if session.ending:
             ended = self._end(view)
             put = session.changes().put
-            return self._create(put) if put else ended
+            return self._create(put) if put or session.bound is not None else ended
         changes = session.changes()
-        if session.regenerating:
+        emptied = session.cleared and not changes.put and session.bound is None
+        if session.regenerating and not emptied:
             return self._regenerate(view, changes)
-        wanted = changes or session.cleared or session.bound or session.permanence_changed
-        if wanted:
+        if changes or session.cleared or session.bound or session.permanence_changed:
             return self._update(view, changes)
         return self._resealed(view) if self._old_seal(view) and self._records.lives(view.name) else Keep()
 
@@ -134,8 +133,9 @@ class Commit:
         created, finish, left = "", "", lasting
         record = None if like is None else like.record
         if record is not None and session.bound is None:
-            created, finish = str(record.created), str(record.finish)
-            left = max(record.finish - int(self._ring.now() * 1000), 1) + 1000
+            end = record.created + lasting if session.permanence_changed else record.finish
+            created, finish = str(record.created), str(end)
+            left = max(end - int(self._ring.now() * 1000), 1) + 1000
         meta, subject = self._subject(cipher, name, like)
         if session.permanent:
             meta += ["~p", "1"]
@@ -152,7 +152,7 @@ class Commit:
         if session.bound is not None:
             whose, label = session.bound
             subject = store.subject_name(whose)
-        elif like is None or like.record is None or like.record.subject is None:
+        elif session.cleared or like is None or like.record is None or like.record.subject is None:
             return [], None
         else:
             whose = session.subject_of(like) or ""
@@ -231,6 +231,7 @@ class Commit:
                 *pairs,
             )
             dropped = [f"f{name}" for name in changes.drop]
+            dropped += ["~l"] if session.bound is not None and session.bound[1] is None else []  # an earlier login's
             calls.append(self._records.session(scripts.UPDATE, view.name, self._token, *head, *tail, *dropped))
             outcome = self._records.run(calls, critical=critical)
             if outcome.word != "to" or (moved := self._moved(view, outcome)) is None:
@@ -268,6 +269,8 @@ class Commit:
         own = session.assigned()
         for _ in range(_MOVES):
             made, new = self._successor(view, changes)
+            if made.word == "gone":  # another permanence, whose end has gone by
+                return self._end(view)
             if made.word != "ok":
                 return self._dropped()
             outcome = self._move(view, new)

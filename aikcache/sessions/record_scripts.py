@@ -1,8 +1,8 @@
 """The Lua that changes sessions in Redis: each script one key, all or nothing, and harmless when it is sent twice.
 
 A session is a hash: `~v` form, `~c` created, `~a` absolute end, `~i` idle time (milliseconds), `~e` epoch, `~w` the
-last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the absolute end rules the TTL; and a field
-`f<name>` for each key. Or it is a tombstone: `~x`, and where the session goes on under another id `~to` (the id,
+last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the last use that was noted since the
+absolute end rules the TTL, which says it no more; and a field `f<name>` for each key. Or it is a tombstone: `~x`, and where the session goes on under another id `~to` (the id,
 sealed) and `~n` (its name, where it has the same subject). Time is the server's. Redis 7.0 or later.
 """
 
@@ -24,8 +24,7 @@ local function bury(token, grace, to, name)
 end
 local function live(idle, left, touch, fixed)
   if left <= 0 then redis.call('DEL', key) return {'gone'} end
-  if left <= idle + touch then
-    if not fixed then redis.call('HSET', key, '~f', '1') end
+  if left <= idle + touch then redis.call('HSET', key, '~f', text(now))
   elseif fixed then redis.call('HDEL', key, '~f') end
   redis.call('PEXPIRE', key, text(math.min(idle + touch, left)))
   return {'ok', text(left)}
@@ -93,6 +92,7 @@ if clears or #ARGV > last or h['~w'] ~= ARGV[11] then
   local found, set, count, bytes = all(), {}, 0, 0
   if clears then
     for name in pairs(found) do if string.sub(name, 1, 1) == 'f' then drop[name] = true end end
+    drop['~s'], drop['~u'], drop['~l'] = true, true, true
     flat[#flat + 1], flat[#flat + 2] = '~e', text(h['~e'] + 1)
   end
   for at = last + 1, #ARGV do drop[ARGV[at]] = true end
@@ -166,8 +166,8 @@ TOUCH = Script(
     + """
 -- ARGV: touch.
 local h = redis.call('HMGET', key, '~x', '~v', '~f', '~i', '~a')
-if h[1] or not h[2] or h[3] then return {'ended'} end
-return live(tonumber(h[4]), h[5] - now, tonumber(ARGV[1]), false)
+if h[1] or not h[2] then return {'ended'} end
+return live(tonumber(h[4]), h[5] - now, tonumber(ARGV[1]), h[3])
 """
 )
 

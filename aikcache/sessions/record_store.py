@@ -24,7 +24,7 @@ from aikcache.sessions.records import DamagedError, Record, Tombstone, parse
 
 Wait: TypeAlias = Literal["critical", "all", "none"]
 _LOAD: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
-_SEEN: Final = ("~v", "~c", "~i", "~s", "~l")
+_SEEN: Final = ("~v", "~c", "~i", "~s", "~l", "~f")
 
 
 class Limits(NamedTuple):
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A session of a subject's index. `record`: values of `~v`, `~c`, `~i`, `~s` and `~l`; `ttl` in milliseconds."""
+    """A session of a subject's index. `record`: values of `~v`, `~c`, `~i`, `~s`, `~l` and `~f`; `ttl` in milliseconds."""
 
     name: str
     listed_in: str

@@ -83,7 +83,8 @@ def _bound(name: str, epoch: int) -> bytes:
 class Record:
     """A session that was read, never changed. `fields`: the sealed data, by key, of `size` bytes with their keys.
 
-    Times are milliseconds, by the primary's clock. Not frozen: every request makes one, which would take 1.5 µs more.
+    Times are milliseconds, by the primary's clock. `fixed`: when it was last used, as far as that was noted, since the
+    absolute end rules the time to live; 0: that does not rule yet. Not frozen: every request makes one, which would take 1.5 µs more.
     """
 
     created: int
@@ -96,9 +97,13 @@ class Record:
     sealed_subject: bytes | None = field(default=None, repr=False)
     label: bytes | None = field(default=None, repr=False)
     permanent: bool = False
-    fixed: bool = False
+    fixed: int = 0
     ttl: int = 0
     size: int = 0
+
+    def unused(self, touch: int) -> int:
+        """For how long it has not been used, as far as that was noted."""
+        return self.finish - self.ttl - self.fixed if self.fixed else self.idle + touch - self.ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +142,10 @@ def parse(flat: list[Any], ttl: object, max_bytes: int, max_keys: int) -> Record
     if size > max_bytes or len(fields) > max_keys:
         raise DamagedError("a record over its limits")
     created, finish, idle, epoch = map(_number, map(found.get, _TIMES))
+    fixed = _number(found[b"~f"]) if b"~f" in found else 0
     return Record(
         created, finish, idle, epoch, found.get(b"~w", b""), fields, found.get(b"~s"), found.get(b"~u"),
-        found.get(b"~l"), found.get(b"~p") == b"1", b"~f" in found, ttl, size,
+        found.get(b"~l"), found.get(b"~p") == b"1", fixed, ttl, size,
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ class Session(MutableMapping[str, Any]):
         view = self.view()
         if self.bound is not None:
             return self.bound[0]
-        return None if self.ending else self.subject_of(view)
+        return None if self.cleared else self.subject_of(view)
 
     def subject_of(self, view: View) -> str | None:
         """Whose it was when it was read."""
@@ -150,10 +150,10 @@ class Session(MutableMapping[str, Any]):
     # What is done to it
 
     def clear(self) -> None:
-        """Delete everything, also what requests beside this one write that have read it before."""
+        """Delete everything, the login too, and what requests beside this one write that have read it before."""
         self.view()
         self._values, self._assigned, self._deleted = {}, set(), set()
-        self.cleared = True
+        self.cleared, self.bound = True, None
 
     def regenerate(self) -> None:
         """Give it a new id when it is committed. Call it at a login and at any change of rights."""
@@ -177,16 +177,15 @@ class Session(MutableMapping[str, Any]):
     def end(self) -> None:
         """A logout: nobody reads it any more once this is committed. What is written afterwards is a new session."""
         self.clear()
-        self.ending = True
-        self.bound, self.regenerating = None, False
+        self.ending, self.regenerating = True, False
 
     def end_all(self, subject: str | None = None) -> int:
         """End all sessions of a subject (None: of this session's), at once, and this one. How many others were alive.
 
         Raises `SessionUnavailableError`.
         """
-        whose = subject or self.subject
         view = self.view()
+        whose = subject or self.subject or self.subject_of(view)  # also after `clear()`
         ended = 0
         if whose is not None and view.kind != "away":
             try:

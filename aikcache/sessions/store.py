@@ -163,11 +163,11 @@ class SessionStore:
         now = int(self.ring.now() * 1000)
         found, gone = [], []
         for seen in self.records.listed(names):
-            form, created, idle, whose, label = seen.record
+            form, created, idle, whose, label, fixed = seen.record
             if form == b"1" and whose in names and seen.ttl > 0:
                 spent = max(_int(idle) + self.records.limits.touch - seen.ttl, 0)
-                told = self.label_of(seen.name, label)
-                found.append(SessionInfo(seen.name, _int(created) / 1000, (now - spent) / 1000, told))
+                used = max(now - spent, _int(fixed)) / 1000
+                found.append(SessionInfo(seen.name, _int(created) / 1000, used, self.label_of(seen.name, label)))
             elif self._is_gone(seen, now):
                 gone.append(seen)
         self.records.prune(gone)
@@ -264,7 +264,7 @@ class SessionStore:
         if isinstance(record, Tombstone):
             return View("ended", id, name)
         self.count("loaded")
-        if not record.fixed and record.ttl <= record.idle:
+        if record.unused(self.records.limits.touch) >= self.records.limits.touch:
             self._touch(name)
         return View("live", id, name, record, FieldCipher(self.ring, id), sealed)
 

@@ -197,6 +197,48 @@ def test_a_flash_beside_a_logout_brings_nothing_back(store: SessionStore) -> Non
     assert store.counts["dropped"] == 1
 
 
+@pytest.mark.parametrize("beside", ["flash", "regenerate", "bind before", "bind after", "login"])
+def test_a_cleared_session_is_nobodys(store: SessionStore, beside: str) -> None:
+    """`clear()` ends the login as well, though the record lives on with a message, or gets a new id."""
+    cookie = logged_in(store, "ann", role="admin")
+    session = store.open(cookie)
+    if beside == "bind before":
+        session.bind("bob")
+    session.clear()
+    assert session.subject is None
+    if beside != "bind after":
+        session["_flashes"] = ["bye"]
+    if beside == "regenerate":
+        session.regenerate()
+    if beside in ("bind after", "login"):
+        session.bind("bob", regenerate=beside == "login")
+    after = store.commit(session)
+    here = store.open(after.value if isinstance(after, Set) else cookie)
+    bound = beside in ("bind after", "login")
+    assert (here.subject, "role" in here) == ("bob" if bound else None, False)
+    assert (store.sessions("ann"), [info.label for info in store.sessions("bob")]) == ([], [None] if bound else [])
+    assert store.end_all("ann") == 0
+
+
+def test_what_is_done_after_a_logout_counts(store: SessionStore) -> None:
+    """A login after `end()` in one request; a new id of nothing is none; everything is ended after `clear()` too."""
+    cookie = logged_in(store, "ann")
+    session = store.open(cookie)
+    session.end()
+    session.bind("bob")
+    after = store.commit(session)
+    assert isinstance(after, Set)
+    assert (store.open(after.value).subject, store.sessions("ann")) == ("bob", [])
+    session = store.open(after.value)
+    session.clear()
+    session.regenerate()
+    assert (store.commit(session), store.sessions("bob")) == (Drop(), [])
+    cookies = [logged_in(store, "ann") for _ in range(2)]
+    session = store.open(cookies[0])
+    session.clear()
+    assert (session.end_all(), store.commit(session), store.sessions("ann")) == (1, Drop(), [])
+
+
 def test_an_emptied_session_ends(store: SessionStore) -> None:
     """Its cookie is dropped; but not where another request has added something meanwhile."""
     cookie = begun(store, a=1)
@@ -497,10 +539,38 @@ def test_both_timeouts_are_the_time_to_live(open_store: Open, client: Any) -> No
     client.hset(name, "~a", int(client.time()[0]) * 1000 + 500_000)
     client.pexpire(name, 400_000)
     held(store, cookie)
-    assert (client.pttl(name) <= 501_000, client.hget(name, "~f")) == (True, b"1")
+    assert (client.pttl(name) <= 501_000, client.hexists(name, "~f")) == (True, True)
     client.pexpire(name, 400_000)
     held(store, cookie)
     assert client.pttl(name) <= 400_000
+
+
+def test_the_last_use_is_told_until_the_end(open_store: Open, client: Any) -> None:
+    """Also once the absolute end rules the time to live, which then says nothing of when the session was used."""
+    store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
+    cookie = logged_in(store, "user", a=1)
+    (name,) = names(client)
+
+    def seen() -> float:
+        """How long ago the last use was, as the list says."""
+        return float(client.time()[0] - store.sessions("user")[0].last_seen)
+
+    end = int(client.time()[0]) * 1000 + 400_000
+    for marked, change in ((None, None), ("1", None), ("old", None), ("old", 2)):
+        client.hset(name, "~a", end)
+        client.pexpireat(name, end)
+        if marked:
+            client.hset(name, "~f", int(client.time()[0]) * 1000 - 200_000 if marked == "old" else marked)
+            assert seen() > 150
+        session = store.open(cookie)
+        assert session["a"] in (1, 2)
+        if change:
+            session["a"] = change
+        store.commit(session)
+        assert abs(seen()) < 60
+    counted = store.counts["touched"]
+    held(store, cookie)
+    assert store.counts["touched"] == counted  # once in `touch_every`
 
 
 def test_a_permanent_session_has_an_age_in_its_cookie(open_store: Open) -> None:
@@ -518,6 +588,25 @@ def test_a_permanent_session_has_an_age_in_its_cookie(open_store: Open) -> None:
     again.permanent = True
     assert (again["begun"], again.permanent, store.commit(again)) == (True, True, Keep())
 
+
+def test_another_permanence_counts_beside_a_new_id(open_store: Open, client: Any) -> None:
+    """From when the session began; one that would have ended by that ends."""
+    store = open_store(permanent_timeout=1_000_000)
+    cookie = begun(store)
+    session = store.open(cookie)
+    session.permanent = True
+    session.regenerate()
+    after = store.commit(session)
+    assert isinstance(after, Set)
+    assert 999_000 < (after.max_age or 0) <= 1_000_000
+    (name,) = (name for name in names(client) if client.hexists(name, "~v"))
+    created, end = map(int, client.hmget(name, "~c", "~a"))
+    assert end - created == 1_000_000_000
+    client.hincrby(name, "~c", -900_000_000)
+    session = store.open(after.value)
+    session.permanent = False
+    session.regenerate()
+    assert (store.commit(session), held(store, after.value)) == (Drop(), {})
 
 def test_a_write_prolongs_no_session_beyond_its_end(open_store: Open, client: Any) -> None:
     """Beyond the idle time while that ends first; and a mark of a process with other times does not stay."""
