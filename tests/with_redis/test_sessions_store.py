@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from aikcache.errors import ConfigError, EncodeError, SessionTooLargeError, SessionUnavailableError
 from aikcache.prometheus import CacheCollector
 from aikcache.sessions import Drop, Keep, KeyRing, Session, SessionStore, Set
-from aikcache.testing import Server
+from aikcache.testing import Server, wait_until
 
 from ._rings import make_rings_patient
 from ._workers import PATIENCE
@@ -114,15 +115,15 @@ def test_a_new_session_that_stays_empty_is_not_stored(store: SessionStore, clien
 def test_changes_of_different_keys_all_survive(store: SessionStore) -> None:
     """32 requests that have read the same session each add a key: all are kept, in each of ten rounds."""
     cookie = begun(store)
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(32) as pool:
         for turn in range(10):
-            line = threading.Barrier(16)
+            line = threading.Barrier(32)
 
             def add(number: int, turn: int = turn, line: threading.Barrier = line) -> object:
                 session = store.open(cookie)
                 assert session["begun"]
-                line.wait()
                 session[f"{turn}:{number}"] = number
+                line.wait()
                 return store.commit(session)
 
             assert set(pool.map(add, range(32))) == {Keep()}
@@ -863,27 +864,82 @@ def test_a_logout_everywhere_that_fails_says_so(own_server: Server, open_store: 
 
 
 def test_logouts_win_whatever_races_them(store: SessionStore, open_store: Open) -> None:
-    """A writer, a page that regenerates and a logout of one session commit at once: nothing is alive after."""
+    """A slow reader, a writer, a flash, a page that regenerates and a logout commit at once: nothing is alive after.
+
+    Every other logout is a `clear()` with a flash of its own, which lives on, as nobody's.
+    """
     other = open_store()
-    line = threading.Barrier(3)
+    line = threading.Barrier(5)
 
     def at_once(session: Session, change: Callable[[Session], object], by: SessionStore) -> object:
         change(session)
         line.wait()
         return by.commit(session)
 
-    with ThreadPoolExecutor(3) as pool:
-        for number in range(100):
-            cookie = logged_in(store, "user", user=number)
-            sessions = [store.open(cookie), other.open(cookie), other.open(cookie)]
-            assert [session["user"] for session in sessions] == [number] * 3
+    with ThreadPoolExecutor(5) as pool:
+        for number in range(200):
+            cookie, cleared = logged_in(store, "user", user=number), number % 2
+            sessions = [store.open(cookie), *(other.open(cookie) for _ in range(4))]
+            assert [session["user"] for session in sessions] == [number] * 5
             changes: list[Callable[[Session], Any]] = [
-                Session.end, lambda session: session.update(late=1), Session.regenerate
+                _goodbye if cleared else Session.end, lambda session: session.update(late=1),
+                lambda session: session.update({"_flashes/late": "late"}), lambda session: session["user"],
+                Session.regenerate,
             ]  # fmt: skip
-            done = list(pool.map(at_once, sessions, changes, (store, other, other)))
-            for sent in (cookie, *(one.value for one in done if isinstance(one, Set))):
-                assert held(store, sent) == {}
-            assert (done[1], store.sessions("user")) == (Keep(), [])
+            done = list(pool.map(at_once, sessions, changes, (store, *[other] * 4)))
+            assert done[1:4] == [Keep()] * 3
+            sent = [cookie, *(one.value for one in done if isinstance(one, Set))]
+            left = [found for found in (held(store, one) for one in sent) if found]
+            assert left == ([{"_flashes/bye": "bye"}] if cleared else [])
+            assert store.sessions("user") == []
+
+
+def _goodbye(session: Session) -> None:
+    session.clear()
+    session["_flashes/bye"] = "bye"
+
+
+def test_a_replica_that_does_not_answer_confirms_nothing(binary: Path, open_store: Open) -> None:
+    """A login and a logout are then errors that may be repeated, and are once it answers; other commits go on."""
+    with (
+        Server(binary=binary, port=0, config=["repl-diskless-sync-delay 0"]) as server,
+        Server(binary=binary, port=0, config=[f"replicaof 127.0.0.1 {server.port}"]) as replica,
+    ):
+        store = open_store(server.url, timeout=2)
+        store.records.waits = True
+        login, cookie = store.open(None), begun_in_the_end(store)
+        logout, page = store.open(cookie), store.open(cookie)
+        assert logout["a"] == page["a"]
+        login.bind("user")
+        logout.end()
+        page["b"] = 2
+        replica.pause()
+        try:
+            assert store.commit(page) == Keep()
+            for session in (login, logout):
+                with pytest.raises(SessionUnavailableError, match="no replica confirmed"):
+                    store.commit(session)
+        finally:
+            replica.resume()
+        sent: list[object] = []
+        wait_until(lambda: _goes(lambda: sent.append(store.commit(logout))), 3 * PATIENCE, "the logout")
+        wait_until(lambda: _goes(lambda: sent.append(store.commit(login))), 3 * PATIENCE, "the login")
+        assert isinstance(sent.pop(), Set)
+        assert held(store, cookie) == {}
+
+
+def begun_in_the_end(store: SessionStore) -> str:
+    """A session's cookie, as soon as there is a replica."""
+    cookies: list[str] = []
+    wait_until(lambda: _goes(lambda: cookies.append(begun(store, a=1))), 3 * PATIENCE, "a replica")
+    return cookies[0]
+
+
+def _goes(change: Callable[[], object]) -> bool:
+    with contextlib.suppress(SessionUnavailableError):
+        change()
+        return True
+    return False
 
 
 def test_a_refused_wait_confirms_nothing(binary: Path, open_store: Open, caplog: pytest.LogCaptureFixture) -> None:
