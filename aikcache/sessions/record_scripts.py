@@ -2,8 +2,9 @@
 
 A session is a hash: `~v` form, `~c` created, `~a` absolute end, `~i` idle time (milliseconds), `~e` epoch, `~w` the
 last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the last use that was noted since the
-absolute end rules the TTL, which says it no more; and a field `f<name>` for each key. Or it is a tombstone: `~x`, and where the session goes on under another id `~to` (the id,
-sealed) and `~n` (its name, where it has the same subject). Time is the server's. Redis 7.0 or later.
+absolute end rules the TTL, which says it no more; and a field `f<name>` for each key. Or it is a tombstone: `~x`, and
+where the session goes on under another id `~to` (the id, sealed) and `~n` (its name, where it has the same subject).
+Time is the server's. Redis 7.0 or later.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A session of a subject's index. `record`: values of `~v`, `~c`, `~i`, `~s`, `~l` and `~f`; `ttl` in milliseconds."""
+    """A session of a subject's index. `record`: its `~v`, `~c`, `~i`, `~s`, `~l` and `~f`; `ttl` in milliseconds."""
 
     name: str
     listed_in: str

@@ -84,7 +84,7 @@ class Record:
     """A session that was read, never changed. `fields`: the sealed data, by key, of `size` bytes with their keys.
 
     Times are milliseconds, by the primary's clock. `fixed`: when it was last used, as far as that was noted, since the
-    absolute end rules the time to live; 0: that does not rule yet. Not frozen: every request makes one, which would take 1.5 µs more.
+    absolute end rules the time to live; 0: that does not rule yet. Not frozen, which would take each request 1.5 µs.
     """
 
     created: int

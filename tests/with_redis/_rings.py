@@ -1,8 +1,13 @@
-"""Sessions that no slow machine makes fail."""
+"""Sessions that no slow machine makes fail, and processes that have them."""
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, TypeAlias
 
 import pytest
 
@@ -24,3 +29,37 @@ def make_flask_patient(patch: pytest.MonkeyPatch) -> None:
     make_rings_patient(patch)
     patient = functools.partial(SessionStore, timeout=PATIENCE, connect_timeout=PATIENCE)
     patch.setattr(sessions, "SessionStore", patient)
+
+
+Tell: TypeAlias = Callable[[bytes], object]
+"""Writes a line, which the process that forked reads."""
+
+
+@contextmanager
+def forked(count: int, work: Callable[[int, Tell], object]) -> Iterator[BinaryIO]:
+    """Runs `work` in as many processes of its own, and gives what they tell. None of them outlives the block."""
+    reading, writing = os.pipe()
+    children = []
+    for number in range(count):
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                os.close(reading)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(int(6 * PATIENCE))
+                work(number, lambda told: os.write(writing, told + b"\n"))
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        try:
+            yield told
+        except BaseException:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            ended = [os.waitpid(child, 0)[1] for child in children]
+    assert ended == [0] * count

@@ -609,6 +609,7 @@ def test_another_permanence_counts_beside_a_new_id(open_store: Open, client: Any
     session.regenerate()
     assert (store.commit(session), held(store, after.value)) == (Drop(), {})
 
+
 def test_a_write_prolongs_no_session_beyond_its_end(open_store: Open, client: Any) -> None:
     """Beyond the idle time while that ends first; and a mark of a process with other times does not stay."""
     store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
