@@ -2,13 +2,15 @@
 
 Whole requests through `wsgi_app`, with a session of five keys. Flask-Session is set up as its manual says.
 Below the costs, what each keeps of 32 concurrent changes of 32 keys, how many of 50 sessions are alive again when a
-request that had read them ends after the logout, and how many such requests send a cookie.
+request that had read them ends after the logout, and how many such requests send a cookie. Last what a request is
+answered, and after how long, when Redis refuses connections or hangs, on a server of its own.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -17,7 +19,8 @@ from typing import Any
 import redis
 
 from aikcache.sessions import KeyRing, SessionStore
-from benchmarks._harness.measure import Bar, Row, Settings, absent, interleaved
+from aikcache.testing import Server
+from benchmarks._harness.measure import Bar, Row, Settings, absent, duration, interleaved
 from benchmarks._harness.rivals import module
 from benchmarks._harness.server import INSTANCE, places
 
@@ -36,15 +39,20 @@ def run(settings: Settings) -> list[Row]:
     place, url = next(where)  # the server goes with `where`
     with ExitStack() as stack:
         gate: Gate = {}
-        ours = stack.enter_context(_ours(url))
-        apps = {"aikcache": _app(ours, gate), "Flask's cookie": _app(lambda app: None, gate)}
-        if (server_side := module("flask_session")) is not None:
-            client = stack.enter_context(closing(redis.Redis.from_url(url)))
-            apps["Flask-Session"] = _app(lambda app: _flask_session(server_side, app, client), gate)
+        apps = _apps(url, gate, stack)
         rows = _costs(place, apps, settings)
         for name, app in apps.items():
             rows += _behaviour(name, app, gate)
-        return rows
+        return rows + _away()
+
+
+def _apps(url: str, gate: Gate, stack: ExitStack) -> dict[str, Any]:
+    ours = stack.enter_context(_ours(url))
+    apps = {"aikcache": _app(ours, gate), "Flask's cookie": _app(lambda app: None, gate)}
+    if (server_side := module("flask_session")) is not None:
+        client = stack.enter_context(closing(redis.Redis.from_url(url)))
+        apps["Flask-Session"] = _app(lambda app: _flask_session(server_side, app, client), gate)
+    return apps
 
 
 @contextmanager
@@ -70,6 +78,7 @@ def _app(configure: Callable[[Any], object], gate: Gate) -> Any:
 
     app = flask.Flask("benchmark")
     app.secret_key = secrets.token_bytes(32)
+    app.logger.disabled = True  # tracebacks of what is answered with 500
     configure(app)
     session = flask.session
 
@@ -180,3 +189,33 @@ def _behaviour(name: str, app: Any, gate: Gate) -> list[Row]:
         Row(question=question, figure=f"{alive} of {LOGOUTS}", rival="alive again after a logout"),
         Row(question=question, figure=f"{cookies} of {LOGOUTS}", rival="cookies of requests that the logout overtook"),
     ]
+
+
+def _away() -> list[Row]:
+    rows = []
+    for how in ("refuses", "hangs"):
+        with Server(port=0) as server, ExitStack() as stack:
+            apps = _apps(server.url, {}, stack)
+            del apps["Flask's cookie"]  # which asks no server
+            browsers = {name: _browser(app) for name, app in apps.items()}
+            for browser in browsers.values():
+                browser.get("/begin")
+            server.kill() if how == "refuses" else server.pause()
+            try:
+                for page in BARS:
+                    told = {name: _answered(browser, page) for name, browser in browsers.items()}
+                    rival = f"Flask-Session: {told.get('Flask-Session', 'not installed')}"
+                    rows.append(Row(question=f"Redis {how}, {page}", figure=told["aikcache"], rival=rival))
+            finally:
+                server.resume()
+    return rows
+
+
+def _answered(browser: Any, page: str) -> str:
+    """The status, and the time of the first request and of the sixth, by which a circuit breaker is open."""
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        status = browser.get(f"/{page}").status_code
+        times.append(time.perf_counter() - began)
+    return f"{status} in {duration(times[0])}, then {duration(times[-1])}"
