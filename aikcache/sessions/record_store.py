@@ -7,8 +7,8 @@ behind Sentinel and on a cluster. Any thread; after `fork` the child connects an
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._redis.cluster.client import Cluster
@@ -24,6 +24,8 @@ from aikcache.sessions.records import DamagedError, Record, Tombstone, parse
 
 Wait: TypeAlias = Literal["critical", "all", "none"]
 _LOAD: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+_AT_ONCE: Final = 500
+Item = TypeVar("Item")
 _SEEN: Final = ("~v", "~c", "~i", "~s", "~l", "~f")
 
 
@@ -118,7 +120,7 @@ class RecordStore:
 
     def run_all(self, calls: Sequence[Call]) -> list[Outcome]:
         """Scripts in any order, acknowledged."""
-        return self._ask(calls, critical=True) if calls else []
+        return [outcome for part in _parts(calls) for outcome in self._ask(part, critical=True)]
 
     def _ask(self, calls: Sequence[Call], *, critical: bool) -> list[Outcome]:
         pool = self._own_pool()
@@ -150,9 +152,10 @@ class RecordStore:
             for index, reply in zip(indexes, replies, strict=True)
             for name, finish in _pairs(reply)
         ]
+        return [seen for part in _parts(found) for seen in self._seen(part)]
+
+    def _seen(self, found: Sequence[tuple[str, str, float]]) -> list[Seen]:
         keys = [f"{self._prefix}session:{name}" for name, _, _ in found]
-        if not found:
-            return []
         asked: list[Command] = [("HMGET", key, *_SEEN) for key in keys]
         replies = self._own_pool().exchange([*asked, *(("PTTL", key) for key in keys)])
         records, ttls = replies[: len(keys)], replies[len(keys) :]
@@ -164,8 +167,8 @@ class RecordStore:
 
     def prune(self, gone: Sequence[Seen]) -> None:
         """Take sessions that are no more out of their index."""
-        if gone:
-            self._own_pool().exchange([("ZREM", seen.listed_in, seen.name) for seen in gone])
+        for part in _parts(gone):
+            self._own_pool().exchange([("ZREM", seen.listed_in, seen.name) for seen in part])
 
     def info(self) -> str:
         """`INFO memory` and `INFO persistence` of the server, or of one of a cluster's."""
@@ -180,6 +183,11 @@ class RecordStore:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _parts(many: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """So many as an exchange answers in its time, however many sessions somebody has begun in another's name."""
+    return (many[at : at + _AT_ONCE] for at in range(0, len(many), _AT_ONCE))
 
 
 def _outcome(reply: Any) -> Outcome:

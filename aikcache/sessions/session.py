@@ -184,10 +184,9 @@ class Session(MutableMapping[str, Any]):
 
         Raises `SessionUnavailableError`.
         """
-        view = self.view()
-        whose = subject or self.subject or self.subject_of(view)  # also after `clear()`
+        whose = subject or self.subject or self.subject_of(self.view())  # also after `clear()`
         ended = 0
-        if whose is not None and view.kind != "away":
+        if whose is not None:  # also where this session could not be read
             try:
                 ended = self._store.end_all(whose, keep=self)
             except (RemoteError, KeyRingError) as error:

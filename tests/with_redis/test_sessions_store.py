@@ -18,6 +18,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aikcache._redis.pool import Pool
 from aikcache.errors import ConfigError, EncodeError, SessionTooLargeError, SessionUnavailableError
 from aikcache.prometheus import CacheCollector
 from aikcache.sessions import Drop, Keep, KeyRing, Session, SessionStore, Set
@@ -461,6 +462,21 @@ def test_a_subjects_sessions_are_listed_and_ended(store: SessionStore, open_stor
     assert held(store, other) == {"n": 9}
 
 
+def test_however_many_sessions_a_subject_has_all_end(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has a password begins as many as they like: no exchange is so long that the server answers too late."""
+    exchange, lengths = Pool.exchange, []
+
+    def counted(pool: Pool, commands: Any, *more: Any) -> Any:
+        lengths.append(len(commands))
+        return exchange(pool, commands, *more)
+
+    for _ in range(1100):
+        logged_in(store, "user")
+    monkeypatch.setattr(Pool, "exchange", counted)
+    assert (len(store.sessions("user")), store.end_all("user"), store.sessions("user")) == (1100, 1100, [])
+    assert max(lengths) <= 1000
+
+
 def test_a_login_that_everything_ended_overtakes_does_not_begin(store: SessionStore, client: Any) -> None:
     """A session that is in its subject's index, but not there yet, is ended before it begins."""
     run, ended = store.records.run, []
@@ -821,6 +837,8 @@ def test_with_redis_away_nobody_is_told_what_is_not_so(own_server: Server, open_
     session = empty.open(cookie)
     session["c"] = 3
     assert (empty.commit(session), empty.counts["dropped"]) == (Keep(), 1)
+    with pytest.raises(SessionUnavailableError, match="not ended"):
+        session.end_all("user")
 
 
 def test_a_server_that_refuses_writes_lets_readers_go_on(own_server: Server, open_store: Open) -> None:
