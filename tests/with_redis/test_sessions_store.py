@@ -794,7 +794,7 @@ def test_any_cookie_and_any_record_is_a_new_visitor(
         client.hset(key, mapping=forged)
         if data.draw(st.booleans()):
             client.pexpire(key, 60_000)
-        for sent in (mutated, cookie):
+        for sent in {mutated, cookie}:  # a character may be replaced by itself
             session = store.open(sent)
             assert dict(session) in ({}, {"a": [1, {"b": 2}]})
             assert store.commit(session) == Keep()
