@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ from ops.prometheus.files import groups
 
 from .bundle import Bundle, Pods, Resource, label, matches, name
 from .podspec import pod_rules, quantity
+from .servers import server_rules
 
 Rule = Callable[[Bundle], Iterator[str]]
 
@@ -26,7 +28,9 @@ def check(resources: list[Resource]) -> list[str]:
     """All that is wrong with an overlay."""
     bundle = Bundle(resources)
     found = [wrong for rule in RULES for wrong in rule(bundle)]
-    return found + [f"{pods.owner}: {wrong}" for pods in bundle.pods() for wrong in pod_rules(pods, bundle)]
+    for pods in bundle.pods():
+        found += [f"{pods.owner}: {wrong}" for wrong in (*pod_rules(pods, bundle), *server_rules(pods, bundle))]
+    return found
 
 
 def kinds(bundle: Bundle) -> Iterator[str]:
@@ -97,8 +101,14 @@ def budgets(bundle: Bundle) -> Iterator[str]:
             yield f"{label(one)} matches no pods"
         if ("minAvailable" in spec) == ("maxUnavailable" in spec):
             yield f"{label(one)} needs minAvailable or maxUnavailable, and not both"
-        if chosen and spec.get("minAvailable", 0) >= sum(pods.replicas for pods in chosen):
+        there = sum(pods.replicas for pods in chosen)
+        stay = spec.get("minAvailable", there - spec["maxUnavailable"] if "maxUnavailable" in spec else 0)
+        if type(stay) is not int:
+            yield f"{label(one)} is to say how many pods stay, not {stay}"
+        elif chosen and stay >= there:
             yield f"{label(one)} lets no node be drained"
+        elif chosen and stay < there - 1:
+            yield f"{label(one)} lets more than one of {there} pods go at once"
     covered = [spec["spec"].get("selector", {}).get("matchLabels", {}) for spec in bundle.of("PodDisruptionBudget")]
     for pods in bundle.pods():
         if pods.resource["kind"] == "StatefulSet" and not any(matches(one, pods.labels) for one in covered):
@@ -110,6 +120,8 @@ def networks(bundle: Bundle) -> Iterator[str]:
     for one in policies:
         if not bundle.selected(one["spec"]["podSelector"].get("matchLabels")):
             yield f"{label(one)} is for no pods"
+    servers = [pods for pods in bundle.pods() if pods.resource["kind"] == "StatefulSet"]
+    peers = {port for pods in servers for port in ports(pods).values()} - {9121}
     for pods in bundle.pods():
         if pods.resource["kind"] == "Deployment":  # an application, and its owner's business
             continue
@@ -119,9 +131,16 @@ def networks(bundle: Bundle) -> Iterator[str]:
         denied = {direction for spec in own for direction in spec["policyTypes"]}
         if denied != {"Ingress", "Egress"}:
             yield f"{pods.owner} is not closed to the network in both directions"
-        asked = {port["port"] for spec in own for rule in spec.get("egress", ()) for port in rule.get("ports", ())}
-        if 53 not in asked:
-            yield f"{pods.owner} may not resolve names"
+        asked = {
+            (port["port"], port.get("protocol", "TCP"))
+            for spec in own
+            for rule in spec.get("egress", ())
+            for port in rule.get("ports", ())
+        }
+        if not {(53, "UDP"), (53, "TCP")} <= asked:
+            yield f"{pods.owner} may not resolve names, by UDP and by TCP"
+        for port in sorted(peers - {port for port, protocol in asked if protocol == "TCP"}):
+            yield f"{pods.owner} may not ask the others on port {port}"
         opened = {port["port"] for spec in own for rule in spec.get("ingress", ()) for port in rule.get("ports", ())}
         wanted = set(ports(pods).values()) - (set() if bundle.of("ServiceMonitor") else {9121})
         yield from (f"{pods.owner} cannot be reached on its port {port}" for port in sorted(wanted - opened))
@@ -145,6 +164,9 @@ def monitors(bundle: Bundle) -> Iterator[str]:
                 yield f"{label(one)} asks the port {endpoint.get('port')}, which no Service calls so"
             if endpoint.get("interval") != "30s":
                 yield f"{label(one)} scrapes every {endpoint.get('interval')}, the rules count on 30s"
+            patience = re.fullmatch(r"(\d+)s", endpoint.get("scrapeTimeout", "10s"))
+            if patience is None or not 0 < int(patience[1]) <= 30:
+                yield f"{label(one)} waits {endpoint.get('scrapeTimeout')} for an answer, which Prometheus refuses"
 
 
 def rules(bundle: Bundle) -> Iterator[str]:

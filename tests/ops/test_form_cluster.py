@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from aikcache._redis.cluster.topology import slot_of
 from aikcache.testing import wait_until
 
 from ._pods import WITHIN, Fleet, Pod, finish
@@ -57,3 +59,36 @@ def test_six_servers_become_a_cluster_once(nodes: list[Pod]) -> None:
     reply = nodes[0].ask("CLUSTER", "INFO")
     assert b"cluster_slots_assigned:16384" in reply
     assert b"cluster_known_nodes:6" in reply
+
+
+def test_before_a_primary_of_a_cluster_stops_its_replica_has_all(nodes: list[Pod]) -> None:
+    """It takes over first, with what was acknowledged under load; a replica stops at once, and silence is an error."""
+    form(nodes)
+    wait_until(lambda: formed(nodes), WITHIN, "three primaries with a replica each")
+    primary = nodes[0]  # the first half are primaries until one is stopped
+    replica = next(pod for pod in nodes if primary.info()["slave0"].startswith(f"ip={pod.name},"))
+    tags = [number for number in range(200) if slot_of(f"{{{number}}}") <= 5460]
+    acknowledged: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            tag = tags[len(acknowledged) % len(tags)]
+            key = f"aikernel:session:{{{tag}}}:{len(acknowledged)}"
+            if primary.ask("HSET", key, "f", "x", user="session") == 1:
+                acknowledged.append(key)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        wait_until(lambda: len(acknowledged) > 100, WITHIN, "some writes")
+        done = primary.run("prestop-cluster.sh")
+    finally:
+        stop.set()
+        loading.join(WITHIN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (primary.info()["role"], replica.info()["role"]) == ("slave", "master")
+    primary.end(kill=True)
+    assert [key for key in acknowledged if replica.ask("HGET", key, "f", user="session") != b"x"] == []
+    done = replica.run("prestop-cluster.sh", WAIT="1")
+    assert (done.returncode, "has no replica that has its data" in done.stderr) == (1, True)

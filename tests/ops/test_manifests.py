@@ -197,6 +197,76 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "an unknown word": (
         lambda r: pod(r)["topologySpreadConstraints"][0].update(whenUnsatisfiable="Schedule"), "cannot be Schedule",
     ),
+    "no init container": (lambda r: pod(r).pop("initContainers"), "no init container asks who is the primary"),
+    "an init container of another kind": (
+        lambda r: container(r, "init").update(command=["/scripts/init-sentinel.sh"]), "run /scripts/init-redis.sh",
+    ),
+    "no preStop": (lambda r: container(r).pop("lifecycle"), "hands over to nobody"),
+    "a preStop that hands nothing over": (
+        lambda r: container(r)["lifecycle"]["preStop"].update(exec={"command": ["/scripts/live.sh", "monitor"]}),
+        "hands over to nobody",
+    ),
+    "no startup probe": (lambda r: container(r).pop("startupProbe"), "while it loads its data"),
+    "a startup probe of half a minute": (
+        lambda r: container(r)["startupProbe"].update(failureThreshold=6), "while it loads its data",
+    ),
+    "a readiness that asks nobody": (
+        lambda r: container(r)["readinessProbe"]["exec"].update(command=["/scripts/live.sh", "monitor"]),
+        "readinessProbe does not run /scripts/ready-redis.sh",
+    ),
+    "a liveness of one's own": (
+        lambda r: container(r)["livenessProbe"].update(exec={"command": ["redis-cli", "ping"]}),
+        "livenessProbe does not run /scripts/live.sh",
+    ),
+    "all in one zone": (lambda r: pod(r).pop("topologySpreadConstraints"), "one zone may get all"),
+    "all on one node": (lambda r: pod(r).pop("affinity"), "one node may get all"),
+    "no volume at /data": (
+        lambda r: [container(r, part)["volumeMounts"].pop(0) for part in ("init", "redis")],
+        "no claim is mounted at its DATA, '/data'",
+    ),
+    "data in memory": (
+        lambda r: [container(r, part)["volumeMounts"][0].update(name="tmp") for part in ("init", "redis")],
+        "no claim is mounted at its DATA",
+    ),
+    "a server with known holes": (
+        lambda r: container(r).update(image="docker.io/valkey/valkey:9.1.1"), "9.1.1, which has known holes",
+    ),
+    "a server of years ago": (
+        lambda r: container(r).update(image="docker.io/library/redis:7.0.15@sha256:00"), "redis 7.0.15, which has",
+    ),
+    "a server that nobody knows": (
+        lambda r: container(r).update(image="docker.io/bitnami/redis-server:8.0.0"), "which has known holes",
+    ),
+    "two versions in a pod": (
+        lambda r: container(r).update(image="docker.io/valkey/valkey:9.2.0"), "in different images",
+    ),
+    "a name that nobody finds": (
+        lambda r: container(r)["env"][2].update(value="$(POD).nodes.$(NAMESPACE).svc:6379"), "nobody finds it but",
+    ),
+    "a name without its pod": (
+        lambda r: container(r)["env"][0]["valueFrom"]["fieldRef"].update(fieldPath="metadata.uid"), "POD is @meta",
+    ),
+    "a Sentinel too few": (
+        lambda r: container(r)["env"][3].update(value=container(r)["env"][3]["value"].rpartition(" ")[0]),
+        "SENTINELS is not the list",
+    ),
+    "a primary that is none": (
+        lambda r: pod(r, "sentinel")["containers"][0]["env"][4].update(value="redis:6379"),
+        "FIRST is redis:6379, which is no server",
+    ),
+    "no way to the others": (
+        lambda r: policy(r, "aikcache-peers")["egress"][0]["ports"].pop(1), "may not ask the others on port 26379",
+    ),
+    "names by TCP alone": (
+        lambda r: policy(r, "aikcache")["egress"][0]["ports"].pop(0), "by UDP and by TCP",
+    ),
+    "a budget that lets two go": (lambda r: budget(r).update(minAvailable=1), "more than one of 3"),
+    "a budget of what may go that lets two go": (
+        lambda r: (budget(r).pop("minAvailable"), budget(r).update(maxUnavailable=2)), "more than one of 3",
+    ),
+    "a budget in per cent": (lambda r: budget(r).update(minAvailable="67%"), "is to say how many pods stay"),
+    "a monitor that waits too long": (lambda r: endpoint(r).update(scrapeTimeout="45s"), "which Prometheus refuses"),
+    "a monitor that waits for nothing": (lambda r: endpoint(r).update(scrapeTimeout="ten"), "which Prometheus refuses"),
     "one name twice": (lambda r: r.append(copy.deepcopy(get(r, "Service", "redis"))), "is there twice"),
     "a name with a capital": (
         lambda r: get(r, "ServiceMonitor", "aikcache")["metadata"].update(name="Aikcache"), "that Kubernetes refuses",
@@ -208,6 +278,32 @@ BROKEN: dict[str, tuple[Change, str]] = {
 def test_every_overlay_is_without_fault(shipped: dict[str, Resources], name: str) -> None:
     """Of those that have no schema: between resources, and within pods."""
     assert check(shipped[name]) == []
+
+
+CLUSTER: dict[str, tuple[Change, str]] = {
+    "a preStop that asks Sentinels": (
+        lambda r: container(r)["lifecycle"]["preStop"]["exec"].update(command=["/scripts/prestop-redis.sh"]),
+        "run /scripts/prestop-cluster.sh",
+    ),
+    "no preStop": (lambda r: container(r).pop("lifecycle"), "run /scripts/prestop-cluster.sh"),
+    "all on one node": (lambda r: pod(r)["topologySpreadConstraints"].pop(), "one node may get all"),
+    "no bus": (
+        lambda r: policy(r, "aikcache-peers")["egress"][0]["ports"].pop(), "may not ask the others on port 16379",
+    ),
+    "a Job with known holes": (
+        lambda r: spec(r, "Job", "form")["template"]["spec"]["containers"][0].update(image="docker.io/redis:7.2.4"),
+        "Job form-cluster: form-cluster is redis 7.2.4",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLUSTER)
+def test_a_broken_copy_of_the_cluster_is_caught(shipped: dict[str, Resources], name: str) -> None:
+    """What only its overlay has."""
+    change, expected = CLUSTER[name]
+    broken = copy.deepcopy(shipped["cluster"])
+    change(broken)
+    assert expected in "\n".join(check(broken))
 
 
 @pytest.mark.parametrize("name", BROKEN)
