@@ -213,7 +213,7 @@ def _away() -> list[Row]:
 
 def _answered(browser: Any, page: str) -> str:
     """The status, and the time of the first request and of the sixth, by which a circuit breaker is open."""
-    times = []
+    times, status = [], 0
     for _ in range(6):
         began = time.perf_counter()
         status = browser.get(f"/{page}").status_code
