@@ -29,9 +29,11 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-# The site, in build/docs: a warning, a dead link and an undocumented name are errors.
+# The site, in build/docs: a warning, a dead link, and a file that a page would fetch from elsewhere are errors.
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -q -W --keep-going -n -E -b html docs build/docs
+	@! grep -rE '<(script|link|img|iframe|source)[^>]* (src|href)="(https?:)?//' build/docs --include='*.html'
+	@! grep -rE '(@import|url\() *"?(https?:)?//' build/docs/_static --include='*.css'
 	@echo "build/docs/index.html"
 
 # What is shipped under ops/, read by the programs that it is for.
