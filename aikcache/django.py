@@ -100,9 +100,11 @@ class SessionStore(Session):
         self.regenerate()
 
     def is_empty(self) -> bool:
+        """Whether it has no keys."""
         return not len(self)
 
     def has_key(self, key: str) -> bool:
+        """Whether a key is there."""
         return key in self
 
     def set_expiry(self, value: int | None) -> None:
@@ -115,6 +117,7 @@ class SessionStore(Session):
         self.permanent = value is None and not settings.SESSION_EXPIRE_AT_BROWSER_CLOSE
 
     def get_expire_at_browser_close(self) -> bool:
+        """Whether it ends with the browser's session."""
         return not self.permanent
 
 

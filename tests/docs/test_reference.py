@@ -22,8 +22,8 @@ import site_pages  # noqa: E402
 import tables  # noqa: E402
 
 API = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
-MODULES = ("aikcache.sessions", "aikcache.flask", "aikcache.doctor", "aikcache.metrics", "aikcache.prometheus",
-           "aikcache.tracing", "aikcache.testing")  # fmt: skip
+MODULES = ("aikcache.sessions", "aikcache.flask", "aikcache.django", "aikcache.doctor", "aikcache.metrics",
+           "aikcache.prometheus", "aikcache.tracing", "aikcache.testing")  # fmt: skip
 
 
 def shown(page: str) -> str:
