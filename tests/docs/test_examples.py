@@ -15,8 +15,7 @@ from .conftest import PATIENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTED_ELSEWHERE = {"catalog", "flask_sessions", "django_sessions", "sqlalchemy_commit"}
-WITH_A_URL = ["quickstart", "script", "stale_serving", "batch", "own_type", "metrics"]
-WITH_THEIR_OWN_SERVERS = ["own_client", "sentinel"]
+NAMES = ["quickstart", "script", "stale_serving", "batch", "own_type", "own_client", "metrics", "sentinel"]
 AS_A_PROGRAM = f"""
 import runpy, sys
 from aikcache import CacheConfig
@@ -34,30 +33,19 @@ def expected(name: str) -> list[str]:
     return re.findall(r"^#   (.*)$", end, re.MULTILINE)
 
 
-def printed(name: str, *arguments: str) -> list[str]:
-    """What it prints in a process of its own, where warnings are errors."""
-    command = [sys.executable, "-W", "error", "-c", AS_A_PROGRAM, str(EXAMPLES / f"{name}.py"), *arguments]
+@pytest.mark.skipif(not available_servers(), reason="no server is installed")
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_prints_what_it_says(name: str) -> None:
+    """In a process of its own, where warnings are errors, on the private servers that it starts."""
+    command = [sys.executable, "-W", "error", "-c", AS_A_PROGRAM, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.mark.parametrize("name", WITH_A_URL)
-def test_an_example_prints_what_it_says(name: str, redis_url: str) -> None:
-    """On a server of either kind."""
-    assert printed(name, redis_url) == expected(name) != []
-
-
-@pytest.mark.skipif(not available_servers(), reason="no server is installed")
-@pytest.mark.parametrize("name", ["quickstart", *WITH_THEIR_OWN_SERVERS])
-def test_an_example_starts_what_it_needs(name: str) -> None:
-    """Without an argument, and ends it."""
-    assert printed(name) == expected(name) != []
+    assert done.stdout.splitlines() == expected(name) != []
 
 
 def test_no_example_is_forgotten() -> None:
     """Each program under `examples/` is in one of the lists, and on the page of examples."""
     programs = {path.stem for path in EXAMPLES.glob("[!_]*.py")}
-    assert programs == TESTED_ELSEWHERE | set(WITH_A_URL) | set(WITH_THEIR_OWN_SERVERS)
+    assert programs == TESTED_ELSEWHERE | set(NAMES)
     page = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\.\./examples/(\w+)\.py$", page, re.MULTILINE)) == programs
