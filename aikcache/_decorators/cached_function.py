@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from types import FunctionType
 from typing import Any, Protocol
 
 from aikcache._concurrency.outside import let_out
@@ -23,7 +22,7 @@ from aikcache._engine.policy import Policy
 from aikcache._keys import patterns
 from aikcache._keys.patterns import Invalidation, Template
 from aikcache._local.entry import Entry
-from aikcache._local.region import CLOCK, Region
+from aikcache._local.region import Region
 from aikcache._settings.config import check_name
 from aikcache.errors import ConfigError, InvalidKeyError
 
@@ -64,7 +63,7 @@ class CachedCall:
         self.bind = _wrapper.binder(signature)
         self._cache = cache
         self._tiers: Engine | None = None
-        self._wrapper: FunctionType | None = None
+        self._readers: tuple[Any, ...] = ()
         self._templates: tuple[Template, ...] = ()
         self._tags: Callable[..., Iterable[str]] | None = None
         if callable(tags):
@@ -94,12 +93,12 @@ class CachedCall:
 
     def _look_into(self, engine: Engine) -> None:
         """Let the wrapper find what is held locally, unless its reads are strong or the cache is closed."""
-        if self._wrapper is not None:
-            self._wrapper.__globals__[CLOCK] = engine.clock
-            if not (self.policy.strong or engine.closed):
-                self.region.read_by(self._wrapper)
-            if self.policy.strong or engine.closed:  # maybe just now
-                self.region.unread_by(self._wrapper)
+        for reader in self._readers:
+            timed = _wrapper.set_clock(reader, engine.clock)
+            if timed and not (self.policy.strong or engine.closed):
+                self.region.read_by(reader)
+            if not timed or self.policy.strong or engine.closed:  # maybe just now
+                self.region.unread_by(reader)
 
     # What the wrapper asks
 
@@ -274,7 +273,7 @@ class CachedCall:
     def attach(self, wrapper: Callable[..., Any]) -> None:
         """Answer for this wrapper."""
         setattr(wrapper, CALL, self)
-        self._wrapper = wrapper  # type: ignore[assignment]
+        self._readers = _wrapper.readers(wrapper)
 
     def held(self, engine: Engine) -> bool:
         """Whether results are held locally."""

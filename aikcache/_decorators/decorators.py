@@ -243,7 +243,7 @@ def check_function(fn: Any, what: str, *, coroutines: bool = True) -> Any:
         raise TypeError(f"@{what} is synchronous, and {name} is `async def`. Decorate the function that does the work.")
     if inspect.isgeneratorfunction(fn):
         raise TypeError(f"@{what} cannot keep a generator, and {name} is one. Let it return a list.")
-    if not inspect.isfunction(fn):
+    if not _wrapper.is_function(fn):
         kind = type(fn).__name__
         given = kind if name == kind else f"{kind} {name}"
         raise TypeError(f"@{what} decorates plain functions, got {given}. Wrap it in a def.")

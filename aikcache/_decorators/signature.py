@@ -17,7 +17,7 @@ import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from datetime import date
 from types import NoneType
 from typing import Any
@@ -27,7 +27,7 @@ from aikcache._concurrency.outside import let_out
 from aikcache._keys import rendering
 from aikcache.errors import ConfigError
 
-DISTINCT = frozenset({str, int, bool, bytes, NoneType, UUID, date})
+DISTINCT: tuple[type, ...] = (str, int, UUID, NoneType, bool, bytes, date)
 """Types of which equal values are one parameter; a float is not (0.0 == -0.0), nor a datetime (equal in two zones)."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -155,9 +155,11 @@ class Signature:
         if self.plain:
             arguments = self.arguments(args, kwargs)
             values = tuple(arguments[name] for name in (*self.bare, *self.named))
-            types = tuple(map(type, values))
-            if DISTINCT.issuperset(types):
-                return types + values
+            if _distinct(types := tuple(map(type, values))):
+                return (
+                    *types,
+                    *(value.int if kind is UUID else value for kind, value in zip(types, values, strict=True)),
+                )
         return (self._owned_key(args) if self.owned else None) or (self.parameters(args, kwargs),)
 
     def _owned_key(self, args: tuple[Any, ...]) -> tuple[Hashable, ...] | None:
@@ -173,7 +175,7 @@ class Signature:
         values += [args[i] for i in self._bare_at[1:]]
         values += [args[i] for _, i in self._named_at]
         kinds = [*map(type, values)]
-        if not DISTINCT.issuperset(kinds):
+        if not _distinct(kinds):
             return None
         return (f"{cls.__module__}.{cls.__qualname__}", size, *kinds, *values)  # flat, for `keys/chosen` to look into
 
@@ -193,6 +195,10 @@ class Signature:
             found = next((t for t in known if t not in (NoneType, date)), str)
             quick[name] = found
         return quick
+
+
+def _distinct(kinds: Iterable[type]) -> bool:
+    return all(kind in DISTINCT for kind in kinds)
 
 
 def return_type(fn: Callable[..., Any]) -> Any:

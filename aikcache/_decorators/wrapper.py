@@ -4,6 +4,8 @@ For `def get(resource_id: UUID, deep: bool = False)` this is compiled:
 
     def get(resource_id, deep=<its default>):
         key = ((resource_id.int, deep) if type(resource_id) is UUID and type(deep) is bool
+               else (type(resource_id), type(deep), resource_id.int if type(resource_id) is UUID else resource_id, …)
+               if type(resource_id) in distinct and type(deep) in distinct
                else other((resource_id, deep), {}))
         now = clock()
         try:
@@ -18,30 +20,37 @@ For `def get(resource_id: UUID, deep: bool = False)` this is compiled:
         return miss(key, …)  # outside the handler, so that what the function raises carries no KeyError as its context
 
 It has the function's own signature, so the interpreter binds the arguments, and `get(i)`, `get(i, False)` and
-`get(resource_id=i)` are one entry. A value is used as a key only where its type is the expected one: `1`, `1.0` and
-`True` are equal and must not share an entry, and what is not expected goes through `other`, which tells them apart.
+`get(resource_id=i)` are one entry. Values stand alone in a key only where their types are the expected ones, of
+annotations or defaults: `1`, `1.0` and `True` are equal and must not share an entry. Other values of distinct types
+stand behind their types, and a call with anything else goes through `other`.
 
 `table` and `trusted_until` are globals of the wrapper's own, which its region replaces: the one when all it holds has
 ended, the other at each heartbeat. From the look-up to `entry.hits += 1` there is no call, so the interpreter cannot
 switch threads: a hit is counted on an entry that is still in the table, and counts are exact. So the clock is read
 before. A process that is paused after that may answer with what was current when the call began, never with older.
 (CPython with its lock; measured ns per hit in one run: functools.lru_cache 38, this 107.)
+
+Where the extension is in, `aikcache._fast.Wrapper` stands before this: the same steps in C as far as a hit needs them,
+with a table and `trusted_until` of its own. It calls this with all that it does not answer.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from keyword import iskeyword
 from math import inf
 from time import monotonic
+from types import FunctionType
 from typing import Any
 from unicodedata import normalize
 from uuid import UUID
 
-from aikcache._decorators.signature import Arguments, Signature
-from aikcache._local.region import TABLE, TRUSTED_UNTIL
+from aikcache._compiled import fast
+from aikcache._decorators.signature import DISTINCT, Arguments, Signature
+from aikcache._local.region import CLOCK, TABLE, TRUSTED_UNTIL
 from aikcache.errors import ConfigError
 
 _EXPRESSION: dict[type, str] = {UUID: "{}.int"}
@@ -65,6 +74,7 @@ def make(
     fn = signature.fn
     names: dict[str, Any] = {
         "clock": clock, "miss": miss, "late": late, "other": other, "type": type, "KeyError": KeyError,
+        "distinct": frozenset(DISTINCT), "UUID": UUID,
     }  # fmt: skip
     header, passed = _parameters(signature, names)
     key = _key(signature, names, passed)
@@ -95,7 +105,49 @@ def {_N}call({header}):
     if fn.__name__.isidentifier():  # as stack traces show it
         made.__code__ = made.__code__.replace(co_name=fn.__name__)
     wrapper: Callable[..., Any] = functools.update_wrapper(made, fn)
-    return wrapper
+    if fast is None or clock is not monotonic or skips is not None or not signature.plain:
+        return wrapper
+    return _compiled(signature, wrapper)
+
+
+def _compiled(signature: Signature, made: Callable[..., Any]) -> Callable[..., Any]:
+    """What answers in C what it can, and asks the generated wrapper for the rest."""
+    parameters = list(signature.sig.parameters.values())
+    if fast is None or len(parameters) > fast.MAX_PARAMETERS:
+        return made
+    # In the order of calls by place; a `__signature__` may hold them in no other.
+    kinds = [p.kind for p in parameters]
+    only = kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+    quick = signature.quick_types()
+    wrapper = fast.Wrapper(
+        made,
+        tuple(sys.intern(p.name) for p in parameters),
+        only,
+        only + kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        {p.name: p.default for p in parameters if p.default is not p.empty},
+        tuple(signature.names.index(name) for name in quick),
+        tuple(quick.values()),
+        DISTINCT,
+    )
+    return functools.update_wrapper(wrapper, signature.fn)
+
+
+def readers(wrapper: Callable[..., Any]) -> tuple[Any, ...]:
+    """All of a wrapper that looks into a region's table."""
+    return (wrapper,) if isinstance(wrapper, FunctionType) else (wrapper, wrapper._aikcache_function)  # type: ignore[attr-defined]
+
+
+def set_clock(reader: Any, clock: Callable[[], float]) -> bool:
+    """Let one of them compare with this clock. False: it knows another one alone."""
+    if isinstance(reader, FunctionType):
+        reader.__globals__[CLOCK] = clock
+        return True
+    return clock is monotonic
+
+
+def is_function(thing: object) -> bool:
+    """Whether something is a plain function, or stands in for one."""
+    return isinstance(thing, FunctionType) or (fast is not None and type(thing) is fast.Wrapper)
 
 
 def binder(signature: Signature) -> Callable[..., Arguments]:
@@ -152,12 +204,18 @@ def _check_parameter(fn: Callable[..., Any], name: str) -> None:
 def _key(signature: Signature, names: dict[str, Any], passed: str) -> str:
     if not signature.plain:
         return f"{_N}other({passed})"
-    checks, values = [], []
+    checks, values, marks, marked = [], [], [], []
     for i, (name, kind) in enumerate(signature.quick_types().items()):
         names[f"type_{i}"] = kind
-        checks.append(f"{_N}type({name}) is {_N}type_{i}")
+        mark = f"{_N}type({name})"
+        checks.append(f"{mark} is {_N}type_{i}")
         values.append(_EXPRESSION.get(kind, "{}").format(name))
+        marks.append(mark)
+        marked.append(f"{name}.int if {mark} is {_N}UUID else {name}")
     if not values:
         return "()"
     quick = values[0] if len(values) == 1 else f"({', '.join(values)})"
-    return f"{quick} if {' and '.join(checks)} else {_N}other({passed})"
+    distinct = " and ".join(f"{mark} in {_N}distinct" for mark in marks)
+    return (
+        f"{quick} if {' and '.join(checks)} else ({', '.join(marks + marked)}) if {distinct} else {_N}other({passed})"
+    )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from aikcache import _compiled
 from aikcache._engine.engine import Engine
 from aikcache._local.region import Region
 
@@ -58,6 +59,7 @@ class CacheStats(OperationStats):
     `coherent_for`: seconds since it became so; `last_heartbeat`: seconds since the last answered heartbeat was sent;
     None while there is no channel. `pending_invalidations` are not sent to Redis yet, the oldest for `oldest_pending`
     seconds. `uptime`: seconds since the cache was made. `operations`: an `OperationStats` for each `prefix:operation`.
+    `compiled`: the extension is in, so local hits are answered in C.
     """
 
     uptime: float = 0.0
@@ -70,6 +72,7 @@ class CacheStats(OperationStats):
     pending_invalidations: int = 0
     oldest_pending: float | None = None
     replayed_invalidations: int = 0
+    compiled: bool = False
     operations: Mapping[str, OperationStats]
 
 
@@ -175,5 +178,6 @@ def snapshot(engine: Engine) -> CacheStats:
         pending_invalidations=0 if recovery is None else len(recovery),
         oldest_pending=None if recovery is None else recovery.oldest(),
         replayed_invalidations=0 if recovery is None else recovery.replayed,
+        compiled=_compiled.fast is not None,
         operations={name: OperationStats(**sums) for name, sums in operations.items()},
     )

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aikcache._local.s3fifo import Node, S3FIFOCache
+from aikcache._compiled import fast
+from aikcache._local import s3fifo
 
 if TYPE_CHECKING:
     from aikcache._local.region import Region
+if TYPE_CHECKING or fast is None:
+    from aikcache._local.s3fifo import Node
+else:
+    Node = fast.Node  # the same attributes and all of an entry's as C fields, which the compiled wrapper reads
 
 
 class EncodedValue(NamedTuple):
@@ -23,18 +28,11 @@ class Entry(Node):
     """One value in the local tier. Times are this process's monotonic seconds."""
 
     __slots__ = (
-        "codec",
-        "created_at",
-        "deadline",
-        "epoch",
-        "fresh_until",
-        "local_key",
-        "refresh_at",
-        "region",
-        "size",
-        "tags",
-        "until",
-    )
+        () if fast is not None else (
+            "codec", "created_at", "deadline", "epoch", "fresh_until", "local_key", "refresh_at", "region", "size",
+            "tags", "until",
+        )
+    )  # fmt: skip
 
     region: Region
     local_key: Hashable
@@ -54,10 +52,10 @@ class Entry(Node):
         self.spent -= 1  # `hits - spent` is what eviction goes by
 
 
-class EntryStore(S3FIFOCache):
+class EntryStore(s3fifo.S3FIFOCache):
     """S3-FIFO whose nodes are the entries themselves, so that a hit's count is the eviction's frequency."""
 
-    def _node(self, key: Any, value: Entry) -> Node:
+    def _node(self, key: Any, value: Entry) -> s3fifo.Node:
         return value
 
     def __getitem__(self, key: Any) -> Entry:

@@ -15,9 +15,10 @@ from aikcache._keys.patterns import groups_of
 from aikcache._local.entry import Entry
 
 TABLE, TRUSTED_UNTIL = "_aikcache_table", "_aikcache_trusted_until"
-"""What a wrapper calls its region's table and how long it is trusted."""
+"""What a wrapper calls its region's table and how long it is trusted: a generated one among its globals, which are its
+own, a compiled one among its attributes."""
 CLOCK = "_aikcache_clock"
-"""What it calls the clock that it compares with."""
+"""What a generated one calls the clock that it compares with; a compiled one knows `time.monotonic` alone."""
 MAX_ERROR_TYPES, OTHER_ERROR = 50, "other"
 """Classes of errors that an operation tells apart, and what the rest is counted as."""
 ANYTHING: Any = object()
@@ -81,7 +82,7 @@ class Region:
         self.ended: list[dict[Hashable, Entry]] = []  # tables ended with their group, whose entries the store still has
         self._trusted_until = inf
         self.diverted = False  # no wrapper answers by itself: the fate of an entry depends on who asks
-        self._readers: list[weakref.ref[FunctionType]] = []  # wrappers, which hold their cache: not to be held here
+        self._readers: list[weakref.ref[Any]] = []  # wrappers, which hold their cache: not to be held here
         self.hits = 0  # but for those that the entries in its tables count
         self.tagged = False  # whether any entry ever had a tag
         self.counters = Counters()
@@ -94,17 +95,18 @@ class Region:
         ended, self.ended = self.ended, []
         self.hits += sum(entry.hits for table in ended for entry in table.values())
 
-    def read_by(self, wrapper: FunctionType) -> None:
-        """Keep TABLE and HORIZON among the globals of `wrapper`, which has globals of its own, what they are here."""
-        names = wrapper.__globals__
+    def read_by(self, wrapper: Any) -> None:
+        """Keep what `wrapper` calls TABLE and TRUSTED_UNTIL what they are here."""
         self._readers = [*self._others(wrapper), weakref.ref(wrapper)]
-        while names.get(TABLE) is not self.table or names.get(TRUSTED_UNTIL) != self._shown():  # replaced meanwhile
-            names.update({TABLE: self.table, TRUSTED_UNTIL: self._shown()})
+        while _shown(wrapper, TABLE) is not self.table or _shown(wrapper, TRUSTED_UNTIL) != self._shown():
+            _show(wrapper, TRUSTED_UNTIL, self._shown())  # and again, if they are replaced meanwhile
+            _show(wrapper, TABLE, self.table)
 
-    def unread_by(self, wrapper: FunctionType) -> None:
+    def unread_by(self, wrapper: Any) -> None:
         """Let `wrapper` find nothing from here on, whatever is held."""
         self._readers = self._others(wrapper)
-        wrapper.__globals__.update({TABLE: {}, TRUSTED_UNTIL: -inf})
+        _show(wrapper, TRUSTED_UNTIL, -inf)
+        _show(wrapper, TABLE, {})
 
     def unread(self) -> None:
         """Let no wrapper find anything until it reads again."""
@@ -113,14 +115,14 @@ class Region:
             if wrapper is not None:
                 self.unread_by(wrapper)
 
-    def _others(self, wrapper: FunctionType) -> list[weakref.ref[FunctionType]]:
+    def _others(self, wrapper: Any) -> list[weakref.ref[Any]]:
         return [reader for reader in self._readers if reader() not in (None, wrapper)]
 
     def _tell(self, name: str, value: object) -> None:
         for reader in self._readers:
             wrapper = reader()
             if wrapper is not None:
-                wrapper.__globals__[name] = value
+                _show(wrapper, name, value)
 
     def empty(self) -> None:
         """Put a new table in place of this one. Whatever interrupts this, no wrapper finds an entry of the old one."""
@@ -148,6 +150,17 @@ class Region:
 
     def _shown(self) -> float:
         return -inf if self.diverted else self._trusted_until
+
+
+def _show(wrapper: Any, name: str, value: object) -> None:
+    if type(wrapper) is FunctionType:
+        wrapper.__globals__[name] = value
+    else:
+        setattr(wrapper, name, value)
+
+
+def _shown(wrapper: Any, name: str) -> Any:
+    return wrapper.__globals__.get(name) if type(wrapper) is FunctionType else getattr(wrapper, name)
 
 
 def of_type(regions: Iterable[Region], expects: object) -> Region | None:

@@ -17,7 +17,7 @@ from aikcache._settings.secret import Secret, hidden
 from aikcache.errors import ConfigError
 
 ENV = "AIKCACHE_"
-_NOT_SETTINGS = {ENV + name for name in ("REQUIRE_SERVERS", "MUTATIONS", "CONSISTENCY_SECONDS")}  # of the tests
+_NOT_SETTINGS = {ENV + name for name in ("PURE", "REQUIRE_SERVERS", "MUTATIONS", "CONSISTENCY_SECONDS")}  # of tests
 _OF_OTHERS = (ENV + "SESSION_", ENV + "MASTER_KEY", ENV + "FLASK_")
 _OBJECTS = ("client", "credential_provider", "clock")
 _HIDDEN = (ENV + "URL", ENV + "SECRET")

@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from typing import get_args
 
+from aikcache import _compiled
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.pool import Pool
 from aikcache._settings import url as _url
@@ -41,12 +42,18 @@ def examine(
     config = CacheConfig(url=url, instance=instance, connect_timeout=min(timeout, 5.0), timeout=min(timeout, 5.0))
     monitor = None if monitor_url is None else CacheConfig(url=monitor_url, instance=instance)
     found = [Finding("url", "warning", "url", *_sentence(weakness)) for weakness in _url.weaknesses(url)]
-    found += _open_password(url)
+    found += [_compiled_part(), *_open_password(url)]
     if _url.scheme(url).endswith("+cluster"):
         found += _examine_cluster(config, profile, deadline)
     else:
         found += _examine_one(config, monitor, profile, deadline)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _compiled_part() -> Finding:
+    if _compiled.fast is not None:
+        return Finding("extension", "ok", "this process", "local hits are answered in C")
+    return Finding("extension", "ok", "this process", f"local hits are answered in Python: {_compiled.WHY_NOT}")
 
 
 def _examine_one(config: CacheConfig, monitor: CacheConfig | None, profile: Profile, deadline: float) -> list[Finding]:
