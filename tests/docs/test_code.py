@@ -30,6 +30,8 @@ URLS = ("redis://localhost:6379/0", "redis://127.0.0.1:6379/0", "rediss://sessio
         "redis+sentinel://cache:…@s1,s2,s3/shop")  # fmt: skip
 """What pages write where the test has a server of its own."""
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def page_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
