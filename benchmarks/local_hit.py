@@ -1,41 +1,71 @@
-"""A local hit takes 2.9 times functools.lru_cache, and beats cachetools 7.2, cachebox 3.0, dogpile 70 times.
+"""A local hit takes about as long as one of functools.lru_cache with the C extension, and 2.9 times as long without.
 
 Measured is a call with one string argument that is in the local tier, value included in the entry (a `str`): deadline
 and the channel's `trusted_until` are checked and the hit is counted. lru_cache is C and does none of these; the rivals
-expire. That mutable values are decoded for each caller, unless `share=True`, is shown for information.
+expire. Then calls with other types, several arguments, keywords and defaults against `lru_cache(typed=True)`, which
+tells types apart as we do. What there is without the extension is measured in a process of its own, AIKCACHE_PURE=1.
+That mutable values are decoded for each caller, unless `share=True`, is shown for information.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
+import os
+import subprocess
+import sys
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 from aikcache import Cache
+from aikcache._compiled import fast
 from benchmarks._harness import rivals as _rivals
 from benchmarks._harness.measure import Bar, Row, Samples, Settings, absent, timed
 from benchmarks._harness.server import record
 
 KEY = "resource-1"
 MANY = [f"resource-{i}" for i in range(1000)]
-BARS: dict[str, Bar | None] = {
-    "cachetools TTLCache and lock": Bar(7, least=True),
-    "cachebox TTLCache": Bar(3, least=True),
-    "dogpile.cache memory": Bar(80, least=True),
+RIVALS: dict[str, tuple[float, float] | None] = {
+    "cachetools TTLCache and lock": (7, 18),
+    "cachebox TTLCache": (3, 7),
+    "dogpile.cache memory": (80, 180),
     "theine Memoize": None,
 }
+"""How many times faster at least: without the extension, and with it."""
+ID = UUID(int=0x12345678123456781234567812345678)
+CALLS = {
+    "str": ("a: str", "f('k')"),
+    "int": ("a: int", "f(7)"),
+    "UUID": ("a: UUID", "f(i)"),
+    "two arguments": ("a: UUID, b: str", "f(i, 'x')"),
+    "a keyword": ("a: str, b: int", "f('k', b=7)"),
+    "a default": ("a: str, b: int = 7", "f('k')"),
+}
+"""By name the parameters of a function, and a call of it."""
 
 
 def run(settings: Settings) -> list[Row]:
-    """Against each rival, then what other values and more keys cost."""
+    """Against lru_cache with the extension and without, then against each rival, then what other values cost."""
+    rows = _main_rows(settings)
+    if fast is not None:
+        rows[1:1] = _in_python(settings)
+    return rows
+
+
+def _main_rows(settings: Settings) -> list[Row]:
     with Cache() as cache:
         functions = _contenders(cache, settings)
         installed = {name: f for name, f in functions.items() if f is not None}
         timers = {name: _timer(f) for name, f in installed.items()}
         samples = timed(timers | _method_timers(cache), settings)
-        rows = [_row("local hit", samples, "aikcache", "functools.lru_cache", Bar(3))]
-        for rival, bar in BARS.items():
+        how = "" if fast else ", without the extension"
+        rows = [_row("local hit" + how, samples, "aikcache", "functools.lru_cache", Bar(1.1 if fast else 3))]
+        rows += _typed_rows(cache, settings, how)
+        for rival, bars in RIVALS.items():
+            bar = None if bars is None else Bar(bars[fast is not None], least=True)
             if rival in samples:
                 rows.append(_row("local hit, times faster", samples, rival, "aikcache", bar, faster=True))
             else:
@@ -46,6 +76,45 @@ def run(settings: Settings) -> list[Row]:
             rows.append(_row(f"local hit of a {method}", samples, method, "aikcache"))
         rows.append(_many(installed, settings))
         return rows
+
+
+def _typed_rows(cache: Cache, settings: Settings, how: str) -> Iterator[Row]:
+    """Each kind of call, with annotations and without."""
+    for hinted in (True, False):
+        for name, (parameters, call) in CALLS.items():
+            bare = parameters if hinted else parameters.replace(": str", "").replace(": int", "").replace(": UUID", "")
+            found: dict[str, Any] = {"UUID": UUID}
+            exec(f"def f({bare}):\n    return 'v'", found)
+            cached = cache.cached("bench", ttl=300, operation=f"{name} {hinted}".replace(" ", "_"), type=str)(
+                found["f"]
+            )
+            contenders = {
+                "aikcache": cached,
+                "lru_cache(typed=True)": functools.lru_cache(_rivals.ENTRIES, typed=True)(found["f"]),
+            }
+            statement = "; ".join([call] * 10)
+            timers = {who: timeit.Timer(statement, globals={"f": f, "i": ID}) for who, f in contenders.items()}
+            bar = None if not fast else Bar(1.2 if hinted else 1.5)
+            question = f"local hit{how}, {name}{'' if hinted else ', no annotation'}"
+            yield _row(question, timed(timers, settings), "aikcache", "lru_cache(typed=True)", bar)
+
+
+def _in_python(settings: Settings) -> list[Row]:
+    """The rows against lru_cache of a process without the extension."""
+    code = "from benchmarks import local_hit; local_hit.tell()"
+    given = json.dumps({"rounds": settings.rounds, "seconds": settings.seconds})
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"AIKCACHE_PURE": "1"}, input=given, text=True, check=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    told = json.loads(child.stdout)
+    return [Row(**row | {"bar": None if row["bar"] is None else Bar(**row["bar"])}) for row in told]
+
+
+def tell() -> None:
+    """For `_in_python`: those rows, as JSON."""
+    rows = [row for row in _main_rows(Settings(**json.load(sys.stdin))) if "without" in row.question]
+    json.dump([dataclasses.asdict(row) for row in rows], sys.stdout)
 
 
 def _contenders(cache: Cache, settings: Settings) -> dict[str, Callable[[str], Any] | None]:
