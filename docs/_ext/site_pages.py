@@ -1,9 +1,9 @@
 """What the site has beyond the Markdown files: text that stands elsewhere, and links between the two.
 
 A page says `<!-- put WHAT -->`, then what a reader on a plain code host sees instead, then `<!-- end -->`. WHAT is a
-file of the repository, a section of one (`../README.md § Settings`), or a table made from the code (`settings`,
-`errors`, `commands`). So each text stands in one place only. Links to files outside of `docs/` lead to their page, or
-become plain text where there is none. A link to what does not exist is a warning, and `make docs` fails of it.
+file of the repository, a section of one (`../README.md § Settings`), or one of the `TABLES`. So each text stands in one
+place only. Links to files outside of `docs/` lead to their page, or become plain text where there is none. A link to
+what does not exist is a warning, and `make docs` fails of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ PAGES = {
     "README.md": "start.md",
 }
 """Files of the repository that are pages of the site. What begins with `examples/` is on the page of examples."""
-TABLES = {"settings": tables.settings, "errors": tables.error_table, "commands": tables.commands}
+TABLES = {"settings": tables.settings, "errors": tables.error_table, "commands": tables.commands,
+          "comparison": tables.comparison}  # fmt: skip
 
 _PUT = re.compile(r"<!-- put (.+?) -->\n.*?<!-- end -->\n?", re.DOTALL)
 _FENCE = re.compile(r"^ *(```+|~~~+).*?^ *\1 *$", re.DOTALL | re.MULTILINE)

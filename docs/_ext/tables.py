@@ -1,10 +1,11 @@
-"""Tables that are made from the code, as Markdown: settings, errors, commands."""
+"""Tables as Markdown: settings, errors and commands from the code, the comparison from the benchmarks."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -12,6 +13,7 @@ import click
 from aikcache import CacheConfig, errors
 from aikcache.cli.command import aikcache as command
 
+ROOT = Path(__file__).resolve().parents[2]
 _ENTRY = re.compile(r"^(\w+) \((.+?)\): (.*?)(?=^\w+ \(|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -78,6 +80,25 @@ def commands() -> str:
         with click.Context(one, info_name=name, max_content_width=84, terminal_width=84) as context:
             parts.append(f"## {name}\n\n```text\n{one.get_help(context).strip()}\n```\n")
     return "\n".join(parts)
+
+
+_RIVALS = ("lru_cache", "cachetools", "cachebox", "theine", "dogpile", "Flask-", "diskcache", "by hand", "bare ")
+
+
+def comparison() -> str:
+    """The rows of the benchmarks' table in which something else than aikcache was measured."""
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    lines = ["| question | aikcache | others | ratio |", "|---|---|---|---|"]
+    topic = question = figure = shown = ""
+    for row in re.findall(r"^\| (.+) \|$", text.split("## Last figures", 1)[1].split("\n## ", 1)[0], re.MULTILINE):
+        asked, _, measured, other, ratio, *_ = (cell.strip() for cell in row.split("|"))
+        if asked:
+            topic = topic if asked.startswith("…") else re.split("[,:]", asked)[0]
+            question, figure = asked.replace("…", f"{topic},", 1), measured
+        if any(name in other for name in _RIVALS) and "bare Python" not in other:
+            lines.append(f"| {'' if question == shown else question} | {measured or figure} | {other} | {ratio} |")
+            shown = question
+    return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:
