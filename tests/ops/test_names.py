@@ -81,6 +81,28 @@ def test_a_failover_where_the_dead_primary_has_no_name_any_more(fleet: Fleet) ->
     bring_back(fleet, old)
 
 
+def test_pods_that_come_back_under_each_others_address_leave_no_ghosts(fleet: Fleet) -> None:
+    """Kubernetes uses addresses again. The Sentinels know servers by name: two replicas as before, none of them down."""
+    replicas = [pod for pod in fleet.redis if pod not in fleet.primaries()]
+    for pod in replicas:
+        pod.end()
+    one, two = replicas
+    one.host, two.host = two.host, one.host
+    bring_back(fleet, *replicas)
+    wanted = {(pod.name.encode(), b"slave") for pod in replicas}
+    for sentinel in fleet.sentinels:
+        wait_until(lambda sentinel=sentinel: seen(sentinel) == wanted, WITHIN, sentinel.name)  # type: ignore[misc]
+    old = kill_primary(fleet)
+    bring_back(fleet, old)
+
+
+def seen(sentinel: Pod) -> set[tuple[bytes, bytes]]:
+    """The replicas that a Sentinel knows: what they are called, and how it sees them."""
+    replies = sentinel.ask("SENTINEL", "REPLICAS", "aikcache")
+    facts = [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in replies]
+    return {(fact[b"ip"], fact[b"flags"]) for fact in facts}
+
+
 def test_no_name_resolves_and_the_data_survives(fleet: Fleet) -> None:
     """A server waits instead of starting as anything, a Sentinel starts, a primary is replaced; then names are back."""
     fleet.resolve()
