@@ -57,13 +57,15 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # The shipped Redis configuration on this machine: TOPOLOGY=cluster, PROFILE=durable, PORT=17000, TLS=1 as wanted.
+# DIRECTORY=…, for all four, where there is to be another one beside it.
 LOCAL := $(BIN)/python -m ops.local
+AT := $(if $(DIRECTORY),--directory "$(DIRECTORY)")
 redis-up: $(VENV)/.embedded $(if $(TLS),$(VENV)/.crypto)
-	@$(LOCAL) up $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(PROFILE),--profile $(PROFILE)) \
+	@$(LOCAL) up $(AT) $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(PROFILE),--profile $(PROFILE)) \
 		$(if $(PORT),--port $(PORT)) $(if $(TLS),--tls)
 
 redis-status redis-failover redis-down: $(VENV)/.embedded
-	@$(LOCAL) $(@:redis-%=%)
+	@$(LOCAL) $(@:redis-%=%) $(AT)
 
 clean:
 	rm -rf $(VENV) .venv-system build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \

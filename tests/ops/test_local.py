@@ -1,8 +1,9 @@
-"""`make redis-up` and its sisters, by the program that they call."""
+"""`make redis-up` and its sisters, by the program that they call and by themselves."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,38 @@ def calls_during(fleet: Fleet, action: Callable[[], object]) -> tuple[list[BaseE
             over.set()
             thread.join(WITHIN)
     return failed, count
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_starts_fails_over_and_ends_it(directory: Path, port: int) -> None:
+    """By its own targets: twice up, the state, a failover, twice down, and nothing is left of it."""
+
+    def make(target: str, *more: str) -> tuple[int, str]:
+        installed = f"{sys.prefix}/.embedded"
+        command = ["make", "-s", f"--old-file={installed}", f"VENV={sys.prefix}", f"DIRECTORY={directory}", target, *more]
+        done = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    with socket.create_server((HOST, port)):
+        code, said = make("redis-up", f"PORT={port}")
+        assert (code != 0, "in use" in said, directory.exists()) == (True, True, False)
+    try:
+        for line in ("All is well.", "It is up already."):
+            code, said = make("redis-up", f"PORT={port}")
+            assert (code, line in said) == (0, True), said
+        pids = [node.pid() for node in found(directory).nodes]
+        assert len(pids) == 6
+        code, said = make("redis-status")
+        assert (code, "All is well." in said) == (0, True), said
+        code, said = make("redis-failover")
+        assert (code, "has handed over to" in said) == (0, True), said
+    finally:
+        code, said = make("redis-down")
+    assert (code, "Ended, and removed" in said, directory.exists()) == (0, True, False), said
+    assert not any(alive(pid) for pid in pids if pid)
+    code, said = make("redis-status")
+    assert (code != 0, "make redis-up" in said) == (True, True)
+    assert make("redis-down")[0] == 0
 
 
 def alive(pid: int) -> bool:
