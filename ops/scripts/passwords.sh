@@ -13,11 +13,26 @@ give() {
     printf %s "$word" | ask "$OWN" "$user" -x "$@" >/dev/null
 }
 
+# How many replicas there are that have its data; none for a replica.
+online() { ask "$OWN" operator INFO replication | grep -c 'state=online' || :; }
+
 case ${1:-} in
 redis)
     "$here/users.sh"
+    # It ends connections, on Redis 7.0 those of all users, the replicas' too: until they are back the primary would
+    # refuse writes for want of them. It takes some meanwhile that only it has, for a second or two.
+    before=$(online)
+    least=$(ask "$OWN" operator CONFIG GET min-replicas-to-write | sed -n 2p)
+    if [ "$before" -gt 0 ] && [ "${least:-0}" != 0 ]; then
+        trap 'ask "$OWN" operator CONFIG SET min-replicas-to-write "$least" >/dev/null || :' EXIT
+        ask "$OWN" operator CONFIG SET min-replicas-to-write 0 >/dev/null || die "$SELF keeps min-replicas-to-write."
+    fi
     ask "$OWN" operator ACL LOAD >/dev/null || die "$SELF does not load its users anew."
     give replication operator CONFIG SET masterauth || die "$SELF keeps its old masterauth."
+    deadline=$(($(date +%s) + WAIT))
+    while sleep 1 && [ "$(online)" -lt "$before" ]; do
+        [ "$(date +%s)" -lt "$deadline" ] || die "Not all $before replicas of $SELF have come back within $WAIT seconds."
+    done
     ;;
 sentinel)
     own=$(digests sentinels)

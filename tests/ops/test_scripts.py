@@ -441,6 +441,8 @@ def change(fleet: Fleet) -> None:
         done = pod.run("passwords.sh", pod.kind)
         assert done.returncode == 0, done.stderr
     fleet.wait()
+    for pod in fleet.redis:
+        assert pod.ask("CONFIG", "GET", "min-replicas-to-write")[1] == b"1"
 
 
 def test_a_missing_or_unusable_password_is_said(fleet: Fleet) -> None:
