@@ -143,8 +143,8 @@ def test_make_starts_fails_over_and_ends_it(directory: Path, port: int) -> None:
     """By its own targets: twice up, the state, a failover, twice down, and nothing is left of it."""
 
     def make(target: str, *more: str) -> tuple[int, str]:
-        installed = f"{sys.prefix}/.embedded"
-        command = ["make", "-s", f"--old-file={installed}", f"VENV={sys.prefix}", f"DIRECTORY={directory}", target, *more]
+        own = [f"--old-file={sys.prefix}/.embedded", f"VENV={sys.prefix}", f"DIRECTORY={directory}"]
+        command = ["make", "-s", *own, target, *more]
         done = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True, check=False)
         return done.returncode, done.stdout + done.stderr
 

@@ -82,7 +82,7 @@ def test_a_failover_where_the_dead_primary_has_no_name_any_more(fleet: Fleet) ->
 
 
 def test_pods_that_come_back_under_each_others_address_leave_no_ghosts(fleet: Fleet) -> None:
-    """Kubernetes uses addresses again. The Sentinels know servers by name: two replicas as before, none of them down."""
+    """Kubernetes uses addresses again. The Sentinels know servers by name: two replicas, and none of them down."""
     replicas = [pod for pod in fleet.redis if pod not in fleet.primaries()]
     for pod in replicas:
         pod.end()

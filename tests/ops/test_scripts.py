@@ -16,7 +16,8 @@ from typing import Self
 import pytest
 
 from aikcache import Cache
-from aikcache.testing import wait_until
+from aikcache.errors import AikcacheError
+from aikcache.testing import find_server, wait_until
 
 from ._pods import REPOSITORY, SCRIPTS, WITHIN, Fleet, Pod, finish
 
@@ -474,3 +475,40 @@ def test_the_scripts_are_clean() -> None:
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([shellcheck, "-x", *sorted(SCRIPTS.glob("*.sh"))], cwd=REPOSITORY, capture_output=True)
     assert (done.returncode, done.stdout.decode()) == (0, "")
+
+
+def test_an_upgrade_from_pod_to_pod_keeps_all_data(tmp_path: Path) -> None:
+    """From Redis to Valkey, from the last to the first, as a StatefulSet does it: the primary hands over first."""
+    try:
+        old, new = find_server("redis"), find_server("valkey")
+    except AikcacheError as error:
+        pytest.skip(str(error))
+    with Fleet(old, tmp_path) as fleet:
+        fleet.start(PROFILE="durable")
+        wait_until(fleet.known, WITHIN, "the Sentinels to know all")
+        write(fleet, "kept", "1")
+        fleet.binary = new
+        (fleet.programs / "valkey-server").unlink()
+        (fleet.programs / "valkey-server").symlink_to(new)
+        with Cache(fleet.url(), instance="aikernel", local_ttl=0, **PATIENT) as cache:  # type: ignore[arg-type]
+            square = cache.cached("thing", operation="square")(lambda n: n * n)
+            over, answers = threading.Event(), []
+
+            def call() -> None:
+                while not over.is_set():
+                    answers.append(square(len(answers) % 50) == (len(answers) % 50) ** 2)
+
+            calling = threading.Thread(target=call, daemon=True)
+            calling.start()
+            for pod in [*reversed(fleet.redis), *reversed(fleet.sentinels)]:
+                if pod.kind == "redis":
+                    assert pod.run("prestop-redis.sh").returncode == 0
+                pod.end()
+                pod.start(PROFILE="durable")
+                fleet.wait()
+            over.set()
+            calling.join(WITHIN)
+            assert all(answers)
+            assert len(answers) > 50
+        assert {pod.info()["server_name"] for pod in fleet.redis} == {"valkey"}
+        assert [read(pod, "kept") for pod in fleet.redis] == [b"1"] * 3
