@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from aikcache.flask import Aikcache
 from ops.check.bundle import Resource
 from ops.check.manifests import OVERLAYS, build, schemas
 from ops.check.podspec import quantity
@@ -361,12 +363,21 @@ def test_the_servers_for_sessions_never_evict(shipped: dict[str, Resources]) -> 
 
 
 def test_the_example_of_an_application_is_without_fault() -> None:
-    """It has what a stranger copies: no password in the open, limits, probes that do not ask Redis."""
+    """It has what a stranger copies: no password in the open, limits, and pages that a Flask application really has."""
     try:
         resources = build(OPS / "k8s" / "example")
     except Missing as error:
         pytest.skip(str(error))
     assert check(resources) == []
+    app = Flask("shop")
+    app.config.update(AIKCACHE_INSTANCE="aikernel")
+    Aikcache(app, default=False)
+    client = app.test_client()
+    (server,) = get(resources, "Deployment", "shop")["spec"]["template"]["spec"]["containers"]
+    asked = {server[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
+    asked |= {one["path"] for one in get(resources, "ServiceMonitor", "shop")["spec"]["endpoints"]}
+    assert {path: client.get(path).status_code for path in asked} == {"/health/cache": 200, "/metrics/cache": 200}
+    app.extensions["aikcache"].close()
     assert "redis-client" in get(resources, "Deployment", "shop")["spec"]["template"]["metadata"]["labels"]
 
 
