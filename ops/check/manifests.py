@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from . import custom
 from .semantics import check as semantics
 from .tools import OPS, Missing, complaints, run
 
@@ -53,10 +54,11 @@ def check() -> list[str]:
 def schemas(resources: list[dict[str, Any]]) -> list[str]:
     """What the API server of each version would refuse."""
     core = [one for one in resources if not one["apiVersion"].startswith(OPERATORS)]
+    found = custom.check([one for one in resources if one["apiVersion"].startswith(OPERATORS)])
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "all.yaml"
         path.write_text(yaml.safe_dump_all(core), encoding="utf-8")
-        return [
+        return found + [
             f"Kubernetes {version}: {wrong}"
             for version in VERSIONS
             for wrong in complaints("kubernetes-validate", "--strict", "--quiet", "-k", version, path)

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from aikcache.flask import Aikcache
+from ops.check import custom
 from ops.check.bundle import Resource
 from ops.check.manifests import OVERLAYS, build, schemas
 from ops.check.podspec import quantity
@@ -328,6 +329,34 @@ def test_the_schemas_see_a_misspelt_field(shipped: dict[str, Resources], monkeyp
     assert schemas(broken) == []
     broken[0]["spec"]["template"]["spec"]["terminationGracePeriod"] = 90
     assert "terminationGracePeriod" in "\n".join(schemas(broken))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda r: endpoint(r).update(scrapeTimeout="ten"), "spec.endpoints.0.scrapeTimeout: 'ten'"),
+        (lambda r: endpoint(r).update(metricRelabellings=[]), "'metricRelabellings' was unexpected"),
+        (lambda r: endpoint(r).update(port=9121), "spec.endpoints.0.port: 9121 is not of type 'string'"),
+        (lambda r: spec(r, "ServiceMonitor", "aikcache").pop("selector"), "'selector' is a required property"),
+        (lambda r: spec(r, "PrometheusRule", "aikcache")["groups"][0].update(every="30s"), "'every' was unexpected"),
+        (lambda r: rule(r).pop("expr"), "'expr' is a required property"),
+        (lambda r: rule(r).update({"for": "five minutes"}), "'five minutes' does not match"),
+        (lambda r: rule(r)["labels"].update(severity=1), "severity: 1 is not of type 'string'"),
+    ],
+)  # fmt: skip
+def test_the_operators_schemas_see_what_they_would_refuse(
+    shipped: dict[str, Resources], change: Change, expected: str
+) -> None:
+    """A type, a field that nobody knows, one that is missing, and a duration."""
+    pytest.importorskip("jsonschema")
+    broken = copy.deepcopy(shipped["prod"])
+    assert custom.check(broken) == []
+    change(broken)
+    assert expected in "\n".join(custom.check(broken))
+
+
+def rule(resources: Resources) -> Any:
+    return spec(resources, "PrometheusRule", "aikcache")["groups"][0]["rules"][3]
 
 
 def test_the_pods_have_the_very_files_that_the_tests_start(shipped: dict[str, Resources]) -> None:
