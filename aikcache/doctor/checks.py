@@ -20,6 +20,7 @@ OLDEST: Final = (7, 0, 0)
 SOUND: Final = {"redis": ((7, 2, 16), (7, 4, 11), (8, 2, 9)), "valkey": ((9, 1, 2),)}
 """The first release of each line without the known holes in Lua and TLS."""
 SLOW, SKEWED, FAR_OFF, FULL = 0.010, 1.0, 5.0, 0.9
+LONGEST_FAILOVER: Final = 60_000
 _OPTIONAL: Final = {
     "INFO": "a restart or failover of the server goes unnoticed, and old values may come back after one",
     "SCAN": "invalidating by a glob pattern fails",
@@ -210,6 +211,26 @@ def _protection(server: Server, profile: Profile) -> Said:
         yield "ok", f"user {server.user[:40]!r}" if server.user else "the user is not told", ""
 
 
+def _tls(server: Server, profile: Profile) -> Said:
+    """What the server does itself; what the client's URL says is the check `url`."""
+    if server.settings is None or server.setting("tls-port") in ("", "0"):
+        yield "ok", "TLS is not told" if server.settings is None else "it listens without TLS", ""
+        return
+    sound = True
+    if server.setting("port") not in ("", "0"):
+        sound = False
+        yield "warning", f"it listens without TLS too, on port {server.setting('port')[:5]}", "Set port to 0."
+    for name in ("tls-replication", "tls-cluster"):
+        if server.setting(name) == "no" and (name == "tls-replication" or server.info.get("cluster_enabled") == "1"):
+            sound = False
+            yield "warning", f"{name} is no: what one server tells another is in clear", "Set it to yes."
+    if old := {"TLSv1", "TLSv1.1"} & set(server.setting("tls-protocols").split()):
+        sound = False
+        yield "warning", f"it speaks {' and '.join(sorted(old))}", 'Set tls-protocols to "TLSv1.2 TLSv1.3".'
+    if sound:
+        yield "ok", f"TLS alone, on port {server.setting('tls-port')[:5]}", ""
+
+
 CHECKS: Final[dict[str, Callable[[Server, Profile], Said]]] = {
     "version": _version,
     "commands": _commands,
@@ -221,6 +242,7 @@ CHECKS: Final[dict[str, Callable[[Server, Profile], Said]]] = {
     "clock": _clock,
     "latency": _latency,
     "protection": _protection,
+    "tls": _tls,
 }
 
 
@@ -249,6 +271,11 @@ def _sentinel(sentinel: Sentinel, named: int) -> Said:
         yield "warning", f"the quorum is {quorum} of {known} Sentinels", f"Set it to {known // 2 + 1}."
     if not 500 <= after <= 30_000:
         yield "warning", f"down-after-milliseconds is {after}", "Set it to 5000."
+    if sentinel.number("failover-timeout") > LONGEST_FAILOVER:
+        evidence = f"failover-timeout is {sentinel.number('failover-timeout')}: after one that failed it is twice that"
+        yield "warning", evidence, "Set it to 10000."
+    if (syncs := sentinel.number("parallel-syncs")) > 1 and syncs >= sentinel.number("num-slaves") - 1:
+        yield "warning", f"parallel-syncs is {syncs}: after a failover all replicas copy at once", "Set it to 1."
     if sentinel.facts.get("flags") != "master":
         yield "warning", f"it sees the primary as {sentinel.facts.get('flags', '')[:40]}", "Look whether it runs."
     yield "ok", f"{known} Sentinels, quorum {quorum}, down after {after / 1000:g} s", ""

@@ -23,7 +23,8 @@ _ALLOWED: Final = ("NOSCRIPT", "MOVED", "ASK", "TRYAGAIN")
 """Refusals of what a user may do: a script not known yet, a key of another node."""
 SETTINGS: Final = (
     "maxmemory*", "appendonly", "save", "min-replicas-to-write", "client-output-buffer-limit", "maxclients",
-    "enable-*", "cluster-require-full-coverage", "requirepass",
+    "enable-*", "cluster-require-full-coverage", "requirepass", "port", "tls-port", "tls-replication", "tls-cluster",
+    "tls-protocols",
 )  # fmt: skip
 
 

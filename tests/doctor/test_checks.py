@@ -30,6 +30,7 @@ SETTINGS = {
     "min-replicas-to-write": "1",
     "enable-debug-command": "no",
 }
+TLS = {"port": "0", "tls-port": "6379", "tls-replication": "yes", "tls-protocols": "TLSv1.2 TLSv1.3"}
 SOUND = Server("one", INFO, SETTINGS, {}, "cache", 0.0, 0.0001, True)
 DURABLE = replace(SOUND, info=INFO | {"maxmemory_policy": "noeviction", "used_memory": "1"})
 FACTS = {"ip": "a", "port": "1", "flags": "master", "num-other-sentinels": "2", "quorum": "2"}
@@ -80,6 +81,12 @@ def test_a_server_in_order_has_no_complaint(server: Server, profile: Profile) ->
         ("latency", "warning", {}, {}, {"latency": 0.02}),
         ("protection", "warning", {}, {"enable-debug-command": "yes"}, {}),
         ("protection", "warning", {}, {}, {"user": "default"}),
+        ("tls", "ok", {}, TLS, {}),
+        ("tls", "ok", {}, TLS | {"tls-cluster": "no"}, {}),
+        ("tls", "warning", {}, TLS | {"port": "6379"}, {}),
+        ("tls", "warning", {}, TLS | {"tls-replication": "no"}, {}),
+        ("tls", "warning", {"cluster_enabled": "1"}, TLS | {"tls-cluster": "no"}, {}),
+        ("tls", "warning", {}, TLS | {"tls-protocols": "TLSv1.1 TLSv1.2"}, {}),
     ],
 )
 def test_trouble_is_found(
@@ -118,6 +125,9 @@ def test_what_may_go_in_a_cache_may_not_in_a_session_store(info: dict[str, str])
         ("warning", {"quorum": "1"}, {}),
         ("warning", {"quorum": "4"}, {}),
         ("warning", {"down-after-milliseconds": "60000"}, {}),
+        ("warning", {"failover-timeout": "180000"}, {}),
+        ("warning", {"parallel-syncs": "2", "num-slaves": "2"}, {}),
+        ("ok", {"parallel-syncs": "2", "num-slaves": "6"}, {}),
         ("warning", {"flags": "s_down,master"}, {}),
         ("error", {"port": "2"}, {}),
         ("warning", {}, {"error": "ConnectionRefusedError"}),
