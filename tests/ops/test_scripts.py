@@ -492,7 +492,8 @@ def test_an_upgrade_from_pod_to_pod_keeps_all_data(tmp_path: Path) -> None:
         (fleet.programs / "valkey-server").symlink_to(new)
         with Cache(fleet.url(), instance="aikernel", local_ttl=0, **PATIENT) as cache:  # type: ignore[arg-type]
             square = cache.cached("thing", operation="square")(lambda n: n * n)
-            over, answers = threading.Event(), []
+            over = threading.Event()
+            answers: list[bool] = []
 
             def call() -> None:
                 while not over.is_set():
