@@ -192,8 +192,8 @@ class Channel:
             # Subscribed first, emptied then: what ends in between is pushed.
             self.live_since = self.alive_at = began
             self.connects += 1
-            vouched_at = min(began, self._vouched_at(link)) if self._refusal is None else -inf
-            self._listener.channel_live(emptied=True, alive_at=vouched_at)
+            confirmed_at = min(began, self._confirmed_at(link)) if self._refusal is None else -inf
+            self._listener.channel_live(emptied=True, alive_at=confirmed_at)
             self._report_refusal(link, connected=True)
             self._listener.send_pending()
             self.live.set()
@@ -315,7 +315,7 @@ class Channel:
             self._server.check(reply, link, self._clock() - self._pinged[0])
         self.alive_at = self._pinged.popleft()
         if self._refusal is None:
-            self._listener.channel_live(emptied=False, alive_at=min(self.alive_at, self._vouched_at(link)))
+            self._listener.channel_live(emptied=False, alive_at=min(self.alive_at, self._confirmed_at(link)))
         else:
             self._report_refusal(link)
         self._listener.send_pending()
@@ -332,7 +332,7 @@ class Channel:
                 self._asked.append(self._published)
                 link.send_command("PUBLISH", self._remote.space.news, message)
 
-    def _vouched_at(self, link: Connection) -> float:
+    def _confirmed_at(self, link: Connection) -> float:
         """Until when what is at the other end counts."""
         return self._clock() - self._connections.age(link)
 

@@ -81,7 +81,7 @@ class _PrimaryChannel:
         if changed or now - self._looked_at >= rest:
             self._looked_at = now
             try:
-                self._changing = self.channels.cluster.look(self.address)
+                self._changing = self.channels.cluster.refresh_view(self.address)
             except RemoteError:
                 if changed:
                     raise
@@ -103,7 +103,7 @@ class _PrimaryChannel:
             raise RemoteUnavailableError("the primary was replaced, and has taken its place again")
 
     def probe(self, number: int) -> Command | None:
-        tag = self.channels.cluster.tag_on(self.address, number)
+        tag = self.channels.cluster.hash_tag_on(self.address, number)
         return None if tag is None else self.channels.remote.commands.probe(tag)
 
     def fast_heartbeat(self) -> bool:
@@ -182,7 +182,7 @@ class ClusterChannel:
         backoff, closed = FIRST_BACKOFF, self._closed
         while not closed.is_set():
             try:
-                self.cluster.known(time.monotonic() + self.cluster.config.timeout)
+                self.cluster.current(time.monotonic() + self.cluster.config.timeout)
                 self.primaries_changed()
                 return
             except RemoteError as error:
@@ -215,7 +215,7 @@ class ClusterChannel:
             self._report_state()
         for primary in gone.values():
             primary.channel.close(0.0)
-            self.cluster.overlook(primary.address)
+            self.cluster.drop_view(primary.address)
         for primary in new:
             primary.channel.start()
 
@@ -231,7 +231,7 @@ class ClusterChannel:
                 self._report_state()
         # What is not listened to any more may still have been looked at: from there on its view would stay for ever.
         if (current is None or (current is primary and alive_at is None)) and not self._closed.is_set():
-            self.cluster.overlook(primary.address)
+            self.cluster.drop_view(primary.address)
 
     def _report_state(self) -> None:
         """Under the lock: say what all channels together vouch for."""

@@ -38,9 +38,9 @@ class Recent:
                 self._new = {ALL: None}  # also instead of whatever another thread adds to the one before
             self._new[name] = None
 
-    def turn(self, now: float, vouched_at: float) -> None:
-        """Forget what is older by `REPLAY` than `vouched_at`, as of when what the server says is known to count."""
-        if vouched_at - self._turned_at > REPLAY:
+    def turn(self, now: float, confirmed_at: float) -> None:
+        """Forget what is older by `REPLAY` than `confirmed_at`, as of when what the server says is known to count."""
+        if confirmed_at - self._turned_at > REPLAY:
             self._turned_at = now
             self._old, self._new = self._new, {}
 

@@ -50,7 +50,7 @@ def _connect(engine: Engine) -> Backend:
     config, where = engine.config, origin(engine.config)
     events = TransportEvents(
         new_server=lambda new: recovery.on_new_server(new),
-        moved=lambda **details: feed.reconnect(**details),
+        on_failover=lambda **details: feed.reconnect(**details),
         primaries_changed=lambda: feed.primaries_changed(),
         breaker=engine.events.breaker,
         report=engine.reporter.report,

@@ -1,7 +1,7 @@
-"""Whether the primary that is used has a majority behind it: `majority`'s evidence, put to every connection.
+"""Refuses a primary that has no majority behind it. `majority` holds the evidence; `Backing` checks each exchange.
 
-The first connection seeks it, for a moment if need be, since Sentinels are asked in the background. From then on every
-exchange is refused that is further than `max_staleness` from the last evidence: Redis then counts as away.
+A new connection waits for evidence, if it must, because Sentinels are asked in the background. After that, an exchange
+is refused when the last evidence is older than `max_staleness`. Redis then counts as unavailable.
 
 Threads: any. Failure: `RemoteUnavailableError`.
 """
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
     from aikcache._redis.connection import Connection
 
 BEAT = 1.0
-"""Seconds between two questions for evidence; less where `max_staleness` is small."""
+"""Seconds between two questions for evidence; fewer where `max_staleness` is small."""
 _POLL = 0.005
 
 
 class Backing:
-    """What stands behind the primary of one service."""
+    """The evidence of a majority behind the primary of one service."""
 
     def __init__(self, sentinels: Sentinels, max_staleness: float) -> None:
         self._sentinels = sentinels
         self._max_staleness = max_staleness
-        self._sought = False
+        self._started = False
 
-    def age(self, link: Connection | None = None) -> float:
-        """Seconds since a majority is known to have stood behind who is at the end of `link`, or who is used (None)."""
+    def age(self, connection: Connection | None = None) -> float:
+        """Seconds since the last evidence of a majority behind the server of `connection`; None: the primary in use."""
         sentinels = self._sentinels
-        at = sentinels.vouched_at() if link is None else sentinels.majority.vouched_at(link.primary)
+        at = sentinels.confirmed_at() if connection is None else sentinels.majority.confirmed_at(connection.primary)
         return time.monotonic() - at
 
     def check(self) -> None:
-        """Before an exchange. Before the first connection there is nothing to go by: that will seek it."""
-        if self._sought and self.age() >= self._max_staleness:
+        """Refuse an exchange without evidence. Before the first connection nothing is checked: that one waits."""
+        if self._started and self.age() >= self._max_staleness:
             raise self._missing()
 
-    def seek(self, link: Connection, deadline: float) -> None:
-        """At a new connection: wait for evidence, until `deadline` (monotonic)."""
-        self._sought = True
-        while self.age(link) >= self._max_staleness:
+    def wait_for_majority(self, connection: Connection, deadline: float) -> None:
+        """Wait on a new connection for evidence, until `deadline` (monotonic seconds)."""
+        self._started = True
+        while self.age(connection) >= self._max_staleness:
             if time.monotonic() + _POLL > deadline or self._sentinels.closed:
                 raise self._missing()
             time.sleep(_POLL)
 
-    def followed(self, link: Connection, info: bytes, asked_at: float) -> None:
-        """What `INFO replication` was answered that was sent at `asked_at` (monotonic)."""
-        if link.primary is not None:
-            self._sentinels.majority.followers(link.primary, asked_at, lags(info))
+    def record_followers(self, connection: Connection, info: bytes, asked_at: float) -> None:
+        """Record the reply to an `INFO replication` that was sent at `asked_at` (monotonic seconds)."""
+        if connection.primary is not None:
+            self._sentinels.majority.record_followers(connection.primary, asked_at, lags(info))
 
     def forget(self) -> None:
-        """After a fork, in the child: nobody asks Sentinels before its first connection."""
-        self._sought = False
+        """Reset after a fork, in the child: no Sentinel is asked there before its first connection."""
+        self._started = False
 
     def _missing(self) -> RemoteUnavailableError:
         return RemoteUnavailableError(

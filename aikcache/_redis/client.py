@@ -1,9 +1,9 @@
-"""A redis-py client that an application has configured, taken apart: where it connects to, and how.
+"""Reads from a redis-py client of the application where it connects to, and how.
 
-Its connection class, its login and its TLS are used for connections of our own. Its pool, its limits and its sockets
-are not touched, and nothing is asked of it. What it was told of time-outs, retries and decoding does not apply, because
-a cache has its own (`CacheConfig`). What could make the connection less safe, or lead elsewhere, than the client is
-when it was left out is refused.
+aikcache opens its own connections with the client's connection class, login and TLS. It does not use the client's pool
+and sockets, and sends no command through it. The client's settings for time-outs, retries and decoding do not apply,
+because a cache has its own (`CacheConfig`). A setting is refused if a connection without it would be less safe, or
+would lead to another server.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _NOT_THEIRS = (
     "connection_pool", "himport_registry", "legacy_responses", "orig_host_address", "orig_socket_timeout",
     "orig_socket_connect_timeout",
 )  # fmt: skip
-"""What a connection class of the application's is not given of its client's arguments: it is ours, or changes."""
+"""Arguments of the client that its connection class does not get: aikcache sets them, or they differ by version."""
 
 
 def where_of(client: Opaque) -> Where:
-    """What a client says. Raises `ConfigError` for what is no such client, with the reason."""
+    """Where a client connects to. Raises `ConfigError`, with the reason, for an object that is no such client."""
     found = _read(client)
     if isinstance(found, str):
         raise ConfigError(found)
@@ -46,7 +46,7 @@ def where_of(client: Opaque) -> Where:
 
 
 def _read(client: Opaque) -> Where | str:
-    """The same, or what is wrong: no exception leaves a frame in which a password is."""
+    """As `where_of`, but returns the error text: no exception may leave a frame that holds a password."""
     try:
         return _take_apart(client.reveal())
     except ConfigError as error:
@@ -146,7 +146,7 @@ def _where(
 
 
 def _tls(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Secret[str]]]:
-    """redis-py's arguments for TLS, as those of a URL."""
+    """redis-py's arguments for TLS, in the form of a URL's options."""
     for name in _REFUSED:
         if given.get(name):
             raise ConfigError(f"client has {name}, which aikcache cannot do. Give it a connection_class that does.")

@@ -1,13 +1,15 @@
-"""From a name to a connected socket, TLS included, all of it before one deadline.
+"""Connects a socket to a host name or path, TLS included, before one deadline.
 
 The standard library bounds each step by itself at best: `getaddrinfo` not at all, `connect` for each address anew.
-Here a name is looked up in a thread of its own, which is left behind when it takes too long; whoever asks for the same
-name meanwhile waits for that very look-up, so a name server that hangs costs one thread for each name. The addresses
-share what is left of the time. (A TLS handshake and `sendall` keep their socket's timeout as a whole: CPython's own.)
-TLS is set up in a thread of its own where signal handlers run, because CPython's `wrap_socket` lets two objects own one
-descriptor for a moment: an exception in between would close it twice, and the second time it may be somebody else's.
+Here a name is looked up in its own thread, which is abandoned when it takes too long. Other callers that ask for the
+same name wait for the same look-up, so a name server that hangs costs one thread for each name. The addresses share
+the time that is left. (CPython applies a socket's timeout to a TLS handshake and to `sendall` as a whole.)
 
-Threads: any; each `dial` makes a socket of its own. Failure: `OSError`, of which `TimeoutError` is one.
+On the main thread, where signal handlers run, TLS is set up in another thread. CPython's `wrap_socket` lets two objects
+own one descriptor for a moment. An exception in between would close it twice, and by the second time the descriptor may
+belong to another file.
+
+Threads: any; each `connect` makes its own socket. Failure: `OSError`, of which `TimeoutError` is one.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ if TYPE_CHECKING:
 
 
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING", "PACKET_LENGTH_TOO_LONG")
-"""OpenSSL's words for an answer that is no TLS, or none."""
+"""OpenSSL's reasons for an answer that is not TLS, or for no answer."""
 _PLAIN = "Is this a port without TLS? Then the url begins with 'redis'."
 
 
 class _Socket(socket.socket):
-    """A socket that closes without a word when it is dropped, as by an exception between two steps.
+    """A socket that closes silently when it is dropped, for example by an exception between two steps.
 
-    The standard one warns then, which runs Python code: an exception that a signal handler raises in there is lost.
+    The standard one warns, which runs Python code. An exception that a signal handler raises in that code is lost.
     """
 
     __slots__ = ()
@@ -46,7 +48,7 @@ class _Socket(socket.socket):
 
 
 class _LookUp:
-    """One question to the resolver, and those who wait for its answer."""
+    """One name look-up, and the callers that wait for it."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -67,7 +69,7 @@ class _LookUp:
 
 
 class _Setup:
-    """One connection that is made in another thread, and closed there if nobody waits for it any more."""
+    """One connection that another thread makes. That thread closes it if the caller has stopped waiting."""
 
     def __init__(self, work: Callable[[], socket.socket]) -> None:
         self._work = work
@@ -79,27 +81,27 @@ class _Setup:
     def run(self) -> None:
         try:
             self._made = self._work()
-        except BaseException as error:  # it belongs to whoever waits
+        except BaseException as error:  # `wait` raises it
             self._error = error
         finally:
             self._done.set()
         self._close_if_abandoned()
 
     def wait(self, deadline: float) -> socket.socket:
-        """The connected socket; raises what the thread has run into. May be interrupted anywhere."""
+        """Return the connected socket, or raise the thread's exception. May be interrupted anywhere."""
         try:
             try:
                 start(self.run, "aikcache-connector")
             except RuntimeError as error:  # the interpreter is ending
                 raise OSError("no thread can set up TLS") from error
             if not self._done.wait(_left(deadline)):
-                late = TimeoutError("no time left to connect")
-                late.add_note(_PLAIN)
-                raise late
+                timed_out = TimeoutError("no time left to connect")
+                timed_out.add_note(_PLAIN)
+                raise timed_out
             if self._error is not None:
                 try:
                     raise self._error
-                finally:  # else it would hold itself, by the frames of its traceback
+                finally:  # else the traceback's frames would keep the error alive
                     self._error = None
             assert self._made is not None
             return self._made
@@ -109,13 +111,13 @@ class _Setup:
             raise
 
     def _close_if_abandoned(self) -> None:
-        """By whoever is second, or by both: one object may be closed twice."""
+        """Called by both threads: the second one closes, or both do. Closing one object twice is safe."""
         if self._abandoned and self._made is not None:
             self._made.close()
 
 
 class Connector:
-    """Makes sockets as the options of one URL say."""
+    """Makes sockets according to the options of one URL."""
 
     def __init__(self, where: Where) -> None:
         from aikcache._redis import connection, wire  # redis-py with it: now, before any deadline, thread or fork
@@ -129,23 +131,23 @@ class Connector:
         self._context: ssl.SSLContext | None = None
         self._under_way: dict[tuple[str, int], _LookUp] = {}
 
-    def dial(self, host: str, port: int, deadline: float) -> Wire:
-        """redis-py's connection to a TCP port, before `deadline` (monotonic seconds)."""
+    def connect(self, host: str, port: int, deadline: float) -> Wire:
+        """Return redis-py's connection to a TCP port, before `deadline` (monotonic seconds)."""
         if self._own is not None:
             return self._own(_left(deadline), host=host, port=port)
         if self._tls and threading.current_thread() is threading.main_thread():
-            return self._wire(_Setup(lambda: self._dial(host, port, deadline)).wait(deadline))
-        return self._wire(self._dial(host, port, deadline))
+            return self._wire(_Setup(lambda: self._connect(host, port, deadline)).wait(deadline))
+        return self._wire(self._connect(host, port, deadline))
 
-    def dial_unix(self, path: str, deadline: float) -> Wire:
-        """redis-py's connection to a unix socket."""
+    def connect_unix(self, path: str, deadline: float) -> Wire:
+        """Return redis-py's connection to a unix socket."""
         if self._own is not None:
             return self._own(_left(deadline), path=path)
-        return self._wire(self._dial_unix(path, deadline))
+        return self._wire(self._connect_unix(path, deadline))
 
-    def _dial(self, host: str, port: int, deadline: float) -> socket.socket:
+    def _connect(self, host: str, port: int, deadline: float) -> socket.socket:
         found = self._look_up(host, port, deadline)
-        trouble: OSError = TimeoutError("no time left to connect")
+        failure: OSError = TimeoutError("no time left to connect")
         for tried, (family, kind, proto, _, address) in enumerate(found):
             sock = _Socket(family, kind, proto)
             try:
@@ -157,13 +159,13 @@ class Connector:
             except OSError as error:
                 sock.close()
                 let_out(error)
-                trouble = error
+                failure = error
             except BaseException:
                 sock.close()
                 raise
-        raise trouble
+        raise failure
 
-    def _dial_unix(self, path: str, deadline: float) -> socket.socket:
+    def _connect_unix(self, path: str, deadline: float) -> socket.socket:
         sock = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(_left(deadline))
@@ -177,17 +179,17 @@ class Connector:
         return sock
 
     def reset_route(self) -> None:
-        """After a failure: certificates are read anew, for they are renewed on disk."""
+        """Called after a failure: certificates are read again, because they may have been renewed on disk."""
         self._context = None
 
     def forget(self) -> None:
-        """After a fork, in the child: the look-ups' threads are the parent's."""
+        """Reset after a fork, in the child: the look-ups' threads are the parent's."""
         self._under_way = {}
 
     def _look_up(self, host: str, port: int, deadline: float) -> list[Any]:
         try:
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        except (socket.gaierror, UnicodeError):  # a name: only a thread can be left waiting
+        except (socket.gaierror, UnicodeError):  # a name: only a look-up in a thread can be abandoned
             pass
         mine = _LookUp(host, port)
         try:
@@ -212,18 +214,18 @@ class Connector:
         sock.settimeout(_left(deadline))
         try:
             return self._context.wrap_socket(sock, server_hostname=host)
-        except OSError as error:  # what is said to a certificate, or by a TLS alert, is clear by itself
+        except OSError as error:  # what OpenSSL says of a certificate or alert needs no hint
             if isinstance(error, TimeoutError | ConnectionError) or getattr(error, "reason", "") in _NOT_TLS:
                 error.add_note(_PLAIN)
             raise
 
 
 def context(options: Mapping[str, str], key_password: Secret[str] | None) -> ssl.SSLContext:
-    """TLS as a URL's options say: certificate and host name are verified unless they say otherwise."""
-    import ssl  # several milliseconds, for those alone who use it
+    """The TLS context for a URL's options. Certificate and host name are verified unless an option says otherwise."""
+    import ssl  # takes several milliseconds, so only users of TLS pay
 
     class Quiet(ssl.SSLSocket):
-        """As `_Socket`."""
+        """Closes silently, like `_Socket`."""
 
         __del__ = socket.SocketType.close
 

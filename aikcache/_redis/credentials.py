@@ -1,13 +1,13 @@
-"""Who we log in as: what the URL says, or what a redis-py credential provider says before each connection.
+"""The login for new connections: from the URL, or from a redis-py credential provider, which is asked each time.
 
-A provider may ask a token service, so it is called in a thread of its own, which is left behind when it takes too long;
-whoever needs credentials meanwhile waits for that very answer. So a provider that hangs costs one thread, and a caller
-no more than `connect_timeout`.
+A provider may call a token service, so it runs in its own thread, which is abandoned when it takes too long. Other
+callers that need credentials wait for the same answer. So a provider that hangs costs one thread, and a caller waits at
+most `connect_timeout`.
 
-A streaming provider has a token that is renewed by itself. It is asked at each heartbeat too, and a token that is not
-the last one begins a new generation of connections. Its `on_next` has one place, which is the client's: we leave it.
+A streaming provider renews its token by itself. It is also asked at each heartbeat, and a new token begins a new
+generation of connections. Its `on_next` holds one callback, which belongs to the client; aikcache does not set it.
 
-Threads: any. Failure: `RemoteError`; what a provider raises is named by its class, for its text may quote a token.
+Threads: any. Failure: `RemoteError`, which names the provider's exception by its class: its text may quote a token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ONE = ""
 
 
 class _Question:
-    """One question to the provider, and those who wait for its answer."""
+    """One question to the provider, and the callers that wait for its answer."""
 
     def __init__(self) -> None:
         self.answered = Event()
@@ -53,7 +53,7 @@ class Credentials:
     """The login of one server's connections."""
 
     def __init__(self, where: Where, on_new_token: Callable[[], object]) -> None:
-        """`on_new_token` is told when a streaming provider gives another token than before."""
+        """`on_new_token` is called when a streaming provider gives another token than before."""
         self._where = where
         self._on_new_token = on_new_token
         self.provider: Any = None if where.provider is None else where.provider.reveal()
@@ -62,7 +62,7 @@ class Credentials:
         self.under_way: dict[str, _Question] = {}
 
     def login(self, deadline: float) -> Where:
-        """Where to connect to and as whom, before `deadline` (monotonic seconds). Raises `RemoteError`."""
+        """Where to connect, and the login, before `deadline` (monotonic seconds). Raises `RemoteError`."""
         if self.provider is None:
             return self._where
         question = self._ask()
@@ -73,7 +73,7 @@ class Credentials:
         return self._where._replace(username=question.username, password=question.password)
 
     def watch(self) -> None:
-        """At a heartbeat: see whether a streaming provider has another token by now. Waits for nothing."""
+        """At a heartbeat: ask a streaming provider whether it has another token. Does not wait."""
         if self._streaming:
             self._ask()
 
@@ -97,5 +97,5 @@ class Credentials:
         return question
 
     def forget(self) -> None:
-        """After a fork, in the child: the question's thread is the parent's."""
+        """Reset after a fork, in the child: the question's thread is the parent's."""
         self.under_way = {}

@@ -1,8 +1,8 @@
-"""Who is at the end of a connection: which run of a server, in which role, and with whom behind it.
+"""Identifies the server at the end of a connection: its run, its role, and the majority behind it.
 
-A server that has not been met before is greeted (`TransportEvents.new_server`) before anything else is asked of it. One
-thread greets; the others wait for it. Where another server was met before, a new generation of connections begins
-first, so that nothing more is said to the one before.
+A new server is announced (`TransportEvents.new_server`) before any other command is sent to it. One thread announces
+it; the others wait. If it replaces another server, a new generation of connections begins first, so that nothing more
+is sent to the old one.
 
 Threads: any. Failure: `RemoteError` and `TimeoutError`.
 """
@@ -25,89 +25,89 @@ _LONGEST_ID = 100
 
 
 class Generations(Protocol):
-    """Whose connections they are."""
+    """The owner of the connections."""
 
     def begin_generation(self) -> None: ...
-    def moved(self) -> None: ...
+    def on_failover(self) -> None: ...
 
 
 class Identity:
-    """The server that was met last."""
+    """The server that was identified last."""
 
     def __init__(self, owner: Generations, events: TransportEvents, backing: Backing | None) -> None:
         self.run_id: str | None = None
         self.informed = False
-        """Whether the server told of itself (`INFO`) when it was last connected to."""
+        """Whether the server answered `INFO` at the last connect."""
         self._owner = owner
         self._events = events
         self._backing = backing
-        self._meeting = threading.RLock()
-        self._to_greet = self._greeted = 0  # how often there was a reason to greet again whoever is there
+        self._announcing = threading.RLock()
+        self._wanted = self._announced = 0  # how often the server was to be announced again, and was
 
-    def greet_again(self) -> None:
-        """Whoever is there may have missed something, even if it is the server that was met."""
-        self._to_greet += 1
+    def announce_again(self) -> None:
+        """Announce the server again even if it is the same one: it may have missed invalidations."""
+        self._wanted += 1
 
     @property
     def heartbeat(self) -> Command:
-        """What the channel asks each second.
+        """The command that the channel sends each second.
 
-        Behind Sentinel that is the role: a primary that becomes a replica goes on answering reads, for ever; and who
-        follows it, where an ACL lets us ask.
+        Behind Sentinel it asks for the role, because a primary that becomes a replica goes on answering reads; and for
+        the replicas, where an ACL allows that.
         """
         return ("PING",) if self._backing is None else ("INFO", "replication") if self.informed else ("HELLO",)
 
-    def check_heartbeat(self, told: Any, link: Connection, age: float) -> None:
-        """What the answer on `link` to what was asked `age` seconds ago is to mean. May raise `RemoteError`."""
+    def check_heartbeat(self, hello: Any, connection: Connection, age: float) -> None:
+        """Evaluate the reply to a heartbeat that was sent `age` seconds ago. May raise `RemoteError`."""
         try:
-            if isinstance(told, bytes) and self._backing is not None:
-                _check_role({"role": told.partition(b"role:")[2].split(b"\r", 1)[0]})
-                self._backing.followed(link, told, time.monotonic() - age)
+            if isinstance(hello, bytes) and self._backing is not None:
+                _check_role({"role": hello.partition(b"role:")[2].split(b"\r", 1)[0]})
+                self._backing.record_followers(connection, hello, time.monotonic() - age)
             else:
-                _check_role({name.decode(): value for name, value in told.items()})
+                _check_role({name.decode(): value for name, value in hello.items()})
         except RemoteError:
-            self._owner.moved()
+            self._owner.on_failover()
             raise
 
-    def check(self, link: Connection, told: dict[str, Any], info: Any, asked_at: float, deadline: float) -> None:
-        """What a new connection's server says of itself (HELLO, INFO), asked at `asked_at`. May raise `RemoteError`."""
+    def check(self, connection: Connection, hello: dict[str, Any], info: Any, asked_at: float, deadline: float) -> None:
+        """Evaluate the replies to HELLO and INFO, sent at `asked_at` on a new connection. May raise `RemoteError`."""
         if self._backing is not None:
-            _check_role(told)
+            _check_role(hello)
             if isinstance(info, bytes):
-                self._backing.followed(link, info, asked_at)
-            self._backing.seek(link, deadline)
+                self._backing.record_followers(connection, info, asked_at)
+            self._backing.wait_for_majority(connection, deadline)
         self.informed = isinstance(info, bytes)
-        if not isinstance(info, bytes):  # refused by an ACL: its restarts and failovers then go unnoticed
+        if not isinstance(info, bytes):  # an ACL refuses it: restarts and failovers then go unnoticed
             return
         found = _identity(info)
-        if found.id == self.run_id and self._greeted == self._to_greet:
+        if found.id == self.run_id and self._announced == self._wanted:
             return
-        if self._meeting._is_owned():  # type: ignore[attr-defined]
+        if self._announcing._is_owned():  # type: ignore[attr-defined]
             raise TimeoutError
-        try:  # one thread greets; the others come when it is done
-            if not self._meeting.acquire(timeout=max(deadline - time.monotonic(), 0)):
+        try:  # one thread announces; the others wait here
+            if not self._announcing.acquire(timeout=max(deadline - time.monotonic(), 0)):
                 raise TimeoutError
-            due = self._to_greet
-            if found.id != self.run_id or self._greeted != due:
-                self._greet(found, link, deadline)
-                self.run_id, self._greeted = found.id, due  # last: who was interrupted before begins again
+            wanted = self._wanted
+            if found.id != self.run_id or self._announced != wanted:
+                self._announce(found, connection, deadline)
+                self.run_id, self._announced = found.id, wanted  # last, so that an interrupted announcement is repeated
         finally:
             try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
-                self._meeting.release()
+                self._announcing.release()
             except RuntimeError:  # it was not taken
                 pass
 
-    def _greet(self, found: ServerIdentity, link: Connection, deadline: float) -> None:
+    def _announce(self, found: ServerIdentity, connection: Connection, deadline: float) -> None:
         replaces = self.run_id is not None
         if replaces:
-            self._owner.begin_generation()  # before the greeting: from then on nothing is said to the one before
-        self._events.new_server(NewServer(found, replaces, lambda commands: _unrefused(link.ask(commands, deadline))))
+            self._owner.begin_generation()  # first: from here on nothing is sent to the old server
+        self._events.new_server(NewServer(found, replaces, lambda batch: _accepted(connection.ask(batch, deadline))))
         if replaces:
-            self._events.moved(at_once=False)
+            self._events.on_failover(at_once=False)
 
     def forget(self) -> None:
-        """After a fork, in the child."""
-        self._meeting = threading.RLock()
+        """Reset after a fork, in the child."""
+        self._announcing = threading.RLock()
         if self._backing is not None:
             self._backing.forget()
 
@@ -120,19 +120,19 @@ def _identity(info: bytes) -> ServerIdentity:
     return ServerIdentity(run_id[:_LONGEST_ID], seconds)
 
 
-def _check_role(told: dict[str, Any]) -> None:
-    role = told.get("role", b"")
+def _check_role(hello: dict[str, Any]) -> None:
+    role = hello.get("role", b"")
     if role != b"master":
         what = repr(role.decode()) if role in (b"slave", b"replica", b"sentinel") else "something else"
         raise RemoteUnavailableError(f"the server is not the primary, but says it is {what}")
 
 
-def _unrefused(replies: list[Any]) -> list[Any]:
-    """Replies to a greeting, none of which may be refused: what a server was not told, it does not know.
+def _accepted(replies: list[Any]) -> list[Any]:
+    """Return the replies to an announcement. None may be an error: what a server refused, it does not know.
 
-    On a cluster "elsewhere" is no refusal: what is for another node is told to that one.
+    On a cluster a redirection is allowed: the caller sends that command to the other node.
     """
     for reply in replies:
-        if isinstance(reply, ErrorReply) and not reply.way:
+        if isinstance(reply, ErrorReply) and not reply.redirection:
             raise RemoteUnavailableError(f"the server refuses: {reply}")
     return replies

@@ -1,21 +1,21 @@
-"""Whether a majority stands behind the primary that is used, and as of when.
+"""Whether a majority stands behind the primary in use, and since when.
 
-A primary that is cut off answers "master" for as long as it is, and so does the Sentinel beside it. So what this
-process reads there, or holds, counts only up to the last moment for which there is evidence of one of these:
+A primary that is cut off goes on answering "master", and so does the Sentinel beside it. So a value read from it, or
+held here, counts only up to the last moment for which there is evidence of one of these:
 
     asked      a majority of all Sentinels named this primary to us: without one of them none is replaced
-    reached    one Sentinel named it, and said that it reaches a majority itself (`SENTINEL CKQUORUM`); one that has
-               just been cut off reaches the others again before it has heard what they have decided meanwhile
-    followed   every replica that is known was following it: none was left that could have taken its place;
+    reached    one Sentinel named it and said that it reaches a majority itself (`SENTINEL CKQUORUM`); one that was cut
+               off can reach the others again before it has heard their decisions
+    followed   every known replica was following it, so none was left that could have replaced it;
                or most of them were, while no Sentinel says that it is cut off from the others
 
-No answer is no evidence, neither for nor against. The number of Sentinels and replicas is the most that any Sentinel
-has said, even if that one is silent by now; a Sentinel that was cut off cannot make it fewer.
+No answer is no evidence, neither for nor against. The number of Sentinels and replicas is the largest that any Sentinel
+has reported, even if that one is silent now. A Sentinel that was cut off cannot make it smaller.
 
-Every piece of evidence has a date: when its question was sent, less what the answer may lag.
+The date of a piece of evidence is the time when its question was sent, less the possible lag of the answer.
 
-What remains: a primary that keeps most of its replicas, but not all, on a side without a Sentinel. It looks the same
-when all Sentinels are being deployed while a replica is down, and a healthy primary must stay in use then.
+One case is not detected: a primary that keeps most but not all of its replicas on a side without a Sentinel. It looks
+the same when all Sentinels are being redeployed while a replica is down, and then the primary must stay in use.
 
 Threads: any; dictionaries are replaced entry by entry, without a lock. No I/O here.
 """
@@ -31,19 +31,19 @@ Address = tuple[str, int]
 
 NOTICED = 1.2
 """Seconds by which a Sentinel may notice later than the others that it is cut off: they ask each other each second."""
-TOLD = 3.0
-"""Seconds in which a Sentinel that was cut off hears who the primary is: they tell each other every 2."""
+GOSSIP = 3.0
+"""Seconds in which a Sentinel that was cut off learns who the primary is: they publish it every 2."""
 LATEST = 2
-"""Seconds since its last word after which a replica does not count as following."""
+"""Seconds since its last acknowledgement after which a replica does not count as following."""
 SILENT = 3.0
-"""Seconds after which what a Sentinel said of reaching the others says nothing."""
+"""Seconds after which a Sentinel's statement that it reaches a majority is not used any more."""
 MOST_PRIMARIES = 16
 
 
 class Opinion(NamedTuple):
-    """What a Sentinel said, to questions sent at `asked_at` (monotonic seconds).
+    """A Sentinel's answer to questions sent at `asked_at` (monotonic seconds).
 
-    `reaches`: whether it reaches a majority of the Sentinels; None: it does not know. `sentinels` with itself.
+    `reaches`: whether it reaches a majority of the Sentinels; None: it does not know. `sentinels` includes itself.
     """
 
     asked_at: float
@@ -63,32 +63,32 @@ class Majority:
         self._dates: dict[Address, float] = {}
         self._cut_off_at: dict[Address, float] = {}  # when each last said that it does not reach a majority
 
-    def vouched_at(self, primary: Address | None) -> float:
-        """As of when (monotonic seconds) a majority stood behind this primary; -inf: nothing is known of it."""
+    def confirmed_at(self, primary: Address | None) -> float:
+        """The latest time (monotonic seconds) at which a majority stood behind this primary; -inf: no evidence."""
         return -inf if primary is None else self._dates.get(primary, -inf)
 
-    def heard(self, asked: Address, opinion: Opinion) -> None:
-        """A Sentinel has answered."""
-        self._opinions[asked] = opinion
+    def record_opinion(self, address: Address, opinion: Opinion) -> None:
+        """Record a Sentinel's answer."""
+        self._opinions[address] = opinion
         if opinion.reaches is False:
-            self._cut_off_at[asked] = opinion.asked_at
+            self._cut_off_at[address] = opinion.asked_at
         self._date(opinion.primary, self._by_sentinels(opinion.primary))
 
-    def followers(self, primary: Address, asked_at: float, lags: list[int]) -> None:
-        """A primary has said how many seconds ago each replica that is in step said its last word; -1: never yet."""
+    def record_followers(self, primary: Address, asked_at: float, lags: list[int]) -> None:
+        """Record a primary's list of lags: seconds since each replica's last acknowledgement; -1: not in step."""
         following = sorted(lag for lag in lags if 0 <= lag <= LATEST)
         known = max([len(lags), *(opinion.replicas for opinion in list(self._opinions.values()))])
         if len(following) >= known:
             needed = known
-        elif len(following) >= (known + 1) // 2 and not self._denied(asked_at):
+        elif len(following) >= (known + 1) // 2 and not self._reported_cut_off(asked_at):
             needed = (known + 1) // 2
         else:
             return
-        # Seconds are counted by the clock's full ones: the last word may be one more ago.
+        # Redis counts full seconds of the clock: the last acknowledgement may be one second older.
         self._date(primary, asked_at - (following[needed - 1] + 1 if needed else 0))
 
     def _by_sentinels(self, primary: Address) -> float:
-        """As of when Sentinels vouch for it."""
+        """The latest time at which the Sentinels confirm the primary."""
         opinions = dict(items(self._opinions))
         voters = max(opinion.sentinels for opinion in opinions.values())
         agreed: dict[str, float] = {}  # by Sentinel: the URL may name one twice
@@ -96,15 +96,15 @@ class Majority:
         for where, opinion in opinions.items():
             if opinion.primary == primary:
                 agreed[opinion.sentinel] = max(agreed.get(opinion.sentinel, -inf), opinion.asked_at)
-                up_to_date = opinion.asked_at - self._cut_off_at.get(where, -inf) > TOLD
+                up_to_date = opinion.asked_at - self._cut_off_at.get(where, -inf) > GOSSIP
                 if opinion.reaches and opinion.sentinels == voters and up_to_date:
                     reached = max(reached, opinion.asked_at - NOTICED)
         asked = sorted(agreed.values(), reverse=True)
         most = voters // 2 + 1
         return max(reached, asked[most - 1] if len(asked) >= most else -inf)
 
-    def _denied(self, now: float) -> bool:
-        """Whether a Sentinel has just said that it does not reach a majority."""
+    def _reported_cut_off(self, now: float) -> bool:
+        """Whether a Sentinel has just reported that it does not reach a majority."""
         opinions = list(self._opinions.values())
         return any(opinion.reaches is False and now - opinion.asked_at < SILENT for opinion in opinions)
 
@@ -116,7 +116,7 @@ class Majority:
 
 
 def lags(info: bytes) -> list[int]:
-    """From `INFO replication`: of each replica the seconds since its last word; -1 when it is not in step."""
+    """From `INFO replication`: the seconds since each replica's last acknowledgement; -1 for one not in step."""
     found = []
     for line in info.decode("utf-8", "replace").splitlines():
         name, _, rest = line.partition(":")

@@ -1,4 +1,4 @@
-"""Where a cache's Redis is: as its URL says, or as the redis-py client says that it was given."""
+"""Where a cache's Redis is: from its URL, or from a redis-py client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aikcache._settings.url import Where
 
 
 def origin(config: CacheConfig) -> Where:
-    """What `url` or `client` says, and the `credential_provider` beside it. Raises `ConfigError`."""
+    """Read `url` or `client`, and `credential_provider`. Raises `ConfigError`."""
     if config.client is not None:
         from aikcache._redis.client import where_of  # redis-py with it
 

@@ -1,6 +1,6 @@
-"""What is said to a server and what it answers: packed commands, error replies, and what can go wrong on the way.
+"""Packed commands, error replies, and the exceptions that I/O can raise. Pure.
 
-Kept apart from `connection.py`, so that whoever only looks at replies does not load redis-py. Pure.
+Kept apart from `connection.py`, so that code that only reads replies does not load redis-py.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from aikcache._concurrency.outside import BUGS
 from aikcache._redis.cluster.topology import Command as Command
 from aikcache.errors import RemoteTimeoutError
 
-_WAY = 300
-TROUBLE = (OSError, hiredis.HiredisError, *BUGS)
-"""What sockets, TLS, name look-ups and parsers raise; a bad length is a plain `ValueError`."""
+_LONGEST_REDIRECTION = 300
+IO_ERRORS = (OSError, hiredis.HiredisError, *BUGS)
+"""Exceptions of sockets, TLS, name look-ups and parsers; a bad length is a plain `ValueError`."""
 
 
 class ErrorReply(Exception):
-    """An error reply, as the reader hands it over. The server's own text may quote what it was sent, so it is not kept:
-    this is the code word, and `way` the text of a redirection."""
+    """An error reply. Its text may quote what the server was sent. So only its code word is kept, and in `redirection`
+    the text of a redirection.
+    """
 
     def __init__(self, text: str = "") -> None:
         super().__init__(foreign.word(text))
-        self.way = text[:_WAY] if text.startswith(("MOVED ", "ASK ")) else ""
+        self.redirection = text[:_LONGEST_REDIRECTION] if text.startswith(("MOVED ", "ASK ")) else ""
 
 
 class TooLargeError(RemoteTimeoutError):
-    """A reply that is not waited for, because it says it is larger than anything of ours; or one not all here in time.
+    """A reply that is larger than any value of aikcache, by its header, or that did not arrive completely in time.
 
-    It is the key that is at fault, not the server: what stands there can be removed, and the question asked again.
+    The fault is the key's, not the server's: its value can be removed, and the question sent again.
     """
 
 
 def pack(commands: Sequence[Command]) -> bytes:
-    """Commands as they are sent."""
+    """Pack commands for sending."""
     return b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]

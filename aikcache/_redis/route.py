@@ -1,4 +1,4 @@
-"""Where a server is now: at an address, where the Sentinels say that the primary is, or a private one of our own.
+"""Finds the server: at a fixed address, through Sentinels, or an embedded one that this process starts.
 
 Threads: any. Failure: `OSError` and `RemoteError`.
 """
@@ -35,49 +35,49 @@ class Route:
         self._closed = False
 
     def connection(self, deadline: float, timeout: float, generation: int, *, largest: int) -> Connection:
-        """A connection before `deadline` (monotonic), on which nothing has been said yet."""
-        wire, primary = self._dial(deadline)
-        link = self._connector.connection(wire, timeout, generation, largest=largest)
-        link.primary = primary
-        return link
+        """A connection made before `deadline` (monotonic), before the handshake."""
+        wire, primary = self._connect(deadline)
+        connection = self._connector.connection(wire, timeout, generation, largest=largest)
+        connection.primary = primary
+        return connection
 
     def attach(self) -> None:
-        """Have a private server run, where the URL asks for one. It takes as long as its start takes."""
+        """Start or find the embedded server, if the URL asks for one. Blocks for as long as its start takes."""
         if not self._embedded or self._attached:
             return
         from aikcache._embedded import attach as _embedded
 
         path = hidden(self._config.url or "").reveal().removeprefix("embedded://")
         server = _embedded.attach(path or None)
-        gone, self._server = self._server, server  # the channel's thread may be here as well: one is held
+        gone, self._server = self._server, server  # the channel's thread may run this too: keep one
         self._attached = True
         if gone is not None:
             gone.close()
         if self._closed:
             server.close()
 
-    def _dial(self, deadline: float) -> tuple[Wire, Address | None]:
+    def _connect(self, deadline: float) -> tuple[Wire, Address | None]:
         if self._server is not None:
-            wire = self._connector.dial_unix(self._server.socket, deadline)
+            wire = self._connector.connect_unix(self._server.socket, deadline)
             self._server.check_peer(wire._sock)
             return wire, None
         if self.where.path:
-            return self._connector.dial_unix(self.where.path, deadline), None
+            return self._connector.connect_unix(self.where.path, deadline), None
         host, port = self.where.hosts[0]
         if self._sentinels is not None:
             now = time.monotonic()
             host, port = self._sentinels.primary(now + (deadline - now) * SHARE)
-        return self._connector.dial(host, port, deadline), (host, port)
+        return self._connector.connect(host, port, deadline), (host, port)
 
     def reset(self) -> None:
-        """After a failure to connect: whatever was thought of the way there may be wrong."""
+        """After a failure to connect, discard what is cached about the route."""
         self._connector.reset_route()
         if self._sentinels is not None:
             self._sentinels.reset_route()
-        self._attached = False  # an embedded server that has died is started anew
+        self._attached = False  # an embedded server that has died is started again
 
     def forget(self) -> None:
-        """After a fork, in the child."""
+        """Reset after a fork, in the child."""
         self._connector.forget()
 
     def close(self) -> None:

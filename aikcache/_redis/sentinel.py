@@ -1,18 +1,18 @@
-"""Which server is the primary: asked of the Sentinels at every new connection, and heard from all of them.
+"""Finds the primary: Sentinels are asked at every new connection, and all of them are watched in between.
 
-Asked: the Sentinels in turn, the one that answered last first, each with its share of the time, so that dead ones (even
-those that swallow packets) leave some for the living. The answer is not kept: a connection is made where the primary is
-now. It may still be wrong for a moment, so the server itself is asked for its role too (`_redis/pool`).
+Asking: the Sentinels in turn, starting with the last one that answered. Each gets a share of the time, so that dead
+ones (even those that drop packets) leave some for the others. The answer is not cached: each connection goes to the
+current primary. The answer may be wrong for a moment, so the server itself is asked for its role (`_redis/identity`).
 
-Believed: what has the highest configuration epoch, which each failover raises. Sentinels hear of a switch one after the
-other, and one that lags would send us back to a primary that still takes itself for one.
+Choosing: the answer with the highest configuration epoch counts, because each failover raises it. Sentinels learn of a
+switch one after the other, and one that lags would name the old primary, which may still act as one.
 
-Heard: each Sentinel that the URL names is listened to (`_redis/sentinel_watch`), because an old primary may answer for
-many seconds after it was replaced, and one Sentinel may be cut off from the others together with it. What they say, and
-as of when, is the evidence of a majority (`_redis/majority`).
+Watching: each Sentinel in the URL is listened to (`_redis/sentinel_watch`), because an old primary may answer for many
+seconds after it was replaced, and one Sentinel may be cut off together with it. The Sentinels' dated answers are the
+evidence of a majority (`_redis/majority`).
 
-Threads: any thread asks; the watchers are daemons started by the first question, gone after `close`, and after a fork
-until the child's first question. Failure: `RemoteUnavailableError`; a watcher reports and goes on.
+Threads: any thread asks. The watchers are daemon threads. The first question starts them; they end after `close`, and
+after a fork until the child's first question. Failure: `RemoteUnavailableError`; a watcher reports and goes on.
 
 Source: Redis, "Guidelines for Redis clients with support for Sentinel".
 """
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.connector import Connector
 from aikcache._redis.majority import Address, Majority, Opinion
-from aikcache._redis.reply import TROUBLE, Command, ErrorReply
-from aikcache._redis.sentinel_watch import HEARTBEAT, Watch, said
+from aikcache._redis.reply import IO_ERRORS, Command, ErrorReply
+from aikcache._redis.sentinel_watch import HEARTBEAT, Watch, describe
 from aikcache._settings import url
 from aikcache._settings.url import Where
 from aikcache.errors import RemoteError, RemoteUnavailableError
@@ -35,9 +35,9 @@ from aikcache.errors import RemoteError, RemoteUnavailableError
 if TYPE_CHECKING:
     from aikcache._redis.connection import Connection
 
-Known = tuple[int, Address | None]
+EpochAndPrimary = tuple[int, Address | None]
 SHARE = 0.7
-"""How much of the time for connecting the Sentinels may take."""
+"""The part of the connect time that the Sentinels may use."""
 
 
 _LAST_EPOCH = 2**64 - 1
@@ -64,53 +64,53 @@ class Sentinels:
         self.majority = Majority()
         self._switched = switched
         self.report = report
-        self._order = list(where.hosts)  # replaced as a whole, never changed
+        self._order = list(where.hosts)  # replaced as a whole, never modified
         options = where.options
         self._login = where._replace(
             username=options.get("sentinel_username"), password=where.secrets.get("sentinel_password"), db=0, own=None
         )
-        self._dialer = Connector(self._login)
+        self._connector = Connector(self._login)
         self._watches = self._make_watches()
         self.closed = False
-        self._known: Known = (-1, None)  # the epoch, and who is the primary in it
+        self._known: EpochAndPrimary = (-1, None)  # the latest epoch, and its primary
 
-    # Asked
+    # Asking
 
     def primary(self, deadline: float) -> Address:
-        """Where the primary is, as the first Sentinel says that is up to date; before `deadline` (monotonic).
+        """The primary's address, from the first Sentinel that is up to date, before `deadline` (monotonic seconds).
 
-        Where it was last, if no Sentinel answers.
+        If no Sentinel answers, the last known address.
         """
         self._watch()
-        order, trouble = self._order, []
-        late: tuple[int, Address] | None = None
+        order, errors = self._order, []
+        outdated: tuple[int, Address] | None = None
         for tried, address in enumerate(order):
             now = time.monotonic()
             try:
                 found = self._ask(address, now + (deadline - now) / (len(order) - tried))
-            except (RemoteError, *TROUBLE) as error:
+            except (RemoteError, *IO_ERRORS) as error:
                 let_out(error)
-                trouble.append(said(address, error))
+                errors.append(describe(address, error))
                 continue
             if self.learn(address, found):
                 self._prefer(address)
                 return found.primary
             known = found.epoch, found.primary
-            late = known if late is None else max(late, known)
-        if late is not None:  # who knew better is gone, or all of them have been set up anew
-            self._known = late
-            return late[1]
+            outdated = known if outdated is None else max(outdated, known)
+        if outdated is not None:  # the up-to-date ones are gone, or all were set up again
+            self._known = outdated
+            return outdated[1]
         if self._known[1] is not None:
-            # All are away, or were set up anew. Where it was last it may still be: whoever connects there checks its
-            # role, and seeks a majority behind it.
+            # All are away, or were set up again. The primary may still be there: the caller checks its role, and waits
+            # for a majority behind it.
             return self._known[1]
-        raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {'; '.join(trouble)}")
+        raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {'; '.join(errors)}")
 
     def reset_route(self) -> None:
-        """What the first Sentinel said is not so: the next one is asked first. (Locks nothing: the order is a hint.)"""
+        """The first Sentinel's answer was wrong: ask the next one first. (No lock: the order is a hint.)"""
         order = self._order
         self._order = [*order[1:], order[0]]
-        self._dialer.reset_route()
+        self._connector.reset_route()
 
     def _prefer(self, address: Address) -> None:
         order = self._order
@@ -119,26 +119,26 @@ class Sentinels:
 
     def _ask(self, address: Address, deadline: float) -> Opinion:
         asked_at = time.monotonic()
-        link, name = self.connect(address, deadline)
+        connection, name = self.connect(address, deadline)
         try:
-            return self.told(name, asked_at, link.ask(self.questions(), deadline))
+            return self.opinion(name, asked_at, connection.ask(self.questions(), deadline))
         finally:
-            link.close()
+            connection.close()
 
     def connect(self, address: Address, deadline: float) -> tuple[Connection, str]:
-        """A connection to a Sentinel, and its name among them."""
-        link = self._dialer.connection(self._dialer.dial(*address, deadline), HEARTBEAT)
+        """A connection to a Sentinel, and its id."""
+        connection = self._connector.connection(self._connector.connect(*address, deadline), HEARTBEAT)
         try:
-            who: list[Command] = [("SENTINEL", "MYID")]
-            _, (name,) = link.handshake(self._login, 3, "aikcache-sentinel", deadline, more=who)
+            identify: list[Command] = [("SENTINEL", "MYID")]
+            _, (name,) = connection.handshake(self._login, 3, "aikcache-sentinel", deadline, more=identify)
         except BaseException:
-            link.close()
+            connection.close()
             raise
         named = isinstance(name, bytes) and name[:_LONGEST_NAME].decode("utf-8", "replace")
-        return link, named or f"{address[0]}:{address[1]}"
+        return connection, named or f"{address[0]}:{address[1]}"
 
     def questions(self) -> list[Command]:
-        """What each Sentinel is asked."""
+        """The commands that each Sentinel is sent."""
         service = self.service
         return [
             ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
@@ -147,8 +147,8 @@ class Sentinels:
             ("INFO", "sentinel"),
         ]
 
-    def told(self, name: str, asked_at: float, replies: list[Any]) -> Opinion:
-        """What a Sentinel's replies to the questions say."""
+    def opinion(self, name: str, asked_at: float, replies: list[Any]) -> Opinion:
+        """Parse a Sentinel's replies to the questions."""
         address, facts, *_ = replies
         if address is None:
             raise RemoteUnavailableError(f"knows no service {self.service!r}")
@@ -163,15 +163,15 @@ class Sentinels:
             raise RemoteUnavailableError("says what cannot be") from None
 
     def _opinion(self, name: str, asked_at: float, replies: list[Any]) -> Opinion:
-        """What they say. Whatever is no number, or no address, raises something."""
+        """The same. A reply that is no number, or no address, raises an exception."""
         (host, port), facts, quorum, info = replies
-        primary = url.told(host, port, otherwise=("", 0))
+        primary = url.announced(host, port, otherwise=("", 0))
         if not primary[0]:
             raise ValueError("no address")
-        # The leader of a failover names the promoted one already, in an epoch to come.
+        # The leader of a failover already names the new primary, which belongs to the next epoch.
         coming = (facts[b"ip"], facts[b"port"]) != (host, port)
         reaches: bool | None = None
-        # One whose clock jumped, or that was starved, sees nothing for a while, and goes on saying what it saw (TILT).
+        # In TILT mode (its clock jumped, or it was starved) a Sentinel repeats what it saw before.
         if isinstance(info, bytes) and b"sentinel_tilt:0" in info:
             reaches = True if isinstance(quorum, bytes) else False if str(quorum).startswith("NOQUORUM") else None
         return Opinion(
@@ -184,22 +184,22 @@ class Sentinels:
             reaches=reaches,
         )
 
-    def learn(self, asked: Address, opinion: Opinion) -> bool:
-        """Whether this is not older than what is known; if it is another primary, whoever uses the last one is told."""
-        self.majority.heard(asked, opinion)
+    def learn(self, address: Address, opinion: Opinion) -> bool:
+        """Whether the opinion is not older than what is known. If it names another primary, the pool is informed."""
+        self.majority.record_opinion(address, opinion)
         known, before = self._known
         if opinion.epoch < known:
             return False
         if before is not None and before != opinion.primary:
             self._switched(opinion.primary)
-        self._known = (opinion.epoch, opinion.primary)  # not before: who was interrupted tells again
+        self._known = (opinion.epoch, opinion.primary)  # last, so that an interrupted report is repeated
         return True
 
-    def vouched_at(self) -> float:
-        """As of when a majority stood behind the primary that is known (monotonic seconds); -inf: not yet."""
-        return self.majority.vouched_at(self._known[1])
+    def confirmed_at(self) -> float:
+        """The latest time (monotonic seconds) at which a majority stood behind the known primary; -inf: never."""
+        return self.majority.confirmed_at(self._known[1])
 
-    # Heard
+    # Watching
 
     @property
     def listening(self) -> bool:
@@ -207,17 +207,17 @@ class Sentinels:
         return any(watch.listening for watch in self._watches)
 
     def _watch(self) -> None:
-        """See to it that the watchers run. Costs nothing when they do."""
+        """Start the watchers unless they run. Costs nothing when they do."""
         for watch in self._watches:
             watch.start()
 
     def _make_watches(self) -> list[Watch]:
         return [Watch(self, address) for address in dict.fromkeys(self._order)]
 
-    # Its end
+    # Closing
 
     def close(self) -> None:
-        """End the threads; returns when they have ended, or after a second."""
+        """Stop the threads. Returns when they have ended, or after a second."""
         self.closed = True
         for watch in self._watches:
             watch.stop()
@@ -226,13 +226,13 @@ class Sentinels:
             watch.join(deadline)
 
     def forget(self) -> None:
-        """After a fork, in the child: the threads are the parent's, and so are their connections."""
+        """Reset after a fork, in the child: threads and connections are the parent's."""
         self._watches = self._make_watches()
-        self._dialer.forget()
+        self._connector.forget()
 
 
-def _count(told: bytes, most: int) -> int:
-    """A number that a Sentinel says. Raises `ValueError` when it is none, or too large."""
-    if not told.isdigit() or len(told) > 20 or int(told) > most:
+def _count(number: bytes, most: int) -> int:
+    """A number in a Sentinel's reply. Raises `ValueError` when it is none, or too large."""
+    if not number.isdigit() or len(number) > 20 or int(number) > most:
         raise ValueError("no number")
-    return int(told)
+    return int(number)

@@ -1,9 +1,10 @@
-"""One Sentinel, listened to: what it publishes of a failover, and what it says of the primary every second.
+"""Watches one Sentinel: the failovers that it publishes, and its answers about the primary every second.
 
-Its thread subscribes to `+switch-master` and its forerunners, and asks by itself as well, which shows that the Sentinel
-lives, finds a switch whose message was missed, and dates what it says. A Sentinel that is silent is connected to anew.
+The thread subscribes to `+switch-master` and the events before it. It also asks by itself: the answers show that the
+Sentinel lives, reveal a switch whose message was lost, and give its opinions a date. If the Sentinel is silent, the
+thread connects again.
 
-Threads: one daemon each. Failure: it is reported, and tried again after a pause that grows.
+Threads: one daemon each. Failure: it is reported, and the next attempt follows after a growing pause.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
 
 
 class Service(Protocol):
-    """Whose primary is asked for, and who learns what was said. `beat`: seconds between questions."""
+    """The service that is watched. It receives what the Sentinel answers. `beat`: seconds between questions."""
 
     service: str
     within: float
@@ -37,8 +38,8 @@ class Service(Protocol):
 
     def connect(self, address: Address, deadline: float) -> tuple[Connection, str]: ...
     def questions(self) -> list[Command]: ...
-    def told(self, name: str, asked_at: float, replies: list[Any]) -> Opinion: ...
-    def learn(self, asked: Address, opinion: Opinion) -> bool: ...
+    def opinion(self, name: str, asked_at: float, replies: list[Any]) -> Opinion: ...
+    def learn(self, address: Address, opinion: Opinion) -> bool: ...
 
 
 class Watch:
@@ -49,82 +50,82 @@ class Watch:
         self.listening = False
         self._sentinels = sentinels
         self._daemon = Daemon(self._run, "aikcache-sentinel")
-        self._link: Connection | None = None
+        self._connection: Connection | None = None
 
     def start(self) -> None:
-        """See to it that its thread runs. Costs nothing when it does."""
+        """Start the thread unless it runs. Costs nothing when it does."""
         self._daemon.start()
 
     def stop(self) -> None:
         self._daemon.stop()
-        link = self._link
-        if link is not None:
-            link.interrupt()
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
 
     def join(self, deadline: float) -> None:
-        """Wait for the end, until `deadline` (monotonic)."""
+        """Wait until the thread has ended, or until `deadline` (monotonic)."""
         self._daemon.join(max(deadline - time.monotonic(), 0))
 
     def _run(self) -> None:
         closed, backoff = self._daemon.stopping, FIRST_BACKOFF
         while not closed.is_set():
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 self._listen()
             except Exception as error:  # a bug here must not end the watching for good
                 if not closed.is_set():
                     self._sentinels.report(
-                        "sentinel", f"Sentinel {said(self.address, error)}; it listens to the others."
+                        "sentinel", f"Sentinel {describe(self.address, error)}; it listens to the others."
                     )
             finally:
                 self.listening = False
-            if time.monotonic() - began > LONGEST_BACKOFF:
+            if time.monotonic() - started_at > LONGEST_BACKOFF:
                 backoff = FIRST_BACKOFF
             closed.wait(backoff * chance.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def _listen(self) -> None:
         sentinels = self._sentinels
-        link, name = sentinels.connect(self.address, time.monotonic() + sentinels.within)
-        asked: deque[float] = deque()
+        connection, name = sentinels.connect(self.address, time.monotonic() + sentinels.within)
+        requested_at: deque[float] = deque()
         replies: list[Any] = []
         try:
-            self._link = link
-            link.send_command("SUBSCRIBE", *EVENTS)
-            heard_at, next_question = time.monotonic(), 0.0
+            self._connection = connection
+            connection.send_command("SUBSCRIBE", *EVENTS)
+            received_at, next_question = time.monotonic(), 0.0
             while not self._daemon.stopping.is_set():
                 now = time.monotonic()
-                if now - heard_at > SILENT:
-                    raise RemoteUnavailableError(f"silent for {now - heard_at:.1f} seconds")
+                if now - received_at > SILENT:
+                    raise RemoteUnavailableError(f"silent for {now - received_at:.1f} seconds")
                 if now >= next_question:
-                    asked.append(now)
+                    requested_at.append(now)
                     for question in sentinels.questions():
-                        link.send_command(*question)
+                        connection.send_command(*question)
                     next_question = now + sentinels.beat
-                for message in link.poll(max(next_question - now, 0.001)):
-                    heard_at = now
+                for message in connection.poll(max(next_question - now, 0.001)):
+                    received_at = now
                     if is_push(message):
                         if self._concerns_us(message):
-                            next_question = 0.0  # whatever it was, where is the primary now?
+                            next_question = 0.0  # whatever happened, ask for the primary now
                         continue
                     replies.append(message)
                     if len(replies) == len(sentinels.questions()):
-                        sentinels.learn(self.address, sentinels.told(name, asked.popleft(), replies))
+                        sentinels.learn(self.address, sentinels.opinion(name, requested_at.popleft(), replies))
                         self.listening = True
                         replies = []
         finally:
-            self._link = None
-            link.close()
+            self._connection = None
+            connection.close()
 
     def _concerns_us(self, message: list[Any]) -> bool:
         return message[0] == b"message" and self._sentinels.service.encode() in message[2].split()
 
 
 def is_push(message: Any) -> bool:
-    """Whether hiredis read this as a push, for which it has a list of a class of its own."""
+    """Whether hiredis parsed this as a push, for which it has its own subclass of list."""
     return isinstance(message, list) and type(message) is not list
 
 
-def said(address: Address, error: Exception) -> str:
-    """An error of one Sentinel, for people."""
+def describe(address: Address, error: Exception) -> str:
+    """An error of one Sentinel, for a log line."""
     return f"{address[0]}:{address[1]}: {error if isinstance(error, RemoteUnavailableError) else type(error).__name__}"

@@ -1,12 +1,12 @@
-"""Two network namespaces with a cable between them, so that a network can be cut in two on one machine.
+"""Two network namespaces joined by a cable, so that one machine can cut a network in two.
 
-Its one idea: what is started inside a side (`Side.inside`) has that side's network for good, and files in common with
-everybody: a test outside reaches every server by its unix socket, however the network is cut. A cut is silent, as in a
-real one: packets go to an address nobody has, connections stay open, nothing is refused.
+A process started inside a side (`Side.inside`) keeps that side's network for good, but shares all files. So a test
+outside reaches every server by its unix socket, however the network is cut. A cut is silent, as in a real network:
+packets go to an address that no one has, connections stay open, nothing is refused.
 
-Linux only, for root or whoever has CAP_NET_ADMIN and CAP_SYS_ADMIN, with `ip` of iproute2 (`possible`). The namespaces
-have no names, so nothing of them outlives the process. Threads: `inside` concerns the calling thread, and the processes
-and threads that it starts.
+Linux only, for root or a user with CAP_NET_ADMIN and CAP_SYS_ADMIN, with `ip` of iproute2 (`possible`). The namespaces
+have no names, so they end with the process. Threads: `inside` applies to the calling thread, and to the processes and
+threads that it starts.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Side:
 
     @property
     def path(self) -> str:
-        """The file that is this network."""
+        """The file of this network namespace."""
         return f"/proc/{os.getpid()}/fd/{self.file}"
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """A block whose thread is on this side; so is for good what it starts."""
+        """Run the block on this side. Processes and threads started in it stay there."""
         before = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
         try:
             _enter(self.file)
@@ -62,19 +62,21 @@ class Side:
             subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
 
     def plug(self) -> None:
-        """Give the cable's end its addresses."""
+        """Configure this end of the cable."""
         self.ip("link", "set", _CABLE, "address", self._ethernet, "arp", "off", "up")
         self.ip("link", "set", "lo", "up")
         self.ip("address", "add", f"{self.host}/24", "dev", _CABLE)
 
     def reach(self, *, other: bool) -> None:
-        """Whether what is sent to the other side arrives there."""
+        """Whether packets to the other side arrive there."""
         host, ethernet = self._other
         self.ip("neigh", "replace", host, "lladdr", ethernet if other else _NOBODY, "dev", _CABLE, "nud", "permanent")
 
 
 class Sides:
-    """Both, joined. As a context manager they are gone on exit, with the end of what was started inside."""
+    """Both sides, joined. As a context manager: on exit the sides are closed; they end with the processes started
+    inside.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -86,7 +88,7 @@ class Sides:
 
     @staticmethod
     def possible() -> bool:
-        """Whether this machine and user can have them."""
+        """Whether this machine and user can create them."""
         if sys.platform != "linux" or shutil.which("ip") is None:
             return False
         try:
@@ -96,12 +98,12 @@ class Sides:
         return True
 
     def cut(self) -> None:
-        """From now on nothing passes, in either direction; nobody is told."""
+        """Stop all packets between the sides, in both directions, silently."""
         for side in (self.one, self.other):
             side.reach(other=False)
 
     def join(self) -> None:
-        """Everything passes again."""
+        """Let packets pass again."""
         for side in (self.one, self.other):
             side.reach(other=True)
 
@@ -121,7 +123,9 @@ class Sides:
 
 
 def _new_network() -> int:
-    """A file that is a new network; a thread of its own makes it, for that is then in it for good."""
+    """Create a network namespace and return its file. A thread of its own does so, because it stays in the new
+    namespace.
+    """
     made: list[int | OSError] = []
 
     def make() -> None:

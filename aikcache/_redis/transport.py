@@ -1,7 +1,7 @@
-"""How the rooms above reach Redis, whether that is one server or a cluster: `Transport` is `Pool` or `Cluster`.
+"""The interface to Redis for the rooms above. `Transport` is `Pool` (one server) or `Cluster`.
 
-What a transport finds out by itself it tells who made it, by the functions of `TransportEvents` that it was made with.
-They are called on the thread that has found out, maybe a call's own.
+A transport reports what it finds out through the functions of `TransportEvents` that it was made with. They run on the
+thread that found it out, possibly a caller's.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ class ServerIdentity(NamedTuple):
 
 
 class NewServer(NamedTuple):
-    """A server that has not been met before; nothing else is asked of it until `TransportEvents.new_server` returns."""
+    """A server that was not seen before. Nothing else is sent to it until `TransportEvents.new_server` returns."""
 
     identity: ServerIdentity
     replaces: bool
-    """Whether another server was here before it."""
+    """Whether it replaces another server."""
     ask: Callable[[list[Command]], list[Any]]
-    """Sends commands on its new connection, and gives their replies. Raises `RemoteError`."""
+    """Sends commands on its new connection and returns their replies. Raises `RemoteError`."""
 
 
-class Moved(Protocol):
-    """Is told that another server may answer now. `at_once`: it is known to be there."""
+class OnFailover(Protocol):
+    """Called when another server may answer now. `at_once`: it is known to be there."""
 
     def __call__(self, *, at_once: bool, address: tuple[str, int] | None = None) -> object: ...
 
 
-def _nobody(*args: object, **options: object) -> None:
-    """Nobody is told."""
+def _ignored(*args: object, **options: object) -> None:
+    """No one listens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransportEvents:
-    """Who is told what."""
+    """The functions that a transport calls."""
 
-    new_server: Callable[[NewServer], object] = _nobody
+    new_server: Callable[[NewServer], object] = _ignored
     """May raise `RemoteError`: the connection is then given up."""
-    moved: Moved = _nobody
+    on_failover: OnFailover = _ignored
     """`address` names the primary of a cluster."""
-    primaries_changed: Callable[[], object] = _nobody
-    """Primaries of a cluster have come or gone; told before anything is asked of those that came."""
+    primaries_changed: Callable[[], object] = _ignored
+    """Primaries of a cluster were added or removed. Called before anything is sent to a new one."""
     breaker: Changed = unobserved
-    report: Callable[[str, str], object] = _nobody
-    """A cause and a message for the log."""
+    report: Callable[[str, str], object] = _ignored
+    """Takes a cause and a message for the log."""
 
 
 class Server(Protocol):
@@ -68,7 +68,7 @@ class Server(Protocol):
 
 
 class Transport(Protocol):
-    """Connections to wherever a cache's values are. Every method that asks something raises `RemoteError`."""
+    """Connections to the servers of a cache. Every method that sends something raises `RemoteError`."""
 
     config: CacheConfig
 
@@ -78,7 +78,7 @@ class Transport(Protocol):
 
     @property
     def breaker(self) -> Breaker:
-        """The breaker of the server; of several, one that is open, if there is one."""
+        """The circuit breaker of the server; of several servers, an open one if there is any."""
 
     @property
     def generation(self) -> int:
@@ -87,33 +87,33 @@ class Transport(Protocol):
     def exchange(self, commands: Sequence[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
         """Send all commands at once and return their replies, an `ErrorReply` where one was refused.
 
-        Blocks for `within` seconds at most (`timeout` by default), and longer where it has to connect. `once`: raises
-        `LostReplyError` where it would otherwise send the same a second time.
+        Blocks for at most `within` seconds (`timeout` by default), longer where it has to connect. `once`: raises
+        `LostReplyError` where it would otherwise send the commands again.
         """
 
     def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> list[Any] | None:
-        """The same for `count` commands that are packed already. None: not possible where there are several servers."""
+        """As `exchange`, for `count` commands that are packed already. None: not possible with several servers."""
 
     def age(self) -> float:
-        """Seconds since a majority is known to have stood behind the server; -inf where none has to."""
+        """Seconds since the last evidence of a majority behind the server; -inf where none is needed."""
 
     def parts(self) -> Iterator[Server]:
-        """The servers that hold a part of the data each, one by one."""
+        """The servers, one by one, each of which holds a part of the data."""
 
     def servers(self) -> Sequence[Server]:
-        """The servers that are known, without a question."""
+        """The servers that are known. Sends nothing."""
 
-    def tags(self) -> Sequence[str]:
-        """What a name begins with to be on each server."""
+    def hash_tags(self) -> Sequence[str]:
+        """For each server a prefix that puts a name on it."""
 
-    def tags_beside(self, names: Sequence[str]) -> Sequence[str]:
-        """What a name begins with to be on each server that has one of `names`."""
+    def hash_tags_of(self, names: Sequence[str]) -> Sequence[str]:
+        """For each server that has one of `names` a prefix that puts a name on it."""
 
-    def drop_kept(self) -> None:
-        """Connections that are kept may be out of step: they are not used again."""
+    def drop_idle(self) -> None:
+        """Close idle connections, which may be out of step."""
 
     def forget(self) -> None:
-        """After a fork, in the child: the connections are the parent's."""
+        """Reset after a fork, in the child: the connections are the parent's."""
 
     def close(self) -> None:
-        """Close what is open. Nothing can be asked from then on."""
+        """Close all connections. Nothing can be sent afterwards."""

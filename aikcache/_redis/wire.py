@@ -1,8 +1,8 @@
-"""redis-py's connection and its parser over hiredis, as far as they are ours: the one module that imports redis-py.
+"""redis-py's connection and its hiredis parser, adapted. Only this module imports redis-py (and `client.py`).
 
-redis-py's timeout is per receive, so a server that drips bytes could hold a call for ever. From the second receive on
-the timeout is set to what is left (`_Parser`). redis-py connects again by itself when it sends on a closed connection,
-past any deadline and to another server than the one that was checked; `Wire` never does.
+redis-py's timeout is per receive, so a server that sends byte by byte could block a call for ever. From the second
+receive on, `_Parser` sets the timeout to the time that is left. redis-py reconnects by itself when it sends on a closed
+connection, past any deadline and to a server that was not checked. `Wire` never does.
 
 Threads: one thread at a time uses a connection. Failure: `OSError` and `RemoteError`.
 """
@@ -34,27 +34,28 @@ __all__ = ["RedisError", "Wire", "own", "unwrapped"]
 
 _BUFFER = 65536
 _MUCH = 1 << 20
-"""Bytes received in vain after which it is the reply that is too large, not the server that is silent."""
+"""If more bytes than this arrived before the deadline, the reply was too large, not the server silent."""
 _AGGREGATES = b"*~>"
 _MOST = 1 << 22
-"""Elements of the longest array that is received. Room for all that it says is made at its first bytes, and giving that
-back takes a second for each hundred million."""
+"""Elements of the longest array that is received: the reader allocates all of it at its header, and takes a second to
+free each hundred million elements.
+"""
 _NOTHING = object.__hash__
-"""A finalizer in C, instead of redis-py's: an exception that a signal handler raises in one in Python is lost."""
+"""A finalizer in C. redis-py's is Python code, in which an exception of a signal handler would be lost."""
 
 
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
-    """redis-py's parser over hiredis, which asks the exchange's deadline before each receive but the first."""
+    """redis-py's hiredis parser, which checks the exchange's deadline before each receive but the first."""
 
     __del__ = _NOTHING
 
     def __init__(self, socket_read_size: int) -> None:
         super().__init__(socket_read_size)
-        self.pubsub_push_handler_func = None  # a bound method, which would keep parser and socket in a cycle
+        self.pubsub_push_handler_func = None  # a bound method would make a cycle of parser and socket
         self.largest = sys.maxsize
         self.deadline = inf
-        self.late = False  # whether the socket's own timeout may be longer than what is left
-        self.shortened = False  # whether the socket's timeout is what was left
+        self.check_deadline = False  # whether the socket's timeout may be longer than the time left
+        self.shortened = False  # whether the socket's timeout was set to the time left
         self.received = self.size = 0  # bytes of this exchange, and of its last receive
 
     @staticmethod
@@ -65,7 +66,7 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
         raise RemoteUnavailableError("the server pushes what nobody has asked for.")
 
     def read(self, count: int) -> list[Any]:
-        """So many replies. (redis-py's own `read_response` takes a microsecond more for each.)"""
+        """Receive `count` replies. (redis-py's own `read_response` takes a microsecond more for each.)"""
         replies: list[Any] = []
         gets = self._reader.gets
         while count:
@@ -79,8 +80,8 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
         return replies
 
     def read_from_socket(self, timeout: object = None, raise_on_timeout: bool = True) -> bool:
-        """Receive once, and feed the reader. redis-py's arguments mean nothing here. Raises `OSError`."""
-        if self.late:
+        """Receive once and feed the reader. redis-py's arguments are ignored. Raises `OSError`."""
+        if self.check_deadline:
             if self.received and self.received == self.size:
                 self._refuse_huge()
             left = self.deadline - time.monotonic()
@@ -95,18 +96,18 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
             raise _overdue(self.received) from None
         if not size:
             raise ConnectionResetError("closed by the server")
-        if self._buffer[0] in _AGGREGATES:  # never in a variable: a traceback that shows those would show it
+        if self._buffer[0] in _AGGREGATES:  # not in a local variable, which a traceback may show
             self._refuse_many()
         self._reader.feed(self._buffer, 0, size)
         self.received += size
-        self.late = True
+        self.check_deadline = True
         return True
 
     def drain(self) -> list[Any]:  # pushes too
         return list(iter(self._reader.gets, NOT_ENOUGH_DATA))
 
     def _refuse_huge(self) -> None:
-        """After the first receive, which did not bring a whole reply: a string says at its beginning how long it is."""
+        """Called if the first receive did not bring a whole reply: the header of a string gives its length."""
         length, end, _ = bytes(self._buffer[:24]).partition(b"\r\n")
         if end and length[:1] == b"$" and length[1:].isdigit() and int(length[1:]) >= self.largest:
             raise TooLargeError(f"a value of {length[1:].decode()} bytes is larger than anything that is stored.")
@@ -118,7 +119,7 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
 
 
 def _attach(wire: Any) -> None:
-    """Instead of redis-py's handshake, which takes a round trip and a whole timeout for each of its steps."""
+    """Replaces redis-py's handshake, which takes a round trip and a whole timeout for each step."""
     wire._parser.on_connect(wire)
 
 
@@ -128,15 +129,16 @@ _OURS: dict[str, Any] = {
     "socket_read_size": _BUFFER,
     "protocol": 3,
     "redis_connect_func": _attach,
-    "event_dispatcher": EventDispatcher(),  # one for all, instead of one for each connection
-    **({"driver_info": None} if "driver_info" in _KNOWN else {}),  # the version of redis-py is read from disk for it
+    "event_dispatcher": EventDispatcher(),  # shared, instead of one for each connection
+    **({"driver_info": None} if "driver_info" in _KNOWN else {}),  # the default reads redis-py's version from disk
 }
-"""What every connection is made with. What is not named is off by itself: retries, health checks, decoding, maintenance
-notifications."""
+"""Arguments of every connection. All others are off by default: retries, health checks, decoding, maintenance
+notifications.
+"""
 
 
 class Wire(AbstractConnection):
-    """redis-py's connection, over a socket that `Connector` has connected. It never connects by itself."""
+    """redis-py's connection over a socket that `Connector` has connected. It never connects by itself."""
 
     __del__ = _NOTHING
     host, port = "the server", 0
@@ -157,7 +159,7 @@ class Wire(AbstractConnection):
 
 
 class _Once:
-    """Before a connection class of the application's: it connects once."""
+    """Mixed into the application's connection class, so that it connects only once."""
 
     __del__ = _NOTHING
     _connected = False
@@ -170,9 +172,10 @@ class _Once:
 
 
 def own(given: Own | None) -> Callable[..., Wire] | None:
-    """What makes connections of a class of the application's, each connected within its `left` seconds; None: ours.
+    """Return a factory for connections of the application's class, each connected within `left` seconds; None: no
+    class.
 
-    How long a name's look-up may take is that class's affair.
+    The application's class decides how long a name look-up may take.
     """
     if given is None or given.kind is None:
         return None
@@ -183,7 +186,7 @@ def own(given: Own | None) -> Callable[..., Wire] | None:
             times = {"socket_timeout": left, "socket_connect_timeout": left}
             made = kind(**{**given.arguments.reveal(), **address, **_OURS, **times})
             made.connect()
-        except Exception as error:  # the application's code may raise anything; a signal handler's goes on
+        except Exception as error:  # the application's code may raise anything; a signal handler's error goes on
             let_out(error)
             raise unwrapped(error) from None
         return made  # type: ignore[no-any-return]
@@ -192,9 +195,9 @@ def own(given: Own | None) -> Callable[..., Wire] | None:
 
 
 def unwrapped(error: Exception) -> Exception:
-    """What redis-py has wrapped: the system's own error, where it is one, for its class says what happened.
+    """The system's own error, where redis-py has wrapped one, because its class says what happened.
 
-    Of other errors their class: what they say may be what a server said.
+    Other errors are reported by their class, because their text may quote the server.
     """
     inner = error.__context__
     if isinstance(error, OSError | RemoteError):

@@ -248,7 +248,7 @@ class RedisStore:
 
         Writes are replicated in their order, so a replica that has the mark written here has all that was before it.
         """
-        marks = [self.commands.heard(tag) for tag in self.connections.tags()]
+        marks = [self.commands.heard(tag) for tag in self.connections.hash_tags()]
         heard = self._ask([*marks, ("WAIT", str(replicas), str(max(int(within * 1000), 1)))])[-1]
         return type(heard) is int and heard >= replicas
 
@@ -281,7 +281,7 @@ class RedisStore:
         names = [*keys, *map(self.space.stamp, groups)]
         if any(group.startswith("#") for group in groups):  # a tag's invalidation writes this one first
             names.append(self.space.stamp(ANY_TAG))
-        return [self.commands.probe(tag) for tag in self.connections.tags_beside(names)]
+        return [self.commands.probe(tag) for tag in self.connections.hash_tags_of(names)]
 
     @round_trip("ping", keyed=False)
     def ping(self) -> None:
@@ -327,7 +327,7 @@ class RedisStore:
 
     def _unexpected(self) -> RemoteUnavailableError:
         """An answer of another kind than the question's: what else is kept may be out of step as well."""
-        self.connections.drop_kept()
+        self.connections.drop_idle()
         return RemoteUnavailableError("the server answers something else than it was asked.")
 
     def _ask_in_order(self, first: list[Command], then: list[Command], within: float | None = None) -> list[Any]:

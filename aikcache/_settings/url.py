@@ -267,7 +267,7 @@ def tls_version(options: Mapping[str, str]) -> int:
     return found
 
 
-def told(host: object, port: object, *, otherwise: tuple[str, int]) -> tuple[str, int]:
+def announced(host: object, port: object, *, otherwise: tuple[str, int]) -> tuple[str, int]:
     """An address that a server tells of, `otherwise` what it leaves out: input, so it may raise `ValueError`.
 
     `?` is how a node says that it does not know its own name.

@@ -71,7 +71,7 @@ def _examine_cluster(config: CacheConfig, profile: Profile, deadline: float) -> 
     found: list[Finding] = []
     with closing(Cluster(config)) as cluster:
         try:
-            nodes = cluster.known(deadline).primaries
+            nodes = cluster.current(deadline).primaries
         except RemoteError as error:
             return [_away("cluster", error)]
         for host, port in sorted(nodes):

@@ -59,7 +59,7 @@ def ask(server: Server, *command: str | int, login: Sequence[str] = (), within: 
     deadline = time.monotonic() + within
     try:
         connector = Connector(url.parse(f"unix://{quote(str(server.socket))}"))
-        link = connector.connection(connector.dial_unix(str(server.socket), deadline), within)
+        link = connector.connection(connector.connect_unix(str(server.socket), deadline), within)
         try:
             first: list[Command] = [("AUTH", *login)] if login else []
             words = tuple(str(word) if isinstance(word, int) else word for word in command)

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from aikcache._redis.majority import LATEST, NOTICED, SILENT, TOLD, Address, Majority, Opinion, lags
+from aikcache._redis.majority import GOSSIP, LATEST, NOTICED, SILENT, Address, Majority, Opinion, lags
 
 HERE: Address = ("here", 1)
 THERE: Address = ("there", 2)
@@ -24,7 +24,7 @@ def say(
     name: str | None = None,
 ) -> None:
     """Sentinel `number` answers what it was asked `at`."""
-    majority.heard(
+    majority.record_opinion(
         (f"sentinel{number}", 1), Opinion(at, name or f"id{number}", 1, primary, sentinels, replicas, reaches)
     )
 
@@ -32,24 +32,24 @@ def say(
 def test_a_majority_that_was_asked_vouches_as_of_the_last_it_was_complete() -> None:
     """Two of three are a majority; what they vouch for is as old as the older of their two latest answers."""
     majority = Majority()
-    assert majority.vouched_at(HERE) == -inf
+    assert majority.confirmed_at(HERE) == -inf
     say(majority, 0, 10.0)
-    assert majority.vouched_at(HERE) == -inf
+    assert majority.confirmed_at(HERE) == -inf
     say(majority, 1, 11.0)
-    assert majority.vouched_at(HERE) == 10.0
+    assert majority.confirmed_at(HERE) == 10.0
     say(majority, 0, 12.0)
-    assert majority.vouched_at(HERE) == 11.0
+    assert majority.confirmed_at(HERE) == 11.0
     say(majority, 0, 90.0)
-    assert majority.vouched_at(HERE) == 11.0  # who does not answer is no evidence
-    assert majority.vouched_at(THERE) == -inf
-    assert majority.vouched_at(None) == -inf
+    assert majority.confirmed_at(HERE) == 11.0  # who does not answer is no evidence
+    assert majority.confirmed_at(THERE) == -inf
+    assert majority.confirmed_at(None) == -inf
 
 
 def test_a_single_sentinel_is_its_own_majority() -> None:
     """With one Sentinel what it says is enough."""
     majority = Majority()
     say(majority, 0, 10.0, sentinels=1)
-    assert majority.vouched_at(HERE) == 10.0
+    assert majority.confirmed_at(HERE) == 10.0
 
 
 def test_one_sentinel_under_two_names_counts_once() -> None:
@@ -57,7 +57,7 @@ def test_one_sentinel_under_two_names_counts_once() -> None:
     majority = Majority()
     say(majority, 0, 10.0, name="same")
     say(majority, 1, 11.0, name="same")
-    assert majority.vouched_at(HERE) == -inf
+    assert majority.confirmed_at(HERE) == -inf
 
 
 def test_a_sentinel_that_names_another_does_not_vouch() -> None:
@@ -65,19 +65,19 @@ def test_a_sentinel_that_names_another_does_not_vouch() -> None:
     majority = Majority()
     say(majority, 0, 10.0)
     say(majority, 1, 11.0, primary=THERE)
-    assert majority.vouched_at(HERE) == -inf
+    assert majority.confirmed_at(HERE) == -inf
     say(majority, 2, 12.0, primary=THERE)
-    assert (majority.vouched_at(HERE), majority.vouched_at(THERE)) == (-inf, 11.0)
+    assert (majority.confirmed_at(HERE), majority.confirmed_at(THERE)) == (-inf, 11.0)
 
 
 def test_a_sentinel_that_reaches_most_vouches_a_little_late() -> None:
     """One that says that it reaches a quorum is enough, as of when it would have noticed that it does not."""
     majority = Majority()
     say(majority, 0, 10.0, reaches=True)
-    assert majority.vouched_at(HERE) == 10.0 - NOTICED
+    assert majority.confirmed_at(HERE) == 10.0 - NOTICED
     say(majority, 0, 20.0, reaches=False)
     say(majority, 0, 21.0, reaches=None)
-    assert majority.vouched_at(HERE) == 10.0 - NOTICED
+    assert majority.confirmed_at(HERE) == 10.0 - NOTICED
 
 
 def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> None:
@@ -85,9 +85,9 @@ def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> 
     majority = Majority()
     say(majority, 1, 10.0)
     say(majority, 0, 20.0, sentinels=1, reaches=True)
-    assert majority.vouched_at(HERE) == 10.0  # it names this primary, as the other did
+    assert majority.confirmed_at(HERE) == 10.0  # it names this primary, as the other did
     say(majority, 0, 30.0, sentinels=1, reaches=True)
-    assert majority.vouched_at(HERE) == 10.0
+    assert majority.confirmed_at(HERE) == 10.0
 
 
 @pytest.mark.parametrize(
@@ -98,27 +98,27 @@ def test_replicas_that_all_follow_vouch_even_against_sentinels(heard: list[int],
     """With every known replica in step nobody is left that could have taken over, whatever Sentinels see."""
     majority = Majority()
     say(majority, 0, 99.0, reaches=False)
-    majority.followers(HERE, 100.0, heard)
-    assert majority.vouched_at(HERE) == (-inf if vouched is None else vouched)
+    majority.record_followers(HERE, 100.0, heard)
+    assert majority.confirmed_at(HERE) == (-inf if vouched is None else vouched)
 
 
 def test_most_replicas_vouch_unless_a_sentinel_is_cut_off() -> None:
     """A primary with one of two replicas has most of three nodes: enough while no Sentinel says that it is alone."""
     majority = Majority()
     say(majority, 0, 50.0, reaches=False)
-    majority.followers(HERE, 50.0 + SILENT / 2, [0])
-    assert majority.vouched_at(HERE) == -inf
-    majority.followers(HERE, 60.0, [1])  # it has been silent since: all of them are being deployed
-    assert majority.vouched_at(HERE) == 58.0
-    majority.followers(HERE, 70.0, [])
-    assert majority.vouched_at(HERE) == 58.0
+    majority.record_followers(HERE, 50.0 + SILENT / 2, [0])
+    assert majority.confirmed_at(HERE) == -inf
+    majority.record_followers(HERE, 60.0, [1])  # it has been silent since: all of them are being deployed
+    assert majority.confirmed_at(HERE) == 58.0
+    majority.record_followers(HERE, 70.0, [])
+    assert majority.confirmed_at(HERE) == 58.0
 
 
 def test_a_primary_without_replicas_needs_none() -> None:
     """Where no replica is known none can take over."""
     majority = Majority()
-    majority.followers(HERE, 10.0, [])
-    assert majority.vouched_at(HERE) == 10.0
+    majority.record_followers(HERE, 10.0, [])
+    assert majority.confirmed_at(HERE) == 10.0
 
 
 def test_the_date_never_goes_back() -> None:
@@ -126,7 +126,7 @@ def test_the_date_never_goes_back() -> None:
     majority = Majority()
     say(majority, 0, 10.0, sentinels=1)
     say(majority, 0, 9.0, sentinels=1)
-    assert majority.vouched_at(HERE) == 10.0
+    assert majority.confirmed_at(HERE) == 10.0
 
 
 def test_lags_are_read_as_redis_and_valkey_write_them() -> None:
@@ -146,7 +146,7 @@ def test_a_sentinel_that_was_cut_off_vouches_when_it_must_have_heard_of_the_othe
     majority = Majority()
     say(majority, 0, 10.0, reaches=False)
     say(majority, 0, 11.0, reaches=True)
-    say(majority, 0, 10.0 + TOLD, reaches=True)
-    assert majority.vouched_at(HERE) == -inf
-    say(majority, 0, 10.5 + TOLD, reaches=True)
-    assert majority.vouched_at(HERE) == 10.5 + TOLD - NOTICED
+    say(majority, 0, 10.0 + GOSSIP, reaches=True)
+    assert majority.confirmed_at(HERE) == -inf
+    say(majority, 0, 10.5 + GOSSIP, reaches=True)
+    assert majority.confirmed_at(HERE) == 10.5 + GOSSIP - NOTICED

@@ -1,4 +1,4 @@
-"""How a Redis Cluster is reached: who owns which slot, and exchanges that span nodes.
+"""Redis Cluster: the owners of slots, and exchanges that span nodes.
 
 May import what `_redis` may. Start at `client.py`.
 """

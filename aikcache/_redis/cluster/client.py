@@ -1,16 +1,16 @@
-"""A Redis Cluster, with the interface that `RedisStore` uses of one server's `Pool`.
+"""A Redis Cluster behind the same interface as one server's `Pool`.
 
-It knows who owns which slot, and has one `Pool`, with a breaker of its own, for each primary. The map is asked
-of the first node that answers, over connections that serve nothing else; anew when a node redirects or fails, and when
-a channel's node sees other primaries than before. A primary without slots counts too: a slot on its way to it is
-already answered there.
+It knows the owner of each slot, and has one `Pool`, with its own circuit breaker, for each primary. The map comes from
+the first node that answers, over separate connections. It is fetched again when a node redirects or fails, and when a
+channel's node sees other primaries than before. A primary without slots counts too: it already answers for a slot that
+is moving to it.
 
-Restarts: a primary that restarted may have brought back values, and stamps under which values anywhere are fresh. So
-the first of us to meet it ends everything, by the one stamp that every value is under, wherever that is; the claim
-that this was done is beside it. A primary that was none when this cache began has taken over from one that died: it is
-told the last minute's invalidations, as far as they are its own.
+Restarts: a primary that restarted may have restored old values, and old stamps that make values on any node fresh. So
+the first process to find it invalidates everything, by the one stamp that every value is under, wherever that is. The
+record that this was done is beside the stamp. A primary that was none when this cache began has taken over from one
+that died. It is sent the last minute's invalidations, as far as it owns them.
 
-Threads: any. Maps are replaced as a whole; a lock is held to replace them, and while one thread asks for a new one.
+Threads: any. Maps are replaced as a whole, under a lock; another lock lets one thread at a time fetch one.
 Failure: `RemoteError`; a node that fails alone fails the exchanges that need it.
 
 Source: Redis, "Redis cluster specification".
@@ -42,12 +42,12 @@ from aikcache._settings.url import Where
 from aikcache.errors import RemoteError, RemoteUnavailableError
 
 REST = 0.1
-"""Seconds between two questions for the map: a failing node must not make a storm of them."""
+"""Seconds between two fetches of the map: a failing node must not cause a storm of them."""
 QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
 
 
 class Cluster:
-    """The primaries of one cluster, as one cache sees them."""
+    """The primaries of one cluster, as seen by one cache."""
 
     ordered = False
     generation = 0
@@ -56,18 +56,18 @@ class Cluster:
         self.config = config
         self._events = events or TransportEvents()
         self.topology: Topology | None = None
-        self._told: Topology | None = None  # the same, without what channels see beside it
+        self._reported: Topology | None = None  # the same, without the primaries that only a channel's node sees
         self._where = where or origin(config)
         self._closed = False
-        self._met_first: frozenset[Address] = frozenset()
+        self._initial_primaries: frozenset[Address] = frozenset()
         self._losers: frozenset[Address] = frozenset()
-        """Primaries that some slot was taken from since they last took one."""
+        """Primaries that lost a slot since they last took one."""
         self._views: dict[Address, Topology] = {}
         self.forget()
 
     def forget(self) -> None:
-        """After a fork, in the child: sockets and locks are the parent's."""
-        self._lock = threading.RLock()  # a collection inside it may run a finalizer that calls a cached function
+        """Reset after a fork, in the child: sockets and locks are the parent's."""
+        self._lock = threading.RLock()  # reentrant: a finalizer inside may call a cached function
         self._asking = threading.RLock()
         self._asked_at = -REST
         self._nodes: dict[Address, Pool] = {}
@@ -76,36 +76,36 @@ class Cluster:
         self._views.clear()
 
     def exchange(self, commands: Sequence[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
-        """Replies to all commands, in their order; what spans nodes is done on all at once, in no common order.
+        """Replies to all commands, in their order. Nodes work at the same time; there is no order between them.
 
-        Blocks for `within` seconds (`timeout` by default), and `connect_timeout` more for each node not connected yet.
+        Blocks for at most `within` seconds (`timeout` by default), plus `connect_timeout` for each new node.
         """
         if self._closed:
             raise RemoteUnavailableError("this cache is closed.")
         return Exchange(self, commands, time.monotonic() + (within or self.config.timeout), once=once).run()
 
     def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> None:
-        """What is packed already cannot be told apart by slots."""
+        """Packed commands cannot be split by slot."""
 
     @property
     def breaker(self) -> Breaker:
-        """A breaker that is open, if there is one."""
+        """An open circuit breaker, if there is one."""
         some = [*list(self._nodes.values()), *list(self._scouts.values())]
         return next((node.breaker for node in some if node.breaker.is_open), self._none)
 
     def age(self) -> float:
-        """What `Pool.age` is to one server: each primary is asked itself what its majority thinks."""
+        """Always -inf: each primary checks its majority itself."""
         return -inf
 
     # Nodes
 
-    def drop_kept(self) -> None:
-        """Connections that are kept may be out of step: they are not used again."""
+    def drop_idle(self) -> None:
+        """Close idle connections, which may be out of step."""
         for node in list(self._nodes.values()):
-            node.drop_kept()
+            node.drop_idle()
 
     def node(self, address: Address) -> Pool:
-        """The connections to a primary."""
+        """The pool of a primary."""
         found = self._nodes.get(address)
         if found is not None:
             return found
@@ -115,19 +115,19 @@ class Cluster:
             return self._nodes[address]
 
     def _new_node(self, address: Address) -> Pool:
-        def moved(*, at_once: bool, **_: object) -> None:
-            if self._nodes.get(address) is node:  # else another has taken its place
-                self._events.moved(at_once=at_once, address=address)
+        def on_failover(*, at_once: bool, **_: object) -> None:
+            if self._nodes.get(address) is node:  # else another pool has replaced it
+                self._events.on_failover(at_once=at_once, address=address)
 
-        greet = partial(self._identify, address)
-        node = self._connections(address, replace(self._events, new_server=greet, moved=moved))
+        on_new_server = partial(self._on_new_server, address)
+        node = self._connections(address, replace(self._events, new_server=on_new_server, on_failover=on_failover))
         return node
 
     def _connections(self, address: Address, events: TransportEvents) -> Pool:
         return Pool(self.config, self._where._replace(hosts=(address,)), events)
 
-    def _identify(self, address: Address, new: NewServer) -> None:
-        """A primary not met before is greeted. What it says is elsewhere: a claim is made there, the rest was kept."""
+    def _on_new_server(self, address: Address, new: NewServer) -> None:
+        """Announce a new primary. An EVAL that it redirects is sent to the owner; the other commands need no repeat."""
 
         def ask_here(commands: list[Command]) -> list[Any]:
             replies = new.ask(commands)
@@ -139,47 +139,47 @@ class Cluster:
                         raise RemoteUnavailableError(f"the server refuses: {reply}")
             return replies
 
-        replaces = new.replaces or address not in self._met_first
+        replaces = new.replaces or address not in self._initial_primaries
         self._events.new_server(NewServer(new.identity, replaces, ask_here))
 
     def servers(self) -> Sequence[Pool]:
-        """The primaries that are known, without a question."""
+        """The primaries that are known. Sends nothing."""
         return list(self._nodes.values())
 
     def parts(self) -> Iterator[Pool]:
-        """The primaries, for a sweep. Keys may move meanwhile: if so, a second time, so that none is always elsewhere.
+        """The primaries, for a sweep. If keys moved meanwhile, all of them a second time, so that no key is missed.
 
         (A key moves from one primary to another; in two rounds, every first primary comes before every second one.)
         """
         before = layout_of(self)
-        for address in sorted(before.said):
+        for address in sorted(before.slots):
             yield self.node(address)
         after = layout_of(self)
-        if before.said != after.said or after.is_moving:
-            for address in sorted(before.said.keys() | after.said.keys()):
+        if before.slots != after.slots or after.is_moving:
+            for address in sorted(before.slots.keys() | after.slots.keys()):
                 yield self.node(address)
 
-    def tags(self) -> Sequence[str]:
-        """What a name begins with to be on each primary: a hash tag in one of its slots."""
-        return _slots.tag_of_each(self._owners())
+    def hash_tags(self) -> Sequence[str]:
+        """For each primary a hash tag in one of its slots, which puts a name on it."""
+        return _slots.hash_tag_of_each(self._owners())
 
-    def tags_beside(self, names: Sequence[str]) -> Sequence[str]:
-        """What a name begins with to be on each primary that has one of `names`."""
+    def hash_tags_of(self, names: Sequence[str]) -> Sequence[str]:
+        """For each primary that has one of `names` a hash tag that puts a name on it."""
         owners = self._owners()
         return list({owners.get(_slots.slot_of(name)): f"{{{name}}}" for name in names}.values())
 
-    def tag_on(self, address: Address, number: int) -> str | None:
-        """The hash tag of this number, from 0 on, of those in slots of a primary; None: it is known to own none."""
+    def hash_tag_on(self, address: Address, number: int) -> str | None:
+        """The hash tag of this number, from 0 on, among those in slots of a primary; None: it owns no slot."""
         topology = self.topology
-        return None if topology is None else _slots.tag_on(topology.owners, address, number % 16)
+        return None if topology is None else _slots.hash_tag_on(topology.owners, address, number % 16)
 
     def _owners(self) -> Mapping[int, Address]:
-        return self.known(time.monotonic() + self.config.timeout).owners
+        return self.current(time.monotonic() + self.config.timeout).owners
 
     # The map
 
-    def known(self, deadline: float) -> Topology:
-        """The map as it is known. Raises `RemoteError` when there is none yet and no node gives it."""
+    def current(self, deadline: float) -> Topology:
+        """The map as it is known. Raises `RemoteError` if there is none and no node gives one."""
         if self.topology is None:
             self.refresh(deadline)
         if self.topology is None:
@@ -187,20 +187,20 @@ class Cluster:
         return self.topology
 
     def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None:
-        """`asked` says that a slot is at `address` now."""
-        told = self._told
-        if told is not None and told.owners.get(slot) != address:
-            self._install(told.moved(slot, address))
+        """Handle MOVED: `asked` says that a slot is at `address` now."""
+        reported = self._reported
+        if reported is not None and reported.owners.get(slot) != address:
+            self._install(reported.moved(slot, address))
             self.refresh(deadline, first=asked)
 
     def asking(self, address: Address) -> None:
-        """A slot is on its way to this node."""
-        told, topology = self._told, self.topology
-        if told is not None and topology is not None and address not in topology.primaries:
-            self._install(replace(told, primaries=told.primaries | {address}))
+        """Handle ASK: a slot is moving to this node."""
+        reported, topology = self._reported, self.topology
+        if reported is not None and topology is not None and address not in topology.primaries:
+            self._install(replace(reported, primaries=reported.primaries | {address}))
 
-    def look(self, address: Address) -> bool:
-        """Fetch and keep what a channel's node sees. Whether it saw something else before. Raises `RemoteError`."""
+    def refresh_view(self, address: Address) -> bool:
+        """Fetch and keep what a channel's node sees. Whether its primaries have changed. Raises `RemoteError`."""
         view = self.view(address)
         with self._lock:
             before, self._views[address] = self._views.get(address), view
@@ -208,17 +208,17 @@ class Cluster:
         self._install(view if topology is None or view.epoch >= topology.epoch else None)
         return before is None or before.primaries != view.primaries
 
-    def overlook(self, address: Address) -> None:
-        """The node's channel lives no more, and what it saw is out of date."""
+    def drop_view(self, address: Address) -> None:
+        """The node's channel is closed, and its view is out of date."""
         with self._lock:
             known = self._views.pop(address, None)
         if known is not None:
             self._install(None)
 
     def refresh(
-        self, deadline: float, *, first: Address | None = None, but: Address | None = None, anew: bool = False
+        self, deadline: float, *, first: Address | None = None, excluding: Address | None = None, anew: bool = False
     ) -> None:
-        """Ask for the map, `first` of all others, not of `but`. Raises `RemoteError` when there has never been one."""
+        """Fetch the map, from `first` if given, not from `excluding`. Raises `RemoteError` if there was never a map."""
         if self._asking._is_owned():  # type: ignore[attr-defined]
             return
         try:
@@ -226,7 +226,7 @@ class Cluster:
                 return
             if not anew and self.topology is not None and time.monotonic() - self._asked_at < REST:
                 return
-            found = self._ask_for_map(deadline, first, but)
+            found = self._ask_for_map(deadline, first, excluding)
             self._asked_at = time.monotonic()
         finally:
             try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
@@ -236,10 +236,10 @@ class Cluster:
         if found is not None:
             self._install(found)
 
-    def _ask_for_map(self, deadline: float, first: Address | None, but: Address | None) -> Topology | None:
+    def _ask_for_map(self, deadline: float, first: Address | None, excluding: Address | None) -> Topology | None:
         current, best = self.topology, None
         failure: RemoteError | None = None
-        for address in self._candidates(first, but):
+        for address in self._candidates(first, excluding):
             try:
                 view = self.view(address)
             except RemoteError as error:
@@ -248,25 +248,25 @@ class Cluster:
                 if current is None or view.epoch >= current.epoch:
                     return view
                 if best is None or view.epoch > best.epoch:
-                    best = view  # all are behind what we know: the cluster was made anew
+                    best = view  # all epochs are behind ours: the cluster was created again
             if time.monotonic() >= deadline:
                 break
         if best is None and current is None and failure is not None:
             raise failure
         return best
 
-    def _candidates(self, first: Address | None, but: Address | None) -> list[Address]:
-        """Primaries before others, among whom is who hangs and was replaced; whoever has failed last comes last."""
+    def _candidates(self, first: Address | None, excluding: Address | None) -> list[Address]:
+        """Primaries first: a replaced node that hangs is not among them. Nodes whose last exchange failed come last."""
         topology = self.topology
         some = [] if first is None else [first]
         if topology is not None:
             some += chance.sample(list(topology.primaries), len(topology.primaries))
             some += chance.sample(list(topology.nodes), len(topology.nodes))
         some += chance.sample(self._where.hosts, len(self._where.hosts))
-        return sorted((address for address in dict.fromkeys(some) if address != but), key=self._failing)
+        return sorted((address for address in dict.fromkeys(some) if address != excluding), key=self._failing)
 
     def _failing(self, address: Address) -> bool:
-        """Whether the last that a node was asked has failed."""
+        """Whether the last exchange with a node failed."""
         known = (nodes.get(address) for nodes in (self._nodes, self._scouts))
         return any(node is not None and node.breaker.failures > 0 for node in known)
 
@@ -279,25 +279,25 @@ class Cluster:
         return view
 
     def scout(self, address: Address) -> Pool:
-        """Connections that ask for the map alone, of a node that need not be greeted for it."""
+        """Connections that only fetch the map. Their node is not announced."""
         with self._lock:
             if address not in self._scouts:
                 self._scouts[address] = self._connections(address, TransportEvents(breaker=self._events.breaker))
             return self._scouts[address]
 
-    def _install(self, told: Topology | None) -> None:
-        """Believe a new map; None: the same, with other views beside it."""
+    def _install(self, reported: Topology | None) -> None:
+        """Use a new map; None: the same one with other views."""
         with self._lock:
             before = self.topology
-            self._told = told = told or self._told
-            if told is None:
+            self._reported = reported = reported or self._reported
+            if reported is None:
                 return
-            primaries = told.primaries.union(*(self._besides(told, view) for view in self._views.values()))
-            self._promote(before, told)
-            self.topology = replace(told, primaries=primaries)
-            self._met_first = primaries if before is None else self._met_first & primaries
-            kept = primaries.union(told.nodes, self._where.hosts)
-            if before is not None:  # nobody waits for who was replaced
+            primaries = reported.primaries.union(*(self._extra(reported, view) for view in self._views.values()))
+            self._promote(before, reported)
+            self.topology = replace(reported, primaries=primaries)
+            self._initial_primaries = primaries if before is None else self._initial_primaries & primaries
+            kept = primaries.union(reported.nodes, self._where.hosts)
+            if before is not None:  # do not wait for a node that was replaced
                 kept -= before.primaries - primaries
             gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in primaries]
             gone += [self._scouts.pop(address) for address in list(self._scouts) if address not in kept]
@@ -307,38 +307,38 @@ class Cluster:
             self._events.primaries_changed()
 
     @staticmethod
-    def _besides(told: Topology, view: Topology) -> frozenset[Address]:
-        """The primaries that a node sees besides; if it was asked in an earlier epoch, those that `told` has not met.
+    def _extra(reported: Topology, view: Topology) -> frozenset[Address]:
+        """The additional primaries of a view; of a view of an earlier epoch only those that `reported` does not list.
 
-        A primary that hangs, and was replaced, has itself for a primary in what it has said last.
+        A primary that hangs and was replaced still lists itself as a primary in its last view.
         """
-        return view.primaries if view.epoch >= told.epoch else view.primaries - told.nodes
+        return view.primaries if view.epoch >= reported.epoch else view.primaries - reported.nodes
 
-    def _promote(self, before: Topology | None, told: Topology) -> None:
-        """Under the lock, and before anybody is sent there: who owns what it did not may have taken over.
+    def _promote(self, before: Topology | None, reported: Topology) -> None:
+        """Under the lock, before any command is sent there: a node that owns new slots may have taken over.
 
-        It may be known from when it was a primary before, and listed since. Met anew, it is told what it has missed. If
-        it owned nothing, it is greeted even if its run is the one that was met: views that are behind may have given
-        its slots back for a moment to the one that it replaced, and who has not noticed yet accepts what it is told.
-        Then all nodes are worth a try again, too: while a slot had no owner, each refused everything.
+        Its pool may be from when it was a primary before. It gets a new generation, and the invalidations that it
+        missed. If it owned nothing, it is announced even if its run is unchanged: outdated views may have given its
+        slots for a moment to the node that it had replaced, which accepts invalidations until it notices. All other
+        nodes are tried again, because each refused everything while a slot had no owner.
 
-        If it still owned some, by a map that is behind, then it has lost some before: that may have been all of them,
-        and what was connected to it since knows a replica.
+        If it still owned some slots in an outdated map but lost others before, it may have lost all of them.
+        Connections made since then may know it as a replica, so they get a new generation.
         """
-        if before is None or told.owners is before.owners or told.owners == before.owners:
+        if before is None or reported.owners is before.owners or reported.owners == before.owners:
             return
-        takers = {owner for slot, owner in told.owners.items() if before.owners.get(slot) != owner}
+        takers = {owner for slot, owner in reported.owners.items() if before.owners.get(slot) != owner}
         new = takers.difference(before.owners.values())
-        losers = self._losers.union(was for slot, was in before.owners.items() if told.owners.get(slot) != was)
+        losers = self._losers.union(was for slot, was in before.owners.items() if reported.owners.get(slot) != was)
         for address, node in items(self._nodes):
             if address in new:
-                node.moved(switched=True, greet=True)
+                node.on_failover(switched=True, announce=True)
             elif address in takers and address in losers:
                 node.begin_generation()
             if new and address not in new:
                 node.breaker.reconsider()
-        self._met_first -= new
-        self._losers = (losers - takers) & told.primaries
+        self._initial_primaries -= new
+        self._losers = (losers - takers) & reported.primaries
 
     def close(self) -> None:
         self._closed = True

@@ -1,15 +1,16 @@
-"""One exchange with a cluster: each command to the node that owns its slot, one round trip per node, all nodes at once.
+"""One exchange with a cluster: each command goes to the owner of its slot, one round trip per node, all nodes at once.
 
-Sent to all, then received from all, in the calling thread. What spans slots is split by key (MGET, UNLINK) and put
-together again. Commands of one slot are carried out in their order, also when the slot moves under them; between slots
+The calling thread sends to all, then receives from all. Commands that span slots (MGET, UNLINK) are split by key and
+their replies joined. Commands of one slot are carried out in their order, also while the slot moves. Between slots
 there is no order.
 
-Moving: after MOVED the rest of a slot's commands go to its new owner. A slot on its way (ASK) is served by two nodes,
-each with the keys that are there, so its commands go one by one; what takes several keys is refused meanwhile when one
-of them is missing (TRYAGAIN), as is everything while the cluster has no quorum (CLUSTERDOWN): tried again a few times.
+Moving slots: after MOVED the rest of a slot's commands go to its new owner. A migrating slot (ASK) is served by two
+nodes, each with the keys that it has, so its commands are sent one by one. A command of several keys is refused when
+one of them is missing (TRYAGAIN), and every command while the cluster has no quorum (CLUSTERDOWN). Both are tried again
+a few times.
 
-Threads: an exchange is one thread's. Failure: `RemoteError` when any part failed; what was sent may have been done,
-and is sent again, unless it was to be sent `once`.
+Threads: an exchange belongs to one thread. Failure: `RemoteError` when any part failed. Commands that were sent may
+have been carried out, and are sent again, unless they were to be sent `once`.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from aikcache._redis.reply import Command, ErrorReply
 from aikcache.errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
 
 PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-"""Seconds between tries of what is refused for the moment."""
+"""Seconds between tries of a command that is refused for the moment."""
 GRACE = 0.02
-"""Seconds in which an answer that is there already is still taken, when another node has used up the time."""
+"""Seconds in which a reply that has already arrived is still read, when another node has used up the time."""
 ROUNDS = 100
 
 
 class Nodes(Protocol):
-    """What an exchange asks of the cluster."""
+    """What an exchange needs of the cluster."""
 
-    def known(self, deadline: float) -> Topology: ...
+    def current(self, deadline: float) -> Topology: ...
     def node(self, address: Address) -> Pool: ...
     def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None: ...
     def asking(self, address: Address) -> None: ...
-    def refresh(self, deadline: float, *, first: Address | None = None, but: Address | None = None) -> None: ...
+    def refresh(self, deadline: float, *, first: Address | None = None, excluding: Address | None = None) -> None: ...
 
 
 class _Part:
-    """A command on its way. `at`: where it goes, if not to its slot's owner."""
+    """A command that is under way. `at`: where it goes, if not to its slot's owner."""
 
     __slots__ = ("asking", "at", "command", "reply", "slot")
 
@@ -64,15 +65,15 @@ class Exchange:
         self._once = once
         self._deadline = deadline
         self._waiting: dict[int, deque[_Part]] = {}  # by slot, in order
-        self._careful: set[int] = set()  # slots on their way
+        self._migrating: set[int] = set()  # slots that are moving
         self._pauses = iter(PAUSES)
-        self._shape = [(command, self._split(command)) for command in commands]
+        self._plan = [(command, self._split(command)) for command in commands]
 
     def run(self) -> list[Any]:
-        """The replies, in the order of the commands. Raises `RemoteError`."""
+        """Return the replies, in the order of the commands. Raises `RemoteError`."""
         for _ in range(ROUNDS):
             if not self._waiting:
-                return [_joined(command, parts) for command, parts in self._shape]
+                return [_joined(command, parts) for command, parts in self._plan]
             failed, refused = self._round(self._batches())
             self._waiting = {slot: parts for slot, parts in self._waiting.items() if parts}
             for address, error in failed.items():
@@ -86,8 +87,8 @@ class Exchange:
 
     def _split(self, command: Command) -> list[_Part]:
         slot = topology.slot_of_command(command)
-        if slot is None:  # for each primary that has any
-            places = sorted(set(self._nodes.known(self._deadline).owners.values()))
+        if slot is None:  # a copy for each primary that owns slots
+            places = sorted(set(self._nodes.current(self._deadline).owners.values()))
             return [self._add(_Part(command, -1 - i, place)) for i, place in enumerate(places)]
         if command[0] == "MGET":
             return [self._add(_Part(("GET", key), topology.slot_of(key))) for key in command[1:]]
@@ -100,11 +101,11 @@ class Exchange:
         return part
 
     def _batches(self) -> dict[Address, list[_Part]]:
-        """What goes where now."""
-        owners = self._nodes.known(self._deadline).owners
+        """The commands to send now, by node."""
+        owners = self._nodes.current(self._deadline).owners
         batches: dict[Address, list[_Part]] = {}
         for slot, parts in self._waiting.items():
-            for part in [parts[0]] if slot in self._careful else parts:
+            for part in [parts[0]] if slot in self._migrating else parts:
                 address = part.at or owners.get(slot)
                 if address is None:
                     self._nodes.refresh(self._deadline)
@@ -113,7 +114,9 @@ class Exchange:
         return batches
 
     def _round(self, batches: dict[Address, list[_Part]]) -> tuple[dict[Address, RemoteError], ErrorReply | None]:
-        """Send to all, receive from all. What failed, and what was refused for the moment."""
+        """Send to all nodes, then receive from all. Returns failures by node, and a temporary refusal if there was
+        any.
+        """
         under_way: list[tuple[Address, Pool, Sent]] = []
         failed: dict[Address, RemoteError] = {}
         refused: ErrorReply | None = None
@@ -135,12 +138,12 @@ class Exchange:
                 except RemoteError as error:
                     failed[address] = error
         finally:
-            for _, _, sent in under_way:  # interrupted: their replies are nobody's
-                sent.link.close()
+            for _, _, sent in under_way:  # interrupted: nobody reads their replies
+                sent.connection.close()
         return failed, refused
 
     def _take(self, address: Address, parts: list[_Part], replies: Any) -> ErrorReply | None:
-        """Replies of one node. In each slot, what follows a command that must be sent again is sent again too."""
+        """Take one node's replies. If a command must be sent again, the later ones of its slot must be too."""
         again: set[int] = set()
         refused: ErrorReply | None = None
         for part in parts:
@@ -150,34 +153,34 @@ class Exchange:
             if part.slot in again:
                 continue
             if type(reply) is ErrorReply and part.slot >= 0:
-                way = topology.redirection(reply.way, address)
-                if way is not None or str(reply) == "TRYAGAIN":
+                target = topology.redirection(reply.redirection, address)
+                if target is not None or str(reply) == "TRYAGAIN":
                     again.add(part.slot)
                     part.at, part.asking = None, False
-                    if way is None:
+                    if target is None:
                         refused = reply
-                    elif way.moved:
-                        self._nodes.moved(way.slot, way.address, address, self._deadline)
+                    elif target.moved:
+                        self._nodes.moved(target.slot, target.address, address, self._deadline)
                     else:
-                        self._careful.add(part.slot)
-                        self._nodes.asking(way.address)
-                        part.at, part.asking = way.address, True
+                        self._migrating.add(part.slot)
+                        self._nodes.asking(target.address)
+                        part.at, part.asking = target.address, True
                     continue
             part.reply = reply
             self._waiting[part.slot].popleft()
         return refused
 
     def _recovered(self, address: Address, error: RemoteError) -> bool:
-        """Whether the commands of a node that failed can be sent again: elsewhere, or there after a moment."""
+        """Whether the commands of a node that failed can be sent again, to another node or after a pause."""
         if isinstance(error, LostReplyError):
             return False
         parts = [parts[0] for parts in self._waiting.values()]
         mine = [part for part in parts if part.at == address or part.at is None]
         if time.monotonic() >= self._deadline or any(part.slot < 0 for part in mine):
             return False
-        before = self._nodes.known(self._deadline).owners
-        self._nodes.refresh(self._deadline, but=address)
-        after = self._nodes.known(self._deadline).owners
+        before = self._nodes.current(self._deadline).owners
+        self._nodes.refresh(self._deadline, excluding=address)
+        after = self._nodes.current(self._deadline).owners
         for part in mine:
             if part.at == address:
                 part.at, part.asking = None, False
@@ -197,7 +200,7 @@ class Exchange:
 
 
 def ask_all(nodes: Sequence[Pool], commands: Sequence[Command], deadline: float) -> list[list[Any]]:
-    """Every node's replies to the same commands: sent to all, then received from all. Raises `RemoteError`."""
+    """Send the same commands to every node, then receive all replies. Raises `RemoteError`."""
     under_way: deque[tuple[Pool, Sent]] = deque()
     replies = []
     try:
@@ -208,12 +211,12 @@ def ask_all(nodes: Sequence[Pool], commands: Sequence[Command], deadline: float)
             replies.append(node.finish(sent, max(deadline, time.monotonic() + GRACE)))
     finally:
         for _, sent in under_way:
-            sent.link.close()
+            sent.connection.close()
     return replies
 
 
 def _joined(command: Command, parts: list[_Part]) -> Any:
-    """The reply to a command, from those to its parts."""
+    """Join the replies to a command's parts into one."""
     if len(parts) == 1 and command[0] != "MGET":
         return parts[0].reply
     replies = [part.reply for part in parts]
@@ -221,10 +224,10 @@ def _joined(command: Command, parts: list[_Part]) -> Any:
         if type(reply) is ErrorReply:
             if command[0] != "MGET" or not str(reply).startswith("WRONGTYPE"):
                 return reply
-            replies[i] = None  # what MGET says of a key that holds something else
+            replies[i] = None  # as MGET replies for a key of another type
     match command[0]:
         case "MGET":
             return replies
-        case "UNLINK" | "WAIT" if set(map(type, replies)) == {int}:  # as many replicas as the least of them all
+        case "UNLINK" | "WAIT" if set(map(type, replies)) == {int}:  # WAIT: the fewest replicas of any node
             return sum(replies) if command[0] == "UNLINK" else min(replies)
     return replies[0]

@@ -1,4 +1,4 @@
-"""What the primaries of a cluster say they own: two looks that differ show that slots have moved in between."""
+"""The slots that the primaries of a cluster report. Two layouts that differ show that slots have moved in between."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ if TYPE_CHECKING:
 
 
 class Layout(NamedTuple):
-    """By primary what it says it owns, in which epoch, and what is on its way from it or to it."""
+    """For each primary its epoch, its slots, and the slots that are moving from or to it."""
 
-    said: dict[Address, str]
+    slots: dict[Address, str]
     owned: int
-    """How many slots have an owner."""
+    """The number of slots that have an owner."""
 
     @property
     def is_moving(self) -> bool:
-        """Whether a slot is on its way."""
-        return any("[" in slots for slots in self.said.values())
+        """Whether a slot is moving."""
+        return any("[" in some for some in self.slots.values())
 
 
 def layout_of(cluster: Cluster) -> Layout:
-    """As it is now, asked of the primaries that are known, all at once. Raises `RemoteError`.
+    """Fetch the current layout from all known primaries at once. Raises `RemoteError`.
 
-    When they do not own all slots, or one is on its way, there may be primaries that are not known: the map is asked
-    for, and they are asked again.
+    If they do not own all slots, or one is moving, there may be unknown primaries: then the map is fetched first.
     """
     deadline = time.monotonic() + cluster.config.timeout
     found = _ask(cluster, deadline)
@@ -40,10 +39,10 @@ def layout_of(cluster: Cluster) -> Layout:
 
 
 def _ask(cluster: Cluster, deadline: float) -> Layout:
-    asked = [(address, cluster.scout(address)) for address in sorted(cluster.known(deadline).primaries)]
+    asked = [(address, cluster.scout(address)) for address in sorted(cluster.current(deadline).primaries)]
     replies = exchange.ask_all([node for _, node in asked], [("CLUSTER", "NODES")], deadline)
-    said, owned = {}, 0
+    slots, owned = {}, 0
     for (address, _), (reply,) in zip(asked, replies, strict=True):
-        said[address], slots = own_slots(reply)
-        owned += slots
-    return Layout(said, owned)
+        slots[address], count = own_slots(reply)
+        owned += count
+    return Layout(slots, owned)

@@ -1,8 +1,8 @@
-"""Redis Cluster on paper: which slot a key is in, which node owns it, and what a redirection says.
+"""Pure functions for Redis Cluster: the slot of a key, the owners of slots, and redirections.
 
 A slot is CRC-16 (XMODEM) of the key, or of the part in its first non-empty braces, modulo 16384. A `Topology` is one
-node's view at one moment, from `CLUSTER INFO` and `CLUSTER SHARDS`; it also names primaries without slots, for a slot
-on its way to one of them already answers there. Pure; immutable.
+node's view at one moment, from `CLUSTER INFO` and `CLUSTER SHARDS`. It includes primaries without slots, because they
+already answer for a slot that is moving to them. Immutable.
 
 Source: Redis, "Redis cluster specification".
 """
@@ -21,11 +21,12 @@ from aikcache.errors import RemoteUnavailableError
 
 SLOTS = 16384
 MAX_NODES = 2000
-"""Twice as many as Redis recommends at most; each primary is listened to by a thread."""
+"""Twice the maximum that Redis recommends; each primary has a thread that listens to it."""
 Address = tuple[str, int]
 Command = tuple[str | bytes, ...]
-"""A command's words. No int: hiredis makes text of one by a call that a signal's exception may come out of, which it
-does not look for, and the process is gone."""
+"""The words of a command. No int: hiredis converts one by a Python call that may raise a signal handler's exception,
+which hiredis does not check for, and the process crashes.
+"""
 
 
 def slot_of(key: str | bytes) -> int:
@@ -47,7 +48,7 @@ def slot_of_command(command: Command) -> int | None:
     return slot_of(command[1]) if len(command) > 1 and name != "WAIT" else None
 
 
-def tag_of_each(owners: Mapping[int, Address]) -> Sequence[str]:
+def hash_tag_of_each(owners: Mapping[int, Address]) -> Sequence[str]:
     """For each owner a hash tag, such as `{17}`, in one of its slots."""
     left = set(owners.values())
     found: list[str] = []
@@ -62,8 +63,8 @@ def tag_of_each(owners: Mapping[int, Address]) -> Sequence[str]:
     return found
 
 
-def tag_on(owners: Mapping[int, Address], address: Address, number: int) -> str | None:
-    """The hash tag of this number, from 0 on, of those in slots of an owner; None: it owns none."""
+def hash_tag_on(owners: Mapping[int, Address], address: Address, number: int) -> str | None:
+    """The hash tag of this number, from 0 on, among those in slots of an owner; None: it owns none."""
     if address not in owners.values():
         return None
     tags = (tag for n in range(8 * SLOTS) if owners.get(slot_of(tag := f"{{{n}}}")) == address)
@@ -71,7 +72,7 @@ def tag_on(owners: Mapping[int, Address], address: Address, number: int) -> str 
 
 
 class Redirection(NamedTuple):
-    """Where a slot is now (`moved`), or where this one command is to be tried (`ASK`)."""
+    """The new owner of a slot (`moved`), or the node to try for this one command (`ASK`)."""
 
     moved: bool
     slot: int
@@ -79,14 +80,14 @@ class Redirection(NamedTuple):
 
 
 def redirection(text: str, asked: Address) -> Redirection | None:
-    """What an error reply of `asked` says about the way; None: something else. An empty host is that of `asked`."""
+    """Parse an error reply of `asked`; None: no redirection. An empty host means the host of `asked`."""
     kind, _, rest = text.partition(" ")
     if kind not in ("MOVED", "ASK"):
         return None
     slot, _, place = rest.partition(" ")
     host, _, port = place.rpartition(":")
     try:
-        found = Redirection(kind == "MOVED", int(slot), url.told(host, port or "none", otherwise=asked))
+        found = Redirection(kind == "MOVED", int(slot), url.announced(host, port or "none", otherwise=asked))
     except ValueError:
         return None
     return found if 0 <= found.slot < SLOTS else None
@@ -94,7 +95,7 @@ def redirection(text: str, asked: Address) -> Redirection | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:
-    """Who owns what. `primaries` are all that can be written to, with slots or still without; `nodes` are all."""
+    """The owners of slots. `primaries` are all that accept writes, with or without slots; `nodes` are all."""
 
     epoch: int
     owners: Mapping[int, Address]
@@ -102,12 +103,12 @@ class Topology:
     nodes: frozenset[Address]
 
     def moved(self, slot: int, address: Address) -> Topology:
-        """The same with one slot elsewhere."""
+        """The same, with one slot at another address."""
         return replace(self, owners={**self.owners, slot: address}, primaries=self.primaries | {address})
 
 
 class Signature(NamedTuple):
-    """What changes in `CLUSTER INFO` when primaries come, go, or take slots from each other.
+    """The fields of `CLUSTER INFO` that change when primaries are added, removed, or take slots from each other.
 
     `own`: the epoch in which the node that was asked was elected, or took slots.
     """
@@ -119,19 +120,19 @@ class Signature(NamedTuple):
 
 
 def signature(info: object) -> Signature:
-    """Of the reply to `CLUSTER INFO`. Raises `RemoteUnavailableError` when it is none."""
+    """Parse the reply to `CLUSTER INFO`. Raises `RemoteUnavailableError` if it is none."""
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+    facts = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
     try:
         return Signature(
-            *(int(told[f"cluster_{name}"]) for name in ("current_epoch", "size", "known_nodes", "my_epoch"))
+            *(int(facts[f"cluster_{name}"]) for name in ("current_epoch", "size", "known_nodes", "my_epoch"))
         )
     except (KeyError, ValueError):
         raise RemoteUnavailableError(f"the server refuses CLUSTER INFO: {foreign.kind(info)}") from None
 
 
 def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topology:
-    """The view of the node at `asked`. Raises `RemoteUnavailableError` when it has none, or one that cannot be."""
+    """The view of the node at `asked`. Raises `RemoteUnavailableError` if it has none, or an impossible one."""
     if not isinstance(shards, list):
         raise RemoteUnavailableError(f"the server refuses CLUSTER SHARDS: {foreign.kind(shards)}")
     owners: dict[int, Address] = {}
@@ -140,14 +141,14 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topo
     try:
         for shard in map(_fields, shards):
             numbers = _ranges(shard.get("slots") or [])
-            masters: dict[Address, bool] = {}  # and whether they failed
+            masters: dict[Address, bool] = {}  # and whether each has failed
             for node in map(_fields, shard.get("nodes") or []):
                 port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
-                address = url.told(node.get("endpoint"), port, otherwise=asked)
+                address = url.announced(node.get("endpoint"), port, otherwise=asked)
                 nodes.add(address)
                 if _text(node.get("role")) == "master":
                     masters[address] = _text(node.get("health")).startswith("fail")
-            # One that failed counts until another has its slots; the two may be listed as one shard.
+            # A failed primary counts until another has its slots. Both may be listed in one shard.
             failed = list(masters) if numbers else []
             living = [address for address, has_failed in masters.items() if not has_failed] or failed
             primaries.update(living)
@@ -161,7 +162,7 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topo
 
 
 def _ranges(numbers: Sequence[Any]) -> list[range]:
-    """Slots from pairs of numbers. Raises `ValueError` for what is no slot, or for more than there are."""
+    """Slots from pairs of numbers. Raises `ValueError` for numbers that are no slots, or for too many."""
     found = [range(int(first), int(last) + 1) for first, last in zip(numbers[::2], numbers[1::2], strict=True)]
     if any(part.start < 0 or part.stop > SLOTS for part in found) or sum(map(len, found)) > SLOTS:
         raise ValueError("no slots")
@@ -169,9 +170,9 @@ def _ranges(numbers: Sequence[Any]) -> list[range]:
 
 
 def own_slots(nodes: object) -> tuple[str, int]:
-    """What the node that gave this reply to `CLUSTER NODES` says of itself: its epoch and slots, and how many slots.
+    """From `CLUSTER NODES`: the node's own epoch and slots, as text, and the number of its slots.
 
-    Slots on their way stand there in brackets. Raises `RemoteUnavailableError` when it is no such reply.
+    Moving slots are in brackets. Raises `RemoteUnavailableError` if it is no such reply.
     """
     text = nodes.decode("utf-8", "replace") if isinstance(nodes, bytes) else str(nodes)
     mine = next((line.split() for line in text.splitlines() if "myself" in line), [])
@@ -184,7 +185,7 @@ def own_slots(nodes: object) -> tuple[str, int]:
 
 
 def _fields(pairs: Any) -> Mapping[str, Any]:
-    """A map, as the old protocol (a flat list) or the new one gives it."""
+    """A map, from RESP2 (a flat list) or RESP3."""
     items: Iterable[tuple[Any, Any]] = (
         pairs.items() if isinstance(pairs, dict) else zip(*[iter(pairs)] * 2, strict=True)
     )

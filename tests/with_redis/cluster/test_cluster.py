@@ -80,7 +80,7 @@ def owners(cluster: ClusterTopology) -> dict[int, Server]:
     """Who owns each slot, as a cache believes that has just asked."""
     servers = {server.port: server for server in cluster.servers}
     with closing(Cache(cluster.url)) as cache:
-        topology = inside(cache).known(time.monotonic() + PATIENCE)
+        topology = inside(cache).current(time.monotonic() + PATIENCE)
         return {slot: servers[address[1]] for slot, address in topology.owners.items()}
 
 

@@ -296,7 +296,7 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     node, scout = cluster.node(address), cluster.scout(address)
     first.pause()
     for connections in (node, scout):
-        connections.drop_kept()
+        connections.drop_idle()
     call, view = Background(get, name), Background(cluster.view, address)
     wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
     haste(doubled)
@@ -383,13 +383,13 @@ def test_what_has_changed_is_looked_at_twice(
     """However much time has passed: who lost its slots may still have been a primary the first time."""
     monkeypatch.setattr(cluster_channel, "AFTER_CHANGE", 0)
     looks: Counter[Address] = Counter()
-    look = Cluster.look
+    look = Cluster.refresh_view
 
     def counted(cluster: Cluster, address: Address) -> bool:
         looks[address] += 1
         return look(cluster, address)
 
-    monkeypatch.setattr(Cluster, "look", counted)
+    monkeypatch.setattr(Cluster, "refresh_view", counted)
     channels = open_cache(plain).engine.channel
     assert isinstance(channels, ClusterChannel)
     wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "second looks")
@@ -407,7 +407,7 @@ def test_a_primary_that_takes_over_again_is_told_again(
     name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
     # As if no node gave a view in time: all that is known is what was moved.
     monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
-    monkeypatch.setattr(Cluster, "look", lambda *args: False)
+    monkeypatch.setattr(Cluster, "refresh_view", lambda *args: False)
     monkeypatch.setattr(_PrimaryChannel, "_meet", lambda primary: None)
     for successor in (replica, first):
         doubled.promote(successor)
@@ -459,7 +459,7 @@ def test_a_primary_that_has_its_slots_back_is_told_again_although_it_is_the_same
         database["tea"] = "new"
         cache.invalidate("row:get")
         client.set(stamp, before)  # as if another had been told
-    monkeypatch.setattr(Cluster, "look", lambda *args: False)
+    monkeypatch.setattr(Cluster, "refresh_view", lambda *args: False)
     monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
     told, owner = cluster.topology, ("127.0.0.1", server.port or 0)
     assert told is not None

@@ -340,7 +340,7 @@ def test_sentinels_that_are_all_away_cost_a_healthy_primary_nothing(topology: To
         for sentinel in topology.sentinels:
             sentinel.kill()
         away = time.monotonic()
-        cache.engine.remote.connections.drop_kept()  # type: ignore[union-attr]
+        cache.engine.remote.connections.drop_idle()  # type: ignore[union-attr]
         wait_until(vouched_after(cache, away + cache.config.max_staleness), PATIENCE, "evidence without Sentinels")
         cache.engine.channel.reconnect(at_once=True)  # type: ignore[union-attr]
         wait_until(lambda: cache.stats().channel_connects > connects, PATIENCE, "the channel")
