@@ -175,7 +175,7 @@ def _shipped(payload: bytes) -> int:
     """The length of a payload in our frames, which have their own thresholds and levels."""
     ours, plain = (
         framer.pack(
-            "", codec=0, schema=bytes(8), digest=bytes(16), cost=0, ttl_ms=0, keep_ms=0, tags=(), payload=payload
+            "", codec=0, schema=bytes(8), digest=bytes(16), cost=0, ttl_ms=0, redis_ttl_ms=0, tags=(), payload=payload
         )
         for framer in (OURS, Framer(compress_min_bytes=PLAIN))
     )

@@ -35,7 +35,14 @@ LONGEST = 1 << 16
 """Bytes of an input."""
 SPACE = Keyspace("shop", "v1")
 KEY = "shop:v1:price:get:1"
-FRAME: dict[str, Any] = {"codec": 0, "schema": bytes(8), "digest": bytes(16), "cost": 0.5, "ttl_ms": 9, "keep_ms": 9}
+FRAME: dict[str, Any] = {
+    "codec": 0,
+    "schema": bytes(8),
+    "digest": bytes(16),
+    "cost": 0.5,
+    "ttl_ms": 9,
+    "redis_ttl_ms": 9,
+}
 ANNOTATIONS: list[Any] = [None, bool, list[int], dict[str, Any], set[UUID], dict[UUID, Decimal], tuple[int, ...]]
 PARTS = (
     b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"*", b"?", b"%", b"@", b"/", b"\xff", b"\0", b"-", b"9" * 20,

@@ -1,11 +1,13 @@
 """The bytes stored in Redis: a header, the whole key, the tags, the payload, a checksum.
 
-Layout, little endian: magic "ak", version 2, flags, codec, digest 16s, schema 8s, cost f32, ttl_ms u64, keep_ms u64,
-key length u32, tags length u32 | key | tags, each ended by 0xFF | payload | crc32 of all before it. There is no wall
-clock: a reader learns the age from the time Redis still keeps the entry. `_codec/sealing` says what becomes of it
-sealed. Frames come from a place anybody may have written to: whether they are sealed is fixed by configuration and
-never read from them, the seal is verified before anything is parsed, sizes are checked before anything is inflated, the
-key must be the one asked for. `unpack` raises `DecodeError` and nothing else. A framer is for any number of threads.
+Layout, little endian: magic "ak", version 2, flags, codec, digest 16s, schema 8s, cost f32, ttl_ms u64,
+redis_ttl_ms u64, key length u32, tags length u32 | key | tags, each ended by 0xFF | payload | crc32 of all before it.
+There is no wall clock: a reader derives the age from the entry's remaining life in Redis. `_codec/sealing` describes
+the sealed form.
+
+Other programs may write to the place that frames come from. So the configuration, not the frame, says whether frames
+are sealed. The seal is verified before anything is parsed, sizes are checked before anything is inflated, and the key
+must be the requested one. `unpack` raises `DecodeError` and nothing else. Any number of threads may use a framer.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ class Frame(NamedTuple):
     """Seconds the load took (as a 32-bit float)."""
     ttl_ms: int
     """For how long after storing the value is fresh."""
-    keep_ms: int
+    redis_ttl_ms: int
     """For how long after storing Redis keeps it: at most this minus the remaining PTTL is its age."""
     tags: tuple[str, ...]
     payload: bytes
@@ -90,8 +92,8 @@ class Frame(NamedTuple):
         """
         if self.sealed_ms is not None and not 0 <= pttl <= self.sealed_ms:
             pttl = 0
-        kept = pttl / 1000 if pttl >= 0 else self.keep_ms / 1000 if pttl == ENDLESS else 0.0
-        return kept - (self.keep_ms - self.ttl_ms) / 1000, kept
+        kept = pttl / 1000 if pttl >= 0 else self.redis_ttl_ms / 1000 if pttl == ENDLESS else 0.0
+        return kept - (self.redis_ttl_ms - self.ttl_ms) / 1000, kept
 
 
 class Framer:
@@ -139,7 +141,7 @@ class Framer:
         digest: bytes,
         cost: float,
         ttl_ms: int,
-        keep_ms: int,
+        redis_ttl_ms: int,
         tags: tuple[str, ...],
         payload: bytes,
     ) -> bytes:
@@ -166,11 +168,11 @@ class Framer:
         if len(name) + len(marks) > MAX_EXTRA - _FRAME_MIN - SEAL_BYTES:
             raise EncodeError(f"key and tags have {len(name) + len(marks)} bytes, more than a frame may hold.")
         header = _HEADER.pack(
-            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, keep_ms, len(name), len(marks)
+            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, len(name), len(marks)
         )
         body = b"".join((header, name, marks, payload))
         data = body + _CRC.pack(crc32(body))
-        return data if self._seal is None else self._seal.close(name, data, keep_ms)
+        return data if self._seal is None else self._seal.close(name, data, redis_ttl_ms)
 
     def unpack(self, key: str, data: bytes, name: bytes | None = None) -> Frame:
         """The frame stored under `key`. `name`: the key's bytes, where they are known already.
@@ -191,7 +193,7 @@ class Framer:
             if not _FRAME_MIN <= size <= self._max_data:
                 raise DecodeError(f"the frame of {key!r} has {size} bytes, not {_FRAME_MIN} to {self._max_data}.")
             header = _unpack_header(data)
-            magic, version, flags, codec, digest, schema, cost, ttl_ms, keep_ms, key_bytes, tag_bytes = header
+            magic, version, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, key_bytes, tag_bytes = header
             if magic != MAGIC or version != VERSION:
                 raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
             if flags & ~ZSTD != self._kind:
@@ -210,7 +212,7 @@ class Framer:
             elif len(payload) > self._max_value:
                 raise DecodeError(f"the frame of {key!r} has a payload > max_value_bytes {self._max_value}.")
             tags = _tags(data[tags_at:payload_at]) if tag_bytes else ()
-            return _new(Frame, (codec, schema, digest, cost, ttl_ms, keep_ms, tags, payload, sealed_ms))
+            return _new(Frame, (codec, schema, digest, cost, ttl_ms, redis_ttl_ms, tags, payload, sealed_ms))
         except DecodeError:
             raise
         except _damage() as error:
@@ -230,13 +232,13 @@ class Framer:
 
         def payload(name: bytes, data: bytes) -> bytes | None:
             try:
-                cost, ttl_ms, keep_ms, key_bytes, tag_bytes = _unpack_rest(data, _HEAD_BYTES)
+                cost, ttl_ms, redis_ttl_ms, key_bytes, tag_bytes = _unpack_rest(data, _HEAD_BYTES)
                 start = _HEADER_BYTES + key_bytes
                 if (
                     data[:_HEAD_BYTES] != head
                     or data[_HEADER_BYTES:start] != name
                     or tag_bytes
-                    or ttl_ms != keep_ms
+                    or ttl_ms != redis_ttl_ms
                     or not 0.0 <= cost < _INFINITY
                     or not start + _CRC.size <= len(data) <= longest
                     or crc32(data) != _CRC_OF_ALL

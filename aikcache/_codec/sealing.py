@@ -57,10 +57,10 @@ class Seal:
             raise ConfigError("secret must not be empty. To store values unsealed, pass secret=None.")
         self._masters = masters
 
-    def close(self, name: bytes, data: bytes, keep_ms: int) -> bytes:
-        """The frame `data` of the key `name`, sealed, to be read for `keep_ms`."""
+    def close(self, name: bytes, data: bytes, redis_ttl_ms: int) -> bytes:
+        """The frame `data` of the key `name`, sealed, to be read for `redis_ttl_ms`."""
         prefix = data[:PREFIX_BYTES]
-        return prefix + self._cipher.close(self._masters[0], prefix + name, data, keep_ms)
+        return prefix + self._cipher.close(self._masters[0], prefix + name, data, redis_ttl_ms)
 
     def open(self, key: str, name: bytes, data: bytes) -> tuple[bytes, int]:
         """The frame in clear, and the milliseconds that it may still be read. Nothing is parsed before it is verified.
@@ -87,8 +87,8 @@ class RingSeal:
         self._cipher = _Cipher(wall)
         self._ring = ring
 
-    def close(self, name: bytes, data: bytes, keep_ms: int) -> bytes:
-        """The frame `data` of the key `name`, sealed, to be read for `keep_ms`.
+    def close(self, name: bytes, data: bytes, redis_ttl_ms: int) -> bytes:
+        """The frame `data` of the key `name`, sealed, to be read for `redis_ttl_ms`.
 
         Raises:
             RemoteError: no key of the ring can be had that seals.
@@ -98,7 +98,7 @@ class RingSeal:
         except KeyRingError as error:
             raise RemoteUnavailableError(f"the value was not sealed, so it is not stored: {error}") from error
         head = data[:PREFIX_BYTES] + key.id
-        return head + self._cipher.close(key.secret, head + name, data, keep_ms)
+        return head + self._cipher.close(key.secret, head + name, data, redis_ttl_ms)
 
     def open(self, key: str, name: bytes, data: bytes) -> tuple[bytes, int]:
         """As `Seal.open`; a key of the ring that is not known here yet opens nothing."""
@@ -132,10 +132,10 @@ class _Cipher:
         self._invalid = (InvalidTag, ValueError)
         self._wall = wall
 
-    def close(self, master: Secret[bytes], associated: bytes, data: bytes, keep_ms: int) -> bytes:
+    def close(self, master: Secret[bytes], associated: bytes, data: bytes, redis_ttl_ms: int) -> bytes:
         """Random bytes, and what comes in `data` after its prefix, closed."""
         salt = os.urandom(_SALT_BYTES)
-        end = _END.pack(min(int(self._wall() * 1000) + keep_ms, _END_MAX))
+        end = _END.pack(min(int(self._wall() * 1000) + redis_ttl_ms, _END_MAX))
         own = _own_key(master, salt)
         return salt + self._aes(own[:_KEY_BYTES]).encrypt(own[_KEY_BYTES:], end + data[PREFIX_BYTES:], associated)
 

@@ -181,8 +181,8 @@ class Channel:
             began = self._clock()
             deadline = began + self._connections.config.connect_timeout
             probe = self._server.probe(self._redirected)
-            track: Command = ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._remote.space.pushed)
-            hear: Command = ("SUBSCRIBE", self._remote.space.news)
+            track: Command = ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._remote.keyspace.pushed)
+            hear: Command = ("SUBSCRIBE", self._remote.keyspace.news)
             link.send_commands([*([] if probe is None else [probe]), track, hear])  # no push comes before the last
             *probed, reply = link.receive(1 if probe is None else 2, deadline)
             if isinstance(reply, Exception):
@@ -257,7 +257,7 @@ class Channel:
         if message[1] is None:
             self._listener.everything_invalidated()
             return
-        lead = len(self._remote.space.pushed)
+        lead = len(self._remote.keyspace.pushed)
         if sum(name.startswith(b"glob:", lead) for name in message[1]) > MOST_GLOBS:
             self._listener.everything_invalidated()  # each would be compared with every local key
             return
@@ -286,7 +286,7 @@ class Channel:
 
     def _compared(self, group: str, stamp: Any) -> None:
         """A stamp, as it stands after a push of it; or that it cannot be read: it is on another node now."""
-        if not self._stamps.already_known(group, stamp):
+        if not self._stamps.is_unchanged(group, stamp):
             self._listener.group_invalidated(group)
 
     def _subscribed(self, reply: Any) -> None:
@@ -330,7 +330,7 @@ class Channel:
         if self._refusal:
             for message in self._listener.news(connected=connected):
                 self._asked.append(self._published)
-                link.send_command("PUBLISH", self._remote.space.news, message)
+                link.send_command("PUBLISH", self._remote.keyspace.news, message)
 
     def _confirmed_at(self, link: Connection) -> float:
         """Until when what is at the other end counts."""

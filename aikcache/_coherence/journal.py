@@ -40,9 +40,9 @@ _ALL = ("groups", EVERYTHING)
 class Journal:
     """This process's file, and at the start what others left. May raise `ConfigError`."""
 
-    def __init__(self, path: str, space: Keyspace) -> None:
+    def __init__(self, path: str, keyspace: Keyspace) -> None:
         self._path = path
-        self._space = space
+        self._keyspace = keyspace
         self._found: list[tuple[str, str]] = []
         self._fd = -1
         self._size = 0
@@ -81,7 +81,7 @@ class Journal:
             os.close(fd)
 
     def _lines(self, fd: int) -> list[tuple[str, str]]:
-        """What a file names, as far as it can be read and is in this key space."""
+        """What a file names, as far as it can be read and is in this key keyspace."""
         data = os.pread(fd, MAX_BYTES + 1, len(HEADER))
         if len(data) > MAX_BYTES or data.count(b"\n") > MAX_LINES:
             return [_ALL]
@@ -91,7 +91,7 @@ class Journal:
                 kind, name = json.loads(line if len(line) <= MAX_LINE else b"")
             except (ValueError, TypeError, RecursionError):  # cut short, or not written here
                 continue
-            if is_name(kind, name, self._space):
+            if is_name(kind, name, self._keyspace):
                 found.append((kind, name))
         return found
 

@@ -41,7 +41,7 @@ def pack(writer: str, names: Iterable[Name]) -> Iterator[bytes]:
         yield json.dumps([writer, left[start : start + PER_MESSAGE]]).encode()
 
 
-def unpack(message: object, space: Keyspace) -> News | None:
+def unpack(message: object, keyspace: Keyspace) -> News | None:
     """What a message says. None: it is none of these messages."""
     if not isinstance(message, bytes) or len(message) > LONGEST_MESSAGE:
         return None
@@ -52,19 +52,19 @@ def unpack(message: object, space: Keyspace) -> News | None:
         return None
     if len(found) > PER_MESSAGE:
         return None
-    if not all(_is_ours(kind, name, space) for kind, name in found):
+    if not all(_is_ours(kind, name, keyspace) for kind, name in found):
         return None
     return News(sender, found)
 
 
-def _is_ours(kind: object, name: object, space: Keyspace) -> bool:
+def _is_ours(kind: object, name: object, keyspace: Keyspace) -> bool:
     """Whether such an invalidation could be one of this key space's: it will be written to Redis."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         return False
     try:
         name.encode()
         if kind == "keys":
-            return space.full(name) == name
+            return keyspace.full(name) == name
         return kind == "groups" or (kind == "globs" and patterns.resolve(name).kind == "glob")
     except (UnicodeEncodeError, InvalidKeyError, ConfigError):
         return False

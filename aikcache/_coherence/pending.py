@@ -233,9 +233,9 @@ class PendingInvalidations:
         again = Invalidation()
         self.servers_met += new.replaces  # before `_coherence/recent` is read: see `sent`
         if self._distrusts:
-            commands.append(self._remote.commands.claim(run.id, DISTRUST_MS))
+            commands.append(self._remote.commands.invalidate_before_run(run.id, DISTRUST_MS))
         elif run.uptime < JUST_STARTED:
-            commands.append(self._remote.commands.claim(run.id))
+            commands.append(self._remote.commands.invalidate_before_run(run.id))
         if new.replaces:
             names = self._recent.names() | dict.fromkeys(list(self._unconfirmed))
             if self._replicas and names:
@@ -255,9 +255,9 @@ class PendingInvalidations:
 
         While it was lost, a load from before could be stored under a tag's new stamp, which nothing has ended.
         """
-        stamps = {self._remote.space.stamp(group): group for group in groups if group.startswith(ANY_TAG)}
+        stamps = {self._remote.keyspace.stamp(group): group for group in groups if group.startswith(ANY_TAG)}
         refused = {command[1] for command, reply in zip(commands, replies, strict=True) if type(reply) is ErrorReply}
-        if ANY_TAG in stamps.values() and self._remote.space.stamp(ANY_TAG) not in refused:
+        if ANY_TAG in stamps.values() and self._remote.keyspace.stamp(ANY_TAG) not in refused:
             for name in stamps.keys() & refused:
                 self._add(("groups", stamps[name]))
 

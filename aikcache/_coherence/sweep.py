@@ -130,11 +130,11 @@ def end(remote: RedisStore, what: Invalidation, progress: Sweep | None = None) -
 
     What one node of a cluster refuses does not keep the others from being told: who reads asks those it reads from.
     """
-    steps: list[Callable[[], object]] = [lambda: remote.end(what.groups, what.keys)]
+    steps: list[Callable[[], object]] = [lambda: remote.invalidate(what.groups, what.keys)]
     if what.globs:
-        steps.append(lambda: remote.mark_globs(what.globs))  # local tiers drop their matches at once …
+        steps.append(lambda: remote.push_globs(what.globs))  # local tiers drop their matches at once …
         steps.append(lambda: _sweep(remote, what.globs, progress or Sweep()))
-        steps.append(lambda: remote.mark_globs(what.globs))  # … and what they fetched while the sweep was on its way
+        steps.append(lambda: remote.push_globs(what.globs))  # … and what they fetched while the sweep was on its way
     _do_all(steps, stop=remote.connections.ordered)
 
 
@@ -160,7 +160,7 @@ def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
     """
 
     def remove(part: Server) -> None:
-        for before, after in ((f"{remote.space.namespace_prefix}!lease:{{", "}"), ("", "")):
+        for before, after in ((f"{remote.keyspace.namespace_prefix}!lease:{{", "}"), ("", "")):
             _remove(remote, part, globs, before, after, progress)
 
     remote.sweeps += 1
@@ -172,7 +172,7 @@ def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
 
 def _remove(remote: RedisStore, part: Server, globs: Sequence[str], before: str, after: str, progress: Sweep) -> None:
     """Unlink every name on one server that is a matching key between `before` and `after`."""
-    lead = remote.space.namespace_prefix
+    lead = remote.keyspace.namespace_prefix
     matches, pattern = matcher(lead, *globs), f"{before}{lead}{covering(globs)}{after}"
     no_values = (f"{lead}~", f"{lead}!")  # a wildcard in the first place matches stamps as well: they end far more
     cursor: bytes = b"0"

@@ -111,7 +111,7 @@ class CachedCall:
             return self.run(engine, args, kwargs)
         try:
             text = self.key_text(args, kwargs)
-            key, seen, looked = engine.space.namespace_prefix + text, None, -1
+            key, seen, looked = engine.keyspace.namespace_prefix + text, None, -1
             if engine.local.waiting and engine.in_block():
                 pass  # it depends on what the block says
             elif self.policy.strong:
@@ -229,7 +229,7 @@ class CachedCall:
             text = self.key_text(args, kwargs)
         tags, arguments = self._filled(args, kwargs)
         late_tags = None if self._tags is None else functools.partial(_call_with, self._tags, arguments)
-        key = engine.space.namespace_prefix + text
+        key = engine.keyspace.namespace_prefix + text
         return Call(
             key=key,
             region=self.region,

@@ -44,7 +44,7 @@ class FunctionMethods:
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The full key of this call."""
-        return self._of.engine().space.namespace_prefix + self._of.key_text(*self._of.bind(*args, **kwargs))
+        return self._of.engine().keyspace.namespace_prefix + self._of.key_text(*self._of.bind(*args, **kwargs))
 
     def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
         """The value cached for this call, or `default` (also when Redis is down). Never runs the function."""

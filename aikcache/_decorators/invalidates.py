@@ -115,7 +115,7 @@ class _Ends:
             filled = list(map(_patterns.resolve, self._registry.meant(template.fill(values, rendering.parameter))))
             for target in filled:
                 if target.kind == "key":
-                    cache.engine.space.full(target.name)
+                    cache.engine.keyspace.full(target.name)
             return filled
         except AikcacheError as error:
             widest = _fixed(template)

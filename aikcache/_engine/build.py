@@ -34,10 +34,10 @@ PUBLISHED_AT_LEAST = 60.0
 """Seconds within which a process without an interval is asked for its figures, to count as alive."""
 
 
-def build(config: CacheConfig, space: Keyspace) -> Engine:
+def build(config: CacheConfig, keyspace: Keyspace) -> Engine:
     """The inside of a cache."""
     clock = monotonic if config.clock is None else config.clock
-    engine = Engine(config, space, clock, _connect if config.shared else None)
+    engine = Engine(config, keyspace, clock, _connect if config.shared else None)
     if config.metrics is not None:
         tally_of(config.metrics).join(engine)
         if config.publish_interval is not None:
@@ -59,13 +59,13 @@ def _connect(engine: Engine) -> Backend:
     feed: InvalidationFeed
     if where.clustered:
         cluster = Cluster(config, where, events)
-        remote = RedisStore(cluster, engine.space, engine.stamps, engine.events.round_trip)
+        remote = RedisStore(cluster, engine.keyspace, engine.stamps, engine.events.round_trip)
         feed = ClusterChannel(cluster, remote, listener, engine.reporter, engine.clock)
     else:
         pool = Pool(config, where, events)
-        remote = RedisStore(pool, engine.space, engine.stamps, engine.events.round_trip)
+        remote = RedisStore(pool, engine.keyspace, engine.stamps, engine.events.round_trip)
         feed = Channel(OneServer(pool, remote), remote, listener, engine.reporter, engine.clock)
-    journal = None if config.journal is None else Journal(config.journal, engine.space)
+    journal = None if config.journal is None else Journal(config.journal, engine.keyspace)
     forget, limit = listener.everything_invalidated, config.max_pending_invalidations
     recovery = PendingInvalidations(remote, engine.reporter, engine.clock, limit, journal, forget)
     return Backend(remote, recovery, feed, None if config.metrics is None else _fleet(remote, config, config.metrics))

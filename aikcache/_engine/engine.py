@@ -80,21 +80,21 @@ class Engine:
     def __init__(
         self,
         config: CacheConfig,
-        space: Keyspace,
+        keyspace: Keyspace,
         clock: Callable[[], float],
         connect: Callable[[Engine], Backend] | None = None,
     ) -> None:
         """`connect` makes what there is only with Redis; None: this process alone."""
         self.started_at = clock()
         self.config = config
-        self.space = space
+        self.keyspace = keyspace
         self.clock = clock
         self.guard = Guard()
         self.local = LocalTier(config, self.guard)
         self.stamps = Stamps(self.guard, clock)
         self.flights = Flights()
         self.reporter = RateLimitedReporter()
-        self.events = Events(self.reporter, len(space.namespace_prefix), self.local.regions)
+        self.events = Events(self.reporter, len(keyspace.namespace_prefix), self.local.regions)
         self.background = Background()
         self.refresher = Refresher(self.background, lambda call, until: renew(self, call, until), clock)
         self.freshness = Freshness(self.local, self.refresher, config.max_staleness, clock)
@@ -172,7 +172,7 @@ class Engine:
 
     def groups_of(self, key: str, region: Region, tags: Sequence[str]) -> tuple[str, ...]:
         """The groups of a key that are known before its load; those of its tags come last."""
-        groups = region.groups or patterns.groups_of(key, self.space.namespace_prefix)
+        groups = region.groups or patterns.groups_of(key, self.keyspace.namespace_prefix)
         return (*groups, *map(patterns.tag_group, tags))
 
     # A call
@@ -194,7 +194,7 @@ class Engine:
     def drop_key(self, key: str) -> None:
         """A key was invalidated: drop it here, and let no call join its load."""
         self.flights.end_key(key)
-        self.local.drop_key(key, patterns.groups_of(key, self.space.namespace_prefix)[-1])
+        self.local.drop_key(key, patterns.groups_of(key, self.keyspace.namespace_prefix)[-1])
 
     def close(self) -> None:
         again = self.closed

@@ -251,7 +251,7 @@ class FastPath:
             return None
         base = self._bases.get(region.name)
         if base is None or base[0] != epoch:
-            known = stamps.known(region.groups)
+            known = stamps.cached(region.groups)
             if None in known:
                 return None
             joined = b"".join(known)  # type: ignore[arg-type]
@@ -266,13 +266,13 @@ class FastPath:
             expected = base[2]
             if frame.tags:
                 region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
-                known = self._stamps.known(list(map(tag_group, frame.tags)))
+                known = self._stamps.cached(list(map(tag_group, frame.tags)))
                 if None in known:
                     return None
                 expected = digest(base[1] + b"".join(known))  # type: ignore[arg-type]
         except (DecodeError, InvalidKeyError):
             return None
-        if not timed and frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+        if not timed and frame.redis_ttl_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
             return None
         return frame if frame.digest == expected else None
 

@@ -49,7 +49,7 @@ class Result(NamedTuple):
         return self.held is not None and self.seconds > 0
 
     @property
-    def keep_ms(self) -> int:
+    def redis_ttl_ms(self) -> int:
         """How long it is kept: it may be served for some time after it was fresh."""
         return milliseconds(self.seconds) + milliseconds(self.attempt.policy.extra)
 
@@ -108,7 +108,7 @@ class Filler:
                 self.failed(leased[0].attempt, error)
 
     def _store(self, remote_tier: VersionedStore, results: Sequence[Result]) -> None:
-        wanted = [(result.attempt, result.tags, result.keep_ms) for result in results]
+        wanted = [(result.attempt, result.tags, result.redis_ttl_ms) for result in results]
         items: list[tuple[Result, tuple[str, bytes, bytes, int]]] = []
         for result, unmoved in zip(results, remote_tier.complete(wanted), strict=True):
             attempt = result.attempt
@@ -118,7 +118,7 @@ class Filler:
                 except EncodeError as error:
                     self._unkept(attempt, error)
                 else:
-                    items.append((result, (attempt.key, attempt.token, frame, result.keep_ms)))
+                    items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if items:
             stored = remote_tier.remote.store([item for _, item in items])
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):

@@ -66,7 +66,7 @@ class Fleet:
 
         Of many processes only some do so in each interval. Raises `RemoteError`.
         """
-        if chance.random() * self._store.known > TIDIERS:
+        if chance.random() * self._store.listed > TIDIERS:
             return
         records = self._store.read(within)
         gone = sorted((m for m in _members(records) if not m.alive), key=lambda member: -member.age)

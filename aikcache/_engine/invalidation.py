@@ -28,7 +28,7 @@ def ending(engine: Engine, targets: Iterable[Target], tags: Iterable[str] = ()) 
     """Targets and tags together. The stamp of any tag comes before the tags' own: a load checks in the other order."""
     named: dict[str, dict[str, None]] = {"group": {}, "key": {}, "glob": {}}
     for target in targets:
-        named[target.kind][engine.space.full(target.name) if target.kind == "key" else target.name] = None
+        named[target.kind][engine.keyspace.full(target.name) if target.kind == "key" else target.name] = None
     groups = dict.fromkeys(map(patterns.tag_group, tags))
     if groups:
         groups = {ANY_TAG: None, **groups}
@@ -88,7 +88,7 @@ def invalidate_locally(engine: Engine, what: Invalidation) -> None:
     for key in what.keys:
         engine.drop_key(key)
     for glob in what.globs:
-        matches = matcher(engine.space.namespace_prefix, glob)
+        matches = matcher(engine.keyspace.namespace_prefix, glob)
         engine.flights.end(lambda flight, matches=matches: bool(matches(flight.key)))  # type: ignore[misc]
         engine.local.drop_matching(matches)
 
@@ -161,7 +161,7 @@ class InvalidationListener:
         remote, recovery = self._tiers.remote, self._tiers.recovery
         if remote is None or recovery is None:
             return
-        told = _news.unpack(message, remote.space)
+        told = _news.unpack(message, remote.keyspace)
         if told is None:
             self._tiers.reporter.report("news", "a message on the channel of refused invalidations is not one of ours.")
         elif told.sender == remote.writer:

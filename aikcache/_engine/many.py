@@ -21,7 +21,7 @@ def fast_read(
 
     `texts` are their keys without the lead; `local_keys` are empty where nothing is held locally.
     """
-    lead = engine.space.namespace_prefix
+    lead = engine.keyspace.namespace_prefix
     keys = [lead + text for text in texts]
     found: list[Any] = [UNSEEN] * len(keys)
     if engine.fast_path is None or engine.strong_path is None or not keys or engine.in_block():

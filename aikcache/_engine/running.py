@@ -37,7 +37,7 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bo
     mine, kept_alive = object(), {} if remote is None else remote.leases.held
     try:
         if leases and remote is not None:
-            remote.leases.keep(mine, leases)
+            remote.leases.keep_alive(mine, leases)
         try:
             for group in batch.groups(places):
                 run = _rescued(batch, group) if rescue else _run(batch, group, asked=asked)
@@ -52,7 +52,7 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bo
         kept_alive.pop(mine, None)
         left = batch.leases(places)
         if left and remote is not None:
-            remote.leases.end(left)
+            remote.leases.release(left)
             for i in places:
                 batch.attempts[i].token = None
 

@@ -23,7 +23,7 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.versioned_store import VersionedStore
 from aikcache._keys.patterns import ANY_TAG, tag_group
 from aikcache._local.region import Region
-from aikcache._remote.replies import NOT_ASKED
+from aikcache._remote.replies import NOT_READ
 from aikcache._remote.stamps import digest
 from aikcache._remote.store import NO_VALUE, Read, pack_names
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
@@ -50,9 +50,9 @@ class StrongPath:
             server_generation = stamps.server_generation
             base = self._bases.get(region.name)
             if base is None:
-                base = self._bases[region.name] = pack_names(map(remote.space.stamp, region.groups))
-            packed = base + pack_names(map(remote.space.stamp, more)) if more else base
-            answer = remote.consult(name, packed, len(region.groups) + len(more))
+                base = self._bases[region.name] = pack_names(map(remote.keyspace.stamp, region.groups))
+            packed_names = base + pack_names(map(remote.keyspace.stamp, more)) if more else base
+            answer = remote.consult(name, packed_names, len(region.groups) + len(more))
             if answer is None:
                 (read,), found = remote.read([key], (*region.groups, *more))
                 answer = read._replace(stamps=found)
@@ -60,7 +60,7 @@ class StrongPath:
             if data is None:
                 return FastPathMiss(Read(None, NO_VALUE, found))
             frame = self._shared.framer.unpack(key, data, name)
-            if frame.keep_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+            if frame.redis_ttl_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
                 return NOTHING
             if frame.tags == tags:
                 current = found[: len(found) - late]
@@ -72,7 +72,7 @@ class StrongPath:
             ):  # of another server's values these stamps say nothing
                 return NOTHING
             if digest(b"".join(current)) != frame.digest:  # type: ignore[arg-type]
-                return FastPathMiss(Read(data, NOT_ASKED, found))
+                return FastPathMiss(Read(data, NOT_READ, found))
             value = policy.codec.decode(frame.codec, frame.payload, frame.schema)
         except RemoteError as error:
             return FastPathMiss(error)
@@ -142,4 +142,4 @@ class StrongPath:
                 tag_group(tag)
         except (DecodeError, InvalidKeyError):  # said on the full read path
             return None
-        return frame if frame.keep_ms == frame.ttl_ms else None
+        return frame if frame.redis_ttl_ms == frame.ttl_ms else None

@@ -84,7 +84,7 @@ class VersionedStore:
         (epoch, server_generation, vouched), requested_at = self._standing(), self.clock()
         counts_from = requested_at - self.remote.connections.age()  # without a majority, what Redis says may be older
         strong = attempts[0].policy.strong
-        known = dict(zip(groups, [None] * len(groups) if strong else self.stamps.known(groups), strict=True))
+        known = dict(zip(groups, [None] * len(groups) if strong else self.stamps.cached(groups), strict=True))
         unknown = [group for group, stamp in known.items() if stamp is None]
         if strong and len(reads) == 1 and len(reads[0].stamps) == len(groups):  # it brought its stamps
             known.update(zip(groups, reads[0].stamps, strict=True))
@@ -145,7 +145,7 @@ class VersionedStore:
         if unknown:
             names = list(unknown)
             epoch, _, vouched = self._standing()
-            stamps = self.stamps.known(names)
+            stamps = self.stamps.cached(names)
             held = None not in stamps and not found[0][0].policy.strong
             if not held:
                 stamps = self.remote.read_stamps(names, probing=not self.trust.covers())
@@ -189,7 +189,7 @@ class VersionedStore:
         wanted: dict[str, Life] = {}
         now = self.clock()
         for attempt in attempts:
-            keep = self._keep_ms(attempt.call) + self.lease_ms  # stored when the load is done
+            keep = self._redis_ttl_ms(attempt.call) + self.lease_ms  # stored when the load is done
             for group, stamp in attempt.known.items():
                 if stamp is None or not self.stamps.outlives(group, stamp, now + keep / 1000):
                     wanted[group] = max(self._life(attempt.call, group, keep), wanted.get(group, Life(0, 0)))
@@ -206,7 +206,7 @@ class VersionedStore:
         stamps = {group: told.stamp for group, told in found.items()}
         self.stamps.remember(list(stamps), list(stamps.values()), epoch)
         for group, told in found.items():
-            self.stamps.lives(group, told.stamp, asked + told.left_ms / 1000)
+            self.stamps.set_lifetime(group, told.stamp, asked + told.left_ms / 1000)
         if made := [group for group, told in found.items() if told.made]:
             self.made(made, attempts)
         return stamps
@@ -221,11 +221,11 @@ class VersionedStore:
         few = group in (EVERYTHING, ANY_TAG) or (call.relink and not group.startswith("#"))
         return Life(keep, max(2 * keep, DAY_MS) if few else 2 * keep)
 
-    def prolong(self, attempt: Attempt, tags: Sequence[str], keep_ms: int) -> None:
+    def prolong(self, attempt: Attempt, tags: Sequence[str], redis_ttl_ms: int) -> None:
         """Let the stamps outlive a value that is kept longer than could be known before its load."""
-        if keep_ms > self._keep_ms(attempt.call):
+        if redis_ttl_ms > self._redis_ttl_ms(attempt.call):
             groups = dict.fromkeys((*attempt.known, *map(tag_group, tags)))
-            self._ensure({group: self._life(attempt.call, group, keep_ms) for group in groups}, [attempt])
+            self._ensure({group: self._life(attempt.call, group, redis_ttl_ms) for group in groups}, [attempt])
 
     def ask_leases(
         self, attempts: Sequence[Attempt], *, insist: bool = False, unlink: bool = False
@@ -258,7 +258,7 @@ class VersionedStore:
         """Whoever asked was interrupted: leases that may have been granted, and were not used, are given back soon."""
         left = [(attempt.key, attempt.token) for attempt in attempts if attempt.token is not None]
         if left:
-            self.leases.lose(left)
+            self.leases.add_lost(left)
         for attempt in attempts:
             attempt.token = None
 
@@ -268,17 +268,17 @@ class VersionedStore:
         One round trip for all, or none. False: a tag, maybe one of these, was invalidated since the load began.
         """
         wanted: dict[str, Life] = {}
-        for attempt, tags, keep_ms in stores:
+        for attempt, tags, redis_ttl_ms in stores:
             if attempt.call.late_tags is None and not callable(attempt.policy.ttl):
                 continue  # all was known before the load
             groups = [group for group in map(tag_group, tags) if group not in attempt.known]
-            keep = self._keep_ms(attempt.call)
+            keep = self._redis_ttl_ms(attempt.call)
             if attempt.call.late_tags is not None:
                 groups.append(ANY_TAG)
-            if keep_ms > keep:  # longer than could be known before the load
+            if redis_ttl_ms > keep:  # longer than could be known before the load
                 groups += attempt.known
             for group in groups:
-                life = self._life(attempt.call, group, max(keep, keep_ms))
+                life = self._life(attempt.call, group, max(keep, redis_ttl_ms))
                 wanted[group] = max(life, wanted.get(group, Life(0, 0)))
         if not wanted:
             return [True] * len(stores)
@@ -300,12 +300,12 @@ class VersionedStore:
             digest=attempt.digest(tags),
             cost=cost,
             ttl_ms=milliseconds(seconds),
-            keep_ms=milliseconds(seconds) + milliseconds(attempt.policy.extra),
+            redis_ttl_ms=milliseconds(seconds) + milliseconds(attempt.policy.extra),
             tags=tags,
             payload=packed.payload,
         )
 
-    def _keep_ms(self, call: Call) -> int:
+    def _redis_ttl_ms(self, call: Call) -> int:
         """How long stamps must live for what this call may store."""
         ttl = call.policy.ttl
         longest = ttl if isinstance(ttl, float) else max(call.ttl, self._longest)

@@ -42,10 +42,10 @@ class Keyspace:
     def lease(self, key: str) -> str:
         return f"{self.namespace_prefix}!lease:{{{key}}}"
 
-    def mark(self, key: str, writer: str) -> str:
+    def key_marker(self, key: str, writer: str) -> str:
         return f"{self.pushed}key:{{{key}}}:{writer}"
 
-    def glob_mark(self, glob: str, writer: str) -> str:
+    def glob_marker(self, glob: str, writer: str) -> str:
         return f"{self.pushed}glob:{writer}:{glob}"
 
     def stamp(self, group: str) -> str:

@@ -1,4 +1,4 @@
-"""What is said to Redis, as commands: nothing here asks anything."""
+"""Builds the commands for Redis. Sends nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from aikcache._remote import scripts
 from aikcache._remote.scripts import Script
 from aikcache._remote.stamps import Stamps
 
-CLAIM_MS = 3_600_000
-"""How long it is known that a server's start was seen: longer than it counts as just started."""
+RUN_MS = 3_600_000
+"""How long the record of a server's start is kept: longer than a server counts as just started."""
 STAMP_BYTES = 8
-HEARD_MS = 1000
-"""How long the mark stays that replicas are to acknowledge."""
+ACKNOWLEDGED_MS = 1000
+"""How long the key lives whose write replicas are to acknowledge."""
 DAY_MS = 86_400_000
-"""How long a stamp lives that an invalidation wrote; what is stored under it later makes it live longer."""
+"""How long a stamp lives that an invalidation wrote. Values that are stored under it later extend its life."""
 
 
 def fresh_stamp() -> bytes:
@@ -28,64 +28,67 @@ def fresh_stamp() -> bytes:
 class Commands:
     """The commands of one cache in one process."""
 
-    __slots__ = ("space", "stamps", "writer")
+    __slots__ = ("keyspace", "stamps", "writer")
 
-    def __init__(self, space: Keyspace, stamps: Stamps) -> None:
-        self.space = space
-        self.stamps = stamps  # told what is written, so that its echo is known
+    def __init__(self, keyspace: Keyspace, stamps: Stamps) -> None:
+        self.keyspace = keyspace
+        self.stamps = stamps  # learns what is written, so that its echo is recognised
         self.rename()
 
     def rename(self) -> None:
-        """This process is another one than before: its marks bear another name."""
+        """Take a new name for markers, because this process is another one than before."""
         self.writer = os.urandom(6).hex()
 
     def invalidations(self, groups: Sequence[str], keys: Sequence[str]) -> list[Command]:
-        """The commands that invalidate groups (by a fresh stamp each) and keys (with their leases).
+        """The commands that invalidate groups (each by a new stamp) and keys (with their leases).
 
-        The stamp of any tag comes first: a load reads it last, so whoever finds a tag's new stamp finds that one, too.
-        A lease goes before its key, where they cannot go at once: what it allows to store is then unlinked after it.
+        The stamp of any tag comes first: a load reads it last, so a load that sees a tag's new stamp sees that one too.
+        Where a lease and its key cannot be unlinked at once, the lease goes first: a value stored under it in between
+        is then unlinked with the key.
         """
         commands: list[Command] = []
         for group in sorted(groups, key=lambda group: group != ANY_TAG):
             stamp = fresh_stamp()
             self.stamps.expect(group, stamp)
-            commands.append(("SET", self.space.stamp(group), stamp, "PX", str(DAY_MS)))
+            commands.append(("SET", self.keyspace.stamp(group), stamp, "PX", str(DAY_MS)))
         for key in keys:
-            commands += [("UNLINK", self.space.lease(key), key), *self.mark_key(key)]
+            commands += [("UNLINK", self.keyspace.lease(key), key), *self.push_key(key)]
         return commands
 
-    def mark_key(self, key: str) -> list[Command]:
-        """Have all processes hear that a key was invalidated."""
-        return _push(self.space.mark(key, self.writer))
+    def push_key(self, key: str) -> list[Command]:
+        """Inform all processes that a key was invalidated."""
+        return _push(self.keyspace.key_marker(key, self.writer))
 
-    def mark_glob(self, glob: str) -> list[Command]:
-        """Have all processes hear that what matches was invalidated."""
-        return _push(self.space.glob_mark(glob, self.writer))
+    def push_glob(self, glob: str) -> list[Command]:
+        """Inform all processes that the matches of a glob were invalidated."""
+        return _push(self.keyspace.glob_marker(glob, self.writer))
 
-    def heard(self, tag: str) -> Command:
-        """A write that replicas are to acknowledge."""
-        return ("SET", f"{self.space.namespace_prefix}!heard:{tag}{self.writer}", "1", "PX", str(HEARD_MS))
+    def acknowledged_write(self, tag: str) -> Command:
+        """A write for replicas to acknowledge."""
+        return ("SET", f"{self.keyspace.namespace_prefix}!heard:{tag}{self.writer}", "1", "PX", str(ACKNOWLEDGED_MS))
 
-    def claim(self, run: str, keep_ms: int = CLAIM_MS) -> Command:
-        """Invalidate all that a server holds from before its run, once for each run, whoever comes first."""
-        stamp = self.space.stamp(EVERYTHING)
+    def invalidate_before_run(self, run_id: str, redis_ttl_ms: int = RUN_MS) -> Command:
+        """Invalidate all data that a server has from before this run. Only the first call for a run does so."""
+        stamp = self.keyspace.stamp(EVERYTHING)
         return (
             "EVAL",
-            scripts.CLAIM.text,
+            scripts.RECORD_RUN.text,
             "2",
             stamp,
-            f"{self.space.namespace_prefix}!run:{{{stamp}}}:{run}",
+            f"{self.keyspace.namespace_prefix}!run:{{{stamp}}}:{run_id}",
             fresh_stamp(),
-            str(keep_ms),
+            str(redis_ttl_ms),
             str(DAY_MS),
         )
 
     def probe(self, tag: str = "") -> Command:
-        """A write that changes nothing, is replicated and pushed to nobody, and is refused when any other would be."""
-        return ("SET", f"{self.space.namespace_prefix}!probe:{tag}", "1", "XX")
+        """A write that changes nothing. It is not replicated or pushed, and is refused when any other write would
+        be.
+        """
+        return ("SET", f"{self.keyspace.namespace_prefix}!probe:{tag}", "1", "XX")
 
-    def store(self, key: str, token: bytes, frame: bytes, keep_ms: int) -> Command:
-        return call(scripts.STORE, (key, self.space.lease(key)), token, frame, keep_ms)
+    def store(self, key: str, token: bytes, frame: bytes, redis_ttl_ms: int) -> Command:
+        return call(scripts.STORE, (key, self.keyspace.lease(key)), token, frame, redis_ttl_ms)
 
 
 def call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -> Command:
@@ -94,5 +97,5 @@ def call(script: Script, keys: tuple[str, ...], *arguments: str | bytes | int) -
 
 
 def _push(name: str) -> list[Command]:
-    """A name that is pushed, and leaves nothing behind that could expire and be pushed again."""
+    """Write a name so that it is pushed, and unlink it, so that it cannot expire and be pushed again."""
     return [("SET", name, "1"), ("UNLINK", name)]

@@ -1,16 +1,16 @@
-"""Leases that outlast half their time are extended, and those that nobody holds any more are given back.
+"""Extends the leases of running loads, and releases leases that were lost.
 
-A lease is granted for less than others wait for it, so that a loader that died is noticed while they still wait; a
-loader that is merely slow has its lease renewed from here. A renewal that fails is not repeated at once: the lease then
-ends by itself, and with it the right to store, which is the safe side.
+A lease is granted for less time than other callers wait for it, so that they notice a loader's death in time. This
+module extends the lease of a loader that is merely slow. An extension that fails is not repeated at once: the lease
+then expires, and with it the right to store, which is safe.
 
-A lease is lost when Redis may hold it for us and we do not know: its grant, or its return, was not answered. Everybody
-would wait for a loader that does not exist, so it is given back as soon as Redis answers, or when this process asks for
-the key again. It is not taken up under its old token: the request that was not answered may yet be carried out, after
-an invalidation, and must not then revive what that ended.
+A lease is lost when Redis may hold it for this process, but the reply to its grant or release did not arrive. All
+callers would wait for a loader that does not exist. So it is released as soon as Redis answers, or when this process
+asks for the key again. It is not used under its old token: the unanswered request may still be carried out after an
+invalidation, and must not then restore what that removed.
 
-Threads: dictionaries, changed by their own atomic steps; what is given back has been taken out first. The thread is a
-daemon, ends when it has had nothing to do for a while, and is simply absent after `fork` until it is needed again.
+Threads: dictionaries, changed by their own atomic steps; an entry is taken out before it is released. The thread is a
+daemon. It ends after a while without work, and is absent after `fork` until it is needed again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from aikcache.errors import RemoteError
 
 IDLE_ROUNDS = 20
 MAX_LOST = 1000
-"""Leases remembered as lost; those beyond end by themselves."""
+"""Lost leases that are remembered; the others expire."""
 
 Lease = tuple[str, bytes]
-"""A key and the token of who loads it."""
+"""A key and its loader's token."""
 
 
 class Leases:
-    """The leases of this process for one cache. `hold(leases, ms)` extends them in Redis, or ends them (0)."""
+    """The leases of this process for one cache. `hold(leases, ms)` extends them in Redis, or releases them (0)."""
 
     def __init__(
         self, seconds: float, hold: Callable[[Sequence[Lease], int], object], report: Callable[[str, str], object]
@@ -43,28 +43,28 @@ class Leases:
         self.forget()
 
     def forget(self) -> None:
-        """After a fork, in the child: they are the parent's."""
+        """Reset after a fork, in the child: the leases are the parent's."""
         self.held: dict[object, tuple[Sequence[Lease], list[int]]] = {}
-        """By who keeps them, and takes them out again, by one call into C; and in how many rounds they were seen."""
+        """Leases by their owner, which takes them out by one call into C; and in how many rounds they were seen."""
         self._lost: dict[str, tuple[bytes, ...]] = {}
 
-    def keep(self, by: object, leases: Sequence[Lease]) -> None:
-        """Keep `leases` alive from here on, until `by` is taken out of `held`."""
+    def keep_alive(self, by: object, leases: Sequence[Lease]) -> None:
+        """Extend `leases` from here on, until `by` is taken out of `held`."""
         self._daemon.start()
         self.held[by] = leases, [0]
 
-    def end(self, leases: Sequence[Lease]) -> None:
-        """Give leases back. What cannot be told now will be."""
+    def release(self, leases: Sequence[Lease]) -> None:
+        """Release leases. If Redis cannot be reached, they are released later."""
         try:
             self._hold(leases, 0)
         except BaseException as error:
-            self.lose(leases)
+            self.add_lost(leases)
             if not isinstance(error, RemoteError):
                 raise
             self._report(f"redis:{type(error).__name__}", f"a lease could not be given up: {error}")
 
-    def lose(self, leases: Sequence[Lease]) -> None:
-        """Redis may hold these, and nobody will use them."""
+    def add_lost(self, leases: Sequence[Lease]) -> None:
+        """Redis may hold these leases, and no caller will use them."""
         if self._closed:
             return
         for key, token in leases:
@@ -73,17 +73,17 @@ class Leases:
         self._daemon.start()
 
     def reclaim(self, keys: Sequence[str]) -> None:
-        """Before leases for `keys` are asked for: give back what was lost of them. May raise `RemoteError`."""
+        """Release lost leases of `keys`, before new ones are requested. May raise `RemoteError`."""
         if self._lost:
-            self._give_back(keys)
+            self._release_lost(keys)
 
-    def _give_back(self, keys: Sequence[str]) -> None:
+    def _release_lost(self, keys: Sequence[str]) -> None:
         lost = [(key, token) for key in keys for token in self._lost.pop(key, ())]
         if lost:
             try:
                 self._hold(lost, 0)
             except BaseException:
-                self.lose(lost)
+                self.add_lost(lost)
                 raise
 
     def _run(self) -> None:
@@ -97,8 +97,8 @@ class Leases:
             idle = 0 if self.held or self._lost else idle + 1
             if slow:
                 self._extend(slow)
-            with contextlib.suppress(RemoteError):  # then later
-                self._give_back(list(self._lost))
+            with contextlib.suppress(RemoteError):  # tried again in the next round
+                self._release_lost(list(self._lost))
 
     def _extend(self, leases: Sequence[Lease]) -> None:
         try:

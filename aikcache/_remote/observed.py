@@ -1,6 +1,6 @@
-"""Reports each exchange with Redis: how long it took, what it was for, and what it raised.
+"""Reports each exchange with Redis: its duration, its subject, and the error it raised.
 
-Threads: any. What comes from outside (a signal handler's exception) is no answer of Redis, and is not reported.
+Threads: any. An exception from outside (a signal handler's) is no reply of Redis, and is not reported.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from aikcache._concurrency import spans
 from aikcache.errors import RemoteError
 
 Report = Callable[[str, Any, float, str | None], object]
-"""Is given the kind of command, what it is about (see `round_trip`), seconds, and the class of the error."""
+"""Takes the kind of command, its subject (see `round_trip`), seconds, and the class of the error."""
 
 
 class Reporting(Protocol):
-    """What exchanges, and whom it tells."""
+    """An object whose exchanges are reported."""
 
     @property
     def report(self) -> Report | None: ...
@@ -34,8 +34,8 @@ def round_trip(
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
     """Report the calls of a method that is one exchange.
 
-    `keyed`: it is about its first argument, a key or several; `several` is then another name for the command.
-    `maybe`: None says that it was not made.
+    `keyed`: its first argument is the subject, a key or several; `several` is the command's name for more than one.
+    `maybe`: a result of None means that no exchange took place.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:

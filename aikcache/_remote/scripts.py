@@ -1,7 +1,7 @@
-"""The Lua that runs in Redis: what must read and write in one step. Every script keeps to one slot; Redis 7.0 or later.
+"""Lua scripts: what must be read and written in one step. Every script keeps to one slot. Redis 7.0 or later.
 
 A lease is the owner's 16-byte token followed by the digest of the stamps it loads under. Scripts are called by their
-SHA-1; a server that does not know one (restarted, `SCRIPT FLUSH`) is sent the text, once, by the caller.
+SHA-1. If a server does not know one (it restarted, or ran `SCRIPT FLUSH`), the caller sends the text once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 
 
 class Script:
-    """A script's text and the SHA-1 that Redis knows it by."""
+    """A script's text and its SHA-1."""
 
     __slots__ = ("sha", "text")
 
@@ -20,7 +20,7 @@ class Script:
 
 
 TAIL = 16
-"""Bytes at the end of a frame that tell two frames apart: its checksum or its authentication tag is there."""
+"""Bytes at the end of a frame that identify it: its checksum or its authentication tag."""
 
 ACQUIRE = Script("""
 -- KEYS: value, lease. ARGV: token, digest, lease ms, tail of the value already seen as stale, '1' to insist, the
@@ -75,7 +75,7 @@ end
 return {stamp, 0, left}
 """)
 
-CLAIM = Script("""
+RECORD_RUN = Script("""
 -- KEYS: the stamp of everything, this start's claim. ARGV: a fresh stamp, ms of the claim, ms of the stamp. 1 when this
 -- call was the first.
 if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2]) then return 0 end

@@ -1,9 +1,9 @@
-"""What this process believes of the groups' stamps.
+"""The stamps that this process has cached.
 
-A stamp is a group's current generation, a random token in Redis. Believing one saves asking for it with every value,
-and is allowed only while the channel is live, since only the channel says when it ends (`trusted`). What was read is
-kept only if nothing was pushed since it was asked for (`epoch`); after an invalidation of our own the stamp is
-unknown, not the one we wrote: another process may have written a newer one.
+A stamp is a group's current generation, a random token in Redis. A cached one saves reading it with every value. That
+is allowed only while the channel is live, because only the channel reports its end (`trusted`). A stamp that was read
+is kept only if nothing was pushed since it was requested (`epoch`). After an invalidation of this process the stamp is
+unknown, not the one it wrote: another process may have written a newer one.
 
 Threads: changes happen under the cache's guard; reading is a dictionary look-up.
 """
@@ -18,14 +18,14 @@ from math import inf
 from aikcache._concurrency.guard import Guard
 
 MAX_STAMPS = 100_000
-"""Stamps remembered; forgetting them costs one read each."""
-MAX_LIVES = 10_000
-"""Stamps whose lives are remembered; forgetting them costs a round trip before a load, once for each."""
+"""Cached stamps; forgetting them costs one read each."""
+MAX_LIFETIMES = 10_000
+"""Stamps whose expiry is remembered; forgetting one costs a round trip before a load."""
 
 
 @lru_cache(maxsize=1024)
 def digest(stamps: bytes) -> bytes:
-    """The digest that a frame carries of its groups' stamps, joined in their order."""
+    """The digest of joined stamps, which a frame carries."""
     return blake2b(stamps, digest_size=16).digest()
 
 
@@ -33,12 +33,12 @@ class Stamps:
     """The stamps known to be current."""
 
     __slots__ = (
+        "_cached",
         "_clock",
+        "_expected",
         "_guard",
-        "_known",
         "_last_pushed",
-        "_lives",
-        "_mine",
+        "_lifetimes",
         "epoch",
         "server_generation",
         "trusted",
@@ -48,101 +48,103 @@ class Stamps:
     def __init__(self, guard: Guard, clock: Callable[[], float]) -> None:
         self._guard = guard
         self._clock = clock
-        self._known: dict[str, bytes] = {}
-        self._lives: dict[str, tuple[bytes, float]] = {}  # until when a stamp lives at least, believed or not
-        self._mine: dict[str, tuple[bytes, ...]] = {}
-        self._last_pushed: dict[str, bytes] = {}  # as they stood after the last push that was asked about
+        self._cached: dict[str, bytes] = {}
+        self._lifetimes: dict[str, tuple[bytes, float]] = {}  # a stamp, and until when it lives at least
+        self._expected: dict[str, tuple[bytes, ...]] = {}
+        self._last_pushed: dict[str, bytes] = {}  # the stamps after the last push that was checked
         self.epoch = 0
-        self.server_generation = 0  # counts servers: what was learnt in one says nothing of what another holds
-        self.trusted_until = -inf  # until when the channel vouches
+        self.server_generation = 0  # counts servers: a stamp of one says nothing about another
+        self.trusted_until = -inf  # until when the channel allows the use of cached stamps
         self.trusted = False
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._cached)
 
-    def known(self, groups: Sequence[str]) -> list[bytes | None]:
+    def cached(self, groups: Sequence[str]) -> list[bytes | None]:
         if not self.trusted or self._clock() >= self.trusted_until:
             return [None] * len(groups)
-        return [self._known.get(group) for group in groups]
+        return [self._cached.get(group) for group in groups]
 
     def remember(self, groups: Sequence[str], stamps: Sequence[bytes | None], epoch: int) -> None:
-        """Keep what was read when the epoch was `epoch`, unless anything was pushed since."""
+        """Cache stamps that were requested when the epoch was `epoch`, unless anything was pushed since."""
         if self.trusted and not self._guard.held():
             self._guard.run(self._remember, groups, stamps, epoch)
 
     def _remember(self, groups: Sequence[str], stamps: Sequence[bytes | None], epoch: int) -> None:
         if self.epoch != epoch or not self.trusted:
             return
-        if len(self._known) > MAX_STAMPS:
-            self._known.clear()
+        if len(self._cached) > MAX_STAMPS:
+            self._cached.clear()
         for group, stamp in zip(groups, stamps, strict=True):
             if stamp is not None:
-                self._known[group] = stamp
+                self._cached[group] = stamp
 
-    def lives(self, group: str, stamp: bytes, until: float) -> None:
-        """Redis keeps this stamp of a group until then, or longer: nobody makes its life shorter."""
-        if len(self._lives) >= MAX_LIVES:
-            self._lives.clear()
-        self._lives[group] = stamp, until
+    def set_lifetime(self, group: str, stamp: bytes, until: float) -> None:
+        """Redis keeps this stamp of a group at least until then: no process shortens its life."""
+        if len(self._lifetimes) >= MAX_LIFETIMES:
+            self._lifetimes.clear()
+        self._lifetimes[group] = stamp, until
 
     def outlives(self, group: str, stamp: bytes, until: float) -> bool:
-        """Whether it is known that the stamp, if it is the group's, lives until then."""
-        known = self._lives.get(group)
-        return known is not None and known[0] == stamp and known[1] >= until
+        """Whether this stamp of the group is known to live until then."""
+        cached = self._lifetimes.get(group)
+        return cached is not None and cached[0] == stamp and cached[1] >= until
 
     def forget(self, *groups: str) -> None:
-        """These were invalidated."""
+        """These groups were invalidated."""
         self._guard.do(lambda: self._forget(groups))
 
     def _forget(self, groups: tuple[str, ...]) -> None:
         self.epoch += 1
         for group in groups:
-            self._known.pop(group, None)
+            self._cached.pop(group, None)
 
     def forget_all(self, *, trusted: bool, server_generation: bool = False) -> None:
-        """The channel has come or gone: nothing known counts. `server_generation`: nor for what is being read now."""
+        """The channel was connected or lost: forget all stamps. `server_generation`: also those that are being read
+        now.
+        """
 
         def work() -> None:
             self.epoch += 1
             self.server_generation += server_generation
-            self._known.clear()
-            self._mine.clear()
+            self._cached.clear()
+            self._expected.clear()
             self._last_pushed.clear()
             self.trusted = trusted
 
         self._guard.do(work)
 
-    # What this process writes is pushed back to it. Writing says beforehand what the push will be about. (Two threads
-    # at one group may lose one expectation: the push then ends a little too much.)
+    # Redis pushes this process's own writes back to it. A writer registers the push beforehand. (If two threads write
+    # one group, a registration may be lost: the push then invalidates a little too much.)
 
     def expect(self, group: str, stamp: bytes) -> None:
-        """A push of this group is to come, because `stamp` is about to be written.
+        """`stamp` is about to be written for this group, so a push will follow.
 
-        Never one that was merely read: the push of whoever wrote it may still be on its way, and must be heeded.
+        Never for a stamp that was merely read: its writer's push may still be on its way, and must not be ignored.
         """
-        if len(self._mine) > MAX_STAMPS:
-            self._mine.clear()
-        self._mine[group] = (*self._mine.get(group, ()), stamp)
+        if len(self._expected) > MAX_STAMPS:
+            self._expected.clear()
+        self._expected[group] = (*self._expected.get(group, ()), stamp)
 
     def unexpect(self, group: str, stamp: bytes) -> None:
-        """It was not written after all."""
-        left = tuple(mine for mine in self._mine.get(group, ()) if mine != stamp)
+        """The stamp was not written after all."""
+        left = tuple(mine for mine in self._expected.get(group, ()) if mine != stamp)
         if left:
-            self._mine[group] = left
+            self._expected[group] = left
         else:
-            self._mine.pop(group, None)
+            self._expected.pop(group, None)
 
     def expected(self, group: str) -> bool:
-        return group in self._mine
+        return group in self._expected
 
-    def already_known(self, group: str, stamp: object) -> bool:
-        """The stamp as it stands after the push that was expected. True when that says nothing new.
+    def is_unchanged(self, group: str, stamp: object) -> bool:
+        """Whether the stamp, read after an expected push, is one that this process knows.
 
-        So it is when it was written here, or stood there already after an earlier push (it was made to live longer).
+        It is when this process wrote it, or when it was there after an earlier push (only its life was extended).
         """
         if not isinstance(stamp, bytes):
             return False
         if len(self._last_pushed) > MAX_STAMPS:
             self._last_pushed.clear()
         before, self._last_pushed[group] = self._last_pushed.get(group), stamp
-        return stamp in self._mine.pop(group, ()) or stamp == before
+        return stamp in self._expected.pop(group, ()) or stamp == before

@@ -1,7 +1,7 @@
-"""The remote tier: what is asked of Redis, each question one round trip.
+"""The remote tier: the questions to Redis, each of them one round trip.
 
-It knows keys, frames' bytes, stamps and leases as Redis holds them, and nothing of values, functions or the local tier.
-Every method blocks for one exchange and raises `RemoteError`; what to do without an answer is decided above.
+It handles keys, frames as bytes, stamps and leases. It knows nothing of values, functions or the local tier. Every
+method blocks for one exchange and raises `RemoteError`; callers decide what to do without an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aikcache._redis.transport import Server, Transport
 from aikcache._remote import scripts
 from aikcache._remote.commands import STAMP_BYTES, Commands, call, fresh_stamp
 from aikcache._remote.observed import Report, round_trip
-from aikcache._remote.replies import NAME, NOT_ASKED, NUMBER, VALUE, are, are_like, granted
+from aikcache._remote.replies import NAME, NOT_READ, NUMBER, VALUE, are, are_like, granted
 from aikcache._remote.replies import NO_VALUE as NO_VALUE
 from aikcache._remote.replies import Busy as Busy
 from aikcache._remote.replies import Life as Life
@@ -31,31 +31,33 @@ from aikcache.errors import RemoteUnavailableError
 
 T = TypeVar("T")
 LEAST = 0.01
-"""Seconds for a second try, however long the first took."""
+"""Seconds for a second try, however long the first one took."""
 _GET, _PTTL = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n", b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 
 def pack_names(names: Iterable[str]) -> bytes:
-    """Names as arguments of a command, as Redis takes them."""
+    """Names packed as arguments of a command."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, names)])
 
 
 class RedisStore:
-    """Redis, as a cache sees it."""
+    """The Redis of one cache."""
 
-    __slots__ = ("commands", "connections", "report", "space", "stamps", "sweeps")
+    __slots__ = ("commands", "connections", "keyspace", "report", "stamps", "sweeps")
 
-    def __init__(self, connections: Transport, space: Keyspace, stamps: Stamps, report: Report | None = None) -> None:
+    def __init__(
+        self, connections: Transport, keyspace: Keyspace, stamps: Stamps, report: Report | None = None
+    ) -> None:
         self.connections = connections
-        self.report = report  # is told of each round trip
-        self.space = space
+        self.report = report  # called for each round trip
+        self.keyspace = keyspace
         self.stamps = stamps
-        self.commands = Commands(space, stamps)
-        self.sweeps = 0  # that are running
+        self.commands = Commands(keyspace, stamps)
+        self.sweeps = 0  # the number of running sweeps
 
     @property
     def writer(self) -> str:
-        """This process's name in marks."""
+        """This process's name in invalidation markers."""
         return self.commands.writer
 
     # Values and stamps
@@ -64,15 +66,15 @@ class RedisStore:
     def read(
         self, keys: Sequence[str], groups: Sequence[str], *, probing: bool = False
     ) -> tuple[list[Read], list[bytes | None]]:
-        """Values, how long they will live, and the stamps of `groups`, which are read after them.
+        """Values, their remaining life, and the stamps of `groups`, which are read after them.
 
-        `probing`: and only if who holds them would accept a write.
+        `probing`: only if the servers that hold them would accept a write.
         """
-        one = len(keys) == 1  # a GET of what is too large to be ours is not read to its end; an array would be
+        one = len(keys) == 1  # a GET reply that is too large is not read to its end; an array would be
         commands: list[Command] = [("GET", *keys) if one else ("MGET", *keys)]
         commands += [("PTTL", key) for key in keys]
         if groups:
-            commands.append(("MGET", *map(self.space.stamp, groups)))
+            commands.append(("MGET", *map(self.keyspace.stamp, groups)))
         probes = self._probes(keys, groups) if probing else []
         replies = self._ask([*commands, *probes])[: len(commands)]
         stamps = self._stamps_of(replies.pop(), groups) if groups else []
@@ -82,7 +84,7 @@ class RedisStore:
         return [Read(data, pttl, []) for data, pttl in zip(values, pttls, strict=True)], stamps
 
     def fast_get(self, name: bytes, *, timed: bool) -> tuple[bytes | None, int] | None:
-        """A value, and if `timed` how long it will live, by the shortest way there is; None: that way is not open."""
+        """A value, and its remaining life if `timed`, by one prepared command; None: not possible."""
         size = len(name)
         if timed:
             replies = self.connections.send(_GET % (size, name) + _PTTL % (size, name), 2)
@@ -93,7 +95,7 @@ class RedisStore:
             replies = self.connections.send(_GET % (size, name), 1)
             if replies is None:
                 return None
-            (data,), pttl = replies, NOT_ASKED
+            (data,), pttl = replies, NOT_READ
         if type(data) not in VALUE or type(pttl) is not int:
             if type(data) is ErrorReply or type(pttl) is ErrorReply:
                 return None
@@ -101,7 +103,7 @@ class RedisStore:
         return data, pttl
 
     def fast_read(self, names: Sequence[bytes], *, timed: bool) -> tuple[list[bytes | None], list[int]] | None:
-        """The same of several values: one MGET."""
+        """As `fast_get`, for several values: one MGET."""
         connections = self.connections
         if not connections.ordered:
             return None
@@ -112,12 +114,12 @@ class RedisStore:
                 return None
         if not are(found, VALUE, len(names)) or not are(pttls, NUMBER, len(pttls)):
             raise self._unexpected()
-        return found, pttls or [NOT_ASKED] * len(names)
+        return found, pttls or [NOT_READ] * len(names)
 
     @round_trip("get", maybe=True)
-    def consult(self, name: bytes, packed: bytes, count: int) -> Read | None:
-        """A value and the stamps whose `count` names are `packed`, by the shortest way; None: it is not open."""
-        data = b"%b*%d\r\n$4\r\nMGET\r\n%b" % (_GET % (len(name), name), count + 1, packed)
+    def consult(self, name: bytes, packed_names: bytes, count: int) -> Read | None:
+        """A value and its `count` stamps, whose names are packed, by one prepared command; None: not possible."""
+        data = b"%b*%d\r\n$4\r\nMGET\r\n%b" % (_GET % (len(name), name), count + 1, packed_names)
         if (replies := self.connections.send(data, 2)) is None:
             return None
         value, stamps = replies
@@ -125,46 +127,46 @@ class RedisStore:
             return None
         if type(value) not in VALUE or not are(stamps, VALUE, count):
             raise self._unexpected()
-        return Read(value, NOT_ASKED, stamps)
+        return Read(value, NOT_READ, stamps)
 
     @round_trip("many")
     def consult_many(
         self, names: Sequence[bytes], groups: Sequence[str]
     ) -> tuple[list[bytes | None], list[bytes | None]]:
         """Values and stamps."""
-        values, stamps = self._ask([("MGET", *names), ("MGET", *map(self.space.stamp, groups))])
+        values, stamps = self._ask([("MGET", *names), ("MGET", *map(self.keyspace.stamp, groups))])
         if not are(values, VALUE, len(names)) or not are(stamps, VALUE, len(groups)):
             raise self._unexpected()
         return values, stamps
 
     @round_trip("many", keyed=False)
     def read_stamps(self, groups: Sequence[str], *, probing: bool = False) -> list[bytes | None]:
-        """The stamps of `groups` as they stand."""
+        """The current stamps of `groups`."""
         probes = self._probes((), groups) if probing else []
-        return self._stamps_of(self._ask([("MGET", *map(self.space.stamp, groups)), *probes])[0], groups)
+        return self._stamps_of(self._ask([("MGET", *map(self.keyspace.stamp, groups)), *probes])[0], groups)
 
     def drop_huge(self, keys: Sequence[str], groups: Sequence[str]) -> bool:
-        """Remove what is too large to be a value or a stamp of ours. Whether there was any."""
+        """Remove values and stamps that are too large to be aikcache's. Whether there were any."""
         config = self.connections.config
         calls = [call(scripts.DROP, (key,), config.max_value_bytes + MAX_EXTRA) for key in keys]
-        calls += [call(scripts.DROP, (self.space.stamp(group),), STAMP_BYTES + 1) for group in groups]
+        calls += [call(scripts.DROP, (self.keyspace.stamp(group),), STAMP_BYTES + 1) for group in groups]
         return any(self._ask(calls))
 
     @round_trip("lease", keyed=False)
     def ensure(self, groups: dict[str, Life]) -> list[Stamp]:
-        """The stamps of `groups`, made where there is none.
+        """The stamps of `groups`. A missing one is created.
 
-        A stamp that was made is pushed back to us, and must not end what we do. The stamp of any tag, when it is the
-        last, is read after the others, wherever they are.
+        A created stamp is pushed back to this process, and must not invalidate the current load. The stamp of any tag,
+        when it is the last, is read after the others, on whichever nodes they are.
         """
-        return self._anew(lambda within: self._ensure(groups, within))
+        return self._retry_with_new_stamps(lambda within: self._ensure(groups, within))
 
     def _ensure(self, groups: dict[str, Life], within: float) -> list[Stamp]:
         commands: list[Command] = []
         made = [fresh_stamp() for _ in groups]
         for (group, life), stamp in zip(groups.items(), made, strict=True):
             self.stamps.expect(group, stamp)
-            commands.append(call(scripts.STAMP, (self.space.stamp(group),), stamp, str(life.least), str(life.given)))
+            commands.append(call(scripts.STAMP, (self.keyspace.stamp(group),), stamp, str(life.least), str(life.given)))
         found: list[Stamp] = []
         last = -1 if groups and next(reversed(groups)) == ANY_TAG else len(commands)
         replies = self._ask_in_order(commands[:last], commands[last:], within)
@@ -179,9 +181,9 @@ class RedisStore:
 
     @round_trip("store")
     def put(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
-        """`store`, and let all processes hear that the old value was invalidated."""
-        marks = [command for key, *_ in items for command in self.commands.mark_key(key)]
-        replies = self._ask([*(self.commands.store(*item) for item in items), *marks])
+        """As `store`, and inform all processes that the old values were invalidated."""
+        markers = [command for key, *_ in items for command in self.commands.push_key(key)]
+        replies = self._ask([*(self.commands.store(*item) for item in items), *markers])
         return [bool(reply) for reply in replies[: len(items)]]
 
     # Leases
@@ -195,13 +197,13 @@ class RedisStore:
         insist: bool = False,
         unlink: bool = False,
     ) -> list[Read | Busy | None]:
-        """For each (key, token, digest, seen) the right to load (`None`), the value that has arrived, or `Busy`.
+        """For each (key, token, digest, seen): the right to load (`None`), a value that has arrived, or `Busy`.
 
-        `insist`: whoever has it. `unlink`: and what stands there ends.
+        `insist`: take the lease from another holder. `unlink`: remove the current value.
         """
         calls: list[Command] = []
         for key, token, digest, seen in wanted:
-            keys, tail = (key, self.space.lease(key)), seen[-scripts.TAIL :]
+            keys, tail = (key, self.keyspace.lease(key)), seen[-scripts.TAIL :]
             how = "1" if insist else "0", self.connections.config.max_value_bytes + MAX_EXTRA
             calls.append(call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, *how))
         if unlink:
@@ -214,22 +216,22 @@ class RedisStore:
 
     @round_trip("store")
     def store(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
-        """Store each (key, token, frame, milliseconds) whose lease is still its token's."""
+        """Store each (key, token, frame, milliseconds) whose lease still has its token."""
         return [bool(reply) for reply in self._ask([self.commands.store(*item) for item in items])]
 
     @round_trip("lease")
     def hold(self, items: Sequence[tuple[str, bytes]], lease_ms: int) -> None:
-        """Extend leases by `lease_ms`, or give them up (0)."""
-        self._ask([call(scripts.HOLD, (self.space.lease(key),), token, lease_ms) for key, token in items])
+        """Extend leases by `lease_ms`, or release them (0)."""
+        self._ask([call(scripts.HOLD, (self.keyspace.lease(key),), token, lease_ms) for key, token in items])
 
     # Invalidation
 
     @round_trip("invalidate", keyed=False)
-    def end(self, groups: Sequence[str], keys: Sequence[str]) -> None:
+    def invalidate(self, groups: Sequence[str], keys: Sequence[str]) -> None:
         """Invalidate groups and keys for every process: one round trip, whatever the number of entries."""
-        self._anew(lambda within: self._end(groups, keys, within))
+        self._retry_with_new_stamps(lambda within: self._invalidate(groups, keys, within))
 
-    def _end(self, groups: Sequence[str], keys: Sequence[str], within: float) -> None:
+    def _invalidate(self, groups: Sequence[str], keys: Sequence[str], within: float) -> None:
         commands = self.commands.invalidations(groups, keys)
         first = 1 if ANY_TAG in groups else 0
         try:
@@ -237,25 +239,24 @@ class RedisStore:
         except LostReplyError:
             raise
         except RemoteUnavailableError:
-            if (
-                first and not self.connections.ordered
-            ):  # the node of the first refuses; the others are told all the same
+            # The node of the first command refuses; the other nodes are sent theirs all the same.
+            if first and not self.connections.ordered:
                 self._ask(commands[first:])
             raise
 
     def acknowledged(self, replicas: int, within: float) -> bool:
-        """Whether as many replicas have all that was written until now; waits for them `within` seconds.
+        """Whether `replicas` replicas have all earlier writes. Waits at most `within` seconds for them.
 
-        Writes are replicated in their order, so a replica that has the mark written here has all that was before it.
+        Writes are replicated in their order, so a replica that has the key written here has all earlier writes.
         """
-        marks = [self.commands.heard(tag) for tag in self.connections.hash_tags()]
-        heard = self._ask([*marks, ("WAIT", str(replicas), str(max(int(within * 1000), 1)))])[-1]
-        return type(heard) is int and heard >= replicas
+        markers = [self.commands.acknowledged_write(tag) for tag in self.connections.hash_tags()]
+        acknowledged = self._ask([*markers, ("WAIT", str(replicas), str(max(int(within * 1000), 1)))])[-1]
+        return type(acknowledged) is int and acknowledged >= replicas
 
     @round_trip("invalidate", keyed=False)
-    def mark_globs(self, globs: Sequence[str]) -> None:
-        """Local tiers everywhere drop what matches one of them."""
-        self._ask([command for glob in globs for command in self.commands.mark_glob(glob)])
+    def push_globs(self, globs: Sequence[str]) -> None:
+        """Inform all local tiers, which drop the matches of these globs."""
+        self._ask([command for glob in globs for command in self.commands.push_glob(glob)])
 
     def parts(self) -> Iterator[Server]:
         """The servers to scan, one by one."""
@@ -278,9 +279,9 @@ class RedisStore:
         return removed if type(removed) is int else 0
 
     def _probes(self, keys: Sequence[str], groups: Sequence[str]) -> list[Command]:
-        names = [*keys, *map(self.space.stamp, groups)]
-        if any(group.startswith("#") for group in groups):  # a tag's invalidation writes this one first
-            names.append(self.space.stamp(ANY_TAG))
+        names = [*keys, *map(self.keyspace.stamp, groups)]
+        if any(group.startswith("#") for group in groups):  # a tag's invalidation writes this stamp first
+            names.append(self.keyspace.stamp(ANY_TAG))
         return [self.commands.probe(tag) for tag in self.connections.hash_tags_of(names)]
 
     @round_trip("ping", keyed=False)
@@ -289,24 +290,24 @@ class RedisStore:
             raise self._unexpected()
 
     def call(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int, within: float) -> Any:
-        """Run a script whose keys are in one slot, for who keeps something here beside values."""
+        """Run a script whose keys are in one slot. For code that keeps other records beside the values."""
         return self._ask([call(script, tuple(keys), *arguments)], within)[0]
 
     def after_fork(self) -> None:
         self.commands.rename()
         self.connections.forget()
 
-    def _anew(self, work: Callable[[float], T]) -> T:
-        """Do what writes stamps, in `timeout` seconds; again if a reply was lost, and then with other stamps.
+    def _retry_with_new_stamps(self, work: Callable[[float], T]) -> T:
+        """Run `work`, which writes stamps, within `timeout` seconds; again, with new stamps, if a reply was lost.
 
-        The stamp that was written may have been renewed since by somebody else's invalidation. Written a second time,
-        it would make current again what that has ended.
+        Another process may have invalidated again since. The first stamp, written a second time, would make current
+        what that invalidated.
         """
-        timeout, began = self.connections.config.timeout, time.monotonic()
+        timeout, started_at = self.connections.config.timeout, time.monotonic()
         try:
             return work(timeout)
         except LostReplyError:
-            return work(max(timeout - (time.monotonic() - began), LEAST))
+            return work(max(timeout - (time.monotonic() - started_at), LEAST))
 
     def _ask(self, commands: list[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
         replies = self.connections.exchange(commands, within, once=once)
@@ -320,18 +321,20 @@ class RedisStore:
         return _unrefused(commands, replies)
 
     def _stamps_of(self, replies: Any, groups: Sequence[str]) -> list[bytes | None]:
-        """Stamps as they were read; what has another length is none, and will be replaced."""
+        """Stamps as they were read. One of another length counts as missing, and will be replaced."""
         if not are(replies, VALUE, len(groups)):
             raise self._unexpected()
         return [stamp if stamp is not None and len(stamp) == STAMP_BYTES else None for stamp in replies]
 
     def _unexpected(self) -> RemoteUnavailableError:
-        """An answer of another kind than the question's: what else is kept may be out of step as well."""
+        """A reply of the wrong type. Idle connections may be out of step too."""
         self.connections.drop_idle()
         return RemoteUnavailableError("the server answers something else than it was asked.")
 
     def _ask_in_order(self, first: list[Command], then: list[Command], within: float | None = None) -> list[Any]:
-        """Replies to both, sent once: one round trip on one server, two on a cluster, whose nodes know no order."""
+        """Replies to both parts, sent once: one round trip on one server; two on a cluster, whose nodes have no
+        common order.
+        """
         if self.connections.ordered:
             first, then = [*first, *then], []
         return [reply for commands in (first, then) if commands for reply in self._ask(commands, within, once=True)]
@@ -342,5 +345,5 @@ def _unrefused(commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         if type(reply) is ErrorReply:
             if commands[i][0] != "GET" or not str(reply).startswith("WRONGTYPE"):
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
-            replies[i] = None  # a foreign thing at our key is no value of ours; the next load overwrites it
+            replies[i] = None  # a value of another type counts as missing; the next load overwrites it
     return replies

@@ -127,7 +127,7 @@ class Probes:
         if what.globs or slots is None:
             self._mine.slots = None
             return
-        names = [*map(recovery._remote.space.stamp, what.groups), *what.keys]
+        names = [*map(recovery._remote.keyspace.stamp, what.groups), *what.keys]
         slots.update(map(slot_of, names))
 
     def _greet(self, original: Function) -> Function:

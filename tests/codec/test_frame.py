@@ -34,7 +34,7 @@ def pack(framer: Framer, payload: bytes = b"[1,2]", key: str = KEY, **changes: A
         "digest": bytes(range(16)),
         "cost": 0.5,
         "ttl_ms": 300_000,
-        "keep_ms": 360_000,
+        "redis_ttl_ms": 360_000,
         "tags": ("resource:1",),
         **changes,
     }
@@ -220,7 +220,7 @@ def test_forged_checksums_raise_decode_error_only() -> None:
 def test_what_is_alike_is_read_as_by_unpack() -> None:
     """Of frames with one head the quick way gives the payload that `unpack` gives, or leaves them to it."""
     framer, rng = Framer(max_value_bytes=4000), random.Random(20)
-    whole: dict[str, Any] = {"tags": (), "keep_ms": 300_000}
+    whole: dict[str, Any] = {"tags": (), "redis_ttl_ms": 300_000}
     for body in (b"[1,2]", b"abcdefgh" * 400):
         first = pack(framer, body, "first", **whole)
         alike = framer.alike(first)
@@ -234,7 +234,7 @@ def test_what_is_alike_is_read_as_by_unpack() -> None:
         bomb = zstandard.ZstdCompressor().compress(bytes(4001))
         for data in (
             pack(framer, body, tags=()),
-            pack(framer, body, keep_ms=300_000),
+            pack(framer, body, redis_ttl_ms=300_000),
             pack(framer, body, **whole, digest=bytes(16)),
             pack(framer, body, **whole, schema=bytes(8)),
             pack(framer, body, **whole, codec=1),
@@ -303,7 +303,7 @@ def test_a_sealed_frame_ends_by_the_clock() -> None:
     """What was sealed is read until a minute after its time, and never again, whoever puts it back."""
     now = [1_000_000.0]
     framer, plain = Framer(secret="s3cret", wall=lambda: now[0]), Framer()
-    data = pack(framer, keep_ms=360_000)
+    data = pack(framer, redis_ttl_ms=360_000)
     now[0] += 360 + 59.5
     frame = framer.unpack(KEY, data)
     assert frame.sealed_ms == 500
@@ -312,7 +312,7 @@ def test_a_sealed_frame_ends_by_the_clock() -> None:
         framer.unpack(KEY, data)
     assert plain.unpack(KEY, pack(plain)).sealed_ms is None
     for ms in (2**64 - 1, 0):
-        assert framer.unpack(KEY, pack(framer, keep_ms=ms)).keep_ms == ms
+        assert framer.unpack(KEY, pack(framer, redis_ttl_ms=ms)).redis_ttl_ms == ms
 
 
 def test_a_sealed_frame_that_stays_too_long_is_over() -> None:
@@ -417,7 +417,7 @@ def test_what_inflates_too_much_is_neither_written_nor_read() -> None:
     assert len(packed) < 2000
     with pytest.raises(DecodeError, match="inflates to 3145728 bytes, from"):
         Framer().unpack(KEY, with_payload(packed))
-    kept: dict[str, Any] = {"tags": (), "keep_ms": 300_000}
+    kept: dict[str, Any] = {"tags": (), "redis_ttl_ms": 300_000}
     first = pack(Framer(), b"abcdefgh" * 400, **kept)
     alike = Framer().alike(first)  # as batches read
     assert alike is not None

@@ -21,7 +21,7 @@ def test_golden_frame(name: str) -> None:
     codec = Codec(case.annotation)
     frame = Framer(secret=case.secret, wall=lambda: make_v2.SEALED_AT).unpack(case.key, data)
     assert (frame.codec, frame.digest, frame.cost) == (case.codec, make_v2.DIGEST, 0.25)
-    assert (frame.ttl_ms, frame.keep_ms, frame.tags) == (300_000, 360_000, case.tags)
+    assert (frame.ttl_ms, frame.redis_ttl_ms, frame.tags) == (300_000, 360_000, case.tags)
     value = codec.decode(frame.codec, frame.payload, frame.schema)
     assert same(value, case.value, codec.shapes)
 

@@ -152,7 +152,7 @@ class Listener:
 
 def lose_a_reply(patch: pytest.MonkeyPatch, cache: Cache, then: Callable[[], object]) -> None:
     """The reply to the next invalidation of `cache` does not arrive: its connection dies, after `then` has run."""
-    mine, end, receive = threading.local(), RedisStore.end, Connection.receive
+    mine, end, receive = threading.local(), RedisStore.invalidate, Connection.receive
     armed = [True]
 
     def ended(remote: RedisStore, *args: Any) -> None:
@@ -170,5 +170,5 @@ def lose_a_reply(patch: pytest.MonkeyPatch, cache: Cache, then: Callable[[], obj
             raise ConnectionResetError
         return replies
 
-    patch.setattr(RedisStore, "end", ended)
+    patch.setattr(RedisStore, "invalidate", ended)
     patch.setattr(Connection, "receive", received)

@@ -197,7 +197,7 @@ def test_that_stamps_live_long_enough_is_asked_once(proxy: Proxy, spec: Spec, op
 
     connect(cache)
     one(1)
-    wait_until(lambda: None not in cache.engine.stamps.known(["*", "thing", "thing:one", "#t"]), PATIENCE, "the push")
+    wait_until(lambda: None not in cache.engine.stamps.cached(["*", "thing", "thing:one", "#t"]), PATIENCE, "the push")
     one(2)
     before = proxy.round_trips
     one(3)

@@ -252,7 +252,7 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
         expect(self, group, stamp)
 
     monkeypatch.setattr(Stamps, "expect", expecting)
-    pause = Pause(monkeypatch, here.engine.remote, "end", after=True)
+    pause = Pause(monkeypatch, here.engine.remote, "invalidate", after=True)
     writer = Background(here.invalidate_tags, "things")
     pause.wait()
     assert get_third("box") == OLD  # under the stamp that `here` has just written
@@ -450,7 +450,9 @@ def test_an_echo_that_came_together_with_another_ones_end_is_heeded(
     assert get_there("cup") == OLD
     hear(here, there)  # of the stamps that were made
     if rule == "taken out":  # expected, and so believed to be ours
-        monkeypatch.setattr(Stamps, "already_known", lambda self, group, stamp: bool(self._mine.pop(group, ())) or True)
+        monkeypatch.setattr(
+            Stamps, "is_unchanged", lambda self, group, stamp: bool(self._expected.pop(group, ())) or True
+        )
     assert here.engine.remote is not None
     # The two writes are one push: `here` announces its own, and another's is what stands there when it is heard.
     here.engine.stamps.expect("#things", b"8 bytes!")
@@ -477,10 +479,10 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
         def expect_what_is_known(self: Stamps, group: str, stamp: bytes) -> None:
             expect(self, group, stamp)
             if self is here.engine.stamps and (current := there.engine.remote.read_stamps([group])[0]):  # type: ignore[union-attr]
-                self._mine[group] = (*self._mine[group], current)
+                self._expected[group] = (*self._expected[group], current)
 
         monkeypatch.setattr(Stamps, "expect", expect_what_is_known)
-    here.engine.stamps._known.clear()  # as when there are too many: it costs a read
+    here.engine.stamps._cached.clear()  # as when there are too many: it costs a read
     channel = Pause(monkeypatch, here.engine.channel, "_pushed")
     source.value = NEW
     there.invalidate_tags("things")
@@ -513,7 +515,7 @@ def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
     writers = [remotes[0].writer, remotes[1].writer if rule == "in force" else remotes[0].writer]
     with redis.Redis.from_url(redis_url) as client, client.pipeline() as together:
         for writer in writers:
-            together.set(here.space.mark(here.space.full("thing:get:box"), writer), "1")
+            together.set(here.space.key_marker(here.space.full("thing:get:box"), writer), "1")
         together.execute()
     hear(here, there)
     assert held(here) == (None if rule == "in force" else OLD)
@@ -548,7 +550,7 @@ def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
     here, there = pair(open_cache)
     late, late_there = source.bind_late(here), source.bind_late(there)
     ask = RedisStore._ask_in_order
-    end = RedisStore.end
+    end = RedisStore.invalidate
 
     def ended_in_between(self: RedisStore, *parts: Any) -> list[object]:
         if self is not here.engine.remote or len(parts) < 2 or not parts[1] or source.loads != 1 or source.value == NEW:
@@ -610,14 +612,14 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
     recovery = cache.engine.recovery
     assert recovery is not None
     told: list[tuple[str, ...]] = []
-    end = RedisStore.end
+    end = RedisStore.invalidate
 
     def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
         told.append(groups)
         end(self, groups, keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RedisStore, "end", told_of)
+        patch.setattr(RedisStore, "invalidate", told_of)
         cache.invalidate_tags("a", "b")
         with cache.deferred():
             cache.invalidate("thing")
@@ -649,8 +651,8 @@ def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
     )
 
     def put(self: RedisStore, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
-        sets: list[Command] = [("SET", key, frame, "PX", str(keep_ms)) for key, _, frame, keep_ms in items]
-        self._ask([*sets, *(mark for key, *_ in items for mark in self.commands.mark_key(key))])
+        sets: list[Command] = [("SET", key, frame, "PX", str(redis_ttl_ms)) for key, _, frame, redis_ttl_ms in items]
+        self._ask([*sets, *(mark for key, *_ in items for mark in self.commands.push_key(key))])
         return [True] * len(items)
 
     patch.setattr(RedisStore, "put", put)

@@ -77,13 +77,13 @@ def test_it_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
 def test_all_of_a_block_is_told_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is ended inside, it is one question to Redis, and each name stands in it once."""
     told: list[tuple[object, object]] = []
-    end = RedisStore.end
+    end = RedisStore.invalidate
 
     def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
         told.append((groups, keys))
         end(self, groups, keys)
 
-    monkeypatch.setattr(RedisStore, "end", told_of)
+    monkeypatch.setattr(RedisStore, "invalidate", told_of)
     with cache.deferred():
         for _ in range(3):
             cache.invalidate_tags("a", "b")

@@ -79,7 +79,7 @@ def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told
     asking.wait()
     database.put(NAME, "new")
     with monkeypatch.context() as patch:
-        patch.setattr(RedisStore, "end", _fail)
+        patch.setattr(RedisStore, "invalidate", _fail)
         shop.cache.invalidate_tags("things")
         assert shop.cache.stats().pending_invalidations > 0
     asking.let_go()

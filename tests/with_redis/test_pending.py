@@ -132,14 +132,14 @@ def test_an_invalidation_that_runs_into_anything_is_kept(
     connect(cache)
     cache.set("a:key:n1", OLD, tags=("t:n1",))
     keeping: list[BaseException] = [error]
-    real = RedisStore.end
+    real = RedisStore.invalidate
 
     def end(self: RedisStore, groups: Sequence[str], keys: Sequence[str]) -> None:
         if keeping:
             raise keeping.pop()
         real(self, groups, keys)
 
-    monkeypatch.setattr(RedisStore, "end", end)
+    monkeypatch.setattr(RedisStore, "invalidate", end)
     raises = pytest.raises(KeyboardInterrupt) if isinstance(error, KeyboardInterrupt) else contextlib.nullcontext()
     with raises:
         cache.invalidate_tags("t:n1")
@@ -199,7 +199,7 @@ def test_what_is_pending_is_told_before_anything_is_read(
     cache.invalidate_key("a:key:n1")
     cache.engine.local.drop_group("*")
     own_server.start()
-    sending = Pause(monkeypatch, cache.engine.remote, "end")
+    sending = Pause(monkeypatch, cache.engine.remote, "invalidate")
     replaying = Background(lambda: wait_until(lambda: get("n1") and cache.stats().pending_invalidations == 0))
     sending.wait()
     assert get("n2") == "n2 new"  # n1 would be waited for

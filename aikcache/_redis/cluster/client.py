@@ -132,9 +132,9 @@ class Cluster:
         def ask_here(commands: list[Command]) -> list[Any]:
             replies = new.ask(commands)
             pairs = zip(commands, replies, strict=True)
-            claims = [command for command, reply in pairs if type(reply) is ErrorReply and command[0] == "EVAL"]
-            if claims:
-                for reply in self.exchange(claims):
+            evals = [command for command, reply in pairs if type(reply) is ErrorReply and command[0] == "EVAL"]
+            if evals:
+                for reply in self.exchange(evals):
                     if type(reply) is ErrorReply:
                         raise RemoteUnavailableError(f"the server refuses: {reply}")
             return replies

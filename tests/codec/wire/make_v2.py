@@ -98,7 +98,7 @@ def write() -> None:
             digest=DIGEST,
             cost=0.25,
             ttl_ms=300_000,
-            keep_ms=360_000,
+            redis_ttl_ms=360_000,
             tags=case.tags,
             payload=encoded.payload,
         )

@@ -178,7 +178,7 @@ def test_what_belongs_to_a_key_is_in_its_slot(key: str) -> None:
     """A key's lease and its mark share its slot, so that scripts and invalidations keep to one node."""
     space = Keyspace("aik", "v1")
     full = space.full(key)
-    assert slot_of(full) == slot_of(space.lease(full)) == slot_of(space.mark(full, "w"))
+    assert slot_of(full) == slot_of(space.lease(full)) == slot_of(space.key_marker(full, "w"))
 
 
 def test_redirections() -> None:
@@ -399,7 +399,7 @@ def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None
     remote = open_met(spec).cache.engine.remote
     assert remote is not None
     (unlink, *_) = remote.commands.invalidations((), ("aik:v1:a:b:c",))
-    assert unlink == ("UNLINK", remote.space.lease("aik:v1:a:b:c"), "aik:v1:a:b:c")
+    assert unlink == ("UNLINK", remote.keyspace.lease("aik:v1:a:b:c"), "aik:v1:a:b:c")
 
 
 def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:

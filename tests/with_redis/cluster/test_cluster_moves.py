@@ -151,7 +151,7 @@ def test_the_figures_of_all_processes_while_their_slot_moves(plain: ClusterTopol
         member._tally.breaker_changes["open"] = 5
         member.publish(PATIENCE)
     assert total() == 15
-    slot = slot_of(f"{remote.space.namespace_prefix}!{{fleet:moved}}:list")
+    slot = slot_of(f"{remote.keyspace.namespace_prefix}!{{fleet:moved}}:list")
     target = another(plain, slot)
     source = plain.begin_move(slot, target)
     while plain.move_keys(slot, source, target, 1):
