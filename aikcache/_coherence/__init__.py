@@ -1,4 +1,4 @@
-"""How processes hear of each other's invalidations, and what happens to those that Redis was not told.
+"""How processes learn of each other's invalidations, and what happens to invalidations that Redis did not get.
 
 May import `_remote` and what is below it, not `_local`. Start at `channel.py`, then `pending.py`.
 """

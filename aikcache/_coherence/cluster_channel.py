@@ -1,15 +1,15 @@
-"""The channels to all primaries of a cluster, as one: what `Channel` is to a single server.
+"""The channels to all primaries of a cluster, with the interface of one `Channel`.
 
-The node that owns a name pushes its invalidation, so only all channels together vouch for local values. This process
-is coherent while every primary's channel is live, until the earliest of their `trusted_until`. When a channel is new
-or reconnected, nothing that was trusted before counts.
+The node that owns a name pushes its invalidation, so local values are trusted only while all channels are live. This
+process is coherent until the earliest of their `trusted_until`. When a channel is new or reconnected, values from
+before are not trusted any more.
 
-While a primary is late, or something has just changed, heartbeats come faster: calls do without Redis until it is
-known who took over.
+While a primary is late, or something has just changed, heartbeats are faster: calls do without Redis until it is
+known which primary took over.
 
-Each heartbeat asks each primary which primaries there are: `CLUSTER INFO` says whether its view has changed, and only
-then is the view fetched. A slot can only move to a node that its owner knows. So an owner whose view is unchanged has
-given nothing to a node that we do not listen to. That is why primaries without slots have channels, too.
+Each heartbeat asks each primary for the primaries that it sees: `CLUSTER INFO` shows whether its view has changed, and
+only then is the view fetched. A slot can move only to a node that its owner knows. So an owner whose view is unchanged
+has given no slot to a node without a channel. That is why primaries without slots have channels too.
 
 Threads: each channel's own thread calls in here. A lock keeps their reports in order; no I/O is done under it.
 """
@@ -34,18 +34,18 @@ from aikcache._redis.reply import Command
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteError, RemoteUnavailableError
 
-LOOK = 30.0
-"""Seconds after which a node's view is fetched although nothing has changed."""
+VIEW_AGE = 30.0
+"""Seconds after which a node's view is fetched even if nothing has changed."""
 OVERDUE = 1.25
-"""Seconds after which a primary that has not answered counts as missed."""
+"""Seconds without a reply after which a primary counts as missed."""
 SELDOM = 5.0
-"""Seconds between attempts to send what is pending while a primary is missed."""
+"""Seconds between attempts to send pending invalidations while a primary is missed."""
 AFTER_CHANGE = 2.0
 """Seconds after a change during which heartbeats are fast, and a view is fetched with each."""
 
 
 class _PrimaryChannel:
-    """The channel to one primary, and what it last reported."""
+    """The channel to one primary, and its last report."""
 
     heartbeat: Command = ("CLUSTER", "INFO")
     checked = True
@@ -59,7 +59,7 @@ class _PrimaryChannel:
         self.refused: str | None = None
         self._signature: Signature | None = None
         self._changing = False
-        self._looked_at = self._fast_until = -inf
+        self._viewed_at = self._fast_until = -inf
         self._sent_at = channels.clock()
         listener = channels.listener
         self.group_invalidated, self.key_invalidated = listener.group_invalidated, listener.key_invalidated
@@ -68,18 +68,18 @@ class _PrimaryChannel:
         self.channel = Channel(self, channels.remote, self, channels.reporter, channels.clock)
 
     def check(self, info: Any, *_: object) -> None:
-        """Whether this node sees what it saw. May raise `RemoteError`: then it cannot be listened to."""
+        """Check whether this node's view has changed. May raise `RemoteError`: then it cannot be listened to."""
         signature, now = _slots.signature(info), self.channels.clock()
         before = self._signature
-        # A change is heard of before it is complete: the epoch is an election's while it is held, and who lost its
-        # slots is a replica a moment later. So what has changed is looked at again.
+        # A change is visible before it is complete: an election raises the epoch while it runs, and a node that lost
+        # its slots becomes a replica a moment later. So a view that has changed is fetched again.
         changed = self._changing or signature != self._signature
         if changed:
             self._fast_until = now + AFTER_CHANGE
-        # That a primary failed for good is no change by the numbers.
-        rest = 0.0 if now < self._fast_until else HEARTBEAT if self.channels.missed() else LOOK
-        if changed or now - self._looked_at >= rest:
-            self._looked_at = now
+        # A primary that failed for good does not change the numbers.
+        rest = 0.0 if now < self._fast_until else HEARTBEAT if self.channels.missed() else VIEW_AGE
+        if changed or now - self._viewed_at >= rest:
+            self._viewed_at = now
             try:
                 self._changing = self.channels.cluster.refresh_view(self.address)
             except RemoteError:
@@ -88,18 +88,18 @@ class _PrimaryChannel:
             else:
                 self._signature = signature
         if before is not None and before.own != signature.own:
-            self._meet()
+            self._check_takeover()
 
-    def _meet(self) -> None:
-        """The node was elected, or took slots. May raise `RemoteError`: the channel is then made anew.
+    def _check_takeover(self) -> None:
+        """The node was elected, or took slots. May raise `RemoteError`: the channel then reconnects.
 
-        If it was elected, another was primary in between, whether anybody noticed or not; only a new connection tells.
+        If it was elected, another node was primary in between, noticed or not; only a new connection shows that.
         """
         if self.channels._by_address.get(self.address) is not self:
-            return  # it is a primary no more
-        met = self.connections.run_id
+            return  # it is no longer a primary
+        before = self.connections.run_id
         self.connections.connect().close()
-        if self.connections.run_id != met:
+        if self.connections.run_id != before:
             raise RemoteUnavailableError("the primary was replaced, and has taken its place again")
 
     def probe(self, number: int) -> Command | None:
@@ -107,24 +107,26 @@ class _PrimaryChannel:
         return None if tag is None else self.channels.remote.commands.probe(tag)
 
     def fast_heartbeat(self) -> bool:
-        """Whether what this node sees is about to change."""
+        """Whether this node's view is about to change."""
         return self.channels.clock() < self._fast_until or self.channels.missed()
 
     def send_pending(self) -> None:
-        """Rarely while a primary is missed: a thread that waits for it does not learn who takes its place."""
+        """Send pending invalidations; rarely while a primary is missed, because this thread could not learn of its
+        successor.
+        """
         now = self.channels.clock()
         if not self.channels.missed() or now - self._sent_at >= SELDOM:
             self._sent_at = now
             self.channels.listener.send_pending()
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:
-        if not emptied:  # new, it is not live before its first heartbeat has told what it sees
+        if not emptied:  # a new channel is live only after its first heartbeat, which shows the view
             self.refused = None
             self.channels.report(self, alive_at)
 
     def channel_refused(self, why: str | None) -> None:
         self.refused = why
-        self.channels.report(self, self.alive_at)  # and no later
+        self.channels.report(self, self.alive_at)  # the trust is not extended
 
     def channel_lost(self) -> None:
         self._signature = self.refused = None
@@ -150,34 +152,34 @@ class ClusterChannel:
         self.live = Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
-        self._lock = threading.RLock()  # a collection inside it may run a finalizer that calls a cached function
+        self._lock = threading.RLock()  # reentrant: a finalizer inside may call a cached function
         self._by_address: dict[Address, _PrimaryChannel] = {}
-        self._before = [0, 0]  # connects and pushes of channels that are no more
+        self._before = [0, 0]  # connects and pushes of former channels
         self._finder = Daemon(self._find, "aikcache-channels")
         self._closed = self._finder.stopping
-        self._wanted = False  # whether to listen to the primaries that come
+        self._wanted = False  # whether to listen to new primaries
 
     @property
     def connects(self) -> int:
-        """How many connections were made for listening."""
+        """The number of connections made for listening."""
         return self._before[0] + sum(primary.channel.connects for primary in list(self._by_address.values()))
 
     @property
     def pushes(self) -> int:
-        """How many pushes arrived."""
+        """The number of pushes received."""
         return self._before[1] + sum(primary.channel.pushes for primary in list(self._by_address.values()))
 
     def missed(self) -> bool:
-        """Whether a primary has not answered for longer than it takes."""
+        """Whether a primary's reply is overdue."""
         return self.live_since is None or (self.alive_at is not None and self.clock() - self.alive_at > OVERDUE)
 
     def start(self) -> None:
-        """See to it that all primaries are listened to. Costs nothing when they are; does not wait."""
+        """Start listening to all primaries. Costs nothing if it has started; does not wait."""
         if not self._wanted:
             self._finder.start()
 
     def _find(self) -> None:
-        """Until the cluster is found."""
+        """Try until the cluster is found."""
         self._wanted = True
         backoff, closed = FIRST_BACKOFF, self._closed
         while not closed.is_set():
@@ -187,13 +189,13 @@ class ClusterChannel:
                 return
             except RemoteError as error:
                 self.reporter.report("channel", f"the cluster is not found, and will be looked for: {error}")
-            except Exception as error:  # a bug here must not end coherence for good
+            except Exception as error:  # a bug here must not stop the channels for good
                 self.reporter.report("channel", f"the cluster is not found: {type(error).__name__}")
             closed.wait(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def primaries_changed(self) -> None:
-        """The primaries may be others: those that came are listened to, and until then nothing is trusted."""
+        """The primaries may have changed: listen to new ones. Until then nothing is trusted."""
         if not self._wanted:
             return
         with self._lock:
@@ -220,21 +222,21 @@ class ClusterChannel:
             primary.channel.start()
 
     def report(self, primary: _PrimaryChannel, alive_at: float | None) -> None:
-        """A channel lives, as of a moment, or does not vouch for anything (None)."""
+        """A channel reports that it was alive at a time, or that it is not trusted (None)."""
         topology = self.cluster.topology
-        if topology is not None and topology.primaries != self._by_address.keys():  # who told us was interrupted
+        if topology is not None and topology.primaries != self._by_address.keys():  # the earlier call was interrupted
             self.primaries_changed()
         with self._lock:
             current = self._by_address.get(primary.address)
             if current is primary:
                 primary.alive_at = alive_at
                 self._report_state()
-        # What is not listened to any more may still have been looked at: from there on its view would stay for ever.
+        # A former primary's view may just have been stored; without this it would stay for ever.
         if (current is None or (current is primary and alive_at is None)) and not self._closed.is_set():
             self.cluster.drop_view(primary.address)
 
     def _report_state(self) -> None:
-        """Under the lock: say what all channels together vouch for."""
+        """Under the lock: report until when all channels together are trusted."""
         answered = [primary.alive_at for primary in self._by_address.values() if primary.alive_at is not None]
         if not answered or len(answered) < len(self._by_address):
             if self.live_since is not None:
@@ -259,7 +261,7 @@ class ClusterChannel:
             primary.channel.reconnect(at_once=at_once)
 
     def forget(self) -> None:
-        """After a fork, in the child: threads and connections are the parent's."""
+        """Reset after a fork, in the child: threads and connections are the parent's."""
         for primary in list(self._by_address.values()):
             primary.channel.forget()
         self.__init__(  # type: ignore[misc]
@@ -267,7 +269,7 @@ class ClusterChannel:
         )
 
     def close(self, wait: float = HEARTBEAT) -> None:
-        """End all threads; returns when they have ended, or after a while."""
+        """Stop all threads. Returns when they have ended, or after `wait` seconds."""
         self._closed.set()
         with self._lock:
             channels = list(self._by_address.values())

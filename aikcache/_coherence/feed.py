@@ -1,6 +1,6 @@
-"""The ports of the invalidation channel: what a cache asks of it, whom it tells, and what it listens to.
+"""The interfaces of the invalidation channel: towards the cache, its listener, and the servers.
 
-`InvalidationFeed` is `Channel`, to one server, or `ClusterChannel`, to all primaries of a cluster.
+`InvalidationFeed` is `Channel` (one server) or `ClusterChannel` (all primaries of a cluster).
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
 
 
 class InvalidationFeed(Protocol):
-    """Where invalidations come from that other processes make."""
+    """Receives the invalidations of other processes."""
 
     live: Event
     live_since: float | None
-    """Since when all is listened to (the cache's clock); None: it is not."""
+    """Since when all servers are listened to (the cache's clock); None: they are not."""
     alive_at: float | None
-    """When the last heartbeat was sent that has been answered."""
+    """When the last answered heartbeat was sent."""
 
     @property
     def connects(self) -> int:
-        """How many connections were made for listening."""
+        """The number of connections made for listening."""
 
     @property
     def pushes(self) -> int:
-        """How many pushes arrived."""
+        """The number of pushes received."""
 
     def start(self) -> None:
-        """See to it that it listens. Costs nothing when it does; waits for nothing."""
+        """Start listening. Costs nothing if it has started; does not wait."""
 
     def reconnect(self, *, at_once: bool, address: tuple[str, int] | None = None) -> None:
-        """Another server may answer now (at `address`, on a cluster): connect anew, `at_once` without a rest."""
+        """Another server may answer now (at `address`, on a cluster): connect again. `at_once`: without a pause."""
 
     def primaries_changed(self) -> None:
-        """Primaries of a cluster have come or gone."""
+        """Primaries of a cluster were added or removed."""
 
     def forget(self) -> None:
-        """After a fork, in the child: threads and connections are the parent's."""
+        """Reset after a fork, in the child: threads and connections are the parent's."""
 
     def close(self, wait: float = 1.0) -> None:
-        """Stop listening; returns when that is done, or after `wait` seconds."""
+        """Stop listening. Returns when that is done, or after `wait` seconds."""
 
 
 class Listener(Protocol):
-    """Whom a channel tells."""
+    """Receives a channel's events."""
 
     def group_invalidated(self, group: str) -> None: ...
     def key_invalidated(self, key: str) -> None: ...
@@ -64,23 +64,25 @@ class Listener(Protocol):
 
 
 class Heartbeats(Protocol):
-    """One server that is listened to: what each heartbeat asks of it, and what the answer means."""
+    """One server that is listened to: its heartbeat command, and the meaning of the reply."""
 
     connections: Pool
     checked: bool
-    """Whether `check` is to see each answer; else any answer will do."""
+    """Whether `check` must see each reply; else any reply is accepted."""
     rest: float
-    """Seconds after which `fast_heartbeat` is asked again."""
+    """Seconds between two calls of `fast_heartbeat`."""
 
     @property
     def heartbeat(self) -> Command:
-        """The command that is sent."""
+        """The command to send."""
 
-    def check(self, reply: Any, link: Connection, age: float) -> object:
-        """What was answered on `link` to a heartbeat sent `age` seconds ago. May raise `RemoteError`."""
+    def check(self, reply: Any, connection: Connection, age: float) -> object:
+        """Evaluate the reply on `connection` to a heartbeat sent `age` seconds ago. May raise `RemoteError`."""
 
     def fast_heartbeat(self) -> bool:
-        """Whether the next heartbeat is due before its time."""
+        """Whether to send the next heartbeat early."""
 
     def probe(self, number: int) -> Command | None:
-        """The write that goes with a heartbeat, another one for each number; None: this server has no place for one."""
+        """The write that goes with a heartbeat, a different one for each number; None: this server owns no slot for
+        one.
+        """

@@ -1,15 +1,16 @@
-"""A file that keeps unsent invalidations across a crash: a first line that says what it is, then one JSON line each.
+"""A file that keeps unsent invalidations across a crash: a header line, then one JSON line each.
 
-Processes that are given the same path each take a file of their own (`path`, `path.1`, …), held by an exclusive flock;
-whoever starts also takes over what processes that are gone have left, and so does a forked child, with the first line
-that it writes. Lines are written when an invalidation could not be sent, and the file is emptied when all have been. A
-line cut short by the crash was never acknowledged, and is skipped.
+Processes with the same path each take their own file (`path`, `path.1`, …), held by an exclusive flock. A process that
+starts also takes over the files of processes that are gone; a forked child does so with the first line that it writes.
+A line is written when an invalidation could not be sent, and the file is emptied when all have been sent. A line cut
+short by a crash was never acknowledged, and is skipped.
 
-What a file says is carried out, so only a file of this user is read: a regular one, with one name, that nobody else
-may write, and that says what it is. Lines are data all the same: one that names nothing in this key space is skipped,
-and a file that is too large becomes "everything", which loses nothing.
+The lines of a file are carried out, so only a file of this user is read: a regular one, with one name, that no other
+user may write, and with the header. Lines are still untrusted: one that names nothing in this key space is skipped. A
+file that is too large becomes "everything", which loses nothing.
 
-Threads: a line is one write. Failure: `ConfigError` where no file can be had, `OSError` where a line cannot be written.
+Threads: a line is one write. Failure: `ConfigError` where no file can be opened, `OSError` where a line cannot be
+written.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from aikcache._keys.patterns import EVERYTHING, is_name
 from aikcache.errors import ConfigError
 
 MOST = 256
-"""Files of one path."""
+"""The largest number of files of one path."""
 HEADER = b"aikcache journal 1\n"
 MAX_BYTES = 16 * 1024 * 1024
 MAX_LINE = 8192
 MAX_LINES = 50_000
-"""Lines that are read, which takes half a second; more are everything."""
+"""The most lines that are read, in about half a second; a file with more means everything."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _ALL = ("groups", EVERYTHING)
 
 
 class Journal:
-    """This process's file, and at the start what others left. May raise `ConfigError`."""
+    """This process's file and, at the start, the content of abandoned ones. May raise `ConfigError`."""
 
     def __init__(self, path: str, keyspace: Keyspace) -> None:
         self._path = path
@@ -47,7 +48,7 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._forked = False
-        self._opening = threading.Lock()  # one thread of a child finds it a file
+        self._opening = threading.Lock()  # one thread of a child opens its file
         self._open()
 
     def _open(self) -> None:
@@ -74,14 +75,14 @@ class Journal:
             ) from error
         if self._fd < 0:
             raise ConfigError(f"journal {self._path!r} is in use by {MOST} processes. Give them different paths.")
-        for name, fd in left:  # what they held stands in ours now
+        for name, fd in left:  # their lines are in this process's file now
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.lstat(name), os.fstat(fd)):
                     os.unlink(name)
             os.close(fd)
 
     def _lines(self, fd: int) -> list[tuple[str, str]]:
-        """What a file names, as far as it can be read and is in this key keyspace."""
+        """The names in a file, as far as it can be parsed and they belong to this key space."""
         data = os.pread(fd, MAX_BYTES + 1, len(HEADER))
         if len(data) > MAX_BYTES or data.count(b"\n") > MAX_LINES:
             return [_ALL]
@@ -89,19 +90,19 @@ class Journal:
         for line in data.split(b"\n"):
             try:
                 kind, name = json.loads(line if len(line) <= MAX_LINE else b"")
-            except (ValueError, TypeError, RecursionError):  # cut short, or not written here
+            except (ValueError, TypeError, RecursionError):  # cut short, or not written by aikcache
                 continue
             if is_name(kind, name, self._keyspace):
                 found.append((kind, name))
         return found
 
     def read(self) -> list[tuple[str, str]]:
-        """What was pending when other processes ended, once."""
+        """What was pending when other processes ended. Returned once."""
         found, self._found = self._found, []
         return found
 
     def add(self, name: tuple[str, str]) -> None:
-        """Write a line. Raises `OSError` when it cannot, and `ConfigError` when a child cannot have a file."""
+        """Write a line. Raises `OSError` if that fails, and `ConfigError` if a child cannot have a file."""
         if self._forked:
             with self._opening:
                 if self._forked:
@@ -117,7 +118,7 @@ class Journal:
         self._size += written
         if written < len(line):
             with contextlib.suppress(OSError):
-                os.write(self._fd, b"\n")  # so that the next line is one by itself
+                os.write(self._fd, b"\n")  # so that the next line starts on its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def clear(self) -> None:
@@ -126,7 +127,7 @@ class Journal:
             self._size = len(HEADER)
 
     def after_fork(self) -> None:
-        """In the child: the file is the parent's, and held by it alone."""
+        """Reset in the child: the file is the parent's, which holds its lock."""
         forked = self._fd >= 0
         self.close()
         self._forked, self._found, self._opening = forked, [], threading.Lock()
@@ -139,9 +140,9 @@ class Journal:
 
 
 def _take(name: str, *, must: bool) -> int | None:
-    """A journal's descriptor, locked; None: another process has it, or, unless it `must` be one, it is no journal.
+    """A journal's descriptor, locked; None: another process has it, or it is no journal (unless it `must` be one).
 
-    Raises `OSError`, and `ConfigError` for what must be a journal and is something else.
+    Raises `OSError`, and `ConfigError` for a file that must be a journal and is not.
     """
     try:
         fd = os.open(name, _FLAGS, 0o600)
@@ -168,7 +169,7 @@ def _take(name: str, *, must: bool) -> int | None:
 
 
 def _unfit(fd: int) -> str | None:
-    """Why an open file is not to be used, or None; an empty one becomes a journal."""
+    """Why an open file cannot be used, or None; an empty one becomes a journal."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         return "not a regular file"

@@ -1,8 +1,8 @@
-"""Invalidations that a server refused to write are published instead. A process that hears of one keeps it as its own.
+"""Publishes invalidations that a server refused to write. A process that receives one keeps it as its own.
 
-A server that refuses writes still accepts PUBLISH. Each message is JSON: its sender, and kinds and names of what was
-invalidated. Without names it is a question: whoever has just connected may have missed some, and those who published
-them do so again. What is received is data from Redis: it is bounded and checked, and never a reason to raise.
+A server that refuses writes still accepts PUBLISH. Each message is JSON: its sender, and the kinds and names of what
+was invalidated. A message without names is a question: a process that has just connected may have missed some, and
+their publishers publish them again. A received message is data from Redis: it is bounded and checked, and never raises.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ LONGEST_MESSAGE = PER_MESSAGE * (6 * LONGEST_NAME + 20)
 
 
 class News(NamedTuple):
-    """A message. No names: a question for them."""
+    """A message. Without names it is a question."""
 
     sender: Any
     names: list[Name]
 
 
 def question(writer: str) -> bytes:
-    """A message that asks for all that was published."""
+    """A message that asks for everything that was published."""
     return json.dumps([writer, []]).encode()
 
 
 def pack(writer: str, names: Iterable[Name]) -> Iterator[bytes]:
-    """Messages that tell of these. What has too long a name is left to the next heartbeat's refusal."""
+    """Messages that carry these names. One that is too long is left out; the next heartbeat tries to write it."""
     left = [name for name in names if len(name[1]) <= LONGEST_NAME]
     for start in range(0, len(left), PER_MESSAGE):
         yield json.dumps([writer, left[start : start + PER_MESSAGE]]).encode()
 
 
 def unpack(message: object, keyspace: Keyspace) -> News | None:
-    """What a message says. None: it is none of these messages."""
+    """Parse a message. None: it is not one of these messages."""
     if not isinstance(message, bytes) or len(message) > LONGEST_MESSAGE:
         return None
     try:
@@ -58,7 +58,9 @@ def unpack(message: object, keyspace: Keyspace) -> News | None:
 
 
 def _is_ours(kind: object, name: object, keyspace: Keyspace) -> bool:
-    """Whether such an invalidation could be one of this key space's: it will be written to Redis."""
+    """Whether such an invalidation can belong to this key space. That is checked because it will be written to
+    Redis.
+    """
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         return False
     try:

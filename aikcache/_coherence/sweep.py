@@ -1,8 +1,8 @@
-"""Removing what a glob matches: SCAN in batches, UNLINK, and rests between them so that others are not held up.
+"""Removes the keys that match a glob: SCAN in batches, UNLINK, and pauses between them so that others are not held up.
 
-A sweep removes leases first, so that a running load cannot store a value from before, and then the values. SCAN
-returns everything that was there from its start to its end. Several globs become one sweep, of the pattern that covers
-them. The cost is in proportion to the keyspace; a tag does the same in one round trip.
+A sweep removes leases first, so that a running load cannot store an old value, and then the values. SCAN returns every
+key that exists from its start to its end. Several globs become one sweep, of a pattern that covers them. The cost is
+proportional to the keyspace; invalidating a tag takes one round trip instead.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from aikcache.errors import AikcacheError, RemoteUnavailableError
 
 BATCH = 1000
 MAX_WAITING = 1000
-"""Background sweeps that wait; beyond them the caller sweeps by itself."""
+"""Background sweeps that wait; a caller beyond that number sweeps by itself."""
 REST = 0.01
-"""The longest rest after a batch, in seconds; a batch is followed by as much rest as it took."""
+"""The longest pause after a batch, in seconds; the pause is as long as the batch took."""
 
 
 class Sweep:
-    """A sweep's progress. `Cache.invalidate(..., background=True)` returns one while a thread sweeps.
+    """The progress of a sweep. `Cache.invalidate(..., background=True)` returns one while a thread sweeps.
 
     `scanned` counts rounds of about 1000 keys, `removed` counts keys. `error` says why it failed, or is None; the
     invalidation is then kept and sent again. `done` is true when it has finished or failed. Requests that waited
@@ -40,20 +40,20 @@ class Sweep:
         self.scanned = 0
         self.removed = 0
         self.error: AikcacheError | None = None
-        self._ended = Event()
+        self._finished = Event()
 
     @property
     def done(self) -> bool:
-        return self._ended.is_set()
+        return self._finished.is_set()
 
-    def end(self, like: Sweep) -> None:
-        """It was done as a part of `like`, which is done."""
+    def finish(self, like: Sweep) -> None:
+        """It was done as a part of `like`, which is finished."""
         self.scanned, self.removed, self.error = like.scanned, like.removed, like.error
-        self._ended.set()
+        self._finished.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is done, `timeout` seconds at most (None: no limit). False: it is not."""
-        return self._ended.wait(timeout)
+        """Wait until it is done, at most `timeout` seconds (None: no limit). False: it is not done."""
+        return self._finished.wait(timeout)
 
     def __repr__(self) -> str:
         state = "running" if not self.done else "failed" if self.error else "done"
@@ -61,16 +61,16 @@ class Sweep:
 
 
 class Sweeper:
-    """Background sweeps of one cache, one at a time: what is asked for meanwhile becomes one sweep, its globs merged.
+    """Background sweeps of one cache, one at a time. Requests that arrive meanwhile are merged into one sweep.
 
-    Requests wait in a deque, used by its own atomic steps. Whoever holds `_sweeping` takes all that waits, and looks
-    again after letting go, so a request that found it held is not forgotten.
+    Requests wait in a deque, used by its own atomic steps. The thread that holds `_sweeping` takes all of them, and
+    looks again after releasing it, so a request that found it held is not forgotten.
     """
 
     def __init__(
         self, submit: Callable[[Callable[[], object]], object], sweep: Callable[[Invalidation, Sweep], object]
     ) -> None:
-        """`submit` has work done in the background and gives None when it does not take it; `sweep` does one sweep."""
+        """`submit` runs work in the background and returns None if it does not accept it; `sweep` does one sweep."""
         self._submit = submit
         self._sweep = sweep
         self._waiting: deque[tuple[Invalidation, Sweep]] = deque()
@@ -80,7 +80,7 @@ class Sweeper:
         return len(self._waiting)
 
     def add(self, what: Invalidation) -> Sweep:
-        """Sweep soon, and give a handle at once. With `MAX_WAITING` requests waiting the caller sweeps by itself."""
+        """Sweep soon; return a handle at once. With `MAX_WAITING` requests waiting, the caller sweeps by itself."""
         handle = Sweep()
         if len(self._waiting) >= MAX_WAITING:
             self._run([(what, handle)])
@@ -91,12 +91,14 @@ class Sweeper:
         return handle
 
     def give_up(self) -> list[Invalidation]:
-        """What waited, when the cache is closed, or in the child after a fork: it is the caller's to keep."""
+        """Return the waiting requests when the cache is closed, or in the child after a fork. The caller keeps them
+        as pending.
+        """
         self._sweeping = threading.Lock()
         left = self._take()
         for _, handle in left:
             handle.error = RemoteUnavailableError("it was not swept before the cache was closed or the process forked.")
-            handle.end(handle)
+            handle.finish(handle)
         return [what for what, _ in left]
 
     def _take(self) -> list[tuple[Invalidation, Sweep]]:
@@ -107,7 +109,9 @@ class Sweeper:
         return taken
 
     def _work(self) -> None:
-        """In a background thread, where no signal handler runs between the lock and what gives it back."""
+        """Runs in a background thread, where no signal handler can interrupt between acquiring and releasing the
+        lock.
+        """
         while self._waiting and self._sweeping.acquire(blocking=False):
             try:
                 self._run(self._take())
@@ -122,41 +126,41 @@ class Sweeper:
             self._sweep(joined([name for what, _ in batch for name in what.names()]), progress)
         finally:
             for _, handle in batch:
-                handle.end(progress)
+                handle.finish(progress)
 
 
-def end(remote: RedisStore, what: Invalidation, progress: Sweep | None = None) -> None:
-    """Invalidate groups and keys in one round trip, then what globs match in one sweep. Raises `RemoteError`.
+def invalidate(remote: RedisStore, what: Invalidation, progress: Sweep | None = None) -> None:
+    """Invalidate groups and keys in one round trip, then the matches of globs in one sweep. Raises `RemoteError`.
 
-    What one node of a cluster refuses does not keep the others from being told: who reads asks those it reads from.
+    If one node of a cluster refuses, the others are still sent theirs: a reader asks only the nodes that it reads from.
     """
     steps: list[Callable[[], object]] = [lambda: remote.invalidate(what.groups, what.keys)]
     if what.globs:
         steps.append(lambda: remote.push_globs(what.globs))  # local tiers drop their matches at once …
         steps.append(lambda: _sweep(remote, what.globs, progress or Sweep()))
-        steps.append(lambda: remote.push_globs(what.globs))  # … and what they fetched while the sweep was on its way
+        steps.append(lambda: remote.push_globs(what.globs))  # … and again what they fetched during the sweep
     _do_all(steps, stop=remote.connections.ordered)
 
 
 def _do_all(steps: Iterable[Callable[[], object]], *, stop: bool) -> None:
-    """Do each; then raise what the first refusal was. `stop`: at once."""
-    refusal: RemoteUnavailableError | None = None
+    """Run each step, then raise the first failure. `stop`: raise it at once."""
+    failure: RemoteUnavailableError | None = None
     for step in steps:
         try:
             step()
         except RemoteUnavailableError as error:
             if stop:
                 raise
-            refusal = refusal or error
-    if refusal is not None:
-        raise refusal
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
-    """Unlink every lease, then every value, that matches one of `globs`, below the space's lead. Raises `RemoteError`.
+    """Unlink every lease, then every value, that matches one of `globs` in this key space. Raises `RemoteError`.
 
-    In one pass over both, a load could store between the look at its key and the look at its lease. (Both are on one
-    server; if their slot moves meanwhile, `parts` gives its new owner later.)
+    In a single pass over both, a load could store between the look at its key and the look at its lease. (Both are on
+    one server; if their slot moves meanwhile, `parts` gives its new owner later.)
     """
 
     def remove(part: Server) -> None:
@@ -171,22 +175,22 @@ def _sweep(remote: RedisStore, globs: Sequence[str], progress: Sweep) -> None:
 
 
 def _remove(remote: RedisStore, part: Server, globs: Sequence[str], before: str, after: str, progress: Sweep) -> None:
-    """Unlink every name on one server that is a matching key between `before` and `after`."""
-    lead = remote.keyspace.namespace_prefix
-    matches, pattern = matcher(lead, *globs), f"{before}{lead}{covering(globs)}{after}"
-    no_values = (f"{lead}~", f"{lead}!")  # a wildcard in the first place matches stamps as well: they end far more
+    """Unlink every name on one server that is `before`, a matching key, and `after`."""
+    prefix = remote.keyspace.namespace_prefix
+    matches, pattern = matcher(prefix, *globs), f"{before}{prefix}{covering(globs)}{after}"
+    no_values = (f"{prefix}~", f"{prefix}!")  # a glob that begins with a wildcard matches stamps too
     cursor: bytes = b"0"
     while True:
-        began = time.monotonic()
+        started_at = time.monotonic()
         cursor, found = remote.scan(part, cursor, pattern, BATCH)
-        ended = []
+        matched = []
         for raw in found:
             key = raw.decode("utf-8", "surrogateescape").removeprefix(before).removesuffix(after)
             if matches(key) and not key.startswith(no_values):
-                ended.append(raw)
-        if ended:
-            progress.removed += remote.unlink(ended)
+                matched.append(raw)
+        if matched:
+            progress.removed += remote.unlink(matched)
         progress.scanned += 1
         if cursor == b"0":
             return
-        time.sleep(min(time.monotonic() - began, REST))
+        time.sleep(min(time.monotonic() - started_at, REST))

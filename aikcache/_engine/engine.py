@@ -238,7 +238,7 @@ class Engine:
         left = self.sweeper.give_up()
         if self.recovery is not None:
             for what in left:
-                self.recovery.keep(what)
+                self.recovery.add(what)
 
 
 _living: weakref.WeakSet[Engine] = weakref.WeakSet()

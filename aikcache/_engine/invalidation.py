@@ -50,18 +50,18 @@ def end(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> No
     try:
         if remote is not None and recovery is not None:
             engine.ready()
-            met = recovery.servers_met
+            met = recovery.servers_seen
             if spans.active is None:
-                sweep.end(remote, what, progress)
+                sweep.invalidate(remote, what, progress)
             else:
                 with spans.active.invalidation(len(what.names())):
-                    sweep.end(remote, what, progress)
+                    sweep.invalidate(remote, what, progress)
             recovery.sent(what, met)
         safe = True
     except (RemoteError, *BUGS) as error:
         let_out(error)
         if recovery is not None:
-            recovery.keep(what)
+            recovery.add(what)
             safe = True
         why = str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}, which is a bug of aikcache"
         engine.reporter.report("invalidate", f"Redis could not be told of an invalidation; it is pending: {why}")
@@ -69,7 +69,7 @@ def end(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> No
             progress.error = error if isinstance(error, RemoteError) else RemoteUnavailableError(why)
     finally:
         if recovery is not None and not safe:  # interrupted: whether Redis has heard of it is not known
-            recovery.keep(what)
+            recovery.add(what)
         try:
             invalidate_locally(engine, what)
         except BaseException:  # interrupted, it is done all the same

@@ -1,4 +1,4 @@
-"""The names of one cache's keys in Redis: values, leases, stamps and markers."""
+"""The names of one cache's keys in Redis: values, leases, stamps and invalidation markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Keyspace:
     """The key space of one cache: everything below `{instance}:{version}:`.
 
     Beside the values it holds leases (`!lease:{KEY}`; the braces are a hash tag, so a lease lives in its value's slot),
-    stamps (`~stamp:GROUP`) and marks (`~key:{KEY}:WRITER`, `~glob:WRITER:GLOB`). Only what begins with `~` is pushed.
+    stamps (`~stamp:GROUP`) and invalidation markers (`~key:{KEY}:WRITER`, `~glob:WRITER:GLOB`). Only names that begin
+    with `~` are pushed.
     """
 
     __slots__ = ("namespace_prefix", "news", "pushed", "stamps")
@@ -23,7 +24,7 @@ class Keyspace:
     def __init__(self, instance: str, version: str) -> None:
         self.namespace_prefix = f"{instance}:{version}:"
         self.pushed = self.namespace_prefix + "~"
-        self.news = self.namespace_prefix + "~refused"  # no key, but where is published what a server refused to write
+        self.news = self.namespace_prefix + "~refused"  # a pub/sub channel for what a server refused to write
         self.stamps = self.namespace_prefix + "~stamp:"
 
     def full(self, key: str) -> str:

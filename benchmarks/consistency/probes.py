@@ -59,7 +59,7 @@ class Probes:
         self._unused: set[str] = set()
         _around(InvalidationListener, "channel_live", self._channel_live)
         _around(InvalidationListener, "channel_lost", self._channel_lost)
-        _around(PendingInvalidations, "keep", self._keep)
+        _around(PendingInvalidations, "add", self._keep)
         _around(PendingInvalidations, "sent", self._sent)
         _around(PendingInvalidations, "send", self._send)
         _around(PendingInvalidations, "on_new_server", self._greet)
@@ -288,7 +288,7 @@ def _claim() -> None:
 
 def _replay() -> None:
     """What could not be sent is forgotten."""
-    _around(PendingInvalidations, "_add", _nothing)
+    _around(PendingInvalidations, "_add_name", _nothing)
 
 
 def _resend() -> None:

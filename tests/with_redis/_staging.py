@@ -106,7 +106,7 @@ def hear(listener: Cache, teller: Cache) -> None:
 def kill_channel(cache: Cache, url: str) -> int:
     """Cut the channel of `cache` at the server. Gives the number of its connects so far."""
     connects = cache.stats().channel_connects
-    link = cache.engine.channel._link  # type: ignore[union-attr]
+    link = cache.engine.channel._connection  # type: ignore[union-attr]
     assert link is not None
     with redis.Redis.from_url(url) as client:
         link_name = "aikcache-channel"

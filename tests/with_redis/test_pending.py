@@ -154,7 +154,7 @@ def test_what_a_collection_adds_meanwhile_disturbs_nothing(open_cache: OpenCache
     connect(cache)
     recovery = cache.engine.recovery
     assert recovery is not None
-    added, keep = itertools.count(), recovery.keep
+    added, keep = itertools.count(), recovery.add
 
     class Cycle:
         def __init__(self) -> None:
@@ -163,7 +163,7 @@ def test_what_a_collection_adds_meanwhile_disturbs_nothing(open_cache: OpenCache
         def __del__(self) -> None:
             keep(Invalidation(keys=(cache.space.full(f"a:key:late{next(added)}"),)))
 
-    recovery.keep(Invalidation(keys=tuple(cache.space.full(f"a:key:n{number}") for number in range(5000))))
+    recovery.add(Invalidation(keys=tuple(cache.space.full(f"a:key:n{number}") for number in range(5000))))
     threshold = gc.get_threshold()
     gc.disable()
     try:

@@ -333,7 +333,7 @@ def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopolog
     silent.pause()
     try:
         wait_until(channels.missed, PATIENCE, "its absence")
-        cache.engine.recovery.keep(Invalidation(keys=(cache.key("row", "get", name),)))  # type: ignore[union-attr]
+        cache.engine.recovery.add(Invalidation(keys=(cache.key("row", "get", name),)))  # type: ignore[union-attr]
         later = time.monotonic() + 2 * _channel.HEARTBEAT
         others = [one for one in channels._by_address.values() if one.address[1] != silent.port]
         wait_until(lambda: all((one.alive_at or 0) > later for one in others), PATIENCE, "two more heartbeats")
@@ -349,7 +349,7 @@ def test_what_is_pending_is_told_although_a_primary_is_missed_for_ever(
     cache = open_cache(plain)
     monkeypatch.setattr(ClusterChannel, "missed", lambda channels: True)
     monkeypatch.setattr(cluster_channel, "SELDOM", 0)
-    cache.engine.recovery.keep(Invalidation(keys=("some:key",)))  # type: ignore[union-attr]
+    cache.engine.recovery.add(Invalidation(keys=("some:key",)))  # type: ignore[union-attr]
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
@@ -408,7 +408,7 @@ def test_a_primary_that_takes_over_again_is_told_again(
     # As if no node gave a view in time: all that is known is what was moved.
     monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
     monkeypatch.setattr(Cluster, "refresh_view", lambda *args: False)
-    monkeypatch.setattr(_PrimaryChannel, "_meet", lambda primary: None)
+    monkeypatch.setattr(_PrimaryChannel, "_check_takeover", lambda primary: None)
     for successor in (replica, first):
         doubled.promote(successor)
         run, there = run_of(doubled, successor), ("127.0.0.1", successor.port or 0)

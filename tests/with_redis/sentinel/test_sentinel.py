@@ -572,7 +572,7 @@ def moved(two: Two, cache: Cache) -> bool:
     assert remote is not None
     assert isinstance(remote.connections, Pool)
     assert isinstance(channel, Channel)
-    link = channel._link
+    link = channel._connection
     with contextlib.suppress(OSError):  # it has just been cut
         here = link is not None and link.sock.getpeername()[1] == two.second.port
         return here and cache.stats().coherent and str(remote.connections.run_id).startswith(run)
