@@ -222,7 +222,7 @@ class Cache(Decorators):
             template = Template(pattern, fields, "invalidate: a pattern")
             targets += map(_patterns.resolve, self._registry.meant(template.fill(fields, rendering.parameter)))
             self._registry.check_prefix("invalidate:", pattern, self.engine.local.regions)
-        what = invalidation.ending(self.engine, targets)
+        what = invalidation.of(self.engine, targets)
         if not background:
             self.end(what)
             return None
@@ -235,7 +235,7 @@ class Cache(Decorators):
 
     def invalidate_tags(self, *tags: str) -> None:
         """Invalidate all values with one of these tags, in every process, in one round trip whatever their number."""
-        self.end(invalidation.ending(self.engine, (), tags))
+        self.end(invalidation.of(self.engine, (), tags))
 
     def clear(self) -> None:
         """Invalidate everything under this instance and version, in every process."""
@@ -247,7 +247,7 @@ class Cache(Decorators):
         if blocks:
             blocks[-1].add(what)
         elif what:
-            invalidation.end(self.engine, what)
+            invalidation.invalidate(self.engine, what)
 
     def deferred(self) -> Deferred:
         """A block whose invalidations wait for its end, so that they follow a transaction's commit.
@@ -261,7 +261,7 @@ class Cache(Decorators):
         raises still invalidates. `set` and `store` write at once. An inner block hands its invalidations to the outer.
         """
         return Deferred(
-            self.engine.local, self.space.namespace_prefix, lambda what: invalidation.end(self.engine, what)
+            self.engine.local, self.space.namespace_prefix, lambda what: invalidation.invalidate(self.engine, what)
         )
 
     def refreshing(self) -> Refreshing:
@@ -296,7 +296,7 @@ class Cache(Decorators):
 
         fleet = self.engine.fleet
         if fleet is None:
-            return _fleet.alone(self.config.metrics)
+            return _fleet.this_process(self.config.metrics)
         fleet.publish(self.config.timeout)
         return _fleet.stats(*fleet.read(self.config.timeout))
 

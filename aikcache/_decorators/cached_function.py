@@ -228,7 +228,7 @@ class CachedCall:
         if text is None:
             text = self.key_text(args, kwargs)
         tags, arguments = self._filled(args, kwargs)
-        late_tags = None if self._tags is None else functools.partial(_call_with, self._tags, arguments)
+        result_tags = None if self._tags is None else functools.partial(_call_with, self._tags, arguments)
         key = engine.keyspace.namespace_prefix + text
         return Call(
             key=key,
@@ -239,7 +239,7 @@ class CachedCall:
             load=functools.partial(self.fn, *args, **kwargs),
             groups=engine.groups_of(key, self.region, tags),
             tags=tags,
-            late_tags=late_tags,
+            result_tags=result_tags,
         )
 
     def _filled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], Mapping[str, Any]]:

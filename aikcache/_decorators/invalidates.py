@@ -108,7 +108,7 @@ class _Ends:
                 tags.append(template.fill_tag(values))
             except AikcacheError as error:
                 targets += self._all_tagged(cache, template, error)
-        cache.end(invalidation.ending(cache.engine, targets, tags))
+        cache.end(invalidation.of(cache.engine, targets, tags))
 
     def _targets(self, cache: Owner, template: Template, values: Mapping[str, object]) -> list[Target]:
         try:

@@ -1,7 +1,7 @@
-"""What is known while calls of one function are answered: their values, their flights and their leases.
+"""Calls that are answered together: their values, flights and leases.
 
-A value or a failure lands the flight of its call, so that those who wait for it go on. Threads: a batch is one
-thread's own; only its flights are seen by others.
+A value or a failure lands the flight of its call, so that its waiters go on. Threads: a batch belongs to one thread;
+other threads see only its flights.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ class Batch:
         self.run = run
         self.together = together
         self.values: list[Any] = [MISSING] * len(attempts)
-        self.flights: dict[int, Flight] = {}  # that this thread leads and has not landed, by place
+        self.flights: dict[int, Flight] = {}  # led by this thread and not landed yet, by place
 
     def groups(self, places: Sequence[int]) -> list[Sequence[int]]:
-        """The places of one run of the function each."""
+        """The places for each run of the function."""
         return [[i] for i in places] if not self.together else [places] if places else []
 
-    def land(self, i: int, state: int, held: CachedValue | None = None) -> None:
+    def land(self, i: int, state: int, cached: CachedValue | None = None) -> None:
         flight = self.flights.pop(i, None)
         if flight is not None:
-            self.engine.flights.done(flight, state, held)
+            self.engine.flights.done(flight, state, cached)
 
     def land_rest(self) -> None:
-        """What has not landed has failed."""
+        """Flights that have not landed have failed."""
         for i in list(self.flights):
             self.land(i, FAILED)
 
     def leases(self, places: Iterable[int]) -> list[Lease]:
-        """The leases that are ours of these."""
+        """The leases that these calls hold."""
         return [(attempt.key, attempt.token) for attempt in map(self.attempts.__getitem__, places) if attempt.token]
 
-    # What stands in Redis
+    # Values in Redis
 
-    def look(self, remote: VersionedStore, places: Sequence[int]) -> list[int]:
-        """Read all values at once; what answers is handed out, the rest comes back."""
+    def read(self, remote: VersionedStore, places: Sequence[int]) -> list[int]:
+        """Read all values at once. Values that answer are used; the places of the others are returned."""
         reads = remote.read([self.attempts[i] for i in places])
-        for i in places:  # of what was held here, those who join get what was vouched for then
+        for i in places:  # cached stamps were current at an earlier time, which counts for waiters too
             flight = self.flights.get(i)
             if flight is not None:
-                flight.began = min(flight.began, self.attempts[i].read_started_at)
+                flight.started_at = min(flight.started_at, self.attempts[i].read_started_at)
         frames = remote.parse([(self.attempts[i], read.data) for i, read in zip(places, reads, strict=True)])
         return [
             i
@@ -67,7 +67,7 @@ class Batch:
         ]
 
     def accept(self, i: int, read: Read, frame: Frame | None = None, *, parsed: bool = False, hit: bool = True) -> bool:
-        """Take what stands in Redis, if it answers. `hit`: that is a hit of the call, which has not missed before."""
+        """Use the value in Redis, if it answers. `hit`: count it as a hit, because the call has not missed before."""
         attempt, remote = self.attempts[i], self.engine.remote_tier
         attempt.seen = read.data or b""
         if remote is None or read.data is None:
@@ -80,13 +80,13 @@ class Batch:
         found = self.engine.filler.accept(attempt, frame, read.pttl)
         if found is None:
             return False
-        self.values[i], held = found
+        self.values[i], cached = found
         attempt.region.counters.remote_hits += hit
-        self.land(i, LANDED, held)
+        self.land(i, LANDED, cached)
         return True
 
-    def look_again(self, i: int, *, hit: bool) -> None:
-        """Take what stands now that something was invalidated; if the stale value still stands, it is the fallback."""
+    def read_again(self, i: int, *, hit: bool) -> None:
+        """Read again after an invalidation. If the stale value is still valid, it is the fallback."""
         attempt, remote = self.attempts[i], self.engine.remote_tier
         attempt.fallback = None
         try:

@@ -1,7 +1,7 @@
-"""Puts a cache's parts together: the one place that knows which form each has.
+"""Puts a cache's parts together: the one place that knows the form of each.
 
-Some parts tell one another of what happens, so they are made with functions that look the other part up when they are
-called. Nothing calls them before all is built: no thread has been started and no connection made.
+Some parts inform each other, so they are made with functions that look the other part up when they are called. None is
+called before everything is built: no thread has been started and no connection made.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from aikcache._engine.fleet import Fleet
 
 PUBLISHED_AT_LEAST = 60.0
-"""Seconds within which a process without an interval is asked for its figures, to count as alive."""
+"""Seconds within which a process without an interval must have published, to count as alive."""
 
 
 def build(config: CacheConfig, keyspace: Keyspace) -> Engine:
-    """The inside of a cache."""
+    """Build the engine of a cache."""
     clock = monotonic if config.clock is None else config.clock
     engine = Engine(config, keyspace, clock, _connect if config.shared else None)
     if config.metrics is not None:
@@ -46,7 +46,7 @@ def build(config: CacheConfig, keyspace: Keyspace) -> Engine:
 
 
 def _connect(engine: Engine) -> Backend:
-    """Redis, in the form that the configuration says."""
+    """Build the parts for Redis, in the form that the configuration requires."""
     config, where = engine.config, origin(engine.config)
     events = TransportEvents(
         new_server=lambda new: recovery.on_new_server(new),

@@ -1,4 +1,4 @@
-"""One call, the try to answer it, and how its function is run in between."""
+"""One call, one attempt to answer it, and the steps between which its function runs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from aikcache._remote.store import Read
 from aikcache.errors import ConfigError
 
 MISSING: Any = object()
-"""No value; `None` is one."""
+"""No value; `None` is a value."""
 T = TypeVar("T")
 Steps = Generator[Sequence[int], Sequence[Any], T]
-"""What calls do beside running their function: each `yield` asks for a run for the calls at these places.
+"""The work of calls apart from running their function: each `yield` asks for a run for the calls at these places.
 
-The answer is a result for each place, or an exception. So the function runs on the stack of whoever carries the steps
-out, and one that calls itself can do so as deeply.
+The reply is a result for each place, or an exception. So the function runs on the stack of the code that carries out
+the steps, and a function that calls itself can do so as deeply.
 """
 Run = Callable[[Sequence[int]], Sequence[Any]]
-"""Runs the function for the calls at these places: a result for each, or `MISSING` where it gives none."""
+"""Runs the function for the calls at these places: returns a result for each, or `MISSING` where it gives none."""
 
 
 class Call(NamedTuple):
-    """What is asked for, which nothing changes. `tags` are known before the load; `late_tags` gives the result's."""
+    """A call. It never changes. `tags` are known before the load; `result_tags` gives the result's."""
 
     key: str
     region: Region
@@ -40,15 +40,15 @@ class Call(NamedTuple):
     load: Callable[[], object]
     groups: tuple[str, ...]  # known before the load; those of `tags` come last
     tags: tuple[str, ...] = ()
-    late_tags: Callable[[object], Iterable[str]] | None = None
-    by_key: bool = False  # what is there may have other tags than these
+    result_tags: Callable[[object], Iterable[str]] | None = None
+    by_key: bool = False  # the stored value may have other tags than these
     relink: bool = True  # whether the wrapper looks entries up by `local_key`
 
     def all_groups(self) -> tuple[str, ...]:
-        return self.groups if self.late_tags is None else (*self.groups, ANY_TAG)
+        return self.groups if self.result_tags is None else (*self.groups, ANY_TAG)
 
     def seconds(self, result: object) -> float:
-        """How long to keep a result, 0 where it is not to be kept. The user's own functions cannot make a call fail."""
+        """How long to keep a result; 0: not at all. An error in the user's functions becomes a `ConfigError`."""
         policy = self.policy
         try:
             if policy.cache_if is not None and not policy.cache_if(result):
@@ -60,10 +60,10 @@ class Call(NamedTuple):
 
     def tags_of(self, result: object) -> tuple[str, ...]:
         """All tags: those known before the load, and those of its result."""
-        if self.late_tags is None:
+        if self.result_tags is None:
             return self.tags
         try:
-            tags = tuple(dict.fromkeys((*self.tags, *self.late_tags(result))))
+            tags = tuple(dict.fromkeys((*self.tags, *self.result_tags(result))))
         except Exception as error:
             let_out(error)
             raise ConfigError(f"tags failed on the result: {type(error).__name__}: {error}") from error
@@ -74,66 +74,66 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Attempt:
-    """What one try to answer a call has found out: where its region and the server stood, and what it may use."""
+    """One attempt to answer a call: the state of its region and of the server, and what it has found."""
 
     call: Call
     read_started_at: float
-    """What is read counts from here: when the first question was asked, or when what was held here was known."""
+    """A value that is read counts from here: from when the first question was sent, or cached stamps were current."""
     first: Read | Exception | None = None
-    """That a fast-path read at Redis found nothing, or what it ran into."""
+    """The result of a fast-path read in Redis, or its error."""
     looked: int = -1
-    """How the local tier stood (`LocalTier.changes`) when it had nothing fresh for this call; -1: nobody looked."""
+    """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
     only_fresh: bool = False
-    """A stale value is none."""
+    """A stale value does not answer."""
     key: str = field(init=False)
     region: Region = field(init=False)
     policy: Policy = field(init=False)
     epoch: int = field(init=False)
-    """Of the region; a fill is refused if it has moved."""
+    """Of the region; a fill is refused if it has changed."""
     requested_at: float = 0.0
-    """When the latest question was asked."""
+    """When the latest question was sent."""
     server_generation: int = 0
-    """Of which server the stamps in `known` are."""
-    known: dict[str, bytes | None] = field(default_factory=dict)
-    """The stamps as of the first question."""
+    """The server that the `stamps` are from."""
+    stamps: dict[str, bytes | None] = field(default_factory=dict)
+    """The stamps at the first question."""
     fresh_until: float = 0.0
     """Until when the value found is, or was, fresh."""
     fallback: CachedValue | None = None
-    """A stale value, to answer with when the function fails."""
+    """A stale value, for the answer if the function fails."""
     token: bytes | None = None
-    """Of a lease that Redis may have granted, until it is used or given back."""
+    """Of a lease that Redis may have granted, until it is used or released."""
     seen: bytes = b""
-    """What stood in Redis and was of no use."""
+    """The value in Redis that could not be used."""
 
     def __post_init__(self) -> None:
         self.key, self.region, self.policy = self.call.key, self.call.region, self.call.policy
         self.epoch = self.region.epoch
 
     def begin(self, now: float) -> None:
-        """A load begins now: what was invalidated before does not concern it."""
+        """Begin a load now: earlier invalidations do not concern it."""
         self.epoch = self.region.epoch
         self.read_started_at = now
 
     def copy(self) -> Attempt:
-        """For another thread to go on with."""
+        """A copy for another thread."""
         return copy(self)
 
-    def again(self) -> None:
-        """What was looked up is from long ago."""
+    def forget_lookups(self) -> None:
+        """Earlier look-ups are out of date."""
         self.first, self.looked = None, -1
 
     def digest(self, tags: Iterable[str] | None = None) -> bytes:
-        """Of the stamps known, for a frame with `tags`; None: for the lease, which all groups can doom."""
-        call, known = self.call, self.known
+        """The digest of the stamps, for a frame with `tags`; None: for the lease, which any group can invalidate."""
+        call, stamps = self.call, self.stamps
         if tags is None:
             names = call.all_groups()
         else:
             names = (*call.groups[: len(call.groups) - len(call.tags)], *map(tag_group, tags))
-        return digest(b"".join([known[name] or b"" for name in names]))
+        return digest(b"".join([stamps[name] or b"" for name in names]))
 
 
 class StoppedError(Exception):
-    """A `StopIteration` that the function raised, on its way through steps, which it would have ended."""
+    """Wraps a `StopIteration` that the function raised, which would otherwise end the steps."""
 
     def __init__(self, stop: StopIteration) -> None:
         super().__init__(stop)
@@ -141,7 +141,7 @@ class StoppedError(Exception):
 
 
 def carry_out(steps: Steps[T], run: Run) -> T:
-    """The result of `steps`, with `run` to run the function."""
+    """Return the result of `steps`, with `run` to run the function."""
     stopped: StopIteration | None = None
     try:
         places = next(steps)
@@ -166,5 +166,5 @@ def carry_out(steps: Steps[T], run: Run) -> T:
 
 
 def milliseconds(seconds: float) -> int:
-    """As Redis takes them: whole, and at least one of anything above zero."""
+    """Seconds as Redis takes them: whole milliseconds, at least one for anything above zero."""
     return max(int(seconds * 1000), 1) if seconds > 0 else 0

@@ -1,14 +1,14 @@
-"""Both tiers of one cache, put together: what they share, how they begin, fork and close.
+"""Both tiers of one cache: what they share, and how they start, fork and close.
 
     local ── hit ──────────────────────────────▶ value
-      └─ miss ▶ fast-path read: GET ── fresh by the stamps held here ──▶ local ▶ value
+      └─ miss ▶ fast-path read: GET ── fresh by the stamps cached here ──▶ local ▶ value
                   └─ not ▶ flight ▶ GET and stamps ── fresh ──▶ local ▶ value
                                        └─ miss ▶ lease, under the stamps just read ▶ function ▶ store ▶ local ▶ value
 
 A value from before an invalidation must not be stored or served after it. In Redis: a value carries the digest of its
 groups' stamps, taken before it was computed, so a later stamp makes it stale. It is stored only under a lease, which
 the invalidation of its key unlinks. Locally: a fill is refused if anything of its region was invalidated since the
-call asked, and no call joins a flight that an invalidation hit.
+call began, and no call joins a flight that was invalidated.
 
 Failure: whatever Redis does, the function's own result is returned. The problem is counted and logged once per cause,
 and the value is kept locally only. Threads: flights make one load of a key at a time; `lease_wait` bounds the waits.
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 class Backend(NamedTuple):
-    """What there is only with Redis."""
+    """The parts that exist only with Redis."""
 
     remote: RedisStore
     recovery: PendingInvalidations
@@ -84,7 +84,7 @@ class Engine:
         clock: Callable[[], float],
         connect: Callable[[Engine], Backend] | None = None,
     ) -> None:
-        """`connect` makes what there is only with Redis; None: this process alone."""
+        """`connect` makes the parts for Redis; None: there is no Redis."""
         self.started_at = clock()
         self.config = config
         self.keyspace = keyspace
@@ -99,8 +99,8 @@ class Engine:
         self.refresher = Refresher(self.background, lambda call, until: renew(self, call, until), clock)
         self.freshness = Freshness(self.local, self.refresher, config.max_staleness, clock)
         self.closed = False
-        self.passive = not config.enabled  # closed, or never to keep or find anything: calls run their function
-        self.sweeper = Sweeper(self.submit, partial(invalidation.end, self))
+        self.passive = not config.enabled  # closed or disabled: calls run their function
+        self.sweeper = Sweeper(self.submit, partial(invalidation.invalidate, self))
         self.trust = Trust(config.max_staleness, clock)
         if connect is not None:
             self.remote, self.recovery, self.channel, self.fleet = connect(self)
@@ -115,51 +115,53 @@ class Engine:
         _living.add(self)
 
     def start_groups(self, groups: Sequence[str], attempts: Sequence[Attempt]) -> None:
-        """Groups whose stamp was made just now, for `attempts`: what was under the last one may be invalid."""
+        """The stamps of these groups were just created, for `attempts`: values under earlier ones may be invalid."""
         asking = {attempt.key for attempt in attempts}
         named = frozenset(groups)
-        self.flights.end(lambda flight: flight.key not in asking and not named.isdisjoint(flight.groups))
+        self.flights.invalidate(lambda flight: flight.key not in asking and not named.isdisjoint(flight.groups))
         self.local.start_groups(groups, attempts)
 
     def submit(self, work: Callable[[], object]) -> object:
-        """Have `work` done in the background; None: it is not taken."""
+        """Run `work` in the background; None: it is not accepted."""
         return self.background.submit(work)
 
     def ready(self) -> None:
-        """Before Redis is asked for anything: the channel runs, and it has been told all. May raise `RemoteError`."""
+        """Called before anything is read from Redis: the channel runs, and pending invalidations are sent. May raise
+        `RemoteError`.
+        """
         if self.channel is not None and self.recovery is not None:
             self.channel.start()
             self.recovery.send(self.trust.refused)
 
     @property
     def coherent(self) -> bool:
-        """Whether others' invalidations arrive at once."""
+        """Whether other processes' invalidations arrive at once."""
         return self.remote is None or (self.stamps.trusted and self.trust.coherent)
 
     def trust_until(self, trusted_until: float) -> None:
-        """Local entries, and the stamps held here, are trusted until then."""
+        """Local entries and cached stamps are trusted until then."""
         self.stamps.trusted_until = trusted_until
         self.local.trust_until(trusted_until)
 
     def in_block(self) -> bool:
-        """Whether this context has an open block, so that calls depend on what it says."""
+        """Whether this context has an open block, so that it must be asked."""
         return bool(self.local.waiting and (deferred.blocks(self.local) or refreshing.blocks(self.local)))
 
     def covered(self, call: Call) -> bool:
-        """Whether an invalidation that waits in a block of this context will end what this call asks for."""
+        """Whether an invalidation that waits in a block of this context covers this call."""
         if not self.local.waiting or not (blocks := deferred.blocks(self.local)):
             return False
         if any(block.covers(call.key, call.groups) for block in blocks):
             return True
         if not any(block.names_tags for block in blocks):
             return False
-        if call.late_tags is not None:
+        if call.result_tags is not None:
             return True
         stored = [patterns.tag_group(tag) for tag in self._stored_tags(call.key)] if call.by_key else []
         return any(block.covers(call.key, stored) for block in blocks)
 
     def _stored_tags(self, key: str) -> tuple[str, ...]:
-        """The tags of what stands under a key."""
+        """The tags of the value that is stored under a key."""
         entry = self.local.peek(key)
         if entry is not None or self.remote_tier is None:
             return () if entry is None else tuple(tag for tag in entry.tags if isinstance(tag, str))
@@ -178,28 +180,30 @@ class Engine:
     # A call
 
     def call(self, call: Call) -> Any:
-        """The value of a call: from a tier, from another's load, or from its own."""
+        """The value of a call: from a tier, from another call's load, or from its own load."""
         (value,) = carry_out(self.steps(Attempt(call, self.clock())), lambda places: (call.load(),))
         return value
 
     def steps(self, attempt: Attempt) -> Steps[list[Any]]:
-        """The same in steps, for a call that has made an attempt by the fast path."""
+        """The same in steps, for a call that the fast path has tried."""
         return answer(Batch(self, [attempt], lambda places: [attempt.call.load()]))
 
     def patience_ends(self) -> float:
-        """Until when to wait for others' loads. Whoever loads a key meanwhile has others wait, and so waits half."""
+        """Until when to wait for others' loads. A caller that loads a key itself waits half as long, because others
+        wait for it.
+        """
         wait = self.config.lease_wait
         return self.clock() + (wait / 2 if self.flights.loading_any() else wait)
 
     def drop_key(self, key: str) -> None:
         """A key was invalidated: drop it here, and let no call join its load."""
-        self.flights.end_key(key)
+        self.flights.invalidate_key(key)
         self.local.drop_key(key, patterns.groups_of(key, self.keyspace.namespace_prefix)[-1])
 
     def close(self) -> None:
         again = self.closed
         self.closed = self.passive = True
-        self._keep_sweeps()
+        self._sweeps_to_pending()
         if self.remote_tier is not None:
             self.remote_tier.leases.close()
         self.background.close()
@@ -214,11 +218,13 @@ class Engine:
             self.remote.connections.close()
 
     def after_fork(self) -> None:
-        """In the child: no thread, no connection, no lock of the parent's; what it held locally is still good."""
+        """Reset in the child, which has none of the parent's threads, connections and locks. Local values stay
+        valid.
+        """
         self.flights.forget()
         self.local.after_fork()
         mine = {id(block) for block in (*deferred.blocks(self.local), *refreshing.blocks(self.local))}
-        for block in self.local.waiting.keys() - mine:  # of threads that are not here
+        for block in self.local.waiting.keys() - mine:  # of threads that do not exist here
             self.local.turn_away(block, frozenset())
         self.stamps.forget_all(trusted=False)
         if self.remote_tier is not None:
@@ -231,10 +237,10 @@ class Engine:
             self.remote.after_fork()
             self.recovery.after_fork()
             self.channel.forget()
-        self._keep_sweeps()
+        self._sweeps_to_pending()
 
-    def _keep_sweeps(self) -> None:
-        """Sweeps that have not begun become pending: a journal, or a child, still has them."""
+    def _sweeps_to_pending(self) -> None:
+        """Sweeps that have not begun become pending, so a journal or a forked child still has them."""
         left = self.sweeper.give_up()
         if self.recovery is not None:
             for what in left:

@@ -1,12 +1,12 @@
-"""What happens beside the answers to calls, for those who log and measure it: one `Observer`, fed frozen details.
+"""Events for logs and metrics, apart from the answers to calls: one `Observer`, fed frozen details.
 
-A local hit is no event: entries count themselves, and so nothing on that path knows of this module. Neither is an
-eviction, which happens under the guard, where no other code may run; regions count those.
+A local hit is no event: entries count themselves, so that path does not know this module. An eviction is none either:
+it happens under the guard, where no other code may run; regions count it.
 
-An observer is called on the thread where it happened, maybe a call's own. It must return soon and raise nothing.
-Round trips are told in batches: right after a system call all code is cold, and telling each by itself cost a remote
-hit 11 to 16 %. The fast path, which most calls take, leaves seconds alone.
-The rooms below know no observer; each is handed the one function of `Events` that it needs.
+An observer is called on the thread where the event happened, perhaps a caller's. It must return soon and raise nothing.
+Round trips are reported in batches: right after a system call all code is cold, and reporting each by itself cost a
+remote hit 11 to 16 %. The fast path, which most calls take, leaves only seconds.
+The rooms below know no observer; each gets the one function of `Events` that it needs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from aikcache._keys.patterns import Invalidation
 from aikcache._local.region import Region
 
 BATCH = 256
-"""Round trips that are told of at once."""
+"""Round trips in one report."""
 READS = 256
-"""Fast-path reads of one operation that are told of at once."""
+"""Fast-path reads of one operation in one report."""
 _new = tuple.__new__  # a third of what the class itself takes
 OTHER = "other"
-"""The operation of what belongs to none that is known."""
+"""The operation of events that belong to no known one."""
 
 
-_Told = TypeVar("_Told")
+_Item = TypeVar("_Item")
 
 
 class RoundTrip(NamedTuple):
@@ -40,11 +40,11 @@ class RoundTrip(NamedTuple):
     operation: str | None
     seconds: float
     error: str | None
-    """The class of what it raised."""
+    """The class of the exception."""
 
 
 class Load(NamedTuple):
-    """The function of an operation has run."""
+    """A run of an operation's function."""
 
     operation: str
     seconds: float
@@ -52,33 +52,33 @@ class Load(NamedTuple):
 
 
 class Invalidated(NamedTuple):
-    """`direction`: made in this process ("out"), or heard of ("in")."""
+    """`direction`: made in this process ("out"), or received ("in")."""
 
     what: Invalidation
     direction: str
 
 
 class ChannelChange(NamedTuple):
-    """The invalidation channel is live, or is not any more."""
+    """The invalidation channel is live, or has been lost."""
 
     live: bool
 
 
 class BreakerChange(NamedTuple):
-    """The breaker of a server has opened, by `cause`, or has closed."""
+    """A server's circuit breaker has opened, by `cause`, or has closed."""
 
     is_open: bool
     cause: str
 
 
 class Closed(NamedTuple):
-    """A cache has been closed; `regions` are those that it leaves, with their counts."""
+    """A cache was closed; `regions` hold its counts."""
 
     regions: Sequence[Region]
 
 
 class Observer(Protocol):
-    """Who is told. Called from many threads at once."""
+    """Receives the events. Called from many threads at once."""
 
     def round_trips(self, batch: Sequence[RoundTrip], /) -> None: ...
     def reads(self, operation: str, seconds: Sequence[float], /) -> None:
@@ -92,7 +92,7 @@ class Observer(Protocol):
 
 
 class LogObserver:
-    """Logs what changes how calls are answered; what goes on all the time is left to metrics."""
+    """Logs what changes how calls are answered; frequent events are left to metrics."""
 
     def __init__(self, reporter: RateLimitedReporter) -> None:
         self._report = reporter.report
@@ -121,36 +121,36 @@ class LogObserver:
             self._report("breaker:closed", "the breaker has closed: Redis answers again.", level=INFO)
 
     def closed(self, details: Closed) -> None:
-        """Whoever closes it knows."""
+        """The application knows."""
 
 
 class Events:
-    """Makes the details and hands them to all observers of one cache."""
+    """Makes the details and passes them to all observers of one cache."""
 
-    __slots__ = ("_known", "_lead", "_reads", "_trips", "observers", "reporter", "timed")
+    __slots__ = ("_operations", "_reads", "_skipped", "_trips", "observers", "reporter", "timed")
 
-    def __init__(self, reporter: RateLimitedReporter, lead: int, known: Container[str]) -> None:
-        """`lead`: characters of a key before its prefix. `known`: the operations that are told by their names."""
+    def __init__(self, reporter: RateLimitedReporter, prefix_length: int, operations: Container[str]) -> None:
+        """`prefix_length`: characters of a key before its prefix. `operations`: those that are reported by name."""
         self.reporter = reporter
-        self._lead = lead
+        self._skipped = prefix_length
         self._trips: deque[RoundTrip] = deque()
         self._reads: dict[str, deque[float]] = {}
-        self._known = known
+        self._operations = operations
         self.observers: tuple[Observer, ...] = (LogObserver(reporter),)
-        self.timed = False  # whether anybody but the log is there, who wants to hear of round trips
+        self.timed = False  # whether an observer wants round trips
 
     def observe(self, observer: Observer, *, timed: bool = True) -> None:
-        """Tell one more. `timed`: it wants to hear of round trips."""
+        """Add an observer. `timed`: it wants round trips."""
         self.observers = (*self.observers, observer)
         self.timed = self.timed or timed
 
     def round_trip(self, command: str, about: Any, seconds: float, error: str | None) -> None:
-        """`about`: a key, keys, or tuples that begin with one; None: the exchange is about no operation."""
+        """`about`: a key, keys, or tuples that begin with one; None: the exchange concerns no operation."""
         if self.timed:
             self.add(command, None if about is None else self._operation(about), seconds, error)
 
     def add(self, command: str, operation: str | None, seconds: float, error: str | None) -> None:
-        """The same for who knows the operation, and has looked at `timed`."""
+        """The same for callers that know the operation and have checked `timed`."""
         self._trips.append(_new(RoundTrip, (command, operation, seconds, error)))
         if len(self._trips) >= BATCH:
             self.flush()
@@ -158,20 +158,20 @@ class Events:
     def reads(self, operation: str) -> deque[float]:
         """Where the fast path leaves the seconds of each read that was answered, if `timed`.
 
-        Who finds `READS` there calls `tell_reads`.
+        A caller that finds `READS` there calls `report_reads`.
         """
         return self._reads.setdefault(operation, deque())
 
     def flush(self) -> None:
-        """Tell of the round trips that nobody has been told of yet."""
+        """Report the remaining round trips."""
         if batch := _taken(self._trips):
             for observer in self.observers:
                 observer.round_trips(batch)
         for operation, waiting in items(self._reads):
-            self.tell_reads(operation, waiting)
+            self.report_reads(operation, waiting)
 
-    def tell_reads(self, operation: str, waiting: deque[float]) -> None:
-        """Tell of the reads of one operation."""
+    def report_reads(self, operation: str, waiting: deque[float]) -> None:
+        """Report the reads of one operation."""
         if seconds := _taken(waiting):
             for observer in self.observers:
                 observer.reads(operation, seconds)
@@ -181,8 +181,8 @@ class Events:
             if not about:
                 return OTHER
             about = about[0]
-        name: str = ":".join((about.decode() if type(about) is bytes else about)[self._lead :].split(":", 2)[:2])
-        return name if name in self._known else OTHER
+        name: str = ":".join((about.decode() if type(about) is bytes else about)[self._skipped :].split(":", 2)[:2])
+        return name if name in self._operations else OTHER
 
     def load(self, operation: str, seconds: float, error: str | None) -> None:
         for observer in self.observers:
@@ -206,9 +206,9 @@ class Events:
             observer.closed(Closed(regions))
 
 
-def _taken(waiting: deque[_Told]) -> list[_Told]:
-    """All that waits; of threads that take at once each gets a part."""
-    taken: list[_Told] = []
+def _taken(waiting: deque[_Item]) -> list[_Item]:
+    """Take all that waits; concurrent threads each get a part."""
+    taken: list[_Item] = []
     while waiting:
         try:
             taken.append(waiting.popleft())

@@ -1,4 +1,4 @@
-"""Where a call would be answered from, told to people: the dictionary behind `.explain()` and the command line."""
+"""Explains where a call would be answered from: the dictionary of `.explain()` and of the command line."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from aikcache.errors import RemoteError
 
 def explain(engine: Engine, call: Call) -> dict[str, Any]:
     """Where a call would be answered from, and how long. Asks Redis once; counts nothing."""
-    told: dict[str, Any] = {"key": call.key, "groups": list(call.groups), "local": None, "remote": None}
+    report: dict[str, Any] = {"key": call.key, "groups": list(call.groups), "local": None, "remote": None}
     if engine.passive or engine.covered(call):
-        return {**told, "answer": "load"}
+        return {**report, "answer": "load"}
     entry = None if call.policy.strong else engine.local.peek(call.key)
     now = engine.clock()
     answer = "load"
     if entry is not None:
         left = min(entry.fresh_until, entry.deadline) - now  # negative: stale for so long
-        told["local"] = {"fresh": left > 0, "seconds_left": round(left, 3), "tags": list(entry.tags)}
+        report["local"] = {"fresh": left > 0, "seconds_left": round(left, 3), "tags": list(entry.tags)}
     try:
         there = _remote(engine, call)
     except RemoteError as error:
         there = {"error": str(error)}
-    told["remote"] = there
+    report["remote"] = there
     stale_ttl = call.policy.stale_ttl
     if entry is not None and _reads(call, entry) and now < min(entry.deadline, entry.fresh_until + stale_ttl):
         answer = "local"
     elif there is not None and there.get("current") and there["seconds_left"] + stale_ttl > 0:
         answer = "remote"
-    return {**told, "answer": answer}
+    return {**report, "answer": answer}
 
 
 def _reads(call: Call, entry: Entry) -> bool:
-    """Whether what is held is of the type expected."""
+    """Whether an entry's value has the expected type."""
     codec, value = call.policy.codec, entry.value
     return codec.reads(value.schema) if type(value) is EncodedValue else codec.takes(value, entry.codec)
 
@@ -52,7 +52,7 @@ def _remote(engine: Engine, call: Call) -> dict[str, Any] | None:
     left, _ = frame.seconds_left(read.pttl)
     return {
         "fresh": current and left > 0,
-        "current": current,  # it is of the type expected, and nothing that it belongs to was ended since
+        "current": current,  # it has the expected type, and none of its groups was invalidated since
         "seconds_left": left,
         "bytes": len(read.data),
         "load_seconds": round(frame.cost, 6),

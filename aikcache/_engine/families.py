@@ -1,6 +1,6 @@
-"""The table of what is exported: each metric's name, kind, unit, labels and meaning, and how it is read from a `Tally`.
+"""The table of exported metrics: each one's name, kind, unit, labels and meaning, and how it is read from a `Tally`.
 
-OpenTelemetry and Prometheus export this table; nothing else names a metric.
+OpenTelemetry and Prometheus export this table; no other code names a metric.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Instrument:
 class Family:
     """One counter or gauge. `name` comes after the prefix and `area`, and on the wire a counter ends in `_total`.
 
-    `merge` says what becomes of a gauge of several processes, by its labels.
+    `merge` combines a gauge of several processes, by its labels.
     """
 
     name: str
@@ -97,8 +97,8 @@ def _evictions(tally: Tally) -> Iterable[Sample]:
 
 
 def _silence(tally: Tally) -> Iterable[Sample]:
-    heard = [engine.channel.alive_at for engine in tally.engines() if engine.channel is not None]
-    alive = [at for at in heard if at is not None]
+    times = [engine.channel.alive_at for engine in tally.engines() if engine.channel is not None]
+    alive = [at for at in times if at is not None]
     return [((), monotonic() - min(alive))] if alive else []
 
 
@@ -210,4 +210,4 @@ INSTRUMENTS = tuple(
     Instrument(f"{f.area}{f.name}{'_total' * (f.kind == 'counter')}", f.kind, f.unit, f.labels, f.meaning)
     for f in FAMILIES
 ) + tuple(Instrument(f"_cache_{t.name}", "histogram", "seconds", (t.label,), t.meaning) for t in TIMINGS)
-"""All that is exported, for dashboards and rules that are built from it."""
+"""Everything that is exported, for dashboards and rules that are built from it."""

@@ -137,7 +137,7 @@ class FastPath:
             reads = base[3]
             reads.append(self._clock() - started)
             if len(reads) >= READS:
-                self._events.tell_reads(region.name, reads)
+                self._events.report_reads(region.name, reads)
         data, pttl = answer
         if data is None:
             return FastPathMiss(Read(None, pttl, []))

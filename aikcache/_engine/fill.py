@@ -1,8 +1,8 @@
-"""What happens to values: results are encoded, stored in Redis under their leases, and filed locally.
+"""Encodes results, stores them in Redis under their leases, and files them locally.
 
 No lock is held here while user code runs. Whatever is wrong with a result, its caller gets it. A value is filed
 locally only if Redis stored it or was not asked to. The local tier refuses it if its region was invalidated since the
-call asked.
+call began.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
 
 Where = tuple[str, Region, Hashable, int]
-"""A key, its region, its key in the region's table, and the region's epoch when it was asked for."""
+"""A key, its region, its key in the region's table, and the region's epoch when it was requested."""
 
 
 class Result(NamedTuple):
-    """What became of a result: as its caller gets it, as others can share it (None: not), and as it is kept."""
+    """A result: as its caller gets it, as others can share it (None: not), and as it is stored."""
 
     attempt: Attempt
     value: Any
-    held: CachedValue | None = None
-    packed: EncodedValue | None = None
+    cached: CachedValue | None = None
+    encoded: EncodedValue | None = None
     seconds: float = 0.0
     cost: float = 0.0
     """Seconds that the load took."""
@@ -46,29 +46,29 @@ class Result(NamedTuple):
 
     @property
     def lasts(self) -> bool:
-        return self.held is not None and self.seconds > 0
+        return self.cached is not None and self.seconds > 0
 
     @property
     def redis_ttl_ms(self) -> int:
-        """How long it is kept: it may be served for some time after it was fresh."""
+        """How long Redis keeps it: it may be served for some time after it was fresh."""
         return milliseconds(self.seconds) + milliseconds(self.attempt.policy.extra)
 
 
 class Filler:
-    """Keeps results for one cache, in Redis (`shared`) and here (`local`)."""
+    """Stores the results of one cache, in Redis (`remote_tier`) and in this process (`local`)."""
 
     def __init__(
         self,
         config: CacheConfig,
         local: LocalTier,
-        shared: VersionedStore | None,
+        remote_tier: VersionedStore | None,
         freshness: Freshness,
         events: Events,
         clock: Callable[[], float],
     ) -> None:
         self.config = config
         self.local = local
-        self.remote_tier = shared
+        self.remote_tier = remote_tier
         self.freshness = freshness
         self.events = events
         self.reporter = events.reporter
@@ -80,23 +80,23 @@ class Filler:
         """A result as its caller gets it, as others can share it, and for how long it may be kept."""
         call, policy = attempt.call, attempt.policy
         try:
-            if self._covered(call, result):  # the function itself may have named it
+            if self._covered(call, result):  # the function itself may have invalidated it
                 return Result(attempt, result)
             seconds = call.seconds(result)
             if self.remote_tier is None and policy.share:
                 return Result(attempt, result, CachedValue(result, codec=policy.codec), None, seconds, cost,
                               call.tags_of(result))  # fmt: skip
-            encoded = policy.codec.encode(result)
-            packed = EncodedValue(encoded.codec, encoded.payload, policy.codec.schema)
-            held = hold(encoded.value, packed, policy.codec, shared=encoded.shared or policy.share)
+            form = policy.codec.encode(result)
+            encoded = EncodedValue(form.codec, form.payload, policy.codec.schema)
+            cached = hold(form.value, encoded, policy.codec, shared=form.shared or policy.share)
             tags = call.tags_of(result) if seconds > 0 else ()
-            return Result(attempt, encoded.value, held, packed, seconds, cost, tags)
+            return Result(attempt, form.value, cached, encoded, seconds, cost, tags)
         except (EncodeError, InvalidKeyError, ConfigError) as error:
-            self._unkept(attempt, error)
+            self._report_uncached(attempt, error)
             return Result(attempt, result)
 
-    def keep(self, results: Sequence[Result]) -> None:
-        """Keep what may be kept: all that has a lease in two round trips, the rest in this process."""
+    def store_results(self, results: Sequence[Result]) -> None:
+        """Store what may be kept: results with a lease in two round trips, the others in this process."""
         leased = [result for result in results if result.lasts and result.attempt.token is not None]
         for result in results:
             if result.lasts and result.attempt.token is None:
@@ -112,11 +112,11 @@ class Filler:
         items: list[tuple[Result, tuple[str, bytes, bytes, int]]] = []
         for result, unmoved in zip(results, remote_tier.complete(wanted), strict=True):
             attempt = result.attempt
-            if unmoved and attempt.token is not None and result.packed is not None:
+            if unmoved and attempt.token is not None and result.encoded is not None:
                 try:
-                    frame = remote_tier.pack(attempt, result.packed, result.seconds, result.cost, result.tags)
+                    frame = remote_tier.pack(attempt, result.encoded, result.seconds, result.cost, result.tags)
                 except EncodeError as error:
-                    self._unkept(attempt, error)
+                    self._report_uncached(attempt, error)
                 else:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if items:
@@ -127,14 +127,14 @@ class Filler:
                     self.wrote(result.attempt, len(frame))
                     self.fill_locally(result)
 
-    def _unkept(self, attempt: Attempt, error: Exception) -> None:
+    def _report_uncached(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)
         if self.config.strict:
             raise error
         self.reporter.report(f"keep:{attempt.region.name}", f"a result of {attempt.key} was not cached: {error}")
 
     def _covered(self, call: Call, result: object) -> bool:
-        """Whether a block of this context will end this result."""
+        """Whether a block of this context will invalidate this result."""
         if not self.local.waiting or not (blocks := deferred.blocks(self.local)):
             return False
         groups = [tag_group(tag) for tag in call.tags_of(result)]
@@ -143,7 +143,7 @@ class Filler:
     def fill_locally(self, result: Result) -> None:
         """File a result locally."""
         attempt, policy = result.attempt, result.attempt.policy
-        assert result.held is not None
+        assert result.cached is not None
         fresh_until = self.clock() + result.seconds
         refresh_at = fresh_until - refresh.early(policy, result.cost, result.seconds)
         where = attempt.key, attempt.region, attempt.call.local_key, attempt.epoch
@@ -151,14 +151,14 @@ class Filler:
             where,
             policy,
             attempt.read_started_at,
-            result.held,
+            result.cached,
             fresh_until,
             refresh_at,
             fresh_until + policy.extra,
             result.tags,
         )
 
-    # What stands in Redis
+    # Values in Redis
 
     def accept(self, attempt: Attempt, frame: Frame, pttl: int) -> tuple[Any, CachedValue] | None:
         """The value of a current frame, filed locally, if it answers."""
@@ -173,8 +173,8 @@ class Filler:
             attempt.region.counters.error(error)
             self.reporter.report("decode", f"the value of {attempt.key} cannot be decoded: {error}")
             return None
-        packed = EncodedValue(frame.codec, frame.payload, frame.schema)
-        held = hold(value, packed, codec, shared=attempt.policy.share or codec.shareable(value))
+        encoded = EncodedValue(frame.codec, frame.payload, frame.schema)
+        cached = hold(value, encoded, codec, shared=attempt.policy.share or codec.shareable(value))
         left, kept = frame.seconds_left(pttl)
         attempt.fresh_until = fresh_until = attempt.requested_at + left
         refresh_at = fresh_until - refresh.early(attempt.policy, frame.cost, frame.ttl_ms / 1000)
@@ -183,15 +183,15 @@ class Filler:
             where,
             attempt.policy,
             attempt.read_started_at,
-            held,
+            cached,
             fresh_until,
             refresh_at,
             attempt.requested_at + kept,
             frame.tags,
         )
-        if self.clock() >= refresh_at and not self.freshness.answers(attempt, refresh_at, held):
+        if self.clock() >= refresh_at and not self.freshness.answers(attempt, refresh_at, cached):
             return None
-        return value, held if self.clock() < fresh_until else held._replace(stale=True)
+        return value, cached if self.clock() < fresh_until else cached._replace(stale=True)
 
     def bound(self, policy: Policy) -> float:
         """Seconds that a value may be held locally."""
@@ -203,31 +203,31 @@ class Filler:
         where: Where,
         policy: Policy,
         created_at: float,
-        held: CachedValue,
+        cached: CachedValue,
         fresh_until: float,
         refresh_at: float,
         deadline: float,
         tags: tuple[str, ...],
     ) -> None:
-        """File a value locally: until `deadline`, `fresh` until then, to be renewed from `due` on."""
+        """File a value locally: until `deadline`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
         now = self.clock()
         deadline = min(deadline, now + self.bound(policy))
         if deadline <= now:
             return
-        packed = held.packed
+        encoded = cached.encoded
         size = 0
         if self.local.max_bytes is not None:
             arguments = None if is_long(where[2]) else where[2]
-            size = held_bytes(held.value if packed is None else packed, arguments) + TAG_OVERHEAD * len(tags)
+            size = held_bytes(cached.value if encoded is None else encoded, arguments) + TAG_OVERHEAD * len(tags)
         self.local.fill(
             *where,
-            held.value if packed is None else packed,
+            cached.value if encoded is None else encoded,
             codec=policy.codec,
             created_at=created_at,
             fresh_until=fresh_until,
             refresh_at=refresh_at if refresh_at < fresh_until else inf,
             deadline=deadline,
-            shared=packed is None,
+            shared=encoded is None,
             size=size,
             tags=tags,
         )

@@ -1,8 +1,8 @@
-"""What all processes of a cache did: each publishes what it counted, and any adds it up.
+"""The counts of all processes of a cache: each publishes its own, and any process can add them up.
 
-A process is alive while its snapshot is younger than three of its intervals. What is not alive keeps its place in the
-totals: its snapshot stays for an hour, in case it comes back, and then becomes a part of the totals of the dead, by
-host. So each is counted once. What a process counts after its last snapshot, and before it is killed, nobody knows.
+A process is alive while its snapshot is younger than three of its intervals. The snapshot of a process that is not
+alive stays for an hour, in case it comes back, and is then added to the totals of the dead, by host. So each is counted
+once. The counts between a process's last snapshot and its death are lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aikcache._remote.store import RedisStore
 
 FOLD_AFTER = 3600.0
 MAX_DEAD, MAX_HOSTS = 64, 100
-"""Snapshots of the dead that are kept before their hour is over, and hosts whose totals are kept apart."""
+"""Snapshots of dead processes that are kept for the hour, and hosts that have their own totals."""
 INTERVALS = 3
 TIDIERS = 16
 """Processes that read all snapshots in each interval."""
@@ -31,7 +31,7 @@ MAX_LABEL = 100
 
 
 class Member(NamedTuple):
-    """One process as its snapshot tells."""
+    """One process, from its snapshot."""
 
     id: str
     host: str
@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 
 class Fleet:
-    """Publishes for one process what its caches counted, and reads what all have published."""
+    """Publishes the counts of one process, and reads those of all."""
 
     def __init__(self, remote: RedisStore, prefix: str, tally: Tally, interval: float) -> None:
         self._store = FleetStore(remote, prefix)
@@ -50,21 +50,21 @@ class Fleet:
         self._interval = interval
 
     def publish(self, within: float, *, last: bool = False) -> None:
-        """Write this process's snapshot; `last`: it is not alive any more. Raises `RemoteError`."""
-        data = self._packed(last=last)
+        """Write this process's snapshot; `last`: it is no longer alive. Raises `RemoteError`."""
+        data = self._snapshot(last=last)
         if not self._store.publish(self._tally.id, data, within):
             _reading.restart(self._tally)
-            self._store.publish(self._tally.id, self._packed(last=last), within)
+            self._store.publish(self._tally.id, self._snapshot(last=last), within)
 
-    def _packed(self, *, last: bool) -> bytes:
+    def _snapshot(self, *, last: bool) -> bytes:
         now = _reading.take(self._tally)
         head = {"host": _host(), "pid": os.getpid(), "interval": 0 if last else self._interval}
         return f"{now.counted():016x}{json.dumps({**head, **_reading.pack(now)})}".encode()
 
     def tidy(self, within: float) -> None:
-        """Read what all have published, and add those that have been gone for long to the totals of the dead.
+        """Read all snapshots, and add those of processes that are long gone to the totals of the dead.
 
-        Of many processes only some do so in each interval. Raises `RemoteError`.
+        In each interval only some of many processes do so. Raises `RemoteError`.
         """
         if chance.random() * self._store.listed > TIDIERS:
             return
@@ -76,11 +76,11 @@ class Fleet:
             for member in fold:
                 host = member.host if member.host in dead or len(dead) < MAX_HOSTS else ""
                 dead[host] = _reading.merged((), [*filter(None, [dead.get(host)]), member.reading])
-            packed = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()})
-            self._store.fold(records, [member.id for member in fold], packed.encode(), within)
+            totals_json = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()})
+            self._store.fold(records, [member.id for member in fold], totals_json.encode(), within)
 
     def read(self, within: float, *, host: bool = False) -> tuple[Reading, Sequence[Member]]:
-        """The totals, and who is alive; `host`: of this machine alone. Raises `RemoteError`."""
+        """The totals, and the processes that are alive; `host`: of this machine alone. Raises `RemoteError`."""
         records = self._store.read(within)
         members = [member for member in _members(records) if not host or member.host == _host()]
         dead = [totals for name, totals in _by_host(records.dead).items() if not host or name == _host()]
@@ -90,7 +90,7 @@ class Fleet:
 
 
 def stats(total: Reading, alive: Sequence[Member]) -> FleetStats:
-    """The same for people."""
+    """The same as numbers for people."""
     operations = {labels[0]: _stats(total, labels[0]) for labels in total.samples["misses"]}
     processes = tuple(
         ProcessStats(
@@ -102,8 +102,8 @@ def stats(total: Reading, alive: Sequence[Member]) -> FleetStats:
     return FleetStats(**_fields(_stats(total)), processes=processes, operations=operations)
 
 
-def alone(prefix: str | None) -> FleetStats:
-    """This process, where there is no Redis to ask."""
+def this_process(prefix: str | None) -> FleetStats:
+    """The counts of this process, where there is no Redis."""
     total = _reading.merged([] if prefix is None else [_reading.take(tally_of(prefix))])
     return stats(total, [Member("", _host(), os.getpid(), 0.0, True, total)])
 
@@ -130,17 +130,17 @@ def _stats(reading: Reading, operation: str | None = None) -> OperationStats:
 def _members(records: FleetRecords) -> list[Member]:
     found = []
     for id, (data, age) in records.processes.items():
-        told = _reading.parse(data[16:]) or {}
-        host, pid, interval = told.get("host"), told.get("pid"), told.get("interval")
+        facts = _reading.parse(data[16:]) or {}
+        host, pid, interval = facts.get("host"), facts.get("pid"), facts.get("interval")
         interval = interval if isinstance(interval, (int, float)) else 0
         host = host[:MAX_LABEL] if isinstance(host, str) else ""
         alive = age < INTERVALS * interval
-        found.append(Member(id, host, pid if type(pid) is int else 0, age, alive, _reading.unpack(told)))
+        found.append(Member(id, host, pid if type(pid) is int else 0, age, alive, _reading.unpack(facts)))
     return found
 
 
 def _by_host(dead: bytes) -> dict[str, Reading]:
-    return {host: _reading.unpack(told) for host, told in (_reading.parse(dead) or {}).items()}
+    return {host: _reading.unpack(facts) for host, facts in (_reading.parse(dead) or {}).items()}
 
 
 def _host() -> str:

@@ -1,12 +1,12 @@
-"""The one rule of freshness, for every reader: of an entry held here, and of a value just read from Redis.
+"""The one rule of freshness, for a local entry and for a value that was just read from Redis.
 
     fresh ── refresh_at ───── fresh_until ────────────────────────────── expired
       served   served, renewed   stale_ttl: served, renewed in the background
                                  error_ttl: served only if the function fails
 
-While somebody renews a value, or has just failed to, it is served to the others at once. An entry must also be
-trusted: the channel vouches for it, or it is younger than `max_staleness`. A look-up counts nothing; a value that is
-served counts its hit. The generated wrapper (`_decorators/wrapper`) compares with two times that follow from this rule:
+While another caller renews a value, or has just failed to, it is served to the others at once. An entry must also be
+trusted: the channel is live, or the entry is younger than `max_staleness`. A look-up counts nothing; a served value
+counts its hit. The generated wrapper (`_decorators/wrapper`) compares with two times that follow from this rule:
 `entry.until` and `trusted_until`.
 """
 
@@ -41,18 +41,18 @@ class Freshness:
         self._clock = clock
 
     def worth(self, key: str, policy: Policy, refresh_at: float, fresh_until: float, now: float) -> int:
-        """What the value under a key is worth to a call."""
-        late = now - fresh_until
-        if late < 0 and now < refresh_at:
+        """Whether the value under a key may answer a call."""
+        overdue = now - fresh_until
+        if overdue < 0 and now < refresh_at:
             return SERVE
-        if late >= policy.extra and late >= 0:
+        if overdue >= policy.extra and overdue >= 0:
             return REFUSE
         if self._refresher.resting(key):
             return SERVE
-        return RENEW if late < 0 or late < policy.stale_ttl else FALLBACK
+        return RENEW if overdue < 0 or overdue < policy.stale_ttl else FALLBACK
 
     def value(self, entry: Entry, codec: Codec, now: float) -> Any:
-        """The value of an entry that is trusted and not expired, as the type asked for; else `MISSING`."""
+        """The value of a trusted entry that has not expired, if it has the requested type; else `MISSING`."""
         trusted = now < entry.region.trusted_until or now < entry.created_at + self._max_staleness
         if now >= entry.deadline or not trusted or not self._local.touch(entry):
             return MISSING
@@ -84,10 +84,10 @@ class Freshness:
                 entry.region.counters.stale += 1
         return value
 
-    # What is held, for a call on the full read path
+    # Local values, for a call on the full read path
 
-    def held(self, attempt: Attempt) -> Any:
-        """The value held here that answers a call; `MISSING` also where the fast path has looked and found none."""
+    def local_value(self, attempt: Attempt) -> Any:
+        """The local value that answers a call; `MISSING` also where the fast path has looked and found none."""
         if attempt.looked == self._local.changes:
             return MISSING
         entry = self._find(attempt)
@@ -97,9 +97,9 @@ class Freshness:
         return value
 
     def landed(self, attempt: Attempt) -> tuple[Any, CachedValue] | None:
-        """What is held now that a flight is led, if anything was filled or dropped since this call looked.
+        """The local value for a flight's leader, if anything was filled or dropped since this call looked.
 
-        Another's load may have landed meanwhile; or a stale value that was found was invalidated.
+        Another load may have landed meanwhile, or the stale value that was found may have been invalidated.
         """
         if attempt.policy.strong:
             attempt.fallback = None
@@ -116,22 +116,22 @@ class Freshness:
         return value, share(entry, value)
 
     def peek(self, attempt: Attempt) -> Any:
-        """The fresh value held here, without any consequence."""
+        """The fresh local value, without side effects."""
         entry = self._find(attempt)
         return MISSING if entry is None else self.fresh(entry, attempt.policy.codec)
 
     def _find(self, attempt: Attempt) -> Entry | None:
-        """What is held under a key; a strong call is answered by nothing of that."""
+        """The local entry of a key; none for a strong call."""
         attempt.looked = self._local.changes
         return None if attempt.policy.strong else self._local.peek(attempt.key)
 
     def _relink(self, entry: Entry, attempt: Attempt) -> None:
-        """Let the wrapper find by itself what has answered its call."""
+        """Let the wrapper find the entry that has answered its call."""
         if attempt.call.relink:
             self._local.relink(entry, attempt.region, attempt.call.local_key)
 
     def _answer(self, entry: Entry, attempt: Attempt) -> Any:
-        """An entry's value if it answers, and have it renewed where that is due."""
+        """An entry's value if it answers; renew it where that is due."""
         now = self._clock()
         value = self.value(entry, attempt.policy.codec, now)
         if value is MISSING:
@@ -139,14 +139,14 @@ class Freshness:
         attempt.fresh_until = entry.fresh_until
         if not self.answers(attempt, entry.refresh_at, share(entry, value)):
             return MISSING
-        if entry.refresh_at <= now < entry.fresh_until:  # renewed once; meanwhile the wrapper hands it out by itself
+        if entry.refresh_at <= now < entry.fresh_until:  # renewed once; meanwhile the wrapper serves it
             entry.refresh_at = inf
             entry.until = min(entry.fresh_until, entry.deadline) if entry.until > -inf else -inf
         entry.served()
         return value
 
     def answers(self, attempt: Attempt, refresh_at: float, found: CachedValue) -> bool:
-        """Whether a value that is fresh until `attempt.fresh_until` answers; it is renewed, or noted as a fallback."""
+        """Whether a value that is fresh until `attempt.fresh_until` answers. It is renewed, or noted as a fallback."""
         now = self._clock()
         if attempt.only_fresh:
             return now < attempt.fresh_until
@@ -161,7 +161,7 @@ class Freshness:
 
 
 def share(entry: Entry, value: Any) -> CachedValue:
-    """An entry's value as others can share it."""
+    """An entry's value in a form that other callers can share."""
     if type(entry.value) is EncodedValue:
         return CachedValue(None, entry.value)
     return CachedValue(value, codec=entry.codec)

@@ -1,9 +1,10 @@
-"""Whether a cache works as it should, each problem with its cure.
+"""Checks whether a cache works as it should, and names a cure for each problem.
 
-It asks the server (`PING`, and `INFO` where a user may ask that), so it takes at most `connect_timeout` and `timeout`
-for each server, and never raises. A cache whose Redis is away is ready, for calls run their functions, and degraded.
+It asks the server (`PING`, and `INFO` where an ACL allows it), so it takes at most `connect_timeout` and `timeout` for
+each server, and never raises. A cache whose Redis is unavailable is ready, because calls run their functions, and
+degraded.
 
-What a server says is only compared and never shown, but for numbers and a version.
+Text from a server is only compared and never shown, except numbers and a version.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from aikcache._redis.transport import Server
 from aikcache.errors import RemoteError
 
 FIXED = {(7, 2): 16, (7, 4): 11, (8, 2): 9}
-"""Redis releases in which the known remote code executions are mended, by their line."""
+"""Redis releases, by line, in which the known remote code executions are fixed."""
 FULL = 0.9
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,6})")
 
 
 def check(engine: Engine) -> Health:
-    """Ask, and judge."""
+    """Ask the servers and return the result."""
     ok, server, latency = True, "none", None
     problems: list[Problem] = []
     if engine.closed:
@@ -33,14 +34,14 @@ def check(engine: Engine) -> Health:
     elif engine.remote is not None:
         server = "reachable"
         try:
-            began = monotonic()
+            started_at = monotonic()
             engine.remote.ping()
-            latency = monotonic() - began
+            latency = monotonic() - started_at
         except RemoteError as error:
             ok, server = False, str(error)
         if ok and engine.trust.refused is not None:
             ok, server = False, engine.trust.refused
-        problems += _of_the_way(engine, server, latency, ok=ok)
+        problems += _of_connection(engine, server, latency, ok=ok)
         if latency is not None:
             problems += [problem for pool in engine.remote.connections.servers() for problem in _of_server(pool)]
     remote, recovery = engine.remote, engine.recovery
@@ -57,7 +58,7 @@ def check(engine: Engine) -> Health:
     )
 
 
-def _of_the_way(engine: Engine, server: str, latency: float | None, *, ok: bool) -> Iterator[Problem]:
+def _of_connection(engine: Engine, server: str, latency: float | None, *, ok: bool) -> Iterator[Problem]:
     assert engine.remote is not None
     breaker, timeout = engine.remote.connections.breaker, engine.config.timeout
     if breaker.is_open:
@@ -87,7 +88,7 @@ def _of_the_way(engine: Engine, server: str, latency: float | None, *, ok: bool)
 
 
 def _of_server(pool: Server) -> Iterator[Problem]:
-    """What one server says of itself; nothing where it may not be asked, or gives no answer now."""
+    """Problems from one server's `INFO`; none where it may not be asked, or does not answer now."""
     if not pool.informed:
         return
     try:

@@ -1,7 +1,7 @@
-"""Invalidating what was named: first in Redis, for every process, then in this process.
+"""Carries out invalidations: first in Redis, for every process, then in this process.
 
-The order matters: what is dropped here first could be fetched again, old, from Redis. If Redis cannot be told, the
-local values are dropped all the same.
+The order matters: a value that is dropped here first could be read again, old, from Redis. If Redis cannot be reached,
+the local values are dropped all the same.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from aikcache._engine.engine import Engine
 
 
-def ending(engine: Engine, targets: Iterable[Target], tags: Iterable[str] = ()) -> Invalidation:
-    """Targets and tags together. The stamp of any tag comes before the tags' own: a load checks in the other order."""
+def of(engine: Engine, targets: Iterable[Target], tags: Iterable[str] = ()) -> Invalidation:
+    """The invalidation of targets and tags. The stamp of any tag precedes the tags' own: a load checks in the other
+    order.
+    """
     named: dict[str, dict[str, None]] = {"group": {}, "key": {}, "glob": {}}
     for target in targets:
         named[target.kind][engine.keyspace.full(target.name) if target.kind == "key" else target.name] = None
@@ -38,10 +40,10 @@ def ending(engine: Engine, targets: Iterable[Target], tags: Iterable[str] = ()) 
     return Invalidation(tuple(groups), tuple(named["key"]), tuple(named["glob"]))
 
 
-def end(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> None:
-    """Invalidate it everywhere. Blocks for one round trip, for globs as long as their sweeps. Raises no own error.
+def invalidate(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> None:
+    """Invalidate everywhere. Blocks for one round trip, for globs as long as their sweeps. Raises no error of its own.
 
-    What Redis cannot be told is pending: it is sent before this process reads from Redis again.
+    If Redis cannot be reached the invalidation is pending: it is sent before this process reads from Redis again.
     """
     remote, recovery = engine.remote, engine.recovery
     if what.globs:
@@ -50,13 +52,13 @@ def end(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> No
     try:
         if remote is not None and recovery is not None:
             engine.ready()
-            met = recovery.servers_seen
+            servers_seen = recovery.servers_seen
             if spans.active is None:
                 sweep.invalidate(remote, what, progress)
             else:
                 with spans.active.invalidation(len(what.names())):
                     sweep.invalidate(remote, what, progress)
-            recovery.sent(what, met)
+            recovery.sent(what, servers_seen)
         safe = True
     except (RemoteError, *BUGS) as error:
         let_out(error)
@@ -68,28 +70,28 @@ def end(engine: Engine, what: Invalidation, progress: Sweep | None = None) -> No
         if progress is not None:
             progress.error = error if isinstance(error, RemoteError) else RemoteUnavailableError(why)
     finally:
-        if recovery is not None and not safe:  # interrupted: whether Redis has heard of it is not known
+        if recovery is not None and not safe:  # interrupted: whether Redis got it is not known
             recovery.add(what)
         try:
             invalidate_locally(engine, what)
-        except BaseException:  # interrupted, it is done all the same
+        except BaseException:  # interrupted: done all the same
             invalidate_locally(engine, what)
             raise
         engine.events.invalidated(what, "out")
 
 
 def invalidate_locally(engine: Engine, what: Invalidation) -> None:
-    """Invalidate it in this process: local entries, the stamps held here, and running loads."""
+    """Invalidate in this process: local entries, cached stamps, and running loads."""
     if what.groups:
         engine.stamps.forget(*what.groups)
         for group in what.groups:
             engine.local.drop_group(group)
-        engine.flights.end(lambda flight: _touches(flight, what.groups))
+        engine.flights.invalidate(lambda flight: _touches(flight, what.groups))
     for key in what.keys:
         engine.drop_key(key)
     for glob in what.globs:
         matches = matcher(engine.keyspace.namespace_prefix, glob)
-        engine.flights.end(lambda flight, matches=matches: bool(matches(flight.key)))  # type: ignore[misc]
+        engine.flights.invalidate(lambda flight, matches=matches: bool(matches(flight.key)))  # type: ignore[misc]
         engine.local.drop_matching(matches)
 
 
@@ -98,37 +100,39 @@ def _touches(flight: Flight, groups: Sequence[str]) -> bool:
 
 
 class InvalidationListener:
-    """What the channel tells of others' invalidations, carried out in this process."""
+    """Carries out in this process what the channel receives."""
 
-    __slots__ = ("_tiers",)
+    __slots__ = ("_owner",)
 
     def __init__(self, engine: Engine) -> None:
-        self._tiers = engine
+        self._owner = engine
 
-    def _heard(self, what: Invalidation) -> None:
-        invalidate_locally(self._tiers, what)
-        self._tiers.events.invalidated(what, "in")
+    def _received(self, what: Invalidation) -> None:
+        invalidate_locally(self._owner, what)
+        self._owner.events.invalidated(what, "in")
 
     def group_invalidated(self, group: str) -> None:
-        self._heard(Invalidation(groups=(group,)))
+        self._received(Invalidation(groups=(group,)))
 
     def key_invalidated(self, key: str) -> None:
-        self._heard(Invalidation(keys=(key,)))
+        self._received(Invalidation(keys=(key,)))
 
     def glob_invalidated(self, glob: str) -> None:
-        if len(glob) > MAX_PATTERN:  # none of ours
+        if len(glob) > MAX_PATTERN:  # not one of aikcache's
             self.everything_invalidated()
             return
-        self._heard(Invalidation(globs=(glob,)))
+        self._received(Invalidation(globs=(glob,)))
 
     def everything_invalidated(self) -> None:
-        """A flush, or a server that is not the one it was: nothing that was learnt from it counts."""
-        self._tiers.stamps.forget_all(trusted=self._tiers.stamps.trusted, server_generation=True)
-        self._heard(Invalidation(groups=(EVERYTHING,)))
+        """A flush, or another server: nothing that was learnt from the former one counts."""
+        self._owner.stamps.forget_all(trusted=self._owner.stamps.trusted, server_generation=True)
+        self._received(Invalidation(groups=(EVERYTHING,)))
 
     def channel_live(self, *, emptied: bool, alive_at: float) -> None:
-        """The channel has answered a question sent at `alive_at`; `emptied`: it is new, so what came before is not."""
-        engine = self._tiers
+        """The channel has answered a question sent at `alive_at`. `emptied`: it is new, so earlier pushes were
+        missed.
+        """
+        engine = self._owner
         if emptied:
             engine.stamps.forget_all(trusted=True)
             invalidate_locally(engine, Invalidation(groups=(EVERYTHING,)))
@@ -136,19 +140,19 @@ class InvalidationListener:
         engine.trust_until(engine.trust.renew(alive_at))
 
     def channel_refused(self, why: str | None) -> None:
-        """The channel lives, but an invalidation would be refused now; None: it is not known whether it would."""
-        self._tiers.trust.refuse(why)
+        """The channel lives, but an invalidation would be refused now; None: that is not known."""
+        self._owner.trust.refuse(why)
         if why is not None:
             message = f"the server would refuse an invalidation, so Redis is not used until it accepts one: {why}"
-            self._tiers.reporter.report("refused", message)
+            self._owner.reporter.report("refused", message)
 
     def news(self, *, connected: bool = False) -> list[bytes]:
-        """What the server was not told, for it to be published.
+        """Messages about invalidations that the server refused, to be published.
 
-        `connected`: the channel is new, so what was published meanwhile, here or elsewhere, may be lost: it is asked
-        for, and published again.
+        `connected`: the channel is new, so messages from here or elsewhere may have been lost. They are asked for, and
+        published again.
         """
-        remote, recovery = self._tiers.remote, self._tiers.recovery
+        remote, recovery = self._owner.remote, self._owner.recovery
         if remote is None or recovery is None:
             return []
         if connected:
@@ -157,24 +161,24 @@ class InvalidationListener:
         return [*first, *_news.pack(remote.writer, recovery.unpublished())]
 
     def news_received(self, message: object) -> None:
-        """An invalidation that was refused elsewhere: from here on it is this process's too."""
-        remote, recovery = self._tiers.remote, self._tiers.recovery
+        """An invalidation that was refused elsewhere: from here on it is pending in this process too."""
+        remote, recovery = self._owner.remote, self._owner.recovery
         if remote is None or recovery is None:
             return
-        told = _news.unpack(message, remote.keyspace)
-        if told is None:
-            self._tiers.reporter.report("news", "a message on the channel of refused invalidations is not one of ours.")
-        elif told.sender == remote.writer:
+        received = _news.unpack(message, remote.keyspace)
+        if received is None:
+            self._owner.reporter.report("news", "a message on the channel of refused invalidations is not one of ours.")
+        elif received.sender == remote.writer:
             return
-        elif told.names:
-            recovery.adopt(told.names)
-            self._heard(patterns.joined(told.names))
+        elif received.names:
+            recovery.adopt(received.names)
+            self._received(patterns.joined(received.names))
         else:
             recovery.publish_again()
 
     def send_pending(self) -> None:
-        """The channel lives: what Redis could not be told is told."""
-        engine = self._tiers
+        """The channel is live: send pending invalidations."""
+        engine = self._owner
         if engine.recovery is not None:
             try:
                 engine.recovery.send(engine.trust.refused)
@@ -183,6 +187,6 @@ class InvalidationListener:
                 engine.reporter.report("invalidate", f"pending invalidations could not be sent yet: {error}")
 
     def channel_lost(self) -> None:
-        self._tiers.trust.lose()
-        self._tiers.stamps.forget_all(trusted=False)
-        self._tiers.events.channel(live=False)
+        self._owner.trust.lose()
+        self._owner.stamps.forget_all(trusted=False)
+        self._owner.events.channel(live=False)

@@ -1,13 +1,13 @@
 """The one load algorithm: the calls of one function that the fast path could not answer, one or many at once.
 
-    held here ─▶ flight ─▶ Redis: values, stamps ─▶ leases, under these stamps ─▶ function ─▶ store and file ─▶ values
+    local ─▶ flight ─▶ Redis: values, stamps ─▶ leases, under these stamps ─▶ function ─▶ store and file ─▶ values
 
-Each arrow is one round trip for all calls, and one call is a batch of one. The function runs for the calls whose lease
+Each arrow is one round trip for all calls; one call is a batch of one. The function runs for the calls whose lease
 this process got. Keys that other threads load are waited for afterwards, so two batches never wait for each other while
-either holds back what the other needs. Keys that other processes load are asked for again, with growing pauses.
+each holds back what the other needs. Keys that other processes load are asked for again, with growing pauses.
 
 It runs in steps, which ask for the function by a `yield` (see `call.Steps`). Failure: whatever Redis does, the function
-answers. What interrupts a load from outside (a signal handler's exception) leaves no flight and no lease behind.
+answers. An interruption from outside (a signal handler's exception) leaves no flight and no lease behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine import refreshing
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
-from aikcache._engine.running import beside, load
+from aikcache._engine.running import load, run_uncached
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight, hand_out
 from aikcache._engine.versioned_store import VersionedStore
 from aikcache._remote.store import Read
@@ -36,31 +36,31 @@ def answer(batch: Batch) -> Steps[list[Any]]:
     """The values, or `MISSING` where the function gave none."""
     engine, attempts = batch.engine, batch.attempts
     apart = [i for i, attempt in enumerate(attempts) if engine.passive or engine.covered(attempt.call)]
-    yield from beside(batch, apart)
+    yield from run_uncached(batch, apart)
     places = [i for i in range(len(attempts)) if i not in apart] if apart else range(len(attempts))
     if engine.local.waiting and (block := next(iter(refreshing.blocks(engine.local)), None)):
         anew = [i for i in places if block.begins(attempts[i].key)]
         yield from reload(batch, anew)
         places = [i for i in places if i not in anew]
         for i in places:
-            attempts[i].again()
+            attempts[i].forget_lookups()
     while places:
         wanted: dict[str, int] = {}
         again: list[int] = []
         for i in places:
-            value = batch.values[i] = engine.freshness.held(attempts[i])
+            value = batch.values[i] = engine.freshness.local_value(attempts[i])
             if value is MISSING and wanted.setdefault(attempts[i].key, i) != i:
                 again.append(i)
         yield from _answer(batch, list(wanted.values()))
-        # The same key asked for twice: a value of its own for each.
+        # A key that was requested twice: each call gets its own value.
         places = [i for i in again if batch.values[wanted[attempts[i].key]] is not MISSING]
         for i in places:
-            attempts[i].again()
+            attempts[i].forget_lookups()
     return batch.values
 
 
 def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
-    """Run the function, whatever is cached, and keep what it gives; an invalidation meanwhile still undoes it."""
+    """Run the function, whatever is cached, and store its results; an invalidation meanwhile still takes effect."""
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
     for attempt in attempts:
@@ -76,15 +76,15 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
         yield from load(batch, places)
     finally:
         if remote is not None:
-            remote.let_go(attempts)
+            remote.give_up_leases(attempts)
 
 
 def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
-    """Lead what nobody leads, then wait for the others."""
+    """Lead the flights that no other call leads, then wait for the others."""
     engine = batch.engine
     nested = [i for i in places if engine.flights.loading_here(batch.attempts[i].key)]
-    if nested:  # a function that calls itself
-        yield from beside(batch, nested)
+    if nested:  # the function calls itself
+        yield from run_uncached(batch, nested)
         places = [i for i in places if i not in nested]
     deadline = engine.patience_ends()
     for i in places:
@@ -92,7 +92,7 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
     while places:
         others: dict[int, Flight] = {}
         leader = threading.Lock()
-        with leader:  # whatever comes between, here it ends, and then nobody waits for us
+        with leader:  # released by any exception, so that no caller waits for this one
             try:
                 for i in places:
                     _join(batch, i, leader, others)
@@ -103,12 +103,12 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
                     batch.land_rest()
                 finally:
                     if engine.remote_tier is not None:
-                        engine.remote_tier.let_go(batch.attempts)
+                        engine.remote_tier.give_up_leases(batch.attempts)
         places = []
         for i, flight in others.items():
-            if led or not (yield from _joined(batch, i, flight, deadline)):
+            if led or not (yield from _wait_for_flight(batch, i, flight, deadline)):
                 places.append(i)
-            batch.attempts[i].first = None  # that was long ago
+            batch.attempts[i].first = None  # it is out of date
         if led and places:
             deadline = engine.patience_ends()
 
@@ -125,12 +125,12 @@ def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> 
     attempt.begin(engine.clock())
     landed = engine.freshness.landed(attempt)
     if landed is not None:
-        batch.values[i], held = landed
-        batch.land(i, LANDED, held)
+        batch.values[i], cached = landed
+        batch.land(i, LANDED, cached)
 
 
 def lead_alone(batch: Batch) -> bool:
-    """Lead the flight of the only call, for a load that no call waits for. False: another does."""
+    """Lead the flight of the only call, for a load that no call waits for. False: another call leads it."""
     attempt, leader = batch.attempts[0], threading.Lock()
     leader.acquire()
     flight = Flight(attempt.key, attempt.call.all_groups(), batch.engine.clock(), leader)
@@ -141,36 +141,36 @@ def lead_alone(batch: Batch) -> bool:
     return leads
 
 
-def _joined(batch: Batch, i: int, flight: Flight, deadline: float) -> Steps[bool]:
-    """Wait for another's load. False: it gave nothing for this call."""
+def _wait_for_flight(batch: Batch, i: int, flight: Flight, deadline: float) -> Steps[bool]:
+    """Wait for another call's load. False: it gave nothing for this call."""
     attempt, engine, now = batch.attempts[i], batch.engine, batch.engine.clock()
     counters = attempt.region.counters
-    if now >= attempt.region.trusted_until and now >= flight.began + engine.config.max_staleness:
-        flight.ended = True  # nobody vouches that it has not been overtaken: it is not joined any more
-        engine.flights.end_key(attempt.key)
+    if now >= attempt.region.trusted_until and now >= flight.started_at + engine.config.max_staleness:
+        flight.invalidated = True  # it may have missed an invalidation: do not join it
+        engine.flights.invalidate_key(attempt.key)
         return False
     counters.waits += 1
     landed = engine.flights.wait(flight, _patience(batch, attempt, deadline))
-    if flight.ended:  # what was invalidated meanwhile is gone
+    if flight.invalidated:  # the stale value was invalidated meanwhile
         attempt.fallback = None
     if not landed and attempt.fallback is not None:
         batch.fall_back(i, None)
     elif not landed or flight.state == UNSHAREABLE:
-        yield from beside(batch, [i])
-    elif attempt.policy.strong and not (flight.strong and flight.began > attempt.read_started_at):
-        batch.look_again(i, hit=True)  # what began before this call may be older than what it must see
-    elif flight.state == LANDED and (attempt.policy.extra or not flight.held.stale):
+        yield from run_uncached(batch, [i])
+    elif attempt.policy.strong and not (flight.strong and flight.started_at > attempt.read_started_at):
+        batch.read_again(i, hit=True)  # a load that began before this call may be too old for it
+    elif flight.state == LANDED and (attempt.policy.extra or not flight.cached.stale):
         try:
-            batch.values[i] = hand_out(flight.held, attempt.policy.codec)
+            batch.values[i] = hand_out(flight.cached, attempt.policy.codec)
         except DecodeError:
             return False
         counters.joined += 1
-        counters.stale += flight.held.stale
+        counters.stale += flight.cached.stale
     return batch.values[i] is not MISSING or not landed or flight.state == UNSHAREABLE
 
 
 def _patience(batch: Batch, attempt: Attempt, deadline: float) -> float:
-    """Seconds to wait for another's load: less when there is a stale value to answer with."""
+    """Seconds to wait for another load: fewer when there is a stale value to answer with."""
     left = deadline - batch.engine.clock()
     timeout = attempt.policy.load_timeout
     return left if attempt.fallback is None or timeout is None else min(left, timeout)
@@ -182,7 +182,7 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
     busy: list[int] = []
     if remote is not None and places:
         try:
-            missing = batch.look(remote, places)
+            missing = batch.read(remote, places)
             if missing:
                 remote.ensure(*(batch.attempts[i] for i in missing))
                 busy = _lease(batch, remote, missing)
@@ -195,7 +195,7 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
 
 
 def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int]) -> list[int]:
-    """Ask for all leases at once; gives the places that others are loading."""
+    """Ask for all leases at once. Returns the places that other processes are loading."""
     answers = remote.ask_leases([batch.attempts[i] for i in places])
     busy = []
     for i, answer in zip(places, answers, strict=True):
@@ -205,28 +205,28 @@ def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int]) -> list[
 
 
 def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float) -> Steps[None]:
-    """What other processes load: ask again until it is there, or is ours, or took too long."""
+    """Wait for other processes' loads: ask again until the value is there, the lease is ours, or the time is over."""
     engine, pause = batch.engine, FIRST_PAUSE
     for i in busy:
         batch.attempts[i].region.counters.waits += 1
     ends = {i: engine.clock() + _patience(batch, batch.attempts[i], deadline) for i in busy}
     while busy:
         now = engine.clock()
-        late = [i for i in busy if ends[i] <= now]
-        if not late:
+        overdue = [i for i in busy if ends[i] <= now]
+        if not overdue:
             time.sleep(min(pause * chance.uniform(0.5, 1.5), min(ends[i] for i in busy) - now))
             pause = min(pause * 1.6, LONGEST_PAUSE)
-            asked, busy = busy, []
+            requested, busy = busy, []
             try:
-                busy = _lease(batch, remote, asked)
+                busy = _lease(batch, remote, requested)
             except (RemoteError, *BUGS) as error:
                 let_out(error)
-                engine.filler.failed(batch.attempts[asked[0]], error)
-            late = [i for i in asked if i in batch.flights and i not in busy]
+                engine.filler.failed(batch.attempts[requested[0]], error)
+            overdue = [i for i in requested if i in batch.flights and i not in busy]
         else:
-            busy = [i for i in busy if i not in late]
-            for i in late:
-                if batch.attempts[i].fallback is not None and not batch.flights[i].ended:
+            busy = [i for i in busy if i not in overdue]
+            for i in overdue:
+                if batch.attempts[i].fallback is not None and not batch.flights[i].invalidated:
                     batch.fall_back(i, None)
-            late = [i for i in late if i in batch.flights]
-        yield from load(batch, late, rescue=True)
+            overdue = [i for i in overdue if i in batch.flights]
+        yield from load(batch, overdue, rescue=True)

@@ -1,4 +1,4 @@
-"""Many calls at once: values by the fast path in one round trip, and values that are only looked for."""
+"""Many calls at once: values by the fast path in one round trip, and look-ups that load nothing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def fast_read(
 ) -> list[Any]:
     """Values of many calls of one function by the fast path, one MGET; `FastPathMiss` for those it cannot answer.
 
-    `texts` are their keys without the lead; `local_keys` are empty where nothing is held locally.
+    `texts` are their keys without the namespace prefix; `local_keys` are empty where nothing is held locally.
     """
-    lead = engine.keyspace.namespace_prefix
-    keys = [lead + text for text in texts]
+    prefix = engine.keyspace.namespace_prefix
+    keys = [prefix + text for text in texts]
     found: list[Any] = [UNSEEN] * len(keys)
     if engine.fast_path is None or engine.strong_path is None or not keys or engine.in_block():
         return found
     if policy.strong:
         return engine.strong_path.many(keys, region, policy)
-    if not (local_keys or engine.local or engine.flights):  # nothing here that could know better
+    if not (local_keys or engine.local or engine.flights):  # no local value or flight to consider
         return engine.fast_path.many(keys, region, (), policy)
-    useless: set[int] = set()  # places of entries that cannot answer any more
+    useless: set[int] = set()  # places of entries that no longer answer
     for i, local_key in enumerate(local_keys):
         try:
             entry = region.table[local_key]
@@ -40,25 +40,25 @@ def fast_read(
         value = engine.freshness.serve(entry, policy)
         if value is not MISSING:
             found[i] = value
-    asked = [
+    requested = [
         i
         for i, key in enumerate(keys)
         if found[i] is UNSEEN and (i in useless or key not in engine.local) and key not in engine.flights
     ]
-    if asked:
+    if requested:
         seen = engine.fast_path.many(
-            [keys[i] for i in asked], region, [local_keys[i] for i in asked] if local_keys else (), policy
+            [keys[i] for i in requested], region, [local_keys[i] for i in requested] if local_keys else (), policy
         )
-        for i, value in zip(asked, seen, strict=True):
+        for i, value in zip(requested, seen, strict=True):
             found[i] = value
-        for i in useless.intersection(asked):
+        for i in useless.intersection(requested):
             if type(missed := found[i]) is FastPathMiss:
-                found[i] = missed._replace(looked=False)  # an entry that has aged has a part in what follows
+                found[i] = missed._replace(looked=False)  # the full read path needs the aged entry
     return found
 
 
 def peek(engine: Engine, calls: Sequence[Call]) -> list[Any]:
-    """The values that are cached, `MISSING` for the others; nothing is loaded, and nobody is waited for."""
+    """The values that are cached, `MISSING` for the others. Loads nothing and waits for no load."""
     attempts = [Attempt(call, engine.clock(), only_fresh=True) for call in calls]
     batch = Batch(engine, attempts, lambda places: [MISSING for _ in places])
     values = batch.values
@@ -71,7 +71,7 @@ def peek(engine: Engine, calls: Sequence[Call]) -> list[Any]:
                     missing.append(i)
         if missing and engine.remote_tier is not None:
             try:
-                batch.look(engine.remote_tier, missing)
+                batch.read(engine.remote_tier, missing)
             except RemoteError as error:
                 engine.filler.failed(attempts[missing[0]], error)
     for value, call in zip(values, calls, strict=True):

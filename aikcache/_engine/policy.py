@@ -1,4 +1,4 @@
-"""How one function's results are kept: for how long, in what form, and which of them."""
+"""The policy of one function: which results are kept, for how long, and in what form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ttl = float | timedelta | Callable[[Any], float | timedelta] | None
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A `ttl` of `None` is the prefix's; a function is asked with each result. `strong` of `None` is the cache's."""
+    """A `ttl` of `None` is the prefix's; a function is called with each result. `strong` of `None` is the cache's."""
 
     codec: Codec
     ttl: float | Callable[[Any], Any] | None = None
@@ -33,7 +33,7 @@ class Policy:
     skip_if: Callable[..., object] | None = None
     strong: bool | None = None
     ages: bool = field(init=False)
-    """Whether a value can be renewed before its end, or served after it."""
+    """Whether a value can be renewed before it expires, or served afterwards."""
     extra: float = field(init=False)
     """Seconds that a value is kept beyond its `ttl`."""
 
@@ -42,7 +42,7 @@ class Policy:
         object.__setattr__(self, "extra", max(self.stale_ttl, self.error_ttl))
 
     def within(self, config: CacheConfig) -> Policy:
-        """As it is in a cache of these settings: what is strong there is not held locally."""
+        """The policy in a cache of these settings: a strong function's values are not held locally."""
         wanted = config.consistency == "strong" if self.strong is None else self.strong
         if not wanted:
             return self

@@ -1,11 +1,11 @@
-"""Every `publish_interval` one log line of what a cache did, and a snapshot in Redis for who asks for all processes.
+"""Publishes every `publish_interval`: one log line about a cache, and a snapshot in Redis for readers of all processes.
 
-A daemon thread does it. It starts with the first load, or the first change of the channel, so a cache that is only made
-has none, and ends with the cache, which publishes a last time if it has published at all or could have. At the
-interpreter's end it is closed like any cache. After `fork` the child counts from zero, under an id of its own, and has
-a thread once it uses the cache.
+A daemon thread does so. It starts with the first load, or the first change of the channel, so an unused cache has none.
+It ends with the cache, which publishes a last time if it has published or could have. At the interpreter's end it is
+closed like any cache. After `fork` the child counts from zero, under its own id, and has a thread once it uses the
+cache.
 
-Threads: `publish` may be called by any; the script in Redis lets no older snapshot replace a newer one. Failure: logged
+Threads: any thread may call `publish`; the script in Redis lets no older snapshot replace a newer one. Failure: logged
 once a minute; the next interval tries again.
 """
 
@@ -25,7 +25,7 @@ from aikcache.errors import RemoteError
 
 
 def line(stats: CacheStats) -> str:
-    """What one cache did, as one line."""
+    """The counts of one cache, as one line."""
     minutes, seconds = divmod(int(stats.uptime), 60)
     hours, minutes = divmod(minutes, 60)
     return (
@@ -47,7 +47,7 @@ class Publisher:
         reporter: RateLimitedReporter,
         names: dict[str, str],
     ) -> None:
-        """`names` go with the line as fields of the log record. `within` bounds one exchange, in seconds."""
+        """`names` are added to the line as fields of the log record. `within` bounds one exchange, in seconds."""
         self._stats = stats
         self.fleet = fleet
         self._interval = interval
@@ -55,7 +55,7 @@ class Publisher:
         self._reporter = reporter
         self._names = names
         self._daemon = Daemon(self._run, "aikcache-publisher")
-        self._used = False  # here or, before a fork, in the parent
+        self._used = False  # here, or in the parent before a fork
 
     def start(self) -> None:
         """Publish from here on."""
@@ -74,7 +74,7 @@ class Publisher:
         self.fleet.tidy(self._within)
 
     def log(self) -> None:
-        """One line, and its figures as fields of the record."""
+        """Log one line, with its figures as fields of the record."""
         stats = self._stats()
         figures = {"uptime": stats.uptime, "hit_rate": stats.hit_rate, "hits": stats.hits, "misses": stats.misses}
         figures |= {name: getattr(stats, name) for name in ("writes", "evictions", "errors", "bytes_written")}
@@ -82,12 +82,12 @@ class Publisher:
         log.info("%s", line(stats), extra=more)
 
     def close(self) -> None:
-        """Publish a last time, and end."""
+        """Publish a last time, and stop."""
         if self._daemon.stopping.is_set():
             return
         self._daemon.stop()
         fleet = self.fleet
-        if self._used and fleet is not None:  # a child that only had local hits has no thread, but its parent had
+        if self._used and fleet is not None:  # a child with only local hits has no thread, but its parent had one
             self._try(lambda: fleet.publish(self._within, last=True))
 
     def _try(self, work: Callable[[], object]) -> None:
@@ -99,16 +99,16 @@ class Publisher:
     # As an observer
 
     def round_trips(self, batch: Sequence[RoundTrip]) -> None:
-        """They come after a channel."""
+        """The channel comes before them."""
 
     def reads(self, operation: str, seconds: Sequence[float]) -> None:
-        """They do, too."""
+        """The channel comes before them too."""
 
     def load(self, details: Load) -> None:
         self.start()
 
     def invalidated(self, details: Invalidated) -> None:
-        """Whoever only invalidates has a channel, or nothing to tell."""
+        """A process that only invalidates has a channel, or nothing to publish."""
 
     def channel(self, details: ChannelChange) -> None:
         if details.live:

@@ -1,7 +1,7 @@
-"""All that is exported of a process, read at one moment: it can be written down, subtracted and added up.
+"""All exported figures of a process, read at one moment. Readings can be written down, subtracted and added up.
 
 Counters and histograms of several processes are added; of gauges (`Family.merge`) the sum, the least or the greatest
-counts. What is read from Redis is checked against the table of instruments: whatever does not fit is left out.
+counts. A reading from Redis is checked against the table of instruments: what does not fit is left out.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Reading:
 
 
 def take(tally: Tally) -> Reading:
-    """What a process's tally holds now, less what it began with."""
+    """A process's figures now, less those it began with."""
     tally.flush()
     now = Reading(
         {family.name: dict(family.read(tally)) for family in FAMILIES},
-        {timing.name: {label: told.copy() for label, told in dict(timing.read(tally)).items()} for timing in TIMINGS},
+        {timing.name: {label: one.copy() for label, one in dict(timing.read(tally)).items()} for timing in TIMINGS},
     )
     return now if tally.base is None else _less(now, tally.base)
 
 
 def restart(tally: Tally) -> None:
-    """Count from zero, under another id: in a forked child, or when what was counted is in the totals of the dead."""
+    """Count from zero, under another id: in a forked child, or when the counts are in the totals of the dead."""
     tally.base, tally.id = None, tally.new_id()
     tally.base = take(tally)
 
@@ -55,27 +55,27 @@ def _less(now: Reading, base: Reading) -> Reading:
         now.samples[name] = {labels: value - before.get(labels, 0) for labels, value in now.samples[name].items()}
     for name, histograms in now.timings.items():
         for label, histogram in histograms.items():
-            began = base.timings.get(name, {}).get(label)
-            if began is not None:
-                histogram.add(began, -1)
+            past = base.timings.get(name, {}).get(label)
+            if past is not None:
+                histogram.add(past, -1)
     _derive(now)
     return now
 
 
 def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
-    """Several processes as one; of those that are gone only what they counted."""
+    """Several processes as one; of those that have ended only the counts."""
     total = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS})
     names: dict[str, None] = {}
     for reading in (alive := list(living)) + list(dead):
         for name, family in COUNTERS.items():
             sums = total.samples[name]
             for labels, value in reading.samples.get(name, {}).items():
-                told = _bounded(names, labels) if family.labels[:1] == ("operation",) else labels
-                sums[told] = sums.get(told, 0) + value
+                bounded = _bounded(names, labels) if family.labels[:1] == ("operation",) else labels
+                sums[bounded] = sums.get(bounded, 0) + value
         for timing in TIMINGS:
             for label, histogram in reading.timings.get(timing.name, {}).items():
-                (known,) = _bounded(names, (label,)) if timing.label == "operation" else (label,)
-                total.timings[timing.name].setdefault(known, Histogram()).add(histogram)
+                (operation,) = _bounded(names, (label,)) if timing.label == "operation" else (label,)
+                total.timings[timing.name].setdefault(operation, Histogram()).add(histogram)
     for name, gauge in GAUGES.items():
         gauges: dict[tuple[str, ...], list[float]] = {}
         for reading in alive:
@@ -100,7 +100,7 @@ def _derive(reading: Reading) -> None:
 
 
 def pack(reading: Reading) -> dict[str, Any]:
-    """As what JSON can hold."""
+    """In a form for JSON."""
     return {
         "samples": {
             name: [[*labels, +value] for labels, value in found.items()] for name, found in reading.samples.items()
@@ -112,12 +112,12 @@ def pack(reading: Reading) -> dict[str, Any]:
     }
 
 
-def unpack(told: object) -> Reading:
-    """The same of what somebody wrote; what does not fit the table is left out."""
+def unpack(data: object) -> Reading:
+    """The opposite, for untrusted data; what does not fit the table is left out."""
     reading = Reading()
-    if not isinstance(told, dict):
+    if not isinstance(data, dict):
         return reading
-    samples, timings = told.get("samples"), told.get("timings")
+    samples, timings = data.get("samples"), data.get("timings")
     for family in FAMILIES:
         rows = samples.get(family.name) if isinstance(samples, dict) else None
         found = reading.samples[family.name] = {}
@@ -139,12 +139,12 @@ def unpack(told: object) -> Reading:
 
 
 def parse(data: bytes) -> Mapping[str, Any] | None:
-    """An object of JSON, or None."""
+    """A JSON object, or None."""
     try:
-        told = json.loads(data)
+        found = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _are_labels(values: list[object]) -> bool:

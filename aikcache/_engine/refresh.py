@@ -1,14 +1,14 @@
-"""Aged values: they are served where that was asked for, while one process of the cluster renews them.
+"""Renews aged values. They are served where that was configured, while one process of the cluster renews them.
 
-    fresh ── due ──────────── stale ─────────────────────────── gone
+    fresh ── refresh_at ───── stale ─────────────────────────── expired
       └ early_refresh └ ttl     └ stale_ttl: served, renewed      └ error_ttl: served only if the function fails
 
-`due` is XFetch: a value whose load took `cost` seconds is renewed early, at random, so that the new one is there
-before the old one expires and not all processes renew at once. The draw is made once per copy, when it is filed, so a
-hit pays nothing for it. XFetch draws at every hit, and so is hardly ever too late; here the load's own time is added
-to each draw instead.
+`refresh_at` is XFetch: a value whose load took `cost` seconds is renewed early, at a random time, so that the new one
+is there before the old one expires and not all processes renew at once. The time is drawn once per copy, when it is
+filed, so a hit pays nothing for it. XFetch draws at every hit, and so is hardly ever too late; here the load's own time
+is added to each draw instead.
 
-A value that was invalidated is gone, never stale: locally it is dropped, and in Redis its stamps no longer match.
+An invalidated value is gone, never stale: locally it is dropped, and in Redis its stamps no longer match.
 
 Source of XFetch: Vattani, Chierichetti, Lowenstein: "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015.
 """
@@ -24,12 +24,12 @@ from aikcache._engine.call import Call
 from aikcache._engine.policy import Policy
 
 AGAIN = 1.0
-"""Seconds after which a key whose refresh failed, or is someone else's, is tried again."""
+"""Seconds after which a key is tried again whose refresh failed, or was another process's."""
 MAX_KEYS = 10_000
 
 
 def early(policy: Policy, cost: float, ttl: float) -> float:
-    """How long before its end a value is due, in seconds, drawn at random; 0.0 without `early_refresh`."""
+    """How long before its expiry to renew a value, in seconds, drawn at random; 0.0 without `early_refresh`."""
     if not policy.early_refresh or cost <= 0:
         return 0.0
     draw = 1.0 - math.log(1.0 - chance.random())
@@ -37,7 +37,7 @@ def early(policy: Policy, cost: float, ttl: float) -> float:
 
 
 class Refresher:
-    """Renews in the background what `soon` is told of, each key at most once at a time and once a second."""
+    """Renews values in the background, each key at most once at a time and once a second."""
 
     def __init__(
         self, background: Background, renew: Callable[[Call, float], bool], clock: Callable[[], float]
@@ -48,7 +48,7 @@ class Refresher:
         self._not_before: dict[str, float] = {}
 
     def after_fork(self, background: Background) -> None:
-        """In the child: nothing is being renewed."""
+        """Reset in the child: nothing is being renewed."""
         self._background = background
         self._not_before = {}
 
@@ -63,7 +63,7 @@ class Refresher:
         self._background.submit(lambda: self._run(call, fresh_until))
 
     def failed(self, key: str) -> None:
-        """A load failed where a stale value could answer: for a while it answers at once."""
+        """A load failed where a stale value could answer: for a while the value answers at once."""
         self._not_before[key] = self._clock() + AGAIN
 
     def resting(self, key: str) -> bool:

@@ -1,10 +1,10 @@
-"""Blocks in which calls run their functions anew, and what they give takes the place of what is cached.
+"""Blocks in which calls run their functions again, and the results replace the cached values.
 
-Each key once in a block: a second call of it gets what the first has stored. So a page that asks for one value in many
-places loads it once, and a function that calls itself does not run again for each branch.
+Each key is loaded once in a block: a second call gets the result of the first. So a page that asks for one value in
+many places loads it once, and a function that calls itself does not run again for each branch.
 
 A block belongs to the context (thread, or `contextvars` context) that opened it, and to copies of that. While one is
-open, wrappers of the cache answer no call by themselves, as with `deferred`. A block that is dropped ends.
+open, wrappers of the cache answer no call themselves, as with `deferred`. A block that is dropped ends.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Refreshing:
     ) -> None:
         try:
             self._block.finish()
-        except BaseException:  # a signal handler's, maybe
+        except BaseException:  # perhaps a signal handler's
             self._block.finish()
             raise
 
 
 class Block:
-    """For which cache, and which keys have been loaded anew."""
+    """The cache of a block, and the keys that were loaded in it."""
 
     __slots__ = ("done", "keys", "net", "owner")
 
@@ -56,14 +56,14 @@ class Block:
         self.net: weakref.ref[Refreshing] | None = None
 
     def finish(self, dropped: object = None) -> None:
-        """It may be repeated; if it was cut short, it must be."""
+        """It may be repeated, and must be if it was interrupted."""
         self.done = True
         _open.set(tuple(block for block in _open.get() if not block.done))
         self.owner.turn_away(id(self), frozenset())
         self.net = None
 
     def begins(self, key: str) -> bool:
-        """Whether a key is to be loaded anew; from now on it has been."""
+        """Whether a key must be loaded now. The next call with it gets False."""
         if key in self.keys:
             return False
         self.keys.add(key)

@@ -1,8 +1,8 @@
-"""How the function of a batch is run, what becomes of its results, and what answers when it fails.
+"""Runs the function of a batch, stores its results, and finds an answer if it fails.
 
 Results are stored while the lease is held, and leases are extended while the function runs. With `error_ttl` a stale
-value answers for a function that fails; with `load_timeout` also for one that takes too long, which then goes on in the
-background.
+value answers for a function that fails; with `load_timeout` also for one that takes too long, which then continues in
+the background.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from aikcache._engine.fill import Result
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE
 
 
-def beside(batch: Batch, places: Sequence[int]) -> Steps[None]:
-    """The function's own results, kept nowhere."""
+def run_uncached(batch: Batch, places: Sequence[int]) -> Steps[None]:
+    """Run the function; its results are not cached."""
     for group in batch.groups(places):
         counters = batch.attempts[group[0]].region.counters
         counters.misses += len(group)
@@ -28,10 +28,10 @@ def beside(batch: Batch, places: Sequence[int]) -> Steps[None]:
             counters.loads += result is not MISSING
 
 
-def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bool = True) -> Steps[list[Result]]:
-    """Run the function for these, and keep what it gives where that is allowed; leases are extended meanwhile.
+def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: bool = True) -> Steps[list[Result]]:
+    """Run the function for these, and store its results where that is allowed; leases are extended meanwhile.
 
-    `rescue`: where it fails, a stale value may answer. `asked`: for calls, which have then missed.
+    `rescue`: if it fails, a stale value may answer. `missed`: for calls, which count as misses.
     """
     leases, remote, done = batch.leases(places), batch.engine.remote_tier, list[Result]()
     mine, kept_alive = object(), {} if remote is None else remote.leases.held
@@ -40,13 +40,13 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bo
             remote.leases.keep_alive(mine, leases)
         try:
             for group in batch.groups(places):
-                run = _rescued(batch, group) if rescue else _run(batch, group, asked=asked)
+                run = _rescued(batch, group) if rescue else _run(batch, group, missed=missed)
                 done += yield from run
         except Exception as error:
             let_out(error)
-            _keep(batch, done)
+            _store_and_land(batch, done)
             raise
-        _keep(batch, done)
+        _store_and_land(batch, done)
         return done
     finally:
         kept_alive.pop(mine, None)
@@ -57,9 +57,9 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, asked: bo
                 batch.attempts[i].token = None
 
 
-def _run(batch: Batch, group: Sequence[int], *, asked: bool = True) -> Steps[list[Result]]:
+def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[list[Result]]:
     engine, region = batch.engine, batch.attempts[group[0]].region
-    region.counters.misses += len(group) if asked else 0
+    region.counters.misses += len(group) if missed else 0
     started = engine.clock()
     loading, here = engine.flights.loading, engine.flights.about(*(batch.attempts[i].key for i in group))
     try:
@@ -85,12 +85,12 @@ def _run(batch: Batch, group: Sequence[int], *, asked: bool = True) -> Steps[lis
     return done
 
 
-def _keep(batch: Batch, done: Sequence[Result]) -> None:
-    """Store what may be stored, and land."""
-    batch.engine.filler.keep(done)
-    held = {result.attempt.key: result.held for result in done}
-    for i in [i for i in batch.flights if batch.attempts[i].key in held]:
-        found = held[batch.attempts[i].key]
+def _store_and_land(batch: Batch, done: Sequence[Result]) -> None:
+    """Store what may be stored, and land the flights."""
+    batch.engine.filler.store_results(done)
+    cached = {result.attempt.key: result.cached for result in done}
+    for i in [i for i in batch.flights if batch.attempts[i].key in cached]:
+        found = cached[batch.attempts[i].key]
         batch.land(i, UNSHAREABLE if found is None else LANDED, found)
 
 
@@ -105,8 +105,8 @@ def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
     except Exception as error:
         let_out(error)
         for i, flight in zip(group, flights, strict=True):
-            if batch.attempts[i].fallback is not None and (flight.ended or flight.strong):
-                batch.look_again(i, hit=False)  # it has missed
+            if batch.attempts[i].fallback is not None and (flight.invalidated or flight.strong):
+                batch.read_again(i, hit=False)  # it counts as a miss already
         left = [i for i in group if batch.values[i] is MISSING]
         if any(batch.attempts[i].fallback is None for i in left):
             raise
@@ -116,9 +116,9 @@ def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
 
 
 def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
-    """Load in the background and wait `timeout` seconds; then stale values answer, and the load goes on.
+    """Load in the background and wait `timeout` seconds; then stale values answer, and the load continues.
 
-    False: it was not taken.
+    False: the background does not accept it.
     """
     part = Batch(
         batch.engine,
@@ -141,8 +141,8 @@ def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
             batch.values[i] = value
         return True
     for i, flight in zip(group, flights, strict=True):
-        if flight.ended:
-            yield from beside(batch, [i])
+        if flight.invalidated:
+            yield from run_uncached(batch, [i])
         else:
             batch.fall_back(i, None)
     return True
@@ -158,8 +158,8 @@ def _in_background(batch: Batch) -> None:
         for i in list(batch.flights):
             attempt = batch.attempts[i]
             batch.engine.refresher.failed(attempt.key)
-            if attempt.fallback is not None and not batch.flights[i].ended:
-                batch.land(i, LANDED, attempt.fallback)  # those who wait need not try for themselves
+            if attempt.fallback is not None and not batch.flights[i].invalidated:
+                batch.land(i, LANDED, attempt.fallback)  # so that waiters need not load it themselves
         raise
     finally:
         batch.land_rest()

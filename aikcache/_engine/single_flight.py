@@ -1,12 +1,12 @@
-"""One load of a key in this process at a time: which call leads it, and which calls wait for it.
+"""One load of a key at a time in this process: one call leads it, the others wait.
 
 The first call to miss leads. Calls that miss the same key meanwhile wait, for a bounded time. An invalidation of the
-key, or of one of its groups, hides the flight: a later call starts its own and never gets a value from before. When a
+key, or of one of its groups, hides the flight: a later call starts its own and never gets an older value. When a
 leader fails, the next waiter leads. A thread that comes again, through a function that calls itself, does not wait for
 itself, also not through other threads.
 
 Threads: the flights are a dictionary used by its own atomic steps. The leader of a flight holds two bare locks: one
-that waiters pass on, and one that tells whether it still leads. After `fork` the child has no flights, because it does
+that waiters pass on, and one that shows whether it still leads. After `fork` the child has no flights, because it does
 not have their leaders.
 """
 
@@ -21,101 +21,102 @@ from aikcache._local.entry import EncodedValue
 from aikcache.errors import DecodeError
 
 UNDER_WAY, LANDED, FAILED, UNSHAREABLE = range(4)
-LOOK = 0.25
-"""Seconds after which who waits looks whether the flight still has a leader."""
+LEADER_CHECK = 0.25
+"""Seconds after which a waiter checks whether the flight still has a leader."""
 
 
 class CachedValue(NamedTuple):
-    """A value and how to hand it to more than one caller: itself, or a copy decoded from `packed`."""
+    """A value and how to share it with several callers: itself, or a copy decoded from `encoded`."""
 
     value: object
-    packed: EncodedValue | None = None
-    codec: Any = None  # that gave the value, where it is not packed
+    encoded: EncodedValue | None = None
+    codec: Any = None  # the value's codec, where it is not encoded
     stale: bool = False
 
 
-def hold(value: object, packed: EncodedValue, codec: Any, *, shared: bool) -> CachedValue:
-    """`shared`: the value itself may be handed to everybody."""
-    return CachedValue(value, codec=codec) if shared else CachedValue(None, packed)
+def hold(value: object, encoded: EncodedValue, codec: Any, *, shared: bool) -> CachedValue:
+    """`shared`: the value itself may be given to all callers."""
+    return CachedValue(value, codec=codec) if shared else CachedValue(None, encoded)
 
 
-def hand_out(held: CachedValue, codec: Any) -> Any:
-    """The value for one more caller. Raises `DecodeError` where it is of another type than asked for."""
-    packed = held.packed
-    if packed is not None:
-        return codec.decode(packed.codec, packed.payload, packed.schema, checked=True)
-    if held.codec is not codec and not codec.takes(held.value, held.codec):
+def hand_out(cached: CachedValue, codec: Any) -> Any:
+    """The value for one more caller. Raises `DecodeError` where it has another type than requested."""
+    encoded = cached.encoded
+    if encoded is not None:
+        return codec.decode(encoded.codec, encoded.payload, encoded.schema, checked=True)
+    if cached.codec is not codec and not codec.takes(cached.value, cached.codec):
         raise DecodeError("it was loaded as another type.")
-    return held.value
+    return cached.value
 
 
 class Flight:
-    """One load, and what came of it. `ended`: an invalidation has hit it, so its result is for its waiters alone.
+    """One load, and its result. `invalidated`: an invalidation has hit it, so the result is for its waiters alone.
 
-    Its leader is inside a `with` on the lock `leader` from before it is seen until it has landed. An exception from
-    outside may keep a leader from landing; then that lock is free, which nothing can prevent, and says so.
+    Its leader is inside a `with` on the lock `leader` from before it is visible until it has landed. An exception from
+    outside may keep a leader from landing; then that lock is free, which nothing can prevent, and shows it.
     """
 
     __slots__ = (
         "_landing",
-        "began",
-        "ended",
+        "cached",
         "groups",
-        "held",
+        "invalidated",
         "key",
         "leader",
+        "started_at",
         "state",
         "strong",
         "thread",
     )
 
-    def __init__(self, key: str, groups: tuple[str, ...], began: float, leader: LockType) -> None:
+    def __init__(self, key: str, groups: tuple[str, ...], started_at: float, leader: LockType) -> None:
         self.key = key
-        self.began = began
+        self.started_at = started_at
         self.groups = groups
         self.leader = leader
-        self.thread = threading.get_ident()  # that will land it
+        self.thread = threading.get_ident()  # the thread that will land it
         self.state = UNDER_WAY
-        self.held = CachedValue(None)
-        self.ended = False
-        self.strong = False  # nothing that was known before it began has a part in it
+        self.cached = CachedValue(None)
+        self.invalidated = False
+        self.strong = False  # it uses nothing that was known before it began
         self._landing = threading.Lock()
         self._landing.acquire()
 
     def over(self) -> bool:
-        """Whether there is nothing to wait for: it has landed, or nobody leads it any more."""
+        """Whether there is nothing to wait for: it has landed, or has no leader any more."""
         return self.state != UNDER_WAY or not self.leader.locked()
 
-    def land(self, state: int, held: CachedValue | None = None) -> None:
-        """The leader is done, one way or the other."""
-        if held is not None:
-            self.held = held
+    def land(self, state: int, cached: CachedValue | None = None) -> None:
+        """The leader is done, successfully or not."""
+        if cached is not None:
+            self.cached = cached
         self.state = state
         if self._landing.locked():
             self._landing.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is over. False: it is not in time."""
+        """Wait until it is over. False: it is not over in time."""
         while not self.over():
             if seconds <= 0:
                 return False
-            if self._landing.acquire(timeout=min(seconds, LOOK)):
+            if self._landing.acquire(timeout=min(seconds, LEADER_CHECK)):
                 self._landing.release()
-            seconds -= LOOK
+            seconds -= LEADER_CHECK
         return True
 
 
 class Flights:
-    """The loads under way in this process for one cache."""
+    """The loads that run in this process for one cache."""
 
     __slots__ = ("_waiting", "flying", "loading")
 
     def __init__(self) -> None:
         self.flying: dict[str, Flight] = {}
         self.loading: set[tuple[int, str]] = set()
-        """Which thread is running the function for which key. `about` says what to put in, and to take out again, each
-        by one call into C: nothing can then come between."""
-        self._waiting: dict[int, Flight] = {}  # which thread waits for what
+        """Which thread is running the function for which key. `about` returns what to add, and to remove again, each
+        by one call into C, so that nothing can come between.
+        """
+        self._waiting: dict[int, Flight] = {}  # the flight that each thread waits for
 
     def __len__(self) -> int:
         return len(self.flying)
@@ -124,7 +125,7 @@ class Flights:
         return key in self.flying
 
     def join(self, mine: Flight) -> Flight:
-        """The flight of a key: `mine`, unless there is one under way."""
+        """The flight of a key: `mine`, unless one is running."""
         while (flight := self.flying.setdefault(mine.key, mine)) is not mine and flight.over():
             self._hide(flight)
         return flight
@@ -134,16 +135,16 @@ class Flights:
             self.flying.pop(flight.key, None)
 
     def wait(self, flight: Flight, seconds: float) -> bool:
-        """Wait for the landing. False: it has not landed in time, or cannot before the caller itself has gone on."""
+        """Wait for the landing. False: it has not landed in time, or cannot before the caller itself continues."""
         thread = threading.get_ident()
         try:
-            self._waiting[thread] = flight  # first: of two who come to wait for each other, one then sees it
+            self._waiting[thread] = flight  # first, so that of two threads that would wait for each other one sees it
             return not self._waits_for(thread, flight) and flight.wait(seconds)
         finally:
             self._waiting.pop(thread, None)
 
     def _waits_for(self, thread: int, flight: Flight) -> bool:
-        """Whether the leader of a flight waits for what `thread` leads, maybe through others who wait."""
+        """Whether a flight's leader waits for what `thread` leads, perhaps through other waiters."""
         seen = {thread}
         while flight.thread not in seen:
             seen.add(flight.thread)
@@ -153,31 +154,31 @@ class Flights:
             flight = next_one
         return flight.thread == thread
 
-    def done(self, flight: Flight, state: int, held: CachedValue | None = None) -> None:
-        """Land, and let the next caller start anew. (Out of sight first: who comes now must not join.)"""
+    def done(self, flight: Flight, state: int, cached: CachedValue | None = None) -> None:
+        """Land, and let the next caller begin again. (Hidden first: a new caller must not join.)"""
         self._hide(flight)
-        flight.land(state, held)
+        flight.land(state, cached)
 
-    def end(self, concerns: Callable[[Flight], bool]) -> None:
-        """An invalidation: the flights it concerns go on for those who already wait, and for nobody else."""
+    def invalidate(self, concerns: Callable[[Flight], bool]) -> None:
+        """Hide the flights that `concerns` selects: they continue only for calls that already wait."""
         for flight in list(self.flying.values()):
             if concerns(flight):
-                flight.ended = True
+                flight.invalidated = True
                 self._hide(flight)
 
-    def end_key(self, key: str) -> None:
+    def invalidate_key(self, key: str) -> None:
         flight = self.flying.get(key)
         if flight is not None:
-            flight.ended = True
+            flight.invalidated = True
             self._hide(flight)
 
     def about(self, *keys: str) -> set[tuple[int, str]]:
-        """What `loading` does not hold yet when this thread is about to run the function for `keys`."""
+        """What to add to `loading` when this thread is about to run the function for `keys`."""
         thread = threading.get_ident()
-        return {(thread, key) for key in keys} - self.loading  # not what an outer call of this thread has put there
+        return {(thread, key) for key in keys} - self.loading  # without what an outer call of this thread has added
 
     def loading_here(self, key: str) -> bool:
-        """Whether this very thread is running the function for `key`: it cannot wait for itself."""
+        """Whether this thread is running the function for `key`: it cannot wait for itself."""
         return (threading.get_ident(), key) in self.loading
 
     def loading_any(self) -> bool:

@@ -1,7 +1,7 @@
-"""One snapshot of what a cache did, as plain numbers.
+"""A snapshot of a cache's counts, as plain numbers.
 
 Every decorated call counts once: as a local hit, a remote hit, `joined` (answered by another thread's load that it
-waited for) or a miss (its own function ran). `hits` is the first three together.
+waited for) or a miss (its own function ran). `hits` is the sum of the first three.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from aikcache._local.region import Region
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationStats:
-    """What happened in one `prefix:operation` since its cache was made. All are counts, or bytes where they say so.
+    """The counts of one `prefix:operation` since its cache was made, or bytes where the name says so.
 
     `local_hits`, `remote_hits`, `joined` (answered by another thread's load) and `misses` are calls. `loads` are runs
     of the function that returned, `writes` values stored in Redis, `stale` aged values that answered, `evictions` local
-    entries that left for room, `errors` problems that callers did not see, `bytes_read` and `bytes_written` the size of
-    values in Redis, `waits` waits for another thread's or process's load, `refreshes` renewals in the background.
+    entries that were removed for room, `errors` problems that callers did not see, `bytes_read` and `bytes_written` the
+    size of values in Redis, `waits` waits for another thread's or process's load, `refreshes` renewals in the
+    background.
     """
 
     local_hits: int = 0
@@ -78,7 +79,7 @@ class CacheStats(OperationStats):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStats(OperationStats):
-    """What one process counted; `age` seconds ago it said so, and then it had counted for `uptime` seconds."""
+    """The counts of one process. It published them `age` seconds ago, after counting for `uptime` seconds."""
 
     host: str
     pid: int
@@ -88,7 +89,7 @@ class ProcessStats(OperationStats):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStats(OperationStats):
-    """The totals of all processes there are and were, and each that is alive.
+    """The totals of all present and past processes, and each one that is alive.
 
     In `operations`, `evictions` are 0: they are only counted as a whole.
     """
@@ -101,7 +102,8 @@ class FleetStats(OperationStats):
 class Problem:
     """`kind` is one of a fixed set of words, `what` is for people, `cure` says what to do.
 
-    `severity`: "degraded" where values are not cached, or invalidations not heard, as they should be; else "warning".
+    `severity`: "degraded" where values are not cached, or invalidations not received, as they should be; else
+    "warning".
     """
 
     kind: str
@@ -116,8 +118,8 @@ class Health:
 
     `live`: the cache is open. `ready`: it answers calls, which it does whatever Redis does. `degraded`: some problem is
     more than a warning. `ok`: the server can be used. `server`: "reachable", "none" (no url), or what is wrong.
-    `coherent`: others' invalidations are pushed here. `breaker_open`: Redis failed too often, and only probes ask it.
-    `pending_invalidations`: how many Redis is still to be told. `latency`: seconds of one round trip, or None.
+    `coherent`: others' invalidations are pushed here. `breaker_open`: Redis failed too often, and only probes are sent.
+    `pending_invalidations`: how many were not sent to Redis yet. `latency`: seconds of one round trip, or None.
     """
 
     ok: bool
@@ -132,7 +134,7 @@ class Health:
 
     @property
     def degraded(self) -> bool:
-        """Whether something is worse than a warning."""
+        """Whether any problem is more than a warning."""
         return any(problem.severity == "degraded" for problem in self.problems)
 
     @property

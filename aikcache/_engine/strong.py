@@ -1,15 +1,15 @@
 """Strong reads, which never return an old value: Redis is asked for the value and its stamps together.
 
-The stamps held here are current only until the push of another's invalidation arrives. A strong read asks Redis for
+Cached stamps are current only until the push of another process's invalidation arrives. A strong read asks Redis for
 them, in the value's own round trip. So it sees every invalidation that had returned before it began: the new stamp is
-in place, or the key is gone. The order of the answers does not matter, and on a cluster there is none: all were sent
-after the call began, and a value is fresh only under the very stamps it was loaded under, which never come back. If
-only the frame names its tags, their stamps are read in a second round trip.
+in place, or the key is gone. The order of the replies does not matter, and on a cluster there is none: all commands
+were sent after the call began, and a value is fresh only under the very stamps it was loaded under, which never come
+back. If only the frame names its tags, their stamps are read in a second round trip.
 
-This is to a strong read what `_engine/fast_path` is to a bounded one. What it cannot decide is `FastPathMiss` and
-takes the full read path of `_engine/load`, where a strong call gets nothing that was asked for before it began.
+This is for a strong read what `_engine/fast_path` is for a bounded one. What it cannot decide is `FastPathMiss` and
+takes the full read path of `_engine/load`, where a strong call gets nothing that was requested before it began.
 
-Threads: it holds nothing but names. Failure: `FastPathMiss` carries the error, and the function answers.
+Threads: it stores only names. Failure: `FastPathMiss` carries the error, and the function answers.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 class StrongPath:
     """The strong reads of one cache."""
 
-    def __init__(self, shared: VersionedStore) -> None:
-        self._shared = shared
+    def __init__(self, remote_tier: VersionedStore) -> None:
+        self._remote_tier = remote_tier
         self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
 
     def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, late: bool) -> Any:
         """The value under a key, or `FastPathMiss`. `tags`: those known before; `late`: its result may name more."""
-        if policy.ages:  # what has aged takes part in its renewal, which is not done here
+        if policy.ages:  # the full read path renews aged values
             return NOTHING
-        remote, stamps = self._shared.remote, self._shared.stamps
+        remote, stamps = self._remote_tier.remote, self._remote_tier.stamps
         more = [*map(tag_group, tags), *((ANY_TAG,) if late else ())]
         name = key.encode()
         try:
-            self._shared.ready()
-            if not self._shared.trust.covers():
+            self._remote_tier.ready()
+            if not self._remote_tier.trust.covers():
                 return NOTHING
             server_generation = stamps.server_generation
             base = self._bases.get(region.name)
@@ -59,8 +59,8 @@ class StrongPath:
             data, _, found = answer
             if data is None:
                 return FastPathMiss(Read(None, NO_VALUE, found))
-            frame = self._shared.framer.unpack(key, data, name)
-            if frame.redis_ttl_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be asked for
+            frame = self._remote_tier.framer.unpack(key, data, name)
+            if frame.redis_ttl_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be read
                 return NOTHING
             if frame.tags == tags:
                 current = found[: len(found) - late]
@@ -83,22 +83,22 @@ class StrongPath:
         return value
 
     def many(self, keys: Sequence[str], region: Region, policy: Policy) -> list[Any]:
-        """The same for many keys of a region: one round trip, and one more for the stamps of their tags."""
+        """As `one`, for many keys of a region: one round trip, and one more for the stamps of their tags."""
         found: list[Any] = [NOTHING] * len(keys)
         if policy.ages:
             return found
-        remote, stamps, framer = self._shared.remote, self._shared.stamps, self._shared.framer
+        remote, stamps, framer = self._remote_tier.remote, self._remote_tier.stamps, self._remote_tier.framer
         names = [key.encode() for key in keys]
         try:
-            self._shared.ready()
-            if not self._shared.trust.covers():
+            self._remote_tier.ready()
+            if not self._remote_tier.trust.covers():
                 return found
             server_generation = stamps.server_generation
             values, groups = remote.consult_many(names, region.groups)
             frames: dict[int, Frame] = {}
             payloads: dict[int, tuple[int, bytes, bytes]] = {}
             tagged: dict[str, None] = {}
-            first: Frame | None = None  # those that follow have its codec, schema and stamps
+            first: Frame | None = None  # later ones have its codec, schema and stamps
             alike = None
             base = None if None in groups else b"".join(groups)  # type: ignore[arg-type]
             for i, (key, name, data) in enumerate(zip(keys, names, values, strict=True)):
@@ -114,13 +114,13 @@ class StrongPath:
                 tagged.update((tag_group(tag), None) for tag in frame.tags)
                 if not frame.tags and frame.digest == digest(base):
                     first, alike = frame, framer.alike(data)
-            ended = dict(zip(tagged, remote.read_stamps(list(tagged)), strict=True)) if tagged else {}
+            tag_stamps = dict(zip(tagged, remote.read_stamps(list(tagged)), strict=True)) if tagged else {}
         except RemoteError as error:
             return [FastPathMiss(error)] * len(keys)
         if server_generation != stamps.server_generation or base is None:
             return found
         for i, frame in frames.items():
-            current = [ended[tag_group(tag)] for tag in frame.tags]
+            current = [tag_stamps[tag_group(tag)] for tag in frame.tags]
             if None not in current and digest(base + b"".join(current)) == frame.digest:  # type: ignore[arg-type]
                 payloads[i] = frame.codec, frame.payload, frame.schema
         hits = 0
@@ -135,9 +135,9 @@ class StrongPath:
         return found
 
     def _unpack(self, key: str, name: bytes, data: bytes) -> Frame | None:
-        """The frame, if it is intact and as fresh as it is kept."""
+        """The frame, if it is intact and Redis keeps it only while it is fresh."""
         try:
-            frame = self._shared.framer.unpack(key, data, name)
+            frame = self._remote_tier.framer.unpack(key, data, name)
             for tag in frame.tags:
                 tag_group(tag)
         except (DecodeError, InvalidKeyError):  # said on the full read path

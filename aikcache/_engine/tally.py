@@ -1,8 +1,8 @@
-"""What all caches of this process did, as the numbers that are exported: one `Tally` for each name prefix.
+"""Counts of all caches of this process, for export: one `Tally` for each name prefix.
 
-Counters are those that regions keep anyway, read when somebody asks; only what takes time (round trips, loads), and
-what no region counts, is counted here, as an observer. A cache that is closed leaves its regions behind, so that no
-total ever falls; a function's region that the next default cache adopts counts on, and is counted once.
+Regions count anyway, and are read when the counts are requested. Only what takes time (round trips, loads), and what no
+region counts, is counted here, as an observer. The regions of a closed cache are kept, so that no total ever falls. A
+function's region that the next default cache adopts counts on, and is counted once.
 
 Threads: any. `x += 1` on a slot or a list has no point at which the interpreter could switch threads, so all is exact.
 """
@@ -43,29 +43,29 @@ BOUNDS = (
 """Upper bounds of a histogram's buckets, in seconds."""
 COMMANDS = ("get", "many", "lease", "store", "invalidate", "sweep", "ping")
 MAX_OPERATIONS = 500
-"""Operations that have labels of their own; the rest is `other`."""
+"""Operations that have labels of their own; the others are `other`."""
 MAX_RECENT = 10_000
 """Of each kind. An SDK takes 5 µs to record one."""
 MAX_CLOSED = 2000
-"""Regions kept of closed caches. What is beyond is added up, and would count twice if a later cache adopted it."""
+"""Regions kept of closed caches. Further ones are added up, and would count twice if a later cache adopted them."""
 SEEDED = ("RemoteTimeoutError", "RemoteUnavailableError", "EncodeError", "DecodeError")
 """Classes of errors that every operation shows from the start: a counter that appears at 1 has no increase."""
 
 
 class Histogram:
-    """How often something took how long."""
+    """Counts of durations in buckets."""
 
     __slots__ = ("counts", "total")
 
     def __init__(self, counts: list[int] | None = None, total: float = 0.0) -> None:
-        self.counts = counts or [0] * (len(BOUNDS) + 1)  # the last: more than every bound
+        self.counts = counts or [0] * (len(BOUNDS) + 1)  # the last one: above every bound
         self.total = total
 
     def copy(self) -> Histogram:
         return Histogram(self.counts.copy(), self.total)
 
     def add(self, other: Histogram, times: int = 1) -> None:
-        """Add what another one counts."""
+        """Add another histogram's counts."""
         for i, count in enumerate(other.counts):
             self.counts[i] += times * count
         self.total += times * other.total
@@ -77,7 +77,7 @@ class Histogram:
 
 
 class Recent:
-    """The latest round trips and loads, for who cannot read a histogram and must take them one by one."""
+    """The latest round trips and loads, for exporters that need them one by one instead of a histogram."""
 
     __slots__ = ("_kept", "_reads", "loads", "trips")
 
@@ -87,15 +87,15 @@ class Recent:
         self.trips: deque[RoundTrip] = deque(maxlen=MAX_RECENT)
         self.loads: deque[Load] = deque(maxlen=MAX_RECENT)
 
-    def keep(self, operation: str, seconds: Sequence[float]) -> None:
-        """Reads of one operation, in place of the oldest ones where they are too many."""
+    def add_reads(self, operation: str, seconds: Sequence[float]) -> None:
+        """Add reads of one operation, in place of the oldest ones where they are too many."""
         self._reads.append((operation, seconds))
         self._kept += len(seconds)
         while self._kept > MAX_RECENT and self._oldest() is not None:
             pass
 
     def reads(self) -> Iterator[tuple[str, Sequence[float]]]:
-        """Takes out what was kept."""
+        """Take out the stored reads."""
         for _ in range(len(self._reads)):
             if (oldest := self._oldest()) is not None:
                 yield oldest
@@ -114,14 +114,14 @@ class Tally:
 
     def __init__(self) -> None:
         self.started = monotonic()
-        self.id = self.new_id()  # of this process's snapshots
-        self.base: Reading | None = None  # what was counted before this process
+        self.id = self.new_id()  # the id of this process's snapshots
+        self.base: Reading | None = None  # counts from before this process
         self.commands = {command: Histogram() for command in COMMANDS}
         self.latencies: dict[str, Histogram] = {}
         self.load_times: dict[str, Histogram] = {}
         self.failed_loads: Counter[str] = Counter()
         self.command_errors: Counter[tuple[str, str]] = Counter()
-        self.invalidations = {(kind, way): 0 for kind in ("group", "key", "glob") for way in ("out", "in")}
+        self.invalidations = {(kind, direction): 0 for kind in ("group", "key", "glob") for direction in ("out", "in")}
         self.breaker_changes = {"open": 0, "closed": 0}
         self.channel_changes = {"live": 0, "down": 0}
         self.sessions = SessionTally()
@@ -138,14 +138,14 @@ class Tally:
 
     def join(self, engine: Engine) -> None:
         """Count a cache that was just made."""
-        for known, ref in items(self._engines):
+        for cache_id, ref in items(self._engines):
             if ref() is None:
-                self._engines.pop(known, None)
+                self._engines.pop(cache_id, None)
         self._engines[id(engine)] = weakref.ref(engine)
         engine.events.observe(self)
 
     def follow(self) -> Recent:
-        """What is timed from here on; each who follows takes it out for himself."""
+        """A queue of what is timed from here on; its caller empties it."""
         recent = Recent()
         self._recent = (*self._recent, recent)
         return recent
@@ -153,12 +153,12 @@ class Tally:
     # As an observer
 
     def round_trips(self, batch: Sequence[RoundTrip]) -> None:
-        told, by_command = "get", self.commands["get"]  # those of the last one, which the next is mostly like
+        last, by_command = "get", self.commands["get"]  # of the last command: the next one is mostly the same
         name, by_operation = "", by_command
         for command, operation, seconds, error in batch:
             place = bisect_left(BOUNDS, seconds)
-            if command != told:
-                told, by_command = command, self.commands[command]
+            if command != last:
+                last, by_command = command, self.commands[command]
             by_command.counts[place] += 1
             by_command.total += seconds
             if operation is not None:
@@ -183,7 +183,7 @@ class Tally:
                 histogram.counts[place] += count
             histogram.total += total
         for recent in self._recent:
-            recent.keep(operation, seconds)
+            recent.add_reads(operation, seconds)
 
     def load(self, details: Load) -> None:
         self._timed(self.load_times, details.operation).observe(details.seconds)
@@ -205,8 +205,8 @@ class Tally:
 
     def closed(self, details: Closed) -> None:
         self._closed.update((id(region), region) for region in details.regions)
-        for known in list(islice(self._closed, max(len(self._closed) - MAX_CLOSED, 0))):
-            region = self._closed.pop(known, None)
+        for cache_id in list(islice(self._closed, max(len(self._closed) - MAX_CLOSED, 0))):
+            region = self._closed.pop(cache_id, None)
             if region is not None:
                 name = self.label(region.name)
                 _add(self._past, name, region)
@@ -220,7 +220,7 @@ class Tally:
         return found
 
     def label(self, operation: str) -> str:
-        """The operation, or `other` when too many have come before it."""
+        """The operation, or `other` if there are too many others already."""
         if operation not in self._names:
             if len(self._names) >= MAX_OPERATIONS:
                 return OTHER
@@ -230,7 +230,7 @@ class Tally:
     # What is exported
 
     def flush(self) -> None:
-        """Hear of all that has happened by now."""
+        """Count everything that has happened by now."""
         for ref in list(self._engines.values()):
             engine = ref()
             if engine is not None:
@@ -242,7 +242,7 @@ class Tally:
         return [engine for engine in found if engine is not None and not engine.closed]
 
     def operations(self) -> dict[str, OperationStats]:
-        """The counters of each operation, over all caches there are and were."""
+        """The counters of each operation, over all present and past caches."""
         sums = {name: list(values) for name, values in items(self._past)}
         for region in self._regions():
             _add(sums, self.label(region.name), region)
@@ -275,10 +275,10 @@ _tallies: dict[str, Tally] = {}
 
 
 def tallies() -> list[Tally]:
-    """All of this process."""
+    """All tallies of this process."""
     return list(_tallies.values())
 
 
 def tally_of(prefix: str) -> Tally:
-    """The one of this process for a name prefix."""
+    """This process's tally for a name prefix."""
     return _tallies.get(prefix) or _tallies.setdefault(prefix, Tally())

@@ -1,4 +1,4 @@
-"""Values written beside a call: put by hand, loaded anew on request, renewed in the background."""
+"""Values written outside a call's own load: put by hand, reloaded on request, renewed in the background."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from aikcache._engine.engine import Engine
 
 BATCH, BATCH_BYTES = 500, 2**20
-"""Values, and bytes of them, that are put at once."""
+"""Values, and their bytes, that are put at once."""
 
 
-def reload(engine: Engine, call: Call, end: Callable[[Invalidation], None]) -> Any:
-    """Run the function and keep its result, whatever is kept now; an invalidation meanwhile still undoes it."""
+def reload(engine: Engine, call: Call, invalidate: Callable[[Invalidation], None]) -> Any:
+    """Run the function and store its result, whatever is cached; an invalidation meanwhile still takes effect."""
     if engine.passive or engine.covered(call):
         value = engine.call(call)
         if engine.passive:
-            end(Invalidation(keys=(call.key,)))  # what others keep is not what was asked for
+            invalidate(Invalidation(keys=(call.key,)))  # other processes must not keep the old value
         return value
     batch = Batch(engine, [Attempt(call, engine.clock())], lambda places: [call.load()])
     carry_out(_load.reload(batch, [0]), batch.run)
@@ -38,7 +38,7 @@ def reload(engine: Engine, call: Call, end: Callable[[Invalidation], None]) -> A
 
 
 def renew(engine: Engine, call: Call, fresh_until: float) -> bool:
-    """Renew a value, in a trace of its own where somebody traces. True: it has been."""
+    """Renew a value, in a trace of its own where tracing is on. True: it was renewed."""
     if spans.active is None:
         return _renew(engine, call, fresh_until)
     with spans.active.refresh(call.region.name):
@@ -46,9 +46,10 @@ def renew(engine: Engine, call: Call, fresh_until: float) -> bool:
 
 
 def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
-    """Load in the background what is fresh until then, unless somebody else does. True: it has been.
+    """Load in the background what is fresh until then, unless another caller does. True: it was renewed.
 
-    With Redis a lease alone says who does, not a flight: callers that ask Redis meanwhile must not wait for it.
+    With Redis only a lease decides which process does, not a flight: callers that ask Redis meanwhile must not wait for
+    it.
     """
     if engine.covered(call):
         return False
@@ -59,17 +60,17 @@ def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
     try:
         if engine.remote_tier is not None:
             batch.accept(0, engine.remote_tier.read([attempt])[0], hit=False)
-            # Two readings of one value's end differ by less than an operation takes.
+            # Two readings of one value's expiry differ by less than an operation takes.
             later = attempt.fresh_until > fresh_until + engine.config.timeout
             if batch.values[0] is not MISSING and (engine.clock() >= fresh_until or later):
-                return True  # somebody else has renewed it
+                return True  # another process has renewed it
             engine.remote_tier.ensure(attempt)
             (answer,) = engine.remote_tier.ask_leases([attempt])
             if answer is not None:
                 return isinstance(answer, Read) and batch.accept(0, answer, hit=False)
-        results = carry_out(load(batch, [0], asked=False), batch.run)
+        results = carry_out(load(batch, [0], missed=False), batch.run)
         call.region.counters.refreshes += 1
-        return any(result.held is not None for result in results)
+        return any(result.cached is not None for result in results)
     except Exception as error:
         call.region.counters.error(error)
         engine.reporter.report(f"renew:{call.region.name}", f"{call.key} not renewed: {type(error).__name__}")
@@ -79,82 +80,84 @@ def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
 
 
 class Put(NamedTuple):
-    """A value to be kept as it is told."""
+    """A value that is put by hand."""
 
     attempt: Attempt
     value: Any  # as it came back from the codec
-    packed: EncodedValue
+    encoded: EncodedValue
     shared: bool
     seconds: float
     tags: tuple[str, ...]
 
 
-def put(engine: Engine, call: Call, value: object, end: Callable[[Invalidation], None]) -> None:
+def put(engine: Engine, call: Call, value: object, invalidate: Callable[[Invalidation], None]) -> None:
     """Store `value` as it is given; see `put_many`."""
-    put_many(engine, [(call, value)], end)
+    put_many(engine, [(call, value)], invalidate)
 
 
-def put_many(engine: Engine, values: Iterable[tuple[Call, object]], end: Callable[[Invalidation], None]) -> None:
-    """Store values as they are given. `end` invalidates the old ones, which all processes must hear of.
+def put_many(engine: Engine, values: Iterable[tuple[Call, object]], invalidate: Callable[[Invalidation], None]) -> None:
+    """Store values as they are given. `invalidate` invalidates the old ones, in all processes.
 
-    In Redis that is done with the lease taken, and stored under it: a write that is carried out late, on a server that
-    hung, cannot stand over what ended it meanwhile. Of two at once the later counts. Up to four round trips for each
-    `BATCH` values or `BATCH_BYTES`; all are encoded first, so none is kept when one cannot be.
+    In Redis this happens with the lease taken, and the value is stored under it: a write that is carried out late, on a
+    server that hung, cannot replace what came after it. Of two at once the later counts. Up to four round trips for
+    each `BATCH` values or `BATCH_BYTES`; all are encoded first, so none is stored when one cannot be.
     """
     puts = list({call.key: _encoded(engine, call, value) for call, value in values}.values())
-    shared = None if engine.passive else engine.remote_tier
+    remote = None if engine.passive else engine.remote_tier
     unkept = [put.attempt.key for put in puts if engine.passive or put.seconds <= 0]
     if unkept:
-        end(Invalidation(keys=tuple(unkept)))
+        invalidate(Invalidation(keys=tuple(unkept)))
     for batch in _batches([put for put in puts if put.seconds > 0]):
-        if shared is not None:
-            _put_there(engine, shared, batch, end)
+        if remote is not None:
+            _put_remotely(engine, remote, batch, invalidate)
         elif not engine.passive:
             for put in batch:
-                _put_here(engine, put)
+                _put_locally(engine, put)
 
 
 def _encoded(engine: Engine, call: Call, value: object) -> Put:
-    encoded = call.policy.codec.encode(value)
-    packed = EncodedValue(encoded.codec, encoded.payload, call.policy.codec.schema)
+    form = call.policy.codec.encode(value)
+    encoded = EncodedValue(form.codec, form.payload, call.policy.codec.schema)
     attempt = Attempt(call, engine.clock())
-    return Put(attempt, encoded.value, packed, encoded.shared, call.seconds(value), call.tags_of(value))
+    return Put(attempt, form.value, encoded, form.shared, call.seconds(value), call.tags_of(value))
 
 
 def _batches(puts: list[Put]) -> Iterator[list[Put]]:
-    """An exchange has to be over within `timeout`, whatever its size."""
+    """Split, because an exchange has to be over within `timeout`, whatever its size."""
     batch: list[Put] = []
     size = 0
     for put in puts:
-        if batch and (len(batch) == BATCH or size + len(put.packed.payload) > BATCH_BYTES):
+        if batch and (len(batch) == BATCH or size + len(put.encoded.payload) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(put)
-        size += len(put.packed.payload)
+        size += len(put.encoded.payload)
     if batch:
         yield batch
 
 
-def _put_here(engine: Engine, put: Put) -> None:
+def _put_locally(engine: Engine, put: Put) -> None:
     attempt = put.attempt
     engine.drop_key(attempt.key)
     attempt.begin(engine.clock())
-    held = hold(put.value, put.packed, attempt.policy.codec, shared=put.shared)
-    engine.filler.fill_locally(Result(attempt, put.value, held, put.packed, put.seconds, 0.0, put.tags))
+    cached = hold(put.value, put.encoded, attempt.policy.codec, shared=put.shared)
+    engine.filler.fill_locally(Result(attempt, put.value, cached, put.encoded, put.seconds, 0.0, put.tags))
 
 
-def _put_there(engine: Engine, shared: VersionedStore, batch: list[Put], end: Callable[[Invalidation], None]) -> None:
+def _put_remotely(
+    engine: Engine, remote: VersionedStore, batch: list[Put], invalidate: Callable[[Invalidation], None]
+) -> None:
     attempts = [put.attempt for put in batch]
-    keeps = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
+    ttls_ms = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
     try:
-        shared.read(attempts)
-        shared.ensure(*attempts)
-        shared.complete([(put.attempt, put.tags, keep) for put, keep in zip(batch, keeps, strict=True)])
-        frames = [shared.pack(put.attempt, put.packed, put.seconds, 0.0, put.tags) for put in batch]
-        shared.ask_leases(attempts, insist=True, unlink=True)
+        remote.read(attempts)
+        remote.ensure(*attempts)
+        remote.complete([(put.attempt, put.tags, ttl_ms) for put, ttl_ms in zip(batch, ttls_ms, strict=True)])
+        frames = [remote.pack(put.attempt, put.encoded, put.seconds, 0.0, put.tags) for put in batch]
+        remote.ask_leases(attempts, insist=True, unlink=True)
         tokens = [attempt.token or b"" for attempt in attempts]
         keys = [attempt.key for attempt in attempts]
-        stored = shared.remote.put(list(zip(keys, tokens, frames, keeps, strict=True)))
+        stored = remote.remote.put(list(zip(keys, tokens, frames, ttls_ms, strict=True)))
         for attempt, frame, done in zip(attempts, frames, stored, strict=True):
             if done:
                 engine.filler.wrote(attempt, len(frame))
@@ -167,8 +170,9 @@ def _put_there(engine: Engine, shared: VersionedStore, batch: list[Put], end: Ca
         engine.filler.failed(attempts[0], error)
         for attempt in attempts:
             attempt.token = None
-        end(Invalidation(keys=tuple(attempt.key for attempt in attempts)))  # what stands there is not what was put
+        # The value there is not the one that was put.
+        invalidate(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
     finally:
         unknown = tuple(attempt.key for attempt in attempts if attempt.token is not None)
-        if unknown:  # interrupted: what stands there is not known
-            end(Invalidation(keys=unknown))
+        if unknown:  # interrupted: which value is there is not known
+            invalidate(Invalidation(keys=unknown))

@@ -68,7 +68,7 @@ def invalidate(
     with where.cache() as cache:
         short = [Target("key", cache.space.full(key).removeprefix(cache.space.namespace_prefix)) for key in keys]
         named = Named((*map(resolve, patterns), *short), tags)
-        what = invalidation.ending(cache.engine, named.targets, named.tags)
+        what = invalidation.of(cache.engine, named.targets, named.tags)
         cache.ping()
         if dry_run:
             count = covered(cache, named)

@@ -126,7 +126,7 @@ def look(cache: Cache, key: str) -> Found:
         key=attempt.key, value=value, type=kind, form=FORMS.get(frame.codec, "unknown"),
         current=tier.current(attempt, frame), age=max(round(frame.redis_ttl_ms / 1000 - kept, 3), 0.0),
         fresh=round(fresh, 3), kept=round(kept, 3), load=round(frame.cost, 6), tags=frame.tags,
-        stamps={group: None if stamp is None else stamp.hex() for group, stamp in attempt.known.items()},
+        stamps={group: None if stamp is None else stamp.hex() for group, stamp in attempt.stamps.items()},
         stored=len(read.data), payload=len(frame.payload), compressed=bool(read.data[3] & ZSTD),
         sealed=bool(read.data[3] & SEALED),
     )  # fmt: skip

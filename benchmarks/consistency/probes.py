@@ -272,8 +272,8 @@ def _stamps() -> None:
 
 def _flight() -> None:
     """An invalidation leaves the loads under way in sight, for anybody to join."""
-    _around(Flights, "end", _nothing)
-    _around(Flights, "end_key", _nothing)
+    _around(Flights, "invalidate", _nothing)
+    _around(Flights, "invalidate_key", _nothing)
 
 
 def _trusted_until() -> None:
@@ -316,7 +316,7 @@ def _strong() -> None:
 
 def _majority() -> None:
     """A primary and a Sentinel that are alone are believed like any other."""
-    _around(Majority, "vouched_at", lambda original: lambda majority, primary: time.monotonic())
+    _around(Majority, "confirmed_at", lambda original: lambda majority, primary: time.monotonic())
 
 
 def _emptied() -> None:
@@ -324,7 +324,7 @@ def _emptied() -> None:
 
     def wrap(original: Function) -> Function:
         def channel_live(hearing: InvalidationListener, *, emptied: bool, alive_at: float) -> None:
-            hearing._tiers.stamps.trusted = True
+            hearing._owner.stamps.trusted = True
             original(hearing, emptied=False, alive_at=alive_at)
 
         return channel_live

@@ -626,7 +626,7 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
             cache.invalidate_tags("b")
             cache.invalidate_tags("a")
         for tag in ("a", "b", "a"):
-            recovery.add(invalidation.ending(cache.engine, (), (tag,)))
+            recovery.add(invalidation.of(cache.engine, (), (tag,)))
         recovery.send()
     assert len(told) == 3
     for groups in told:

@@ -81,7 +81,7 @@ def deafen(cache: Cache, patch: pytest.MonkeyPatch) -> None:
         real = getattr(InvalidationListener, name)
 
         def hear(hearing: InvalidationListener, what: str, real: Callable[..., object] = real) -> None:
-            if hearing._tiers is not cache.engine:
+            if hearing._owner is not cache.engine:
                 real(hearing, what)
 
         patch.setattr(InvalidationListener, name, hear)
