@@ -1,10 +1,10 @@
-"""How a record class keeps its state, and how an instance is made again without running any of its code.
+"""Where record classes keep their state, and how to make an instance again without running any of their code.
 
-Dataclasses, NamedTuples, attrs and pydantic classes keep everything in three places: tuple items, slots, `__dict__`.
-Whoever copies all three has an equal object, whatever `__init__`, `__post_init__`, validators or properties do; so
-one shape serves them all, and no third-party package is imported. A msgspec Struct can only be made by calling it.
+Dataclasses, NamedTuples, attrs and pydantic classes keep everything in three places: tuple items, slots, `__dict__`. A
+copy of all three is an equal object, whatever `__init__`, `__post_init__`, validators or properties do. So one
+`RecordType` serves them all, and no third-party package is imported. A msgspec Struct can only be made by calling it.
 Left out on purpose: what `functools.cached_property` has stored (it is computed again) and `__orig_class__` of typing.
-Shapes are immutable and may be used by any thread. A class none of this holds for has no shape: it is not a record.
+Record types are immutable and may be used by any thread. A class without one is not a record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["RecordType", "shape_of"]
+__all__ = ["RecordType", "record_type_of"]
 
 # attrs' cache_hash keeps the hash in the instance, and hashes of str differ between processes: None means "not yet".
 _ATTRS_HASH: Final = "_attrs_cached_hash"
@@ -25,7 +25,9 @@ _ATTRS_HASH: Final = "_attrs_cached_hash"
 
 @dataclass(frozen=True, slots=True)
 class RecordType:
-    """One record class or Enum: where its state is, whether it is immutable, whether msgspec would run its hooks."""
+    """One record class or Enum: where its state is, whether it is immutable, and whether msgspec would run its
+    hooks.
+    """
 
     cls: type
     kind: str
@@ -35,8 +37,8 @@ class RecordType:
     transient: frozenset[str] = frozenset()
     frozen: bool = False
     hooked: bool = False
-    known: frozenset[str] = frozenset()
-    """The names of its state: an instance that has others hides something of its class behind them, or is misused."""
+    state_names: frozenset[str] = frozenset()
+    """The names of its state. An instance with others hides something of its class behind them, or is misused."""
 
     @property
     def is_enum(self) -> bool:
@@ -59,10 +61,10 @@ class RecordType:
         return found
 
     def build(self, items: Sequence[object], state: dict[str, object]) -> object:
-        """An instance with exactly these tuple items and attributes. Raises anything when they do not fit."""
+        """An instance with exactly these tuple items and attributes. Raises some exception if they do not fit."""
         if self.kind == "struct":
             return self._call(state)
-        if not self.known.issuperset(state):
+        if not self.state_names.issuperset(state):
             raise ValueError("state that is no field")
         record: object
         if self.kind == "namedtuple":
@@ -80,7 +82,7 @@ class RecordType:
         return record
 
     def _call(self, state: dict[str, object]) -> object:
-        """A Struct has no other way in; whatever `__post_init__` made of it is put right afterwards."""
+        """A Struct can be made only by a call; changes by `__post_init__` are undone afterwards."""
         import msgspec
 
         fields = {name: state[name] for name in self.fields}
@@ -94,8 +96,8 @@ class RecordType:
         return record
 
 
-def shape_of(cls: type) -> RecordType | None:
-    """The shape of a class, or None where it is no Enum and no record that can be made from its state alone."""
+def record_type_of(cls: type) -> RecordType | None:
+    """The record type of a class; None for a class that is no Enum and cannot be made from its state alone."""
     if issubclass(cls, enum.Enum):
         return RecordType(cls, "flag" if issubclass(cls, enum.Flag) else "enum", frozen=True)
     kind = _kind(cls)
@@ -123,17 +125,17 @@ def shape_of(cls: type) -> RecordType | None:
 def _kind(cls: type) -> str | None:
     if issubclass(cls, tuple):
         return "namedtuple" if isinstance(getattr(cls, "_fields", None), tuple) else None
-    marks = {
+    attributes = {
         "struct": "__struct_fields__",
         "pydantic": "__pydantic_fields_set__",
         "attrs": "__attrs_attrs__",
         "dataclass": "__dataclass_fields__",
     }
-    return next((kind for kind, mark in marks.items() if hasattr(cls, mark)), None)
+    return next((kind for kind, attribute in attributes.items() if hasattr(cls, attribute)), None)
 
 
 def _can_be_made(cls: type, kind: str) -> bool:
-    """False for abstract classes and those with a built-in base (list, Exception): their state is elsewhere."""
+    """False for abstract classes and those with a built-in base (list, Exception), whose state is elsewhere."""
     if kind == "struct":
         return True
     try:
@@ -158,7 +160,7 @@ def _fields(cls: Any, kind: str) -> tuple[str, ...]:
 def _state_names(cls: Any, kind: str, fields: tuple[str, ...]) -> tuple[str, ...]:
     if kind == "namedtuple":
         return ()
-    if kind == "dataclass":  # without those of the class alone
+    if kind == "dataclass":  # without class variables
         return tuple(field.name for field in dataclasses.fields(cls))
     return (*fields, _ATTRS_HASH) if kind == "attrs" else fields
 
@@ -189,7 +191,7 @@ def _cached_names(cls: type, kind: str, fields: tuple[str, ...]) -> frozenset[st
 
 
 def _is_frozen(cls: Any, kind: str, *, open_ended: bool) -> bool:
-    """Only by the class's own word: a plain subclass of a frozen class takes new attributes."""
+    """By the class's own declaration only: a plain subclass of a frozen class takes new attributes."""
     if kind == "namedtuple":
         return not open_ended
     if kind == "struct":
@@ -202,7 +204,7 @@ def _is_frozen(cls: Any, kind: str, *, open_ended: bool) -> bool:
 
 
 def _is_hooked(cls: Any, kind: str) -> bool:
-    """Whether msgspec would run code of the class on every hit, or lean on defaults that may change."""
+    """Whether msgspec would run code of the class on every hit, or use defaults that may change."""
     if kind == "namedtuple":
         maker = next(klass for klass in cls.__mro__ if "__new__" in vars(klass))
         return "_fields" not in vars(maker) or cls.__init__ is not object.__init__

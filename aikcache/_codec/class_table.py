@@ -1,11 +1,11 @@
-"""What a return annotation tells: the classes its values may hold, by name, and a digest of all that it says.
+"""Reads a return annotation: the classes that its values may contain, by name, and a digest of everything it says.
 
-One walk over the annotation and the fields of every class it reaches. A stored record names its class only by its
+One walk covers the annotation and the fields of every class it reaches. A stored record names its class only by its
 entry in this table, so stored bytes can never make any other class. The digest changes with the annotation and with
-every field, type or enum member below it, so a value stored for another annotation, or by another version of a class,
-is a miss: not a value of the old type, not a half-filled object. It is the same in every process and Python version.
-Nothing here raises: what cannot be resolved (a name that is imported for type checkers only, a class of some unknown
-kind) is simply not known, and values that need it are refused when they are stored. Tables are immutable.
+every field, type or enum member below it. So a value that was stored for another annotation, or by another version of a
+class, is a miss: not a value of the old type, not a half-filled object. It is the same in every process and Python
+version. Nothing here raises: what cannot be resolved (a name imported for type checkers only, a class of an unknown
+kind) is left out, and values that need it are refused when they are stored. Tables are immutable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final, ForwardRef, Literal, NewType, TypeVar, get_args, 
 from aikcache._codec.costs import hashes_what_is_chosen
 from aikcache._codec.registry import BUILT_IN
 from aikcache._concurrency.outside import let_out
-from aikcache._records import RecordType, shape_of
+from aikcache._records import RecordType, record_type_of
 
 __all__ = ["Table"]
 
@@ -35,33 +35,33 @@ _MACHINERY: Final = frozenset({"attr", "attrs", "builtins", "enum", "msgspec", "
 class Table:
     """The record classes and Enums reachable from an annotation; `digest` covers them and the annotation itself."""
 
-    __slots__ = ("_met", "by_name", "digest", "hashes_chosen", "hints", "hooked", "names", "open", "shapes")
+    __slots__ = ("_classes", "by_name", "digest", "hashes_chosen", "hints", "hooked", "names", "open", "record_types")
 
     def __init__(self, annotation: object) -> None:
-        self.shapes: dict[type, RecordType] = {}
+        self.record_types: dict[type, RecordType] = {}
         self.names: dict[type, str] = {}
         self.by_name: dict[str, RecordType] = {}
         self.hints: dict[type, dict[str, object]] = {}
-        """Of each class the fields with their types."""
-        met: list[object] = [annotation]
+        """The fields of each class with their types."""
+        all_hints: list[object] = [annotation]
         texts: list[str] = []
-        for cls, hints in _reachable(met):
+        for cls, hints in _reachable(all_hints):
             self.hints[cls] = hints
             name = self._name(cls)
             texts.append(f"{name} {_describe_class(cls, hints)}")
-            if (shape := shape_of(cls)) is not None:
-                self.shapes[cls] = self.by_name[name] = shape
-        self._met = tuple({hint for hint in met if isinstance(hint, type)})
-        self.open = any(map(_is_open, met))
-        # Whether msgspec would hash what is up to whoever wrote the bytes; where it builds anything it may, too.
-        self.hashes_chosen = any(_guarded(_hashing, hint) for hint in met)
-        self.hooked = any(shape.hooked for shape in self.shapes.values())
+            if (record_type := record_type_of(cls)) is not None:
+                self.record_types[cls] = self.by_name[name] = record_type
+        self._classes = tuple({hint for hint in all_hints if isinstance(hint, type)})
+        self.open = any(map(_is_open, all_hints))
+        # Whether msgspec would hash values that the writer of the bytes chooses. With `open` it may too.
+        self.hashes_chosen = any(_guarded(_hashing, hint) for hint in all_hints)
+        self.hooked = any(record_type.hooked for record_type in self.record_types.values())
         text = "\n".join([_describe(annotation), *sorted(texts)])
         self.digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
     def reaches(self, cls: type) -> bool:
-        """Whether an instance of a registered class can be in what is annotated."""
-        return self.open or any(_guarded(_within, (cls, met)) for met in self._met)
+        """Whether the annotated value can contain an instance of a registered class."""
+        return self.open or any(_guarded(_within, (cls, other)) for other in self._classes)
 
     def _name(self, cls: type) -> str:
         """The class's path; classes made in one function may share it and get a number, in the order of the walk."""
@@ -75,17 +75,17 @@ class Table:
 
 
 def _reachable(todo: list[object]) -> Iterator[tuple[type, dict[str, object]]]:
-    """Every class of interest with its resolved hints, breadth first, each once. All hints met are added to `todo`."""
-    known: dict[str, type] = {}
-    seen: set[int] = set()  # an id is only unique while its object lives, which `todo` sees to
+    """Every class of interest with its resolved hints, breadth first, each once. All hints are added to `todo`."""
+    classes: dict[str, type] = {}
+    seen: set[int] = set()  # ids stay unique because `todo` keeps the objects alive
     for hint in todo:
         if id(hint) in seen:
             continue
         seen.add(id(hint))
         if isinstance(hint, type) and get_origin(hint) is None:
             if _is_of_interest(hint):
-                known[hint.__name__] = hint
-                hints = _hints(hint, known)
+                classes[hint.__name__] = hint
+                hints = _hints(hint, classes)
                 todo.extend(hints.values())
                 yield hint, hints
         else:
@@ -95,16 +95,18 @@ def _reachable(todo: list[object]) -> Iterator[tuple[type, dict[str, object]]]:
 def _is_of_interest(cls: type) -> bool:
     if cls in BUILT_IN:
         return False
-    return typing.is_typeddict(cls) or _guarded(_shapes, cls) != []
+    return typing.is_typeddict(cls) or _guarded(_record_types, cls) != []
 
 
-def _shapes(cls: type) -> Iterator[object]:
-    if (shape := shape_of(cls)) is not None:
-        yield shape
+def _record_types(cls: type) -> Iterator[object]:
+    if (record_type := record_type_of(cls)) is not None:
+        yield record_type
 
 
 def _guarded(function: Callable[[Any], Iterator[object]], argument: object) -> list[object]:
-    """Annotations run code when looked at (lazy aliases, descriptors): whatever that raises means "not known"."""
+    """The results of a function that looks at an annotation, which may run code (lazy aliases, descriptors). Empty
+    if it raises.
+    """
     try:
         return list(function(argument))
     except Exception as error:
@@ -113,7 +115,7 @@ def _guarded(function: Callable[[Any], Iterator[object]], argument: object) -> l
 
 
 def _parts(hint: Any) -> Iterator[object]:
-    """What a hint that is no plain class is made of."""
+    """The hints inside a hint that is no plain class."""
     origin = get_origin(hint)
     if isinstance(hint, NewType):
         yield hint.__supertype__
@@ -129,7 +131,7 @@ def _parts(hint: Any) -> Iterator[object]:
     elif origin is None:
         yield from (value for value in [getattr(hint, "__value__", None)] if value is not None)
     elif origin is not type:
-        if get_args(hint) == () or not _is_container(origin):  # of a container that says what is in it, only that
+        if get_args(hint) == () or not _is_container(origin):  # of a container with arguments only the arguments
             yield origin
         yield from get_args(hint)
 
@@ -139,7 +141,7 @@ def _is_container(cls: object) -> bool:
 
 
 def _is_open(hint: Any) -> bool:
-    """Whether it stands for anything: what is in it is not said."""
+    """Whether a hint accepts anything."""
     if hint is None or hint is Any or hint is object or isinstance(hint, str | ForwardRef):
         return True
     if isinstance(hint, TypeVar):
@@ -157,7 +159,7 @@ def _within(pair: tuple[type, type]) -> Iterator[object]:
         yield pair
 
 
-def _hints(cls: Any, known: dict[str, type]) -> dict[str, object]:
+def _hints(cls: Any, classes: dict[str, type]) -> dict[str, object]:
     """Field types, each resolved alone, so that one broken forward reference costs one field."""
     if issubclass(cls, enum.Enum):
         return {}
@@ -166,7 +168,7 @@ def _hints(cls: Any, known: dict[str, type]) -> dict[str, object]:
         if klass.__module__.partition(".")[0] in _MACHINERY:
             continue
         for name, hint in _own_annotations(klass).items():
-            found[name] = _resolve(klass, name, hint, known)
+            found[name] = _resolve(klass, name, hint, classes)
     # Generic pydantic classes and attrs' `field(type=...)` have types that no annotation shows.
     for name, field in (getattr(cls, "__pydantic_fields__", None) or {}).items():
         found[name] = field.annotation
@@ -183,11 +185,11 @@ def _own_annotations(klass: type) -> dict[str, object]:
         return {}
 
 
-def _resolve(owner: type, name: str, hint: object, known: dict[str, type]) -> object:
+def _resolve(owner: type, name: str, hint: object, classes: dict[str, type]) -> object:
     module = getattr(sys.modules.get(owner.__module__), "__dict__", {})
     stand_in = types.SimpleNamespace(__annotations__={name: hint})
-    # Classes made in functions are in no module: those met on the way here, and the owner itself, are tried last.
-    names = {**vars(owner), **known, owner.__name__: owner, **module}
+    # Classes made in functions are in no module: those seen so far, and the owner itself, are tried last.
+    names = {**vars(owner), **classes, owner.__name__: owner, **module}
     try:
         return typing.get_type_hints(stand_in, names, {owner.__name__: owner}, include_extras=True)[name]
     except Exception as error:
@@ -198,7 +200,7 @@ def _resolve(owner: type, name: str, hint: object, known: dict[str, type]) -> ob
 def _describe(hint: Any, within: tuple[Any, ...] = ()) -> str:
     """The hint as text that is the same in every process: no addresses, no metadata, no values but literals.
 
-    `within`: the aliases and type variables that it is a part of, which may name themselves.
+    `within`: the aliases and type variables that contain it, which may refer to themselves.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
@@ -232,7 +234,7 @@ def _describe(hint: Any, within: tuple[Any, ...] = ()) -> str:
 
 
 def _module(cls: type) -> str:
-    """Where a class is from. The standard library moves its own (`pathlib.Path`, `pathlib._local.Path`)."""
+    """The module of a class. The standard library moves its own (`pathlib.Path`, `pathlib._local.Path`)."""
     parts = cls.__module__.split(".")
     if parts[0] in sys.stdlib_module_names:
         parts = [part for part in parts if not part.startswith("_")] or parts
@@ -246,12 +248,12 @@ def _describe_class(cls: Any, hints: dict[str, object]) -> str:
     if typing.is_typeddict(cls):
         required = ",".join(sorted(getattr(cls, "__required_keys__", ())))
         return f"typeddict {fields} required {required}"
-    shape = shape_of(cls)
-    if shape is None:
+    record_type = record_type_of(cls)
+    if record_type is None:
         return fields
-    slots = ",".join(name for name, _ in shape.members)
-    text = f"{shape.kind} {fields} fields {','.join(shape.fields)} slots {slots}"
-    if shape.kind == "struct":
+    slots = ",".join(name for name, _ in record_type.members)
+    text = f"{record_type.kind} {fields} fields {','.join(record_type.fields)} slots {slots}"
+    if record_type.kind == "struct":
         config = cls.__struct_config__
         text += f" {cls.__struct_encode_fields__} {config.array_like} {config.tag_field} {_value_text(config.tag)}"
         # An UNSET field is left out of the payload, and its default comes back.

@@ -1,13 +1,14 @@
-"""A value to bytes and back, exactly: a hit equals a miss in value and in type, however deep.
+"""Encodes a value to bytes and back, exactly: a hit equals a miss in value and in type, at every depth.
 
-Three forms, chosen by the value. JSON: it is plain JSON already, and orjson is the fastest there is. TYPED: msgspec's
-msgpack read back by the return annotation, taken only when the twin it gives is proven the same. TAGGED: a closed form
-for everything else that can be kept. What none of them can keep is an `EncodeError`, never something similar.
-What the caller of a miss gets has taken the path of a hit: a decoded copy, or the object itself if it is immutable.
-What one annotation stored, another does not read: a value goes with the `schema` of its writer, and any other is a
-`DecodeError`. A value put by hand without a type is everybody's for whose annotation it is proven to be right.
+There are three forms; the value decides. JSON: for plain JSON values, by orjson, the fastest library there is. TYPED:
+msgspec's msgpack, decoded by the return annotation; used only if the round-tripped value is proven equal. TAGGED: a
+closed form for all other values that can be kept. A value that none of them can keep is an `EncodeError`, never
+something similar.
+The caller of a miss gets what a hit would get: a decoded copy, or the object itself if it is immutable.
+A value is stored with the `schema` of its writer, and another schema is a `DecodeError`: another annotation does not
+read it. A value put by hand without a type is read under every annotation that it is proven to fit.
 A codec is immutable but for what it learns lazily about its annotation; learning twice is harmless, so any number of
-threads may share one. `encode` raises `EncodeError`, `decode` raises `DecodeError`, and neither anything else.
+threads may share one. `encode` raises only `EncodeError`, `decode` only `DecodeError`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aikcache._codec.class_table import Table
 from aikcache._codec.conforming import Check, check_of
-from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containers, too_many_packed
-from aikcache._codec.equality import immutable, same
+from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containers, too_many_in_msgpack
+from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.registry import by_type, register_type
 from aikcache._codec.tagged_reader import read
-from aikcache._codec.tagged_writer import way_out, write
+from aikcache._codec.tagged_writer import cannot_store, write
 from aikcache._concurrency.outside import let_out
 from aikcache._records import RecordType
 from aikcache.errors import DecodeError, EncodeError
@@ -49,8 +50,8 @@ _STR: Final = frozenset({str})
 _JSON_DEPTH: Final = 254  # orjson's own limit
 # More than fit 16 MiB of JSON. It stops structures that share their parts, and are exponentially large as a tree.
 _MAX_ITEMS: Final = 1 << 23
-_NOTHING_KNOWN: Final = (None, Any, object, inspect.Parameter.empty)
-_NO_KNOWLEDGE: Final = Table(None)
+_NO_ANNOTATION: Final = (None, Any, object, inspect.Parameter.empty)
+_EMPTY_TABLE: Final = Table(None)
 
 
 class QuickSteps(NamedTuple):
@@ -58,20 +59,20 @@ class QuickSteps(NamedTuple):
 
     parse: Callable[[bytes], object]
     plain: frozenset[type]
-    """Types of which anything is a value."""
+    """Types all of whose values fit."""
     conform: Callable[[Collection[object]], bool]
-    """Whether all of some values of other types are of the annotation."""
+    """Whether values of other types all fit the annotation."""
 
 
 class Encoded(NamedTuple):
-    """What became of a value."""
+    """An encoded value."""
 
     codec: int
     payload: bytes
     value: object
-    """What the caller of the miss is handed: the original if deeply immutable, else a decoded copy."""
+    """What the caller of the miss gets: the original if deeply immutable, else a decoded copy."""
     shared: bool
-    """Deeply immutable: the local tier may hand the same object to everybody."""
+    """Deeply immutable: the local tier may give the same object to all callers."""
 
 
 class Codec:
@@ -91,13 +92,13 @@ class Codec:
         self.annotation = annotation
         self._dumps = orjson.dumps
         self._loads = orjson.loads
-        nothing = any(annotation is nothing for nothing in _NOTHING_KNOWN)
-        # Read when first needed: while decorating, the classes a forward reference names may not exist yet.
-        self._table: Table | None = _NO_KNOWLEDGE if nothing else None
+        nothing = any(annotation is nothing for nothing in _NO_ANNOTATION)
+        # Built when first needed: while decorating, the classes of a forward reference may not exist yet.
+        self._table: Table | None = _EMPTY_TABLE if nothing else None
         self._msgspec: tuple[msgspec.msgpack.Encoder, msgspec.msgpack.Decoder[Any]] | bool = not (
             nothing or isinstance(annotation, str)
         )
-        # What is not of the annotation is neither stored nor read. `_plain`: types of JSON that are not looked into.
+        # A value that does not fit the annotation is neither stored nor read. `_plain`: JSON types that need no check.
         self._check: Check | bool | None = None if nothing else True
         self._plain = _PLAIN if nothing else frozenset[type]()
         self._anything = by_hand and nothing
@@ -105,28 +106,28 @@ class Codec:
 
     @property
     def schema(self) -> bytes:
-        """8 bytes for what is expected here: they change with the annotation, and with any class it reaches."""
+        """8 bytes for the expected type: they change with the annotation, and with any class it reaches."""
         schema = self._schema
         if schema is None:
-            schema = self._schema = self._known().digest
+            schema = self._schema = self._get_table().digest
         return schema
 
     @property
-    def shapes(self) -> Mapping[type, RecordType]:
+    def record_types(self) -> Mapping[type, RecordType]:
         """The record classes and Enums that the annotation reaches."""
-        return self._known().shapes
+        return self._get_table().record_types
 
     def encode(self, value: object) -> Encoded:
-        """The bytes of a value, and what to hand out in its place.
+        """The bytes of a value, and the value to return in its place.
 
         Raises:
-            EncodeError: something in it would not come back equal; `path` and message say where, what, and the way out.
-                Or it is not what the annotation says.
+            EncodeError: some part would not come back equal (`path` and message say where and what to do), or the
+                value does not fit the annotation.
         """
         try:
             encoded = self._encode(value)
             if encoded.codec != TYPED and too_many_containers(encoded.payload):
-                raise way_out(f"a structure of more than {MAX_CONTAINERS} containers", "result", "Return less.")
+                raise cannot_store(f"a structure of more than {MAX_CONTAINERS} containers", "result", "Return less.")
             if encoded.codec != TYPED and not self._conforms(value, encoded.codec == JSON):
                 raise EncodeError(
                     f"result: {type(value).__qualname__}, or something in it, is not what its annotation (or type=) "
@@ -136,16 +137,16 @@ class Codec:
             return encoded
         except EncodeError:
             raise
-        except Exception as error:  # user code among it: of classes, and what `register_type` was given
+        except Exception as error:  # user code runs: of classes, and of `register_type`
             let_out(error)
             what = f"{type(value).__qualname__} (encoding raised {type(error).__name__})"
-            raise way_out(what, "result") from error
+            raise cannot_store(what, "result") from error
 
     def _encode(self, value: object) -> Encoded:
         if _is_plain(value):
             try:
-                payload = bytes(memoryview(self._dumps(value)))  # orjson's own keeps its buffer: 4 KiB at least
-            except TypeError:  # a long int, a lone surrogate, or too deep: the tagged form knows
+                payload = bytes(memoryview(self._dumps(value)))  # orjson's bytes keep its buffer, 4 KiB at least
+            except TypeError:  # a long int, a lone surrogate, or too deep: try the tagged form
                 pass
             else:
                 shared = type(value) in _ATOMS
@@ -176,7 +177,7 @@ class Codec:
                     return value
                 fits = self._conforms(value, True)
             elif codec == TAGGED:
-                value = read(payload, self._known())
+                value = read(payload, self._get_table())
                 fits = (checked and not other) or self._conforms(value, False)
             elif codec == TYPED and not other:
                 if not checked and self._is_costly(payload):
@@ -188,7 +189,7 @@ class Codec:
             raise
         except Exception as error:
             let_out(error)
-            # Without the cause: parsers put what they choked on, which is the value, into theirs.
+            # Without the cause: parsers quote the value in theirs.
             raise DecodeError(
                 f"a {_NAMES.get(codec)} payload of {len(payload)} bytes does not decode: {type(error).__name__}."
             ) from None
@@ -203,40 +204,41 @@ class Codec:
         return QuickSteps(self._loads, self._plain, partial(self._conform, json=True))
 
     def reads(self, schema: bytes | None) -> bool:
-        """Whether what was stored with this schema may be read here; what was put by hand is looked at then."""
+        """Whether values with this schema may be read here; one that was put by hand is checked when it is read."""
         return schema == self.schema or schema == BY_HAND or self._anything
 
     def takes(self, value: object, giver: Codec) -> bool:
-        """Whether an object that `giver` decoded, or let pass, may be handed out as one of this codec's own."""
-        if giver.schema == self.schema and giver.shapes.keys() == self.shapes.keys():  # the very same classes
+        """Whether an object that `giver` decoded, or accepted, may be returned by this codec too."""
+        # Equal schemas, and the very same classes.
+        if giver.schema == self.schema and giver.record_types.keys() == self.record_types.keys():
             return True
         return self._anything or (giver.schema == BY_HAND and self._fits(value))
 
     def _conforms(self, value: object, json: bool) -> bool:
-        """Whether a value is what the annotation says. `json`: it is plain JSON."""
+        """Whether a value fits the annotation. `json`: it is plain JSON."""
         return self._conform([value], json)
 
     def _conform(self, values: Collection[Any], json: bool) -> bool:
-        """Whether all of some values are."""
+        """Whether all of several values fit."""
         check = self._check
         if isinstance(check, bool):
-            check = check_of(self.annotation, self._known())
+            check = check_of(self.annotation, self._get_table())
             self._plain = _PLAIN if check is None else check.plain
             self._check = check
         return check is None or check.test(values, json)
 
     def _fits(self, value: object) -> bool:
-        """Whether a value that was stored without a type is provably of the annotated one."""
-        return self._known() is _NO_KNOWLEDGE or self._encode_typed(value) is not None
+        """Whether a value that was stored without a type provably has the annotated one."""
+        return self._get_table() is _EMPTY_TABLE or self._encode_typed(value) is not None
 
     def shareable(self, value: object) -> bool:
-        """Whether a decoded value is deeply immutable, so that one object may be handed to everybody."""
+        """Whether a decoded value is deeply immutable, so that all callers may get the same object."""
         try:
-            return immutable(value, self._known().shapes)
+            return immutable(value, self._get_table().record_types)
         except RecursionError:
             return False
 
-    def _known(self) -> Table:
+    def _get_table(self) -> Table:
         table = self._table
         if table is None:
             table = self._table = Table(self.annotation)
@@ -246,27 +248,27 @@ class Codec:
         """None where msgspec cannot keep the value exactly."""
         if not (pair := self._pair()):
             return None
-        table = self._known()
-        if by_type and not by_type.keys().isdisjoint(table.shapes):
-            return None  # what its own functions say about a class goes first
+        table = self._get_table()
+        if by_type and not by_type.keys().isdisjoint(table.record_types):
+            return None  # a class's registered functions take precedence
         encoder, decoder = pair
         try:
             body = encoder.encode(value)
             if self._is_costly(body):
                 return None
-            twin = decoder.decode(body)
-            if not same(value, twin, table.shapes):
+            round_tripped = decoder.decode(body)
+            if not exactly_equal(value, round_tripped, table.record_types):
                 return None
-            shared = immutable(value, table.shapes)
+            shared = immutable(value, table.record_types)
         except Exception as error:
             let_out(error)
             return None
-        return Encoded(TYPED, body, value if shared else twin, shared)
+        return Encoded(TYPED, body, value if shared else round_tripped, shared)
 
     def _is_costly(self, payload: bytes) -> bool:
-        """Whether msgspec may need too long, or make too many objects, of a payload."""
-        table = self._known()
-        return too_many_packed(payload) or may_collide(payload, chosen=table.hashes_chosen, anything=table.open)
+        """Whether msgspec may need too long for a payload, or make too many objects from it."""
+        table = self._get_table()
+        return too_many_in_msgpack(payload) or may_collide(payload, chosen=table.hashes_chosen, anything=table.open)
 
     def _decode_typed(self, payload: bytes) -> object:
         if not (pair := self._pair()):
@@ -277,17 +279,17 @@ class Codec:
         """msgspec's encoder and decoder for the annotation, or None; made once."""
         pair = self._msgspec
         if pair is True:
-            pair = self._msgspec = False if self._known().hooked else _make_pair(self.annotation)
+            pair = self._msgspec = False if self._get_table().hooked else _make_pair(self.annotation)
         return None if isinstance(pair, bool) else pair
 
     def _encode_tagged(self, value: object) -> Encoded:
-        table = self._known()
+        table = self._get_table()
         payload = write(value, table)
-        twin = read(payload, table)
-        if not same(value, twin, table.shapes):
-            raise way_out(f"{type(value).__qualname__}, or something in it,", "result")
-        shared = immutable(value, table.shapes)
-        return Encoded(TAGGED, payload, value if shared else twin, shared)
+        round_tripped = read(payload, table)
+        if not exactly_equal(value, round_tripped, table.record_types):
+            raise cannot_store(f"{type(value).__qualname__}, or something in it,", "result")
+        shared = immutable(value, table.record_types)
+        return Encoded(TAGGED, payload, value if shared else round_tripped, shared)
 
 
 def _unlike() -> DecodeError:
@@ -305,10 +307,10 @@ def _make_pair(annotation: Any) -> tuple[msgspec.msgpack.Encoder, msgspec.msgpac
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether orjson keeps the value exactly, or refuses it: level by level, each in a few calls at C speed.
+    """Whether orjson keeps the value exactly, or refuses it. Checked level by level, each in a few calls at C speed.
 
-    orjson turns tuples into lists, UUIDs and Enums into their values and nan into null without a word, so every type is
-    looked at first. Too long ints, lone surrogates and too deep nesting it refuses itself.
+    orjson silently turns tuples into lists, UUIDs and Enums into their values and nan into null, so every type is
+    checked first. It refuses too long ints, lone surrogates and too deep nesting itself.
     """
     kind = type(value)
     if kind in _ATOMS:
@@ -330,7 +332,7 @@ def _is_plain(value: Any) -> bool:
             return True
         left -= len(items)
         if left < 0:
-            raise way_out(f"a structure of more than {_MAX_ITEMS} items", "result", "Return less.")
+            raise cannot_store(f"a structure of more than {_MAX_ITEMS} items", "result", "Return less.")
         lists = [item for item in items if type(item) is list] if list in kinds else []
         dicts = [item for item in items if type(item) is dict] if dict in kinds else []
     return False
@@ -338,5 +340,5 @@ def _is_plain(value: Any) -> bool:
 
 def _all_finite(items: list[Any]) -> bool:
     floats = [item for item in items if type(item) is float]
-    # Their sum is finite, or one of them is not, or it overflowed: then each is looked at.
+    # If their sum is not finite, one of them is not, or the sum overflowed: then each is checked.
     return isfinite(sum(floats)) or all(map(isfinite, floats))

@@ -1,10 +1,10 @@
-"""Whether a value is of an annotation, as far as that can be told: what is read must be, and so what is stored.
+"""Checks whether a value fits an annotation. What is read must fit, and so must what is stored.
 
-Forged bytes may hold any JSON, and any built-in type in the tagged form; a caller that was promised a bool must not be
-given a dict, however deep it lies. A check looks at all values of one level at once, so it costs a few calls at C speed
-a level, not one a value. What an annotation leaves open (Any, a name nobody can resolve, a generic class of somebody's)
-is anything. As for type checkers an int is a float, and a subclass is its base; a field may be None whatever it says,
-for many a `x: int = None` is written. Checks are immutable; making one twice is harmless.
+Forged bytes may contain any JSON, and any built-in type in the tagged form. A caller that was promised a bool must not
+get a dict, at any depth. A check looks at all values of one level at once, so it costs a few calls at C speed a level,
+not one a value. What an annotation leaves open (Any, an unresolved name, a user's generic class) fits anything. As for
+type checkers an int is a float, and a subclass is its base. A field may be None whatever its type, because many write
+`x: int = None`. Checks are immutable; making one twice is harmless.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ _WRAPPERS: Final = (typing.Annotated, typing.Required, typing.NotRequired, typin
 
 
 class Check(NamedTuple):
-    """Whether all of some values are of one hint. The flag says that they are plain JSON, whose keys are all str."""
+    """A test whether several values all fit one hint. The flag says that they are plain JSON, whose keys are all
+    str.
+    """
 
     test: Callable[[Collection[Any], bool], bool]
     plain: frozenset[type] = _NOTHING
-    """Types of plain JSON that need no test: nothing inside them could be wrong."""
+    """Types of plain JSON that need no test: everything inside them fits."""
     is_of: Callable[[type], bool] | None = None
-    """Where the types of the values say it all."""
+    """A test of the type alone, where that is enough."""
 
 
 def check_of(annotation: object, table: Table) -> Check | None:
-    """The check of an annotation, whose classes `table` knows; None: anything is of it."""
+    """The check of an annotation, whose classes are in `table`; None: anything fits."""
     return _Maker(table).of(annotation)
 
 
@@ -72,7 +74,7 @@ class _Maker:
         return self._generic(origin, args) if isinstance(origin, type) else None
 
     def _later(self, hint: object) -> Check:
-        """Made once, and when it is first asked: what it is a part of may be a part of it."""
+        """Made when it is first used, and once: a hint may contain itself."""
         made: list[Check | None] = []
 
         def test(values: Collection[Any], json: bool) -> bool:
@@ -85,11 +87,11 @@ class _Maker:
         return self.made.setdefault(id(hint), Check(test))
 
     def _class(self, cls: Any) -> Check:
-        shape = self.table.shapes.get(cls)
+        record_type = self.table.record_types.get(cls)
         hints = self.table.hints.get(cls)
         if hints is not None and typing.is_typeddict(cls):
             return self._typed_dict(cls, hints)
-        if hints is None or shape is None or shape.is_enum:
+        if hints is None or record_type is None or record_type.is_enum:
             return _kinds(cls)
         return self._record(cls, hints)
 
@@ -115,7 +117,7 @@ class _Maker:
             if item is None:
                 return of_kind
             return Check(lambda values, json: of_kind.test(values, json) and item.test(_flat(values), json))
-        return None  # somebody's own generic class: a field's type may stand for what it gives (`Mapped[int]`)
+        return None  # a user's generic class: the value may have another type (`Mapped[int]`)
 
     def _tuple(self, of_kind: Check, args: tuple[Any, ...]) -> Check:
         if args[-1] is Ellipsis:
@@ -134,24 +136,24 @@ class _Maker:
 
     def _union(self, hints: Iterable[Any]) -> Check | None:
         checks = [self.of(hint) for hint in hints]
-        known = [check for check in checks if check is not None]
-        if len(known) < len(checks):
+        some = [check for check in checks if check is not None]
+        if len(some) < len(checks):
             return None
-        simple = [check.is_of for check in known if check.is_of is not None]
-        if len(simple) == len(known):
+        simple = [check.is_of for check in some if check.is_of is not None]
+        if len(simple) == len(some):
             return _by_kind(lambda kind: any(is_of(kind) for is_of in simple))
 
         def test(values: Collection[Any], json: bool) -> bool:
             for kind in set(map(type, values)):
                 alike = [value for value in values if type(value) is kind]
-                # Mostly one alternative is that of all; else each value may have its own.
-                if not any(check.test(alike, json) for check in known) and not all(
-                    any(check.test([value], json) for check in known) for value in alike
+                # Mostly one alternative fits all values; otherwise each value may have its own.
+                if not any(check.test(alike, json) for check in some) and not all(
+                    any(check.test([value], json) for check in some) for value in alike
                 ):
                     return False
             return True
 
-        return Check(test, _NOTHING.union(*(check.plain for check in known)))
+        return Check(test, _NOTHING.union(*(check.plain for check in some)))
 
     def _typed_dict(self, cls: Any, hints: Mapping[str, object]) -> Check:
         checks = {name: self._later(hint) for name, hint in hints.items()}
@@ -167,7 +169,7 @@ class _Maker:
         return Check(test)
 
     def _record(self, cls: type, hints: Mapping[str, object]) -> Check:
-        of_kind, shapes = _kinds(cls), self.table.shapes
+        of_kind, record_types = _kinds(cls), self.table.record_types
         checks = {name: self._later(hint) for name, hint in hints.items()}
 
         def test(values: Collection[Any], json: bool) -> bool:
@@ -175,11 +177,11 @@ class _Maker:
                 return False
             states = []
             for value in values:
-                shape = shapes.get(type(value))
-                if shape is None:  # a registered subclass
+                record_type = record_types.get(type(value))
+                if record_type is None:  # a registered subclass
                     continue
-                items = zip(shape.fields, value, strict=True) if shape.kind == "namedtuple" else ()
-                states.append({**dict(items), **shape.state(value)})
+                items = zip(record_type.fields, value, strict=True) if record_type.kind == "namedtuple" else ()
+                states.append({**dict(items), **record_type.state(value)})
             return all(
                 check.test([state[name] for state in states if state.get(name) is not None], json)
                 for name, check in checks.items()
@@ -189,7 +191,7 @@ class _Maker:
 
 
 def _flat(values: Collection[Any]) -> Collection[Any]:
-    """What is in all of the values, which is quick when there is only one."""
+    """The contents of all values; quick if there is only one."""
     return next(iter(values)) if len(values) == 1 else list(chain.from_iterable(values))
 
 
@@ -198,17 +200,17 @@ def _passes(check: Check | None, values: Collection[Any], json: bool) -> bool:
 
 
 def _kinds(cls: type) -> Check:
-    """Instances of a class and its subclasses."""
+    """A check for instances of a class and its subclasses."""
     return _by_kind(lambda kind: _is_subclass(kind, cls))
 
 
 def _by_kind(is_of: Callable[[type], bool]) -> Check:
-    known: dict[type, bool] = {}
+    answers: dict[type, bool] = {}
 
     def remembered(kind: type) -> bool:
-        answer = known.get(kind)
+        answer = answers.get(kind)
         if answer is None:
-            answer = known[kind] = is_of(kind)
+            answer = answers[kind] = is_of(kind)
         return answer
 
     plain = frozenset([kind for kind in _PLAIN if is_of(kind)])

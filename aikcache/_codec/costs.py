@@ -1,10 +1,10 @@
-"""What a payload may cost whoever reads it, beyond its own size: objects, and keys that collide in a hash table.
+"""Bounds what a payload may cost its reader beyond its own size: objects, and keys that collide in a hash table.
 
-A forged payload of a few kilobytes could hold millions of empty lists, or numbers whose hashes are all the same, which
-a set compares each with each, for minutes, with no other thread running. So containers are counted before they are
-made, and hashes before a set is. msgspec makes its sets and dicts in C, where nothing can be counted: where an
-annotation has it hash what a forger may choose (UUIDs, Decimals, tuples, whatever stands for Any), large payloads are
-not of its form, and what the writer has of that size it writes in the tagged one. Pure functions, for any thread.
+A forged payload of a few kilobytes could contain millions of empty lists, or numbers with equal hashes, which a set
+compares each with each, for minutes, while no other thread runs. So containers are counted before they are made, and
+hashes before a set is. msgspec makes its sets and dicts in C, where nothing can be counted. Where an annotation makes
+it hash values that a forger may choose (UUIDs, Decimals, tuples, anything under Any), large payloads are not read in
+its form, and large values are written in the tagged form. Pure functions, for any thread.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ __all__ = [
     "hashes_what_is_chosen",
     "may_collide",
     "too_many_containers",
-    "too_many_packed",
+    "too_many_in_msgpack",
 ]
 
 MAX_CONTAINERS: Final = 1 << 18
-"""Lists and objects of a payload: the least of them take 56 to 232 bytes."""
+"""Lists and objects of a payload: the smallest take 56 to 232 bytes each."""
 UNMEASURED: Final = 1 << 16
-"""Bytes that msgspec may read whatever they hash: all colliding, they take it less than half a second."""
+"""Bytes that msgspec may read whatever they hash: if all collide, it takes less than half a second."""
 _FEW: Final = 16
 _MAX_ALIKE: Final = 256
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-"""What begins a container in msgpack; strings may have such bytes, too."""
+"""The first bytes of a container in msgpack; strings may contain such bytes too."""
 _WIDE: Final = (b"\xcb", b"\xcf", b"\xd3")
-"""What begins a float or a long int; of tuples whose hashes are the same, each but the first has one."""
+"""The first byte of a float or a long int; of tuples with equal hashes, all but one contain one."""
 _MAX_WIDE: Final = 2000
-# Hashes of str, bytes and dates are secret, members are few; of 64-bit ints, floats and times few have the same hash.
+# Hashes of str, bytes and dates are secret, Enum members are few; few 64-bit ints, floats and times have equal hashes.
 _SAFE: Final = (str, bytes, bool, int, float, type(None), dt.date, dt.datetime, dt.time, dt.timedelta)
 
 
 class Collisions:
-    """Counts hashes that are the same, over all the sets and dicts of one payload."""
+    """Counts equal hashes over all the sets and dicts of one payload."""
 
     __slots__ = ("alike",)
 
@@ -50,7 +50,7 @@ class Collisions:
         self.alike = 0
 
     def count(self, items: Iterable[Any], number: int) -> None:
-        """Before a set is made of them. Raises ValueError when they are too many."""
+        """Count the items of a set before it is made. Raises ValueError if there are too many equal hashes."""
         if number > _FEW:
             self.alike += number - len(set(map(hash, items)))
             if self.alike > _MAX_ALIKE:
@@ -58,28 +58,28 @@ class Collisions:
 
 
 def too_many_containers(payload: bytes) -> bool:
-    """Of JSON, or the tagged form."""
+    """For JSON, or the tagged form."""
     if len(payload) <= MAX_CONTAINERS or payload.count(b"[") + payload.count(b"{") <= MAX_CONTAINERS:
         return False
     bare = _STRINGS.sub(b"", payload)
     return bare.count(b"[") + bare.count(b"{") > MAX_CONTAINERS
 
 
-def too_many_packed(payload: bytes) -> bool:
-    """Of msgpack, maybe: what is counted may be text. The tagged form then says."""
+def too_many_in_msgpack(payload: bytes) -> bool:
+    """For msgpack. It may count text too; then the value is written in the tagged form."""
     size = len(payload)
     return size > MAX_CONTAINERS and size - len(payload.translate(None, _HEADS)) > MAX_CONTAINERS
 
 
 def may_collide(payload: bytes, *, chosen: bool, anything: bool) -> bool:
-    """Whether it may hold enough hashes that are the same, where such are hashed, or `anything` is."""
+    """Whether a payload may contain too many equal hashes, where `chosen` values are hashed, or `anything` is."""
     if len(payload) <= UNMEASURED:
         return False
     return chosen or (anything and sum(map(payload.count, _WIDE)) > _MAX_WIDE)
 
 
 def hashes_what_is_chosen(hint: Any) -> bool:
-    """Whether the set or dict that a hint is hashes what may be made to collide."""
+    """Whether a hint is a set or dict whose keys a forger can make collide."""
     origin = get_origin(hint)
     if not isinstance(origin, type) or not issubclass(origin, Mapping | Set) or not get_args(hint):
         return False

@@ -34,27 +34,27 @@ ZSTD: Final = 1
 SEALED: Final = 2
 
 _HEADER: Final = struct.Struct("<2sBBB16s8sfQQII")
-# The header without its head: whatever tells how to decode a payload and by which stamps it is fresh is in the head.
+# The header without its head. The head says how to decode a payload, and by which stamps it is fresh.
 _REST: Final = struct.Struct("<fQQII")
 _HEAD_BYTES: Final = _HEADER.size - _REST.size
 _CRC: Final = struct.Struct("<I")
 _CRC_OF_ALL: Final = 0x2144DF1C  # what crc32 gives of anything that is followed by its own crc32
-# Never part of UTF-8, with or without surrogates, so every str can be ended by it.
+# Never part of UTF-8, with or without surrogates, so it can end every str.
 _TAG_END: Final = b"\xff"
 _INFINITY: Final = float("inf")
-_KEEPS_AT_MOST: Final = 0.9
-# What inflates by more is not compressed, and not inflated, unless it stays small: else a few kilobytes that somebody
-# puts into Redis cost each reader megabytes.
+_WORTH_IT: Final = 0.9
+# A payload that inflates by more is not compressed, and not inflated, unless it stays small. Otherwise a few forged
+# kilobytes in Redis would cost each reader megabytes.
 _INFLATES_AT_MOST: Final = 64
 _SMALL: Final = 1 << 20
 MAX_TAGS: Final = 4096
-# Payloads below _LARGE bytes are compressed at this level, whose literals are not entropy-coded: to read the tables of
-# that coding takes three times as long as to inflate so small a value (1 to 2 KiB: 3.6 µs at 0.44×, 1.3 µs at 0.57×).
+# Payloads below _LARGE bytes are compressed at this level, whose literals are not entropy-coded: reading the tables of
+# that coding takes three times as long as inflating so small a value (1 to 2 KiB: 3.6 µs at 0.44×, 1.3 µs at 0.57×).
 _QUICK: Final = -1
 _LARGE: Final = 2048
 
 Alike = Callable[[bytes, bytes], bytes | None]
-"""The payload stored under a key, given the key's bytes and its frame's; None: it has to be unpacked."""
+"""Returns the payload of a frame, given the key's bytes and the frame's; None: it has to be unpacked."""
 
 _new = tuple.__new__  # half the time of Frame(...), on the path of every remote hit
 _unpack_header = _HEADER.unpack_from
@@ -64,11 +64,11 @@ _FRAME_MIN: Final = _HEADER.size + _CRC.size
 
 
 ENDLESS = -1
-"""The PTTL of what does not expire."""
+"""The PTTL of a value without expiry."""
 
 
 class Frame(NamedTuple):
-    """A frame that was found intact, its payload inflated."""
+    """An intact frame with its payload inflated."""
 
     codec: int
     schema: bytes
@@ -76,19 +76,20 @@ class Frame(NamedTuple):
     cost: float
     """Seconds the load took (as a 32-bit float)."""
     ttl_ms: int
-    """For how long after storing the value is fresh."""
+    """How long after storing the value is fresh."""
     redis_ttl_ms: int
-    """For how long after storing Redis keeps it: at most this minus the remaining PTTL is its age."""
+    """How long after storing Redis keeps it: its age is at most this minus the remaining PTTL."""
     tags: tuple[str, ...]
     payload: bytes
     sealed_ms: int | None = None
     """The longest PTTL that the seal allows; None where it is not sealed."""
 
     def seconds_left(self, pttl: int) -> tuple[float, float]:
-        """Seconds that it is fresh from when Redis said `pttl` (below 0: stale for so long), and that it may be kept.
+        """Seconds that it is fresh from when Redis replied `pttl` (below 0: stale for so long), and that it may be
+        kept.
 
-        What does not expire there, because somebody has taken its end away, may be kept once more as long as it was to.
-        What is sealed and would stay longer than it was sealed for was put back, or kept, by somebody else: it is over.
+        A value whose expiry was removed in Redis may be kept once more for its whole life. A sealed value that would
+        stay longer than it was sealed for was put back, or kept, by another program: it has expired.
         """
         if self.sealed_ms is not None and not 0 <= pttl <= self.sealed_ms:
             pttl = 0
@@ -157,20 +158,20 @@ class Framer:
                 "Return less, store it in parts, or raise max_value_bytes."
             )
         if len(digest) != 16 or len(schema) != 8:
-            raise ValueError("digest must have 16 bytes and schema 8")  # struct would pad or cut without a word
+            raise ValueError("digest must have 16 bytes and schema 8")  # struct would silently pad or cut
         flags = self._kind
         if len(payload) >= self._compress_min and (smaller := self._deflate(payload)) is not None:
             payload, flags = smaller, flags | ZSTD
         if len(tags) > MAX_TAGS:
             raise EncodeError(f"a value has at most {MAX_TAGS} tags, got {len(tags)}. Tag what they have in common.")
         name = _utf8(key)
-        marks = b"".join([_utf8(tag) + _TAG_END for tag in tags])
-        if len(name) + len(marks) > MAX_EXTRA - _FRAME_MIN - SEAL_BYTES:
-            raise EncodeError(f"key and tags have {len(name) + len(marks)} bytes, more than a frame may hold.")
+        ended_tags = b"".join([_utf8(tag) + _TAG_END for tag in tags])
+        if len(name) + len(ended_tags) > MAX_EXTRA - _FRAME_MIN - SEAL_BYTES:
+            raise EncodeError(f"key and tags have {len(name) + len(ended_tags)} bytes, more than a frame may hold.")
         header = _HEADER.pack(
-            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, len(name), len(marks)
+            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, len(name), len(ended_tags)
         )
-        body = b"".join((header, name, marks, payload))
+        body = b"".join((header, name, ended_tags, payload))
         data = body + _CRC.pack(crc32(body))
         return data if self._seal is None else self._seal.close(name, data, redis_ttl_ms)
 
@@ -220,10 +221,10 @@ class Framer:
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
 
     def alike(self, data: bytes) -> Alike | None:
-        """A quick way to the payloads of frames that begin as `data` does, which was found intact; for batches.
+        """A quick way to the payloads of frames that begin as the intact frame `data` does; for batches.
 
-        It checks what `unpack` checks, and leaves aside what has tags, or is kept for longer than it is fresh. For this
-        thread alone. None where frames are sealed: they have nothing in common.
+        It checks what `unpack` checks, and skips frames that have tags, or are kept for longer than they are fresh. For
+        this thread alone. None where frames are sealed: they have nothing in common.
         """
         if self._seal is not None:
             return None
@@ -249,7 +250,7 @@ class Framer:
                 if not 0 <= size <= largest or (size > _SMALL and size > len(found) * _INFLATES_AT_MOST):
                     return None
                 return found if zstd is None else zstd.inflate(found, size, False, False)
-            except _damage() as error:  # what is wrong is said by `unpack`
+            except _damage() as error:  # `unpack` reports what is wrong
                 let_out(error)
                 return None
 
@@ -260,23 +261,23 @@ class Framer:
         zstd = self._zstd()
         smaller = (zstd.compressor if len(payload) >= _LARGE else zstd.quick).compress(payload)
         much = len(payload) > max(_SMALL, len(smaller) * _INFLATES_AT_MOST)
-        return None if much or len(smaller) > len(payload) * _KEEPS_AT_MOST else smaller
+        return None if much or len(smaller) > len(payload) * _WORTH_IT else smaller
 
     def _inflate(self, key: str, payload: bytes) -> bytes:
         zstd = self._zstd()
-        # The frame's own word on its size is checked first: max_output_size does not bind a frame that declares one.
+        # The declared size is checked first: max_output_size does not bind a frame that declares one.
         size = zstd.content_size(payload)
         if not 0 <= size <= self._max_value:
             raise DecodeError(f"the frame of {key!r} inflates to {size} bytes > max_value_bytes {self._max_value}.")
         if size > max(_SMALL, len(payload) * _INFLATES_AT_MOST):
             raise DecodeError(f"the frame of {key!r} inflates to {size} bytes, from {len(payload)}: that is too much.")
-        inflated = zstd.inflate(payload, size, False, False)  # by name they cost a tenth more: nothing may follow
+        inflated = zstd.inflate(payload, size, False, False)  # positional: keywords cost a tenth more
         if len(inflated) != size:
             raise DecodeError(f"the frame of {key!r} inflates to {len(inflated)} bytes, but declares {size}.")
         return inflated
 
     def _zstd(self) -> _Zstd:
-        """This thread's: zstandard's contexts are not thread-safe, and making one costs more than using it."""
+        """This thread's codec: zstandard's contexts are not thread-safe, and making one costs more than using it."""
         zstd: _Zstd | None = getattr(self._local, "zstd", None)
         if zstd is None:
             zstd = self._local.zstd = _Zstd(self._level)
@@ -284,12 +285,12 @@ class Framer:
 
 
 class _Zstd:
-    """One thread's way to deflate and inflate."""
+    """One thread's codec."""
 
     __slots__ = ("compressor", "content_size", "inflate", "quick")
 
     def __init__(self, level: int) -> None:
-        import zstandard  # here, because not everybody compresses, and it takes a while to import
+        import zstandard  # here, because the import takes a while and not every cache compresses
 
         self.compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self.quick = zstandard.ZstdCompressor(level=_QUICK, write_content_size=True)
@@ -298,7 +299,7 @@ class _Zstd:
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    """What reading a frame that is none of ours can raise."""
+    """Exceptions that reading a foreign frame can raise."""
     zstandard = sys.modules.get("zstandard")
     return (struct.error, *BUGS) if zstandard is None else (struct.error, *BUGS, zstandard.ZstdError)
 
@@ -310,10 +311,10 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _tags(marks: bytes) -> tuple[str, ...]:
-    if marks.count(_TAG_END) > MAX_TAGS:
+def _tags(data: bytes) -> tuple[str, ...]:
+    if data.count(_TAG_END) > MAX_TAGS:
         raise ValueError("too many tags")
-    *ended, rest = marks.split(_TAG_END)
+    *ended, rest = data.split(_TAG_END)
     if rest:
         raise ValueError("a tag is not ended")
     return tuple([tag.decode("utf-8", "surrogatepass") for tag in ended])

@@ -1,8 +1,8 @@
-"""The classes users taught the codec with `register_type`: one process-wide table, by class and by name.
+"""The classes that users registered with `register_type`: one process-wide table, by class and by name.
 
-The name, not the class's path, goes into the stored bytes, so that a class may move to another module. Registrations
-happen while modules are imported; a lock orders them, readers take none (a dict lookup is atomic). A second, different
-registration is a `ConfigError` where it was written: a payload must have one meaning for as long as it is stored.
+The name, not the class's path, is in the stored bytes, so that a class may move to another module. Registrations happen
+while modules are imported; a lock orders them, readers take none (a dict look-up is atomic). A second, different
+registration is a `ConfigError`: a payload must have one meaning for as long as it is stored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUILT_IN: Final = frozenset(
 
 
 class Registered(NamedTuple):
-    """One taught class."""
+    """One registered class."""
 
     cls: type
     name: str
@@ -55,10 +55,10 @@ def register_type(cls: type[T], *, name: str, encode: Callable[[T], object], dec
     """
     _check(cls, name, encode, decode)
     with _lock:
-        named, known = by_name.get(name), by_type.get(cls)
-        if known is not None and known.name != name:
+        named, registered = by_name.get(name), by_type.get(cls)
+        if registered is not None and registered.name != name:
             raise ConfigError(
-                f"register_type: {cls.__qualname__} is registered as {known.name!r} already, got name={name!r}. "
+                f"register_type: {cls.__qualname__} is registered as {registered.name!r} already, got name={name!r}. "
                 "A class has one name: use the same one everywhere."
             )
         if named is not None and not _is_same_class(named.cls, cls):
@@ -66,9 +66,9 @@ def register_type(cls: type[T], *, name: str, encode: Callable[[T], object], dec
                 f"register_type: name {name!r} is taken by {named.cls.__module__}.{named.cls.__qualname__}, "
                 f"got {cls.__module__}.{cls.__qualname__}. Choose another name."
             )
-        if named is None and (twin := _reloaded(cls)) is not None:
+        if named is None and (reloaded := _reloaded(cls)) is not None:
             raise ConfigError(
-                f"register_type: {cls.__qualname__} is registered as {twin.name!r} already, got name={name!r}. "
+                f"register_type: {cls.__qualname__} is registered as {reloaded.name!r} already, got name={name!r}. "
                 "A class has one name: use the same one everywhere."
             )
         if named is not None:
@@ -88,14 +88,14 @@ def _check(cls: object, name: object, encode: object, decode: object) -> None:
 
 
 def _is_same_class(old: type, new: type) -> bool:
-    """A reloaded module makes its classes anew: same path, other object."""
+    """Whether a class is, or is the reloaded version of, another: same path, other object."""
     return old is new or (_is_path(old) and old.__module__ == new.__module__ and old.__qualname__ == new.__qualname__)
 
 
 def _is_path(cls: type) -> bool:
-    """Whether module and qualified name lead to one class; several classes made in a function share theirs."""
+    """Whether module and qualified name identify one class; classes made in a function may share them."""
     return "<locals>" not in cls.__qualname__
 
 
 def _reloaded(cls: type) -> Registered | None:
-    return next((known for known in by_type.values() if _is_same_class(known.cls, cls)), None)
+    return next((registered for registered in by_type.values() if _is_same_class(registered.cls, cls)), None)

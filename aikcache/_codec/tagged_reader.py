@@ -1,9 +1,10 @@
-"""Reading the tagged form that `_codec/tagged_writer` writes.
+"""Reads the tagged form that `_codec/tagged_writer` writes.
 
-The names in stored bytes select, they never import: a reader makes built-in values, what `register_type` taught it and
-the classes its own annotation reaches, by their name in that table, and nothing else. Records are made from their
-state, so of the user's code only registered decoders, Enum lookups and `__hash__` run.
-Pure functions, for any thread. Odd bytes may raise anything; the codec, the only caller, makes it a `DecodeError`.
+Names in stored bytes select, they never import: a reader makes built-in values, registered classes, and classes that
+its own annotation reaches, by their name in that table, and nothing else. Records are made from their state, so of the
+user's code only registered decoders, Enum look-ups and `__hash__` run.
+Pure functions, for any thread. Malformed bytes may raise anything; the codec, the only caller, makes it a
+`DecodeError`.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ __all__ = ["read"]
 
 
 def read(payload: bytes, table: Table) -> object:
-    """The value. Raises anything for odd bytes."""
+    """The value. Malformed bytes may raise anything."""
     import orjson
 
     return _Reader(table).node(orjson.loads(payload))
 
 
 class _Reader:
-    """One pass over what orjson has read. Anything malformed raises something."""
+    """One pass over the value that orjson has parsed. Anything malformed raises an exception."""
 
     __slots__ = ("collisions", "table", "zones")
 
@@ -73,9 +74,9 @@ class _Reader:
 
     def enum(self, content: Any) -> object:
         name, member = content
-        shape = self.table.by_name[name]
-        cls: Any = shape.cls
-        if shape.kind == "enum":
+        record_type = self.table.by_name[name]
+        cls: Any = record_type.cls
+        if record_type.kind == "enum":
             return cls.__members__[member]
         if not issubclass(cls, enum.Flag):
             raise TypeError("not an Enum")
@@ -83,20 +84,20 @@ class _Reader:
 
     def record(self, content: Any) -> object:
         name, count, *rest = content
-        shape = self.table.by_name[name]
-        if shape.is_enum or not 0 <= count <= len(rest):
+        record_type = self.table.by_name[name]
+        if record_type.is_enum or not 0 <= count <= len(rest):
             raise ValueError("not a record")
         state = rest[count:]
         values = (self.node(value) for value in state[1::2])
-        return shape.build(self.items(rest[:count]), dict(zip(state[::2], values, strict=True)))
+        return record_type.build(self.items(rest[:count]), dict(zip(state[::2], values, strict=True)))
 
-    def taught(self, content: Any) -> object:
+    def registered(self, content: Any) -> object:
         name, plain = content
-        known = by_name[name]
-        if not self.table.reaches(known.cls):
+        entry = by_name[name]
+        if not self.table.reaches(entry.cls):
             raise TypeError("a class that the annotation does not reach")
-        value = known.decode(self.node(plain))
-        if type(value) is not known.cls:
+        value = entry.decode(self.node(plain))
+        if type(value) is not entry.cls:
             raise TypeError("registered decode returned another type")
         return value
 
@@ -106,7 +107,7 @@ class _Reader:
         return parse(text).replace(tzinfo=tzinfo, fold=fold)
 
     def zone(self, content: Any) -> zoneinfo.ZoneInfo:
-        """Each is read once, whatever its number: `ZoneInfo` remembers only some."""
+        """Each zone is made once, however many there are: `ZoneInfo` caches only some."""
         zone = self.zones.get(content)
         if zone is None:
             zone = self.zones[content] = zoneinfo.ZoneInfo(_expect(content, str))
@@ -156,7 +157,7 @@ _READERS: Final[dict[str, Callable[[_Reader, Any], object]]] = {
     "!n": lambda _, content: decimal.Decimal(_expect(content, str)),
     "!u": _read_uuid,
     "!U": _read_unset,
-    "!x": _Reader.taught,
+    "!x": _Reader.registered,
     "!e": _Reader.enum,
     "!r": _Reader.record,
 }

@@ -1,9 +1,10 @@
-"""Writing the closed, tagged form over JSON: built-in types JSON lacks, registered classes, records of one table.
+"""Writes the closed, tagged form over JSON: built-in types that JSON lacks, registered classes, records of one table.
 
-Plain JSON stands for itself. Everything else is an object with one key that begins with "!", say `{"!t": [1, 2]}` for
-a tuple; a real dict with such a key, or with keys that are no str, is written as pairs under "!d". So the form is
-readable, and nothing in it is a class path or code. Types are matched exactly: a subclass is another type.
-Pure functions, for any thread. Depth and size are bounded, so a cycle is an `EncodeError` like anything not covered.
+Plain JSON is written as it is. Everything else is an object with one key that begins with "!", for example
+`{"!t": [1, 2]}` for a tuple. A real dict with such a key, or with keys that are no str, is written as pairs under "!d".
+So the form is readable, and nothing in it is a class path or code. Types are matched exactly: a subclass is another
+type. Pure functions, for any thread. Depth and size are bounded, so a cycle is an `EncodeError` like anything not
+covered.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from aikcache._concurrency.outside import let_out
 from aikcache._records import RecordType
 from aikcache.errors import EncodeError
 
-__all__ = ["way_out", "write"]
+__all__ = ["cannot_store", "write"]
 
-# Two levels of JSON for one of ours stay under orjson's limit of 254.
+# Each level takes two levels of JSON, which stays under orjson's limit of 254.
 MAX_DEPTH: Final = 120
-# Each takes some 10 bytes, so more would not fit the default max_value_bytes. It stops structures that share their
+# Each takes some 10 bytes, so more would exceed the default max_value_bytes. This stops structures that share their
 # parts, and are exponentially large as a tree.
 MAX_CONTAINERS: Final = 1 << 20
 
@@ -38,7 +39,7 @@ _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
 
 class _RefusedError(Exception):
-    """Something that cannot be stored; the steps to it are gathered on the way up, innermost first."""
+    """A part that cannot be stored. The steps to it are collected on the way up, innermost first."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -47,7 +48,7 @@ class _RefusedError(Exception):
         self.steps: list[str] = []
 
 
-def way_out(what: str, path: str, hint: str = "") -> EncodeError:
+def cannot_store(what: str, path: str, hint: str = "") -> EncodeError:
     """The error for a value that would not come back equal: where, what, and what to do about it."""
     hint = hint or (
         "Annotate the function's return type (or pass type=) if it is a dataclass, NamedTuple, Enum, attrs, msgspec or "
@@ -57,22 +58,22 @@ def way_out(what: str, path: str, hint: str = "") -> EncodeError:
 
 
 def write(value: object, table: Table) -> bytes:
-    """The tagged form. Raises `EncodeError` with the path of the first thing it does not cover."""
+    """The tagged form. Raises `EncodeError` with the path of the first part that it does not cover."""
     import orjson
 
     try:
         try:
             return orjson.dumps(_Writer(table, careful=False).node(value, 0))
         except orjson.JSONEncodeError:
-            # A long int or a lone surrogate, where each was taken for plain: look at every one.
+            # There is a long int or a lone surrogate: check every int and str.
             return orjson.dumps(_Writer(table, careful=True).node(value, 0))
     except _RefusedError as refused:
         path = "result" + "".join(reversed(refused.steps))
-        raise way_out(refused.what, path, refused.hint) from refused.__cause__
+        raise cannot_store(refused.what, path, refused.hint) from refused.__cause__
 
 
 class _Writer:
-    """One pass over one value. Not careful, it takes every int and str for plain, as nearly all are."""
+    """One pass over one value. Not careful, it does not check ints and strs, because nearly all are plain."""
 
     __slots__ = ("atoms", "careful", "left", "table")
 
@@ -88,18 +89,18 @@ class _Writer:
             return value
         if depth > MAX_DEPTH:
             raise _RefusedError(f"what is nested {MAX_DEPTH} levels deep, or in itself,", "Return a flatter structure.")
-        if (known := by_type.get(kind)) is not None and self.table.reaches(kind):
-            return {"!x": [known.name, self._taught(known.encode, value, depth)]}
+        if (entry := by_type.get(kind)) is not None and self.table.reaches(kind):
+            return {"!x": [entry.name, self._registered(entry.encode, value, depth)]}
         if (put := _WRITERS.get(kind)) is not None:
             return put(self, value, depth)
-        if (shape := self.table.shapes.get(kind)) is not None:
-            return self._enum(value, shape) if shape.is_enum else self._record(value, shape, depth)
+        if (record_type := self.table.record_types.get(kind)) is not None:
+            return self._enum(value, record_type) if record_type.is_enum else self._record(value, record_type, depth)
         if (msgspec := sys.modules.get("msgspec")) is not None and value is msgspec.UNSET:
             return {"!U": None}
         raise _RefusedError(kind.__qualname__)
 
     def items(self, values: Iterable[object], depth: int, step: str = "[{}]") -> list[object]:
-        """The nodes of a container, with the failing item's step in the path."""
+        """The nodes of a container. An error gets the failing item's step in its path."""
         self.left -= 1
         if self.left < 0:
             raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
@@ -112,7 +113,7 @@ class _Writer:
             raise
         return done
 
-    def _taught(self, encode: Callable[[Any], object], value: object, depth: int) -> object:
+    def _registered(self, encode: Callable[[Any], object], value: object, depth: int) -> object:
         try:
             plain = encode(value)
         except Exception as error:
@@ -121,20 +122,20 @@ class _Writer:
             raise _RefusedError(what, "Correct the function given to aikcache.register_type.") from error
         return self.node(plain, depth + 1)
 
-    def _enum(self, member: Any, shape: RecordType) -> object:
-        name = self.table.names[shape.cls]
-        if shape.kind == "enum":
+    def _enum(self, member: Any, record_type: RecordType) -> object:
+        name = self.table.names[record_type.cls]
+        if record_type.kind == "enum":
             return {"!e": [name, member._name_]}
         # Flags in combination have no name.
         return {"!e": [name, self.node(member._value_, 0)]}
 
-    def _record(self, record: Any, shape: RecordType, depth: int) -> object:
-        values = record if shape.kind == "namedtuple" else ()
-        node: list[object] = [self.table.names[shape.cls], len(values)]
+    def _record(self, record: Any, record_type: RecordType, depth: int) -> object:
+        values = record if record_type.kind == "namedtuple" else ()
+        node: list[object] = [self.table.names[record_type.cls], len(values)]
         node += self.items(tuple.__iter__(values), depth)
-        state = shape.state(record)
+        state = record_type.state(record)
         for name, value in state.items():
-            if name not in shape.known:
+            if name not in record_type.state_names:
                 what = f"{type(record).__qualname__}.{name}, which is no field,"
                 raise _RefusedError(what, "Declare it as a field of the class, or do not set it.")
             try:
@@ -148,7 +149,7 @@ class _Writer:
         return value if math.isfinite(value) else {"!f": str(value)}
 
     def put_int(self, value: int, depth: int) -> object:
-        # Hexadecimal: decimal digits beyond 4300 are refused by Python, and quadratic.
+        # Hexadecimal: Python refuses more than 4300 decimal digits, and they take quadratic time.
         return value if _INT_MIN <= value <= _INT_MAX else {"!i": hex(value)}
 
     def put_str(self, value: str, depth: int) -> object:
@@ -237,7 +238,7 @@ def _base64(data: bytes) -> str:
 
 
 def _key_text(key: object) -> str:
-    """A dict's key in a path: names and numbers only, and not the whole of a long one."""
+    """A dict's key in a path: names and numbers only, long ones cut."""
     if type(key) is str:
         return repr(key if len(key) <= 40 else key[:40] + "…")
     return str(key) if type(key) is int and -(10**9) < key < 10**9 else f"<{type(key).__qualname__}>"

@@ -32,7 +32,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from aikcache._concurrency.outside import let_out
-from aikcache._records import RecordType, shape_of
+from aikcache._records import RecordType, record_type_of
 from aikcache.errors import InvalidKeyError
 
 LONG = 64
@@ -219,15 +219,15 @@ def _member(value: Enum) -> str | None:
 @lru_cache(maxsize=512)
 def _place(cls: type) -> tuple[RecordType, tuple[str, ...]] | None:
     """Where a dataclass, a NamedTuple, an attrs class, a Struct or a model keeps its state, and its fields' names."""
-    shape = shape_of(cls)
-    if shape is None:
+    found = record_type_of(cls)
+    if found is None:
         return None
-    return shape, tuple(f.name for f in dataclasses.fields(cls)) if shape.kind == "dataclass" else shape.fields
+    return found, tuple(f.name for f in dataclasses.fields(cls)) if found.kind == "dataclass" else found.fields
 
 
-def _record_parts(value: object, shape: RecordType, names: tuple[str, ...], left: list[int]) -> list[bytes]:
+def _record_parts(value: object, record_type: RecordType, names: tuple[str, ...], left: list[int]) -> list[bytes]:
     """The fields in order, and then whatever else the record holds, by name."""
-    state = shape.state(value)
+    state = record_type.state(value)
     if isinstance(value, tuple):
         _take(tuple.__len__(value), left)
         parts = [_canonical(item, left) for item in tuple.__iter__(value)]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aikcache._cache import Cache
 from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec
-from aikcache._codec.costs import too_many_packed
+from aikcache._codec.costs import too_many_in_msgpack
 from aikcache._codec.frame import SEALED, ZSTD, Frame
 from aikcache._engine.call import Attempt
 from aikcache.cli.failures import Failure
@@ -150,7 +150,7 @@ def _value(codec: Codec, frame: Frame) -> tuple[object, str]:
     try:
         if frame.codec != TYPED:
             value = codec.decode(frame.codec, frame.payload)
-        elif too_many_packed(frame.payload):
+        elif too_many_in_msgpack(frame.payload):
             raise DecodeError("too many containers")
         else:
             value = msgspec.msgpack.decode(frame.payload)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aikcache._codec.codec import TAGGED, Codec
-from aikcache._codec.equality import immutable, same
+from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.registry import by_type
 from aikcache.errors import DecodeError, EncodeError
 from aikcache.sessions.records import MOST_NAME_BYTES
@@ -48,10 +48,10 @@ def unchanged(value: object, data: bytes) -> bool:
     """Whether a value is still what `data` holds."""
     try:
         before = decode(data)
-        if not same(value, before):
+        if not exactly_equal(value, before):
             return False
         # Two instances of a registered class are always the same to the codec: what they encode to tells them apart.
-        return data[0] != TAGGED or not by_type or same(_plain(value), _plain(before))
+        return data[0] != TAGGED or not by_type or exactly_equal(_plain(value), _plain(before))
     except (DecodeError, RecursionError):
         return False
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Typed
 import pytest
 
 from aikcache._codec.codec import BY_HAND, Codec
-from aikcache._codec.equality import same
+from aikcache._codec.equality import exactly_equal
 from aikcache._decorators.signature import item_type, return_type
 from aikcache.errors import DecodeError
 
@@ -110,7 +110,7 @@ def test_a_value_put_by_hand_is_read_where_it_is_of_the_type(value: Any) -> None
 
 def reads(codec: Codec, encoded: Any, value: object) -> bool:
     try:
-        return same(codec.decode(encoded.codec, encoded.payload, BY_HAND), value)
+        return exactly_equal(codec.decode(encoded.codec, encoded.payload, BY_HAND), value)
     except DecodeError:
         return False
 
@@ -120,7 +120,7 @@ def test_by_key_and_without_a_type_a_value_is_read_as_it_was_stored(annotation: 
     """What describes itself is read whatever it was stored for."""
     writer = Codec(annotation)
     encoded = writer.encode(value)
-    assert same(Codec(by_hand=True).decode(encoded.codec, encoded.payload, writer.schema), value)
+    assert exactly_equal(Codec(by_hand=True).decode(encoded.codec, encoded.payload, writer.schema), value)
     with pytest.raises(DecodeError):
         Codec(bytes, by_hand=True).decode(encoded.codec, encoded.payload, writer.schema)
 

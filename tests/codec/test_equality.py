@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aikcache._codec.equality import immutable, same
+from aikcache._codec.equality import exactly_equal, immutable
 
 ROME = zoneinfo.ZoneInfo("Europe/Rome")
 NOON = dt.datetime(2024, 10, 27, 2, 30)
@@ -85,21 +85,21 @@ def copy_of(value: Any) -> Any:
 @pytest.mark.parametrize("value", ALL_DIFFERENT, ids=lambda value: f"{type(value).__name__}")
 def test_same_as_its_copy(value: Any) -> None:
     """A value is the same as its copy, nan included, wherever it is nested."""
-    assert same(value, copy_of(value))
-    assert same([(value,)], [(copy_of(value),)])
+    assert exactly_equal(value, copy_of(value))
+    assert exactly_equal([(value,)], [(copy_of(value),)])
 
 
 def test_no_two_are_the_same() -> None:
     """Values that differ in type, sign, fold, zone or order at any depth are not the same."""
     for a, b in combinations(ALL_DIFFERENT, 2):
-        assert not same(a, b), (a, b)
-        assert not same([{"x": (a,)}], [{"x": (b,)}]), (a, b)
+        assert not exactly_equal(a, b), (a, b)
+        assert not exactly_equal([{"x": (a,)}], [{"x": (b,)}]), (a, b)
 
 
 @given(st.lists(st.sampled_from([1, True, 1.0, 0.0, -0.0, "a"])), st.lists(st.sampled_from([1, True, 1.0, -0.0, "a"])))
 def test_lists_are_the_same_where_their_reprs_are(a: list[Any], b: list[Any]) -> None:
     """The fast path over a whole list gives what a look at each item would."""
-    assert same(a, b) == (repr(a) == repr(b))
+    assert exactly_equal(a, b) == (repr(a) == repr(b))
 
 
 def test_unknown_types_are_not_the_same() -> None:
@@ -112,8 +112,8 @@ def test_unknown_types_are_not_the_same() -> None:
         __hash__ = None  # type: ignore[assignment]
 
     odd = Odd()
-    assert not same(Odd(), odd)
-    assert same(odd, odd)
+    assert not exactly_equal(Odd(), odd)
+    assert exactly_equal(odd, odd)
 
 
 @pytest.mark.parametrize("value", [1, "a", (), (1, ("a", None)), frozenset({(1,)}), NOON.replace(tzinfo=ROME), ROME])

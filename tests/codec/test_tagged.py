@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from aikcache._codec import registry as _registered
 from aikcache._codec.codec import JSON, TAGGED, Codec, register_type
-from aikcache._codec.equality import same
+from aikcache._codec.equality import exactly_equal
 from aikcache._codec.tagged_reader import _READERS
 from aikcache.errors import ConfigError, DecodeError, EncodeError
 
@@ -90,15 +90,15 @@ def registry() -> Iterator[None]:
 def test_round_trip(value: object) -> None:
     """Any supported value comes back the same, type for type, on the miss, on a hit, and where it is as annotated."""
     encoded = Codec().encode(value)
-    assert same(encoded.value, value)
-    assert same(Codec().decode(encoded.codec, encoded.payload), value)
+    assert exactly_equal(encoded.value, value)
+    assert exactly_equal(Codec().decode(encoded.codec, encoded.payload), value)
     for annotation, kind in ((int, int), (list[str], list)):
         try:
             decoded = Codec(annotation).decode(encoded.codec, encoded.payload)
         except DecodeError:
             continue
         assert isinstance(decoded, kind)
-        assert same(decoded, value)
+        assert exactly_equal(decoded, value)
 
 
 @given(values)
@@ -107,7 +107,7 @@ def test_json_only_where_it_is_exact(value: object) -> None:
     encoded = Codec().encode(value)
     assert encoded.codec in (JSON, TAGGED)
     if encoded.codec == JSON:
-        assert same(orjson.loads(encoded.payload), value)
+        assert exactly_equal(orjson.loads(encoded.payload), value)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_json_only_where_it_is_exact(value: object) -> None:
 def test_special_cases(value: object) -> None:
     """What other caches silently change comes back as it was."""
     encoded = Codec().encode(value)
-    assert same(Codec().decode(encoded.codec, encoded.payload), value)
+    assert exactly_equal(Codec().decode(encoded.codec, encoded.payload), value)
 
 
 class Text(str):
@@ -227,7 +227,7 @@ def test_too_deep_is_refused(kind: type) -> None:
     for _ in range(100):
         value = kind([value])
     encoded = Codec().encode(value)
-    assert same(Codec().decode(encoded.codec, encoded.payload), value)
+    assert exactly_equal(Codec().decode(encoded.codec, encoded.payload), value)
     for _ in range(10_000):
         value = kind([value])
     with pytest.raises(EncodeError):
@@ -261,7 +261,7 @@ def test_mutable_values_are_copied(value: object) -> None:
     encoded = Codec().encode(value)
     assert not encoded.shared
     assert encoded.value is not value
-    assert same(encoded.value, value)
+    assert exactly_equal(encoded.value, value)
 
 
 @given(st.binary() | st.recursive(st.text(), st.lists).map(orjson.dumps))

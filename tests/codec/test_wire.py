@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aikcache._codec.codec import Codec
-from aikcache._codec.equality import same
+from aikcache._codec.equality import exactly_equal
 from aikcache._codec.frame import Framer
 from aikcache.errors import DecodeError
 from tests.codec.wire import make_v2
@@ -23,7 +23,7 @@ def test_golden_frame(name: str) -> None:
     assert (frame.codec, frame.digest, frame.cost) == (case.codec, make_v2.DIGEST, 0.25)
     assert (frame.ttl_ms, frame.redis_ttl_ms, frame.tags) == (300_000, 360_000, case.tags)
     value = codec.decode(frame.codec, frame.payload, frame.schema)
-    assert same(value, case.value, codec.shapes)
+    assert exactly_equal(value, case.value, codec.record_types)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from uuid import UUID
 import pytest
 
 from aikcache import Cache, ConfigError, EncodeError
-from aikcache._codec.equality import same
+from aikcache._codec.equality import exactly_equal
 from aikcache._decorators import wrapper
 from aikcache._decorators.signature import Signature
 from aikcache._engine import build
@@ -417,7 +417,7 @@ class TestWhatIsKept:
         """What comes from the cache is what the function gave, deep: types, signs, order and zones."""
         f, counted = counting(cache, lambda x: value)
         for _ in range(3):
-            assert same(f(1), value)
+            assert exactly_equal(f(1), value)
         assert counted.runs == 1
 
     def test_records_come_back_as_records(self, cache: Cache) -> None:
