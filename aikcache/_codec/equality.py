@@ -98,10 +98,7 @@ def _equal_set(a: Collection[object], b: Collection[object], types: Mapping[type
     # nan, and records compared by identity, find no counterpart by ==.
     rest = list(candidates.values())
     for item in unmatched:
-        match = next(
-            (index for index, other in enumerate(rest) if exactly_equal(item, other, types)),
-            None,
-        )
+        match = next((index for index, other in enumerate(rest) if exactly_equal(item, other, types)), None)
         if match is None:
             return False
         del rest[match]

@@ -1,8 +1,8 @@
 """The cryptography of the key ring: sealing under a key's sub-keys, and wrapping keys under master keys.
 
-All of it is AES-256-GCM and HKDF-SHA256 of the package `cryptography`. A nonce is 12 random bytes, which is good for
-2**32 seals of one purpose under one key. What goes into associated data is length-prefixed, so no two lists of parts
-look alike. Everything here is immutable, and for any thread; nothing here shows a key.
+It uses AES-256-GCM and HKDF-SHA256 of the package `cryptography`. A nonce is 12 random bytes, which is good for 2**32
+seals of one purpose under one key. Associated data is length-prefixed, so two different lists of parts never look the
+same. Everything here is immutable, and for any thread; nothing here shows a key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LENGTH: Final = struct.Struct(">I").pack
 WRAPPED: Final = "aikw1"
 PLAIN: Final = "aikp1"
 MasterKeys: TypeAlias = "str | bytes | list[str | bytes] | Callable[[], str | bytes | list[str | bytes]]"
-"""32 bytes as base64url, or several: the first wraps, each unwraps. Or a function that returns them."""
+"""32 bytes as base64url, or several: the first wraps, all of them unwrap. Or a function that returns them."""
 MAKE_ONE: Final = (
     "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))', and keep it outside of Redis, "
     "the same in every process."
@@ -44,7 +44,7 @@ MAKE_ONE: Final = (
 
 
 def joined(parts: Iterable[bytes]) -> bytes:
-    """Parts in one, each with its length before it."""
+    """The parts as one, each preceded by its length."""
     return b"".join([_LENGTH(len(part)) + part for part in parts])
 
 
@@ -66,7 +66,7 @@ class Cipher:
         return nonce + self._aes.encrypt(nonce, data, associated)
 
     def open(self, closed: bytes, associated: bytes) -> bytes | None:
-        """None: it was not closed under this key with this associated data."""
+        """The clear text; None: it was not closed under this key with this associated data."""
         if len(closed) < NONCE_BYTES + TAG_BYTES:
             return None
         try:
@@ -76,7 +76,7 @@ class Cipher:
 
 
 class Wrapper:
-    """Wraps the ring's keys for Redis under the first of the master keys, and unwraps what any of them wrapped."""
+    """Wraps the ring's keys for Redis under the first master key, and unwraps keys that any of them wrapped."""
 
     __slots__ = ("_ciphers", "_marks", "_plain", "first")
 
@@ -87,13 +87,13 @@ class Wrapper:
         self.first = _master_id(masters[0]) if masters else ""
 
     def new_id(self) -> str:
-        """A key's id, half of which is a mark by the first master key: see `made`."""
+        """A key's id. Half of it is a mark by the first master key: see `made`."""
         chosen = os.urandom(_MARK_BYTES)
         mark = _mark(self._marks[0], chosen) if self._marks else os.urandom(_MARK_BYTES)
         return (chosen + mark).hex()
 
     def made(self, id: str) -> bool:
-        """Whether a key's id bears the mark of one of the masters: nobody else can think of such an id."""
+        """Whether a key's id bears the mark of one of the master keys, without which no one can make such an id."""
         chosen, mark = bytes.fromhex(id)[:_MARK_BYTES], bytes.fromhex(id)[_MARK_BYTES:]
         return any(hmac.compare_digest(_mark(key, chosen), mark) for key in self._marks)
 
@@ -103,7 +103,9 @@ class Wrapper:
         return f"{WRAPPED}.{self.first}.{_text(self._ciphers[self.first].close(key, associated))}"
 
     def unwrap(self, wrapped: str, associated: bytes) -> Secret[bytes] | None:
-        """None: it is wrapped under none of the masters, is another key's, or is plain where that is not allowed."""
+        """The key; None: it is wrapped under none of the master keys, is another key's, or is plain where that is
+        not allowed.
+        """
         form, _, rest = wrapped.partition(".")
         master, _, text = rest.partition(".")
         closed = _bytes(text)
@@ -116,12 +118,12 @@ class Wrapper:
         return Secret(key) if key is not None and len(key) == KEY_BYTES else None
 
     def is_current(self, wrapped: str) -> bool:
-        """Whether the first master wrapped it."""
+        """Whether the first master key wrapped it."""
         return wrapped.startswith(f"{WRAPPED}.{self.first}." if self.first else f"{PLAIN}.")
 
 
 def wrapper(keys: MasterKeys | None, *, allow_plaintext: bool) -> Wrapper:
-    """Raises `ConfigError`: there is no master key, or one that is not 32 bytes as base64url."""
+    """A `Wrapper`. Raises `ConfigError`: there is no master key, or one that is not 32 bytes as base64url."""
     given = keys() if callable(keys) else keys
     many = given if isinstance(given, (list, tuple)) else [given or ""]
     masters = [_master(text) for one in many for text in _split(one)]

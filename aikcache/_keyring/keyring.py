@@ -1,11 +1,11 @@
 """A ring of keys in Redis, shared by all processes, that rotates by itself.
 
 `seal` and `unseal` work from memory; a background thread asks every `refresh` seconds whether the ring has changed.
-A successor is made before the active key expires, by whichever process notices first: the script that adds it fails
-for all but one. A key is never made because of an error: what cannot be read, or is not opened by any master key,
-raises. Where Redis has lost the ring, or a part of it, a process that knows it puts it back as it was.
+Before the active key expires, the first process to notice makes a successor; the script that adds it fails for all
+others. A key is never made because of an error: a ring that cannot be read, or opened by any master key, raises. If
+Redis has lost the ring, or a part of it, a process that knows it restores it.
 
-Threads: any. After `fork` the child connects anew. `live_ring` keeps what is known of the ring.
+Threads: any. After `fork` the child connects again. `live_ring` holds this process's reading of the ring.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DAY = 86_400.0
 NOTICE = 5_000
 """Milliseconds until a key made by `rotate` seals: by then every process knows it."""
 FORCED = 1.0
-"""Seconds between two readings that one unknown key id may cause, or all that are none of ours together."""
+"""Seconds between two readings for one unknown key id, or for all ids without our mark together."""
 _MOST_CIPHERS = 256
 _VALUES = "cached-value"
 _FORM = b"\x01"
@@ -40,21 +40,21 @@ class KeyRing:
     """Seals and opens under keys that all processes with the same Redis, instance and master key share.
 
     Args:
-        url: where the ring lies, in every form that `Cache` takes. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
-        instance: rings of different instances know nothing of one another.
+        url: where the ring is, in every form that `Cache` takes. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
+        instance: rings of different instances are independent.
         master_key: wraps the keys in Redis: 32 bytes as base64url, or several, the first of which wraps. None:
             `AIKCACHE_MASTER_KEY`. To exchange it, deploy `new,old`, call `rewrap()`, deploy `new`.
         lifetime: seconds for which a key seals.
-        propagation: seconds before the end of a key at which its successor is made.
+        propagation: seconds before a key's expiry at which its successor is made.
         retention: seconds for which an expired key still opens.
-        refresh: seconds between two looks at the ring; how late others' revocations are noticed.
-        allow_plaintext: without a master key, keep keys in Redis as they are. For experiments.
+        refresh: seconds between two checks of the ring; other processes' revocations are noticed that late.
+        allow_plaintext: without a master key, store keys in Redis unwrapped. For experiments.
         clock: seconds since 1970, in place of the primary's time; for tests.
-        metrics: what the names of its metrics begin with, as for `Cache`. None: it has none.
+        metrics: the prefix of its metrics' names, as for `Cache`. None: it has none.
         config: in place of `url`, how a cache reaches its server.
 
     Raises:
-        ConfigError: an argument breaks a rule, or there is no master key. Nothing is asked of Redis yet.
+        ConfigError: an argument breaks a rule, or there is no master key. Redis is not asked yet.
     """
 
     def __init__(
@@ -92,24 +92,24 @@ class KeyRing:
     # Sealing
 
     def seal(self, data: bytes, purpose: str, aad: bytes = b"") -> bytes:
-        """`data` sealed for one purpose: `unseal` opens it with the same purpose and `aad` alone, in every process.
+        """`data` sealed for one purpose: only `unseal` with the same purpose and `aad` opens it, in every process.
 
-        Asks Redis only when no key is known that seals.
+        Asks Redis only if no sealing key is known.
 
         Raises:
-            RemoteError: no key is known that may seal, and Redis cannot be asked.
-            KeyRingError: the ring is there, and this process's master keys do not open it.
+            RemoteError: no sealing key is known, and Redis cannot be reached.
+            KeyRingError: the ring exists, and this process's master keys do not open it.
         """
         key = self._sealing()
         head = _FORM + bytes.fromhex(key.id)
         return head + self._cipher(key, purpose).close(data, self._associated(head, purpose, aad))
 
     def unseal(self, token: bytes, purpose: str, aad: bytes = b"") -> bytes:
-        """What was sealed. A key that is not known yet makes it read the ring.
+        """The data that was sealed. If its key is not known yet, the ring is read.
 
         Raises:
             SealError: it cannot be opened, whatever the cause.
-            RemoteError: its key is not known, and Redis cannot be asked for it.
+            RemoteError: its key is not known, and Redis cannot be reached.
         """
         head_bytes = 1 + ID_BYTES
         if len(token) < head_bytes + NONCE_BYTES + TAG_BYTES or token[:1] != _FORM:
@@ -138,8 +138,8 @@ class KeyRing:
         live = self._live
         live.begin()
         key = live.ring.sealing(live.now())
-        if key is None:  # successors are made in the background, long before
-            live.check_open(live.ring, live.now())  # not read for each call: the thread sees when that changes
+        if key is None:  # usually the background thread has made a successor long before
+            live.check_open(live.ring, live.now())  # not read for each call: the thread notices a change
             live.load()
             key = live.ring.sealing(live.now())
         if key is None:
@@ -159,24 +159,24 @@ class KeyRing:
         return key.state(self._live.now(), self._times.retention) in ("pending", "active", "expired")
 
     def _read_for(self, id: str) -> None:
-        """Read the ring for a key that is not known, unless that was done a moment ago.
+        """Read the ring for an unknown key, unless that was done a moment ago.
 
-        An id that bears our mark has a turn of its own each second, and whoever comes with it meanwhile waits. All
-        other ids share one: strangers' tokens do not use up the turn of a key that was made just now.
+        An id with our mark allows one reading each second, for which other callers with it wait. All other ids share
+        one: foreign tokens do not use up the reading for a key that was just made.
         """
-        live, began = self._live, time.monotonic()
+        live, now = self._live, time.monotonic()
         if not self._wrapper.made(id):
-            if self._has_turn("", began):
+            if self._has_turn("", now):
                 live.load()
             return
-        # By process: a lock that another thread holds while this one forks is held for ever in the child.
+        # One for each process: a lock that another thread holds during a fork stays locked in the child.
         with self._reading.setdefault(os.getpid(), threading.Lock()):
-            if id not in live.ring.keys and self._forced.get(id, -FORCED) < began and self._has_turn(id, began):
+            if id not in live.ring.keys and self._forced.get(id, -FORCED) < now and self._has_turn(id, now):
                 live.load()
 
     def _has_turn(self, id: str, now: float) -> bool:
         live = self._live
-        if now - self._forced.get(id, -FORCED) < FORCED and live.known:
+        if now - self._forced.get(id, -FORCED) < FORCED and live.loaded:
             if live.failure is not None:
                 raise RemoteUnavailableError(f"the key ring could not be read: {live.failure}")
             return False
@@ -188,37 +188,37 @@ class KeyRing:
     # For cached values
 
     def value_key(self) -> SubKey:
-        """What seals values now. Asks Redis as `seal` does, and once a second while the ring has not been read."""
+        """The key that seals values now. Asks Redis as `seal` does, and once a second until the ring has been read."""
         self._first_reading()
-        if not self._live.known:
+        if not self._live.loaded:
             raise RemoteUnavailableError(f"the key ring could not be read: {self._live.failure}")
         return self._subkey(self._sealing(), _VALUES)
 
     def value_key_of(self, id: bytes) -> SubKey | None:
-        """What opens the values that this key has sealed. None: it opens nothing, or is not known here yet.
+        """The key that opens the values which this key id has sealed. None: it opens nothing, or is not known here yet.
 
-        A key that is not known is not asked for: a value is only a miss, and the background thread soon knows the key.
+        An unknown key is not read from Redis: the value is only a miss, and the background thread soon reads the key.
         """
         self._first_reading()
         key = self._live.ring.keys.get(id.hex())
         return self._subkey(key, _VALUES) if key is not None and self._opens(key) else None
 
     def _first_reading(self) -> None:
-        """Raises what the reading does, to the one who made it."""
+        """Read the ring for the first time. Only the caller that reads gets the exception."""
         live = self._live
         live.begin()
-        if live.known:
+        if live.loaded:
             return
         with self._reading.setdefault(os.getpid(), threading.Lock()):
             now = time.monotonic()
-            if not live.known and now - self._tried_at >= FORCED:
+            if not live.loaded and now - self._tried_at >= FORCED:
                 self._tried_at = now
                 live.load()
 
     # Sub-keys, for sessions
 
     def subkey(self, purpose: str) -> SubKey:
-        """The sub-key of the key that seals. Raises what `seal` does."""
+        """The sub-key of the key that seals. Raises what `seal` raises."""
         return self._subkey(self._sealing(), purpose)
 
     def opening_subkey(self, purpose: str, id: bytes) -> SubKey | None:
@@ -229,8 +229,8 @@ class KeyRing:
     def known_subkeys(self, purpose: str) -> list[SubKey]:
         """The sub-keys of all keys but retired ones, revoked ones too: to find what was filed under them."""
         sealing = self._sealing()
-        now, keeps = self._live.now(), self._times.retention
-        keys = [key for key in self._live.ring.keys.values() if now < key.expires + keeps and key is not sealing]
+        now, retained = self._live.now(), self._times.retention
+        keys = [key for key in self._live.ring.keys.values() if now < key.expires + retained and key is not sealing]
         return [self._subkey(key, purpose) for key in (sealing, *keys)]
 
     def seals_under(self, token: bytes) -> bool:
@@ -238,11 +238,11 @@ class KeyRing:
         return token[1 : 1 + ID_BYTES].hex() == self._sealing().id
 
     def now(self) -> float:
-        """Seconds since 1970 by the primary's clock, as it was last read."""
+        """Seconds since 1970 by the primary's clock, at the last reading."""
         return self._live.now() / 1000
 
     def must_outlive(self, what: str, seconds: float) -> None:
-        """Raises `ConfigError`: something that is sealed for so long would not open until its end."""
+        """Raises `ConfigError` if something that is sealed for so long would not open until it expires."""
         if seconds * 1000 > self._times.retention:
             raise ConfigError(
                 f"{what} must not be longer than the key ring's retention, got {seconds:g} s and "
@@ -265,7 +265,7 @@ class KeyRing:
         """All keys, by the time at which they become active."""
         live = self._live
         live.begin()
-        if not live.known:
+        if not live.loaded:
             live.load()
         infos = [self._info(key) for key in live.ring.keys.values()]
         return tuple(sorted(infos, key=lambda info: (info.activates, info.created, info.id)))
@@ -274,12 +274,12 @@ class KeyRing:
         return key.info(self._live.now(), self._times.retention)
 
     def refresh(self) -> None:
-        """Read the ring, and make a key if one is due. Raises `RemoteError` or `KeyRingError`."""
+        """Read the ring, and make a key if one is needed. Raises `RemoteError` or `KeyRingError`."""
         self._live.begin()
         self._live.load()
 
     def rotate(self) -> KeyInfo:
-        """Make a key, which seals in 5 seconds, when every process knows it; what the others sealed still opens."""
+        """Make a key, which seals in 5 seconds, when every process knows it. Data sealed by the others still opens."""
         self._live.begin()
         for ring in self._live.readings():
             now = self._live.now()
@@ -290,9 +290,9 @@ class KeyRing:
         raise AssertionError("`readings` raises when it ends")
 
     def revoke(self, id: str, reason: str = "") -> None:
-        """From now on the key opens nothing here, and within `refresh` nowhere. If none seals then, a key is made.
+        """From now on the key opens nothing here, and within `refresh` nowhere. If no other seals, a key is made.
 
-        The reason stands in Redis in clear.
+        The reason is stored in Redis in clear.
         """
         self.refresh()
         if id not in self._live.ring.keys and id not in self._live.ring.closed:
@@ -300,7 +300,7 @@ class KeyRing:
         self._live.revoke([id], reason)
 
     def revoke_before(self, when: float) -> int:
-        """Revoke all keys that were created before `when` (seconds since 1970). How many those were."""
+        """Revoke all keys that were created before `when` (seconds since 1970). Returns their number."""
         self.refresh()
         keys = self._live.ring.keys.values()
         ids = [key.id for key in keys if key.created < when * 1000 and key.revoked is None]
@@ -309,7 +309,7 @@ class KeyRing:
         return len(ids)
 
     def rewrap(self) -> int:
-        """Wrap every key under the first master key. How many were under another."""
+        """Wrap every key under the first master key. Returns the number of keys that were under another one."""
         self._live.begin()
         old: list[RingKey] = []
         for ring in self._live.readings():
@@ -320,7 +320,7 @@ class KeyRing:
         return len(old)
 
     def health(self) -> RingHealth:
-        """What is wrong with the ring, as far as it is known here; asks nothing of Redis."""
+        """The ring's problems, as far as they are known here. Asks nothing of Redis."""
         live = self._live
         problems = [] if live.failure is None else [f"the ring could not be read: {live.failure}"]
         if unreadable := live.ring.unreadable:
@@ -328,21 +328,21 @@ class KeyRing:
         return RingHealth(not problems, tuple(problems))
 
     def key_states(self) -> dict[str, State]:
-        """The state of each key by its id, as far as they are known here; asks nothing of Redis."""
+        """The state of each key by its id, as far as it is known here. Asks nothing of Redis."""
         live = self._live
-        if not live.known or live.closed:
+        if not live.loaded or live.closed:
             return {}
         now, retention = live.now(), self._times.retention
         return {id: key.state(now, retention) for id, key in live.ring.keys.items()}
 
     def next_rotation(self) -> float | None:
-        """Seconds until a key must be made, below 0 if it should have been; None: nothing is known. Asks nothing."""
+        """Seconds until a key must be made, below 0 if it is overdue; None: not known. Asks nothing of Redis."""
         live = self._live
-        if not live.known or live.closed:
+        if not live.loaded or live.closed:
             return None
         now = live.now()
         return (live.ring.successor_due(now, self._times.propagation) - now) / 1000
 
     def close(self) -> None:
-        """End the background thread and the connections. What is known goes on opening, and seals until its end."""
+        """Stop the background thread, close the connections. Known keys go on opening, and seal until they expire."""
         self._live.close()

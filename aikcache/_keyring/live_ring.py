@@ -1,12 +1,12 @@
-"""The ring as this process knows it: read from Redis, put back where Redis lost it, and watched in the background.
+"""The ring as this process knows it: read from Redis, restored where Redis lost it, and watched in the background.
 
-A reading replaces an earlier one under a lock that no I/O is done in. Of two that overlap, the one with the smaller
-counter is the older: it is dropped, whichever was asked for or came back first. A key is made only where a reading
-shows that one is due, and never because of an error, nor beside a key that does not open here and may seal elsewhere.
-Every change is tried again on a new reading when another process was first.
+A reading replaces an earlier one under a lock; no I/O is done inside it. If two readings overlap, the one with the
+smaller counter is older and is dropped, whichever was sent or returned first. A key is made only if a reading shows
+that one is needed: never because of an error, and never while a key that does not open here may seal elsewhere. If
+another process changed the ring first, a change is tried again on a new reading.
 
-Threads: any. After `fork` the child connects anew and starts a thread of its own. Failure: `RemoteError` and
-`KeyRingError`; what is known stays known.
+Threads: any. After `fork` the child connects again and starts its own thread. Failure: `RemoteError` and
+`KeyRingError`; the last reading stays.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from aikcache._settings.secret import Secret
 from aikcache.errors import ConfigError, KeyRingError, RemoteError
 
 SKEW = 600_000
-"""Milliseconds by which the first key is active before it was made."""
+"""Milliseconds by which the first key's activation precedes its creation."""
 WHOLE = 60.0
-"""Seconds after which the whole ring is read although its counter is the same."""
+"""Seconds after which the whole ring is read although its counter is unchanged."""
 ID_BYTES = 8
 _TRIES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long keys do what, in milliseconds; `refresh` in seconds."""
+    """The durations of a key's states in milliseconds; `refresh` in seconds."""
 
     lifetime: int
     propagation: int
@@ -61,14 +61,14 @@ def check_times(
             f"lifetime must be more than twice propagation and {SKEW // 1000} s, got {lives / 1000:g} s and "
             f"{spreads / 1000:g} s: else a key's successor would be due as soon as it is made."
         )
-    keeps = int(check_seconds("retention", retention) * 1000)
+    retained = int(check_seconds("retention", retention) * 1000)
     return Times(
-        lives, spreads, keeps, check_seconds("refresh", refresh, zero="It is how late a revocation is noticed.")
+        lives, spreads, retained, check_seconds("refresh", refresh, zero="It is how late a revocation is noticed.")
     )
 
 
 class LiveRing:
-    """The latest reading of one instance's ring, and what keeps it so."""
+    """The latest reading of one instance's ring, kept up to date."""
 
     def __init__(
         self, instance: str, store: RingStore, wrapper: Wrapper, times: Times, clock: Callable[[], float] | None
@@ -80,29 +80,29 @@ class LiveRing:
         self.closed = False
         self._pid: int | None = None
         self._beginning: dict[int, threading.Lock] = {}  # by process
-        self._offset = 0.0  # of the primary's time, in ms, to our monotonic one
+        self._offset = 0.0  # from the monotonic clock to the primary's, in ms
         self._read_at, self._generation = -WHOLE, 0
-        self._installed = 0  # the latest reading's end, on the same scale as the beginnings: 0 before the first
+        self._installed = 0  # the latest reading's end in `_order`; 0 before the first
         self.ring = Ring()
         self.failure: str | None = None
         self._installing = threading.RLock()
         self._stop = thread.Event()
 
     @property
-    def known(self) -> bool:
+    def loaded(self) -> bool:
         """Whether the ring has been read."""
         return self._installed > 0
 
     def now(self) -> int:
-        """Milliseconds since 1970, by the primary's clock as it was last read."""
+        """Milliseconds since 1970, by the primary's clock at the last reading."""
         return int(self._clock() * 1000) if self._clock else int(time.monotonic() * 1000 + self._offset)
 
     def begin(self) -> None:
-        """Before each use: in a new process, connect anew and start the thread that looks at the ring."""
+        """Called before each use: in a new process, connect again and start the thread that watches the ring."""
         pid = os.getpid()
         if self._pid == pid or self.closed:
             return
-        with self._beginning.setdefault(pid, threading.Lock()):  # a parent's may be held for ever in its child
+        with self._beginning.setdefault(pid, threading.Lock()):  # a parent's may stay locked in its child
             if self._pid == pid:
                 return
             if self._pid is not None:
@@ -110,10 +110,10 @@ class LiveRing:
                 self._stop = thread.Event()
                 self._store.forget()
             thread.start(_watch, "aikcache-keyring", weakref.ref(self), self._stop, self._times.refresh)
-            self._pid = pid  # last: a call that is interrupted before starts another thread, which is harmless
+            self._pid = pid  # last: after an interruption another thread starts, which is harmless
 
     def load(self) -> None:
-        """Read the ring; put back what Redis has lost, and make a key if one is due."""
+        """Read the ring, restore what Redis has lost, and make a key if one is needed."""
         for ring in self.readings():
             now = self.now()
             if not ring.needs_successor(now, self._times.propagation):
@@ -123,13 +123,15 @@ class LiveRing:
             self.put(ring, [made])
 
     def readings(self) -> Iterator[Ring]:
-        """New readings for who would change the ring, until that succeeds: a change holds only for what was read."""
+        """New readings for a caller that changes the ring, until that succeeds: a change is valid only for what was
+        read.
+        """
         for _ in range(_TRIES):
             ring, lost = self._read()
             if ring is None:
                 continue
             if lost:
-                # A counter that nobody can have seen: all others read the ring, and add what they know.
+                # A counter that no process has seen: all others read the ring, and restore what they know.
                 self._store.change(ring.count, lost, least=self.ring.number + 1000)
                 self._report("keyring:lost", "Redis has lost a part of the key ring, which was put back.")
                 continue
@@ -137,11 +139,11 @@ class LiveRing:
         raise KeyRingError(f"the key ring changed {_TRIES} times while it was to be changed here. Try again.")
 
     def _read(self) -> tuple[Ring | None, dict[bytes, bytes]]:
-        """A new reading, which becomes what is known, and no losses; or one that Redis has lost something of, and what.
+        """A new reading, which is installed if nothing was lost; else also the fields that Redis has lost.
 
-        None: a later one became known meanwhile.
+        None: a later reading was installed meanwhile.
         """
-        began, generation = next(self._order), self._store.generation
+        started_at, generation = next(self._order), self._store.generation
         try:
             reading = self._store.read()
             ring = records.read(self._instance, reading.fields, self._wrapper)
@@ -159,7 +161,7 @@ class LiveRing:
             self._report("keyring:unreadable", f"{what} cannot be opened with these master keys: they are left out.")
         offset = reading.time - time.monotonic() * 1000
         with self._installing:
-            if began < self._installed and ring.number < self.ring.number:
+            if started_at < self._installed and ring.number < self.ring.number:
                 return None, {}
             self._offset = offset
             lost = self.ring.lost(ring, self.now(), self._times.retention)
@@ -169,7 +171,7 @@ class LiveRing:
         return ring, lost
 
     def made(self, ring: Ring, now: int, activates: int) -> RingKey:
-        """A new key for this ring, which nobody knows yet. Raises `KeyRingError`: see `check_open`."""
+        """A new key for this ring, not stored yet. Raises `KeyRingError`: see `check_open`."""
         self.check_open(ring, now)
         secret = Secret(os.urandom(KEY_BYTES))
         return RingKey(self._wrapper.new_id(), now, activates, activates + self._times.lifetime, "", secret)
@@ -184,7 +186,7 @@ class LiveRing:
             )
 
     def put(self, ring: Ring, keys: list[RingKey]) -> bool:
-        """Write keys, wrapped, and remove what is retired. False: the ring has changed since it was read."""
+        """Write keys, wrapped, and remove retired ones. False: the ring has changed since it was read."""
         put = {}
         for key in keys:
             bound = records.associated(self._instance, key.id, (key.created, key.activates, key.expires))
@@ -195,9 +197,9 @@ class LiveRing:
         return done
 
     def revoke(self, ids: list[str], reason: str) -> None:
-        """Whatever else has changed in the ring meanwhile."""
-        told = f"{self.now()} {reason[:100]}".encode("utf-8", "replace")
-        self._store.change(None, {records.revocation_field(id): told for id in ids})
+        """Revoke keys, whatever else has changed in the ring meanwhile."""
+        revocation = f"{self.now()} {reason[:100]}".encode("utf-8", "replace")
+        self._store.change(None, {records.revocation_field(id): revocation for id in ids})
         self._warn_unconfirmed()
         self.load()
 
@@ -212,11 +214,11 @@ class LiveRing:
     def _report(self, cause: str, message: str) -> None:
         self._reporter.report(cause, message)
 
-    def look(self) -> None:
-        """What the background thread does: ask for the counter, and read the ring when it has changed."""
+    def check(self) -> None:
+        """The background thread's work: ask for the counter, and read the ring when it has changed."""
         old = time.monotonic() - self._read_at >= WHOLE
         try:
-            if old or not self.known or self._generation != self._store.generation:
+            if old or not self.loaded or self._generation != self._store.generation:
                 self.load()
                 return
             count = self._store.count()
@@ -238,5 +240,5 @@ def _watch(ring: weakref.ref[LiveRing], stop: thread.Event, refresh: float) -> N
     while not stop.wait(refresh):
         if (found := ring()) is None:
             return
-        found.look()
+        found.check()
         del found

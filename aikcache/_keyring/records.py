@@ -1,8 +1,8 @@
-"""What lies in Redis of a key ring, and when each key does what.
+"""A key ring's data in Redis, and the states of its keys.
 
 One hash, without TTL: `g`, a counter of changes; `k:<id>`, times and wrapped key; `r:<id>`, time and reason of a
-revocation. A key is pending, then active (it seals), expired (it only opens, for `retention` seconds), and at last
-retired; revoked, it opens nothing at once. Which of the active keys seals: the one that became active last.
+revocation. A key is pending, then active (it seals), expired (it only opens, for `retention` seconds), and finally
+retired. A revoked key opens nothing at once. Of the active keys, the one that became active last seals.
 
 A `Ring` is one reading of that hash, and is never changed. Times are milliseconds since 1970 by the primary's clock.
 """
@@ -28,7 +28,7 @@ _NEVER: Final = 10**15
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """A key of the ring, without the key. Times are seconds since 1970 by the primary's clock."""
+    """A key of the ring, without the secret. Times are seconds since 1970 by the primary's clock."""
 
     id: str
     created: float
@@ -40,7 +40,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RingHealth:
-    """`ok`, and if not why."""
+    """`ok`, and the problems if it is not."""
 
     ok: bool
     problems: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class RingHealth:
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """A key, and what Redis holds of it."""
+    """A key, and its data in Redis."""
 
     id: str
     created: int
@@ -75,10 +75,10 @@ class RingKey:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One reading of the hash. `count` is what its counter was, b"" where there was none.
+    """One reading of the hash. `count` was its counter, b"" where there was none.
 
-    `closed`: the keys that do not open here, and when each ends by what stands there: at once where it is revoked,
-    never where no times can be made out.
+    `closed`: the keys that do not open here, and when each ends by its record: at once where it is revoked, never where
+    its times cannot be parsed.
     """
 
     count: bytes = b""
@@ -88,11 +88,11 @@ class Ring:
 
     @property
     def unreadable(self) -> int:
-        """How many keys do not open here."""
+        """The number of keys that do not open here."""
         return len(self.closed)
 
     def hidden(self, now: int) -> list[str]:
-        """The keys that do not open here and may seal elsewhere, now or later: beside them none is made."""
+        """The keys that do not open here and may seal elsewhere, now or later. While there are any, no key is made."""
         return sorted(id for id, expires in self.closed.items() if now < expires)
 
     @property
@@ -108,28 +108,28 @@ class Ring:
         return max(active, key=lambda key: (key.activates, key.created, key.id), default=None)
 
     def successor_due(self, now: int, propagation: int) -> int:
-        """When a key must be made, so that one seals once `propagation` has gone by."""
+        """When a key must be made, so that one seals when `propagation` is over."""
         return max((key.expires for key in self.keys.values() if key.revoked is None), default=now) - propagation
 
     def needs_successor(self, now: int, propagation: int) -> bool:
-        """Whether a key must be made: none seals, or none will once `propagation` has gone by, and none is hidden."""
-        due = self.successor_due(now, propagation) <= now or self.sealing(now) is None
-        return due and not self.hidden(now)
+        """Whether to make a key: none seals, or none will when `propagation` is over, and none is hidden."""
+        needed = self.successor_due(now, propagation) <= now or self.sealing(now) is None
+        return needed and not self.hidden(now)
 
     def retired(self, now: int, retention: int) -> set[bytes]:
-        """The fields of keys that open nothing any more, and never will; a revoked one is kept as long as others."""
+        """The fields of keys that open nothing any more. A revoked key is kept as long as others."""
         over = [key.id for key in self.keys.values() if now >= key.expires + retention]
         return {name for id in over for name in (_field("k", id), _field("r", id))}
 
     def lost(self, newer: Ring, now: int, retention: int) -> dict[bytes, bytes]:
-        """What was here and is not in a newer reading, though nobody had a reason to remove it."""
+        """The fields that a newer reading lacks although no process had a reason to remove them."""
         over = self.retired(now, retention)
         ours = (name for name in self.fields if _KEY.fullmatch(name) or _REVOKED.fullmatch(name))
         return {name: self.fields[name] for name in ours if name not in newer.fields and name not in over}
 
 
 def read(instance: str, fields: Mapping[bytes, bytes], wrapper: Wrapper) -> Ring:
-    """The ring that a hash holds. Fields that are no ring's are passed over; those that do not open are told apart."""
+    """The ring in a hash. Fields of another form are ignored; keys that do not open are listed in `closed`."""
     keys, closed = {}, {}
     for name, value in fields.items():
         if (match := _KEY.fullmatch(name)) is None:
@@ -155,17 +155,19 @@ def _read_key(instance: str, id: str, value: bytes, wrapper: Wrapper) -> RingKey
     return None if secret is None else RingKey(id, created, activates, expires, match[4].decode(), secret)
 
 
-def _with_revocation(key: RingKey, told: bytes | None) -> RingKey:
-    if told is None:
+def _with_revocation(key: RingKey, revocation: bytes | None) -> RingKey:
+    if revocation is None:
         return key
-    match = _TIME.fullmatch(told)
-    # What does not say when is a revocation all the same.
+    match = _TIME.fullmatch(revocation)
+    # A revocation without a valid time counts too.
     when = int(match[1]) if match else 0
     return RingKey(key.id, key.created, key.activates, key.expires, key.wrapped, key.secret, when)
 
 
 def associated(instance: str, id: str, times: Iterable[int]) -> bytes:
-    """What a wrapped key is bound to: so nobody with Redis alone prolongs it, or puts it in another's place."""
+    """The data that a wrapped key is bound to. So no one with access to Redis alone can prolong it or move it to
+    another id.
+    """
     return joined(part.encode() for part in (instance, id, *map(str, times)))
 
 
@@ -180,7 +182,7 @@ def revocation_field(id: str) -> bytes:
 
 
 def key_value(key: RingKey, wrapped: str) -> bytes:
-    """What is written of a key."""
+    """The stored value of a key."""
     return f"{key.created} {key.activates} {key.expires} {wrapped}".encode()
 
 

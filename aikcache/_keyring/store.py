@@ -1,8 +1,9 @@
-"""The hash of a key ring in Redis: read as a whole, asked for its counter, and changed only as it was read.
+"""The hash of a key ring in Redis: read as a whole, asked for its counter, and changed only if unchanged since the
+reading.
 
-Every change raises the counter in the same script, and all but a revocation are made only while the counter is what
-was read. All scripts may be sent twice. Any thread. Failure: `RemoteError`, or `KeyRingError` where something else
-stands under the ring's name.
+Every change raises the counter in the same script. All changes but a revocation are made only while the counter is the
+one that was read. All scripts may be sent twice. Any thread. Failure: `RemoteError`, or `KeyRingError` if another type
+of value is under the ring's name.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError
 
 LARGEST: Final = 2**20
-"""Bytes that no ring has: a reply that says it is larger is not read."""
+"""More bytes than any ring has: a reply that announces more is not read."""
 _ANY: Final = "*"
 _CHANGE: Final = """
 -- KEYS: ring. ARGV: the counter that was read ('*': whatever it is), the least that it becomes, how many pairs to set,
@@ -38,7 +39,7 @@ return 1
 
 
 def config_of(url: str | None, instance: str) -> CacheConfig:
-    """How a ring reaches its server. Raises `ConfigError`: nothing says which that is."""
+    """How a ring reaches its server. Raises `ConfigError` if no server is configured."""
     url = url or os.environ.get("AIKCACHE_SESSION_URL") or os.environ.get("AIKCACHE_URL")
     if not url:
         raise ConfigError("the key ring needs a server: pass url=, or set AIKCACHE_SESSION_URL or AIKCACHE_URL.")
@@ -46,7 +47,7 @@ def config_of(url: str | None, instance: str) -> CacheConfig:
 
 
 class Reading(NamedTuple):
-    """What the primary answered: its time in milliseconds, and the hash."""
+    """The primary's time in milliseconds, and the hash."""
 
     time: int
     fields: dict[bytes, bytes]
@@ -58,14 +59,14 @@ class RingStore:
     def __init__(self, config: CacheConfig) -> None:
         where = origin(config)
         self._pool: Transport = Cluster(config, where) if where.clustered else Pool(config, where)
-        # With no replica WAIT takes its whole time, so it is asked for only where there should be some.
+        # Without a replica WAIT takes its whole time, so it is sent only where there should be one.
         waits = where.clustered or where.service
         self._wait = [("WAIT", "1", str(max(int(config.timeout * 500), 1)))] if waits else []
         self._name = f"{config.instance}:keyring"
 
     @property
     def generation(self) -> int:
-        """Another one after a restart or a failover, where that is noticed at all."""
+        """Changes after a restart or a failover that was noticed."""
         return self._pool.generation
 
     def count(self) -> bytes:
@@ -80,13 +81,13 @@ class RingStore:
     def change(
         self, count: bytes | None, put: Mapping[bytes, bytes], drop: Iterable[bytes] = (), least: int = 0
     ) -> bool:
-        """Set and delete fields, if the counter still is `count` (None: whatever it is). False: it is another.
+        """Set and delete fields, if the counter is still `count` (None: in any case). False: it has changed.
 
-        The counter becomes `least` at least.
+        The counter becomes at least `least`.
         """
         pairs = [part for pair in put.items() for part in pair]
-        known = _ANY if count is None else count
-        script = ("EVAL", _CHANGE, "1", self._name, known, str(least), str(len(put)), *pairs, *drop)
+        expected = _ANY if count is None else count
+        script = ("EVAL", _CHANGE, "1", self._name, expected, str(least), str(len(put)), *pairs, *drop)
         if self._wait:
             done, confirmed = self._confirmed(script, put)
         else:
@@ -98,10 +99,10 @@ class RingStore:
     """Whether no replica confirmed the last change."""
 
     def _confirmed(self, script: Command, put: Mapping[bytes, bytes]) -> list[Any]:
-        """The replies to the script and to WAIT: that this is refused, for want of rights too, undoes nothing."""
+        """The replies to the script and to WAIT. If WAIT is refused, for example by an ACL, the change still counts."""
         try:
             done, confirmed = self._pool.exchange([script, *self._wait])
-        except RemoteUnavailableError:  # which of the two it was about is not told
+        except RemoteUnavailableError:  # it does not say which of the two was refused
             there = self._ask([("HMGET", self._name, *put)])[0] == list(put.values())
             return [1 if there else self._ask([script])[0], None]
         return [*_checked([done], self._name), confirmed]
@@ -110,7 +111,7 @@ class RingStore:
         return _checked(self._pool.exchange(commands), self._name)
 
     def forget(self) -> None:
-        """After a fork, in the child."""
+        """Reset after a fork, in the child."""
         self._pool.forget()
 
     def close(self) -> None:
@@ -118,7 +119,7 @@ class RingStore:
 
 
 def _checked(replies: list[Any], name: str) -> list[Any]:
-    """Raises what an error among the replies means."""
+    """The replies. Raises if one is an error."""
     for reply in replies:
         if isinstance(reply, ErrorReply):
             if str(reply) == "WRONGTYPE":

@@ -6,7 +6,7 @@
     store = SessionStore("rediss://cache:6379/0", ring=ring, instance="shop")
 
 May import `_keyring` and what is below it; only frameworks import it. Needs the extra `sessions`. Start at `store.py`,
-then `session.py` (what a request sees), `commit.py` (what it leaves behind) and `records.py` (what lies in Redis).
+then `session.py` (what a request sees), `commit.py` (what it writes) and `records.py` (the data in Redis).
 """
 
 from aikcache._keyring.keyring import KeyRing

@@ -1,4 +1,4 @@
-"""What a store of sessions checks: its arguments (`ConfigError`), and what is written to a session. Pure."""
+"""Checks of a session store's arguments (`ConfigError`), and of a session's size. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aikcache.sessions.record_store import Limits
 
 MOST_KEYS: Final = 3900
-"""Lua's `unpack` gives a command at most some 8000 arguments: 3992 keys and what belongs to a login were seen to go."""
+"""Lua's `unpack` gives a command at most some 8000 arguments: 3992 keys and the fields of a login were seen to work."""
 
 
 def milliseconds(what: str, value: float | timedelta) -> int:
@@ -51,7 +51,7 @@ def check_limits(max_bytes: int, max_keys: int) -> None:
 
 
 def check_size(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, bytes], drop: Iterable[str] = ()) -> None:
-    """Raises `SessionTooLargeError`: with `put` written and `drop` deleted, a session would be over its limits."""
+    """Raises `SessionTooLargeError` if a session with `put` written and `drop` deleted would be over its limits."""
     sizes = sizes_of(stored, put)
     for name in drop:
         sizes.pop(name, None)
@@ -63,9 +63,9 @@ def too_large(limits: Limits, stored: Mapping[str, bytes], put: Mapping[str, byt
     """The error, which names the three largest keys."""
     sizes = sizes_of(stored, put)
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    told = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
+    shown = ", ".join(f"{name[:40]!r} ({sizes[name]} bytes)" for name in largest)
     return SessionTooLargeError(
         f"a session holds at most {limits.bytes} bytes under {limits.keys} keys (max_bytes, max_keys), this one "
-        f"{sum(sizes.values())} under {len(sizes)}. The largest: {told}. Nothing was written. Keep data elsewhere, "
+        f"{sum(sizes.values())} under {len(sizes)}. The largest: {shown}. Nothing was written. Keep data elsewhere, "
         "and its id here."
     )

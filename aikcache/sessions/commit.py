@@ -1,11 +1,11 @@
-"""What a request did to a session, written to Redis, and what becomes of its cookie.
+"""Writes what a request did to its session to Redis, and decides about its cookie.
 
-A write goes only to a session that lives, in the epoch that was read. Where the session went on under another id
-meanwhile, it follows. Where it ended, it is dropped, and no cookie is sent: that one would be put over the cookie of
-the login beside it. Only a login (`bind`, or `regenerate` of what had ended before it was read) begins a new one.
+A write goes only to a session that lives, in the epoch that was read. If the session meanwhile continues under another
+id, the write follows it. If it has ended, the write is dropped and no cookie is sent: it would overwrite a concurrent
+login's. Only a login (`bind`, or `regenerate` of a session that had ended before it was read) begins a new one.
 
-Failure: `RemoteError`, `KeyRingError`, `SessionTooLargeError`, `EncodeError`; nothing is half done but for a session
-that nobody has an id of. All of it may be repeated.
+Failure: `RemoteError`, `KeyRingError`, `SessionTooLargeError`, `EncodeError`. A failure leaves nothing half done except
+a session whose id no one has. All of it may be repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _FOLLOWED: Final = 4
 _MOVES: Final = 16
-_MOVED: Final = "~to"
+_SUCCESSOR: Final = "~to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Commit:
         self._records, self._ring = store.records, store.ring
         self._token = os.urandom(12)
         self.id: bytes | None = None
-        """Of the session as it is now, where it is another than it came with."""
+        """The session's new id, if it has one."""
 
     def run(self) -> Cookie:
         session = self._session
@@ -100,33 +100,33 @@ class Commit:
         return self._resealed(view) if self._old_seal(view) and self._records.lives(view.name) else Keep()
 
     def _old_seal(self, view: View) -> bool:
-        """Whether the cookie that came was sealed by a key that no longer seals."""
+        """Whether the request's cookie was sealed by a key that no longer seals."""
         return view.sealed is not None and not self._ring.seals_under(view.sealed)
 
     def _resealed(self, view: View) -> Cookie:
-        """The cookie of a session that was just seen to live under this id: of another it would overwrite a login's."""
+        """A new cookie for a session just seen to live under this id; another session's would overwrite a login's."""
         if not self._old_seal(view):
             return Keep()
         assert view.record is not None
         return self._cookie(view.id, view.record.finish - int(self._ring.now() * 1000))
 
-    # A session that begins
+    # A new session
 
     def _create(self, put: Mapping[str, bytes]) -> Cookie:
-        """Under a fresh id, with these values and nothing of what was there before."""
+        """Create a session under a new id, with these values and nothing from before."""
         check_size(self._records.limits, {}, put)
         id = new_id()
         cipher = FieldCipher(self._ring, id)
         pairs = self._sealed(cipher, 0, put)
         outcome = self._made(id, cipher, [*pairs, b"~e", b"0"], None)
-        if outcome.word != "ok":  # everything of the subject was ended at this very moment
+        if outcome.word != "ok":  # all sessions of the subject were ended at this moment
             return self._dropped()
         self._store.count("created")
         self.id = id
         return self._cookie(id, outcome.left)
 
     def _made(self, id: bytes, cipher: FieldCipher, pairs: list[str | bytes], like: View | None) -> Outcome:
-        """A new record. `like`: it goes on from this one, until the same end but for a login."""
+        """Create a record. `like`: it continues this one, until the same end unless it is a login."""
         session, store = self._session, self._store
         name = name_of(id)
         lasting = store.lasting(permanent=session.permanent)
@@ -146,7 +146,7 @@ class Commit:
         return self._records.run(calls, critical=True)
 
     def _subject(self, cipher: FieldCipher, name: str, like: View | None) -> tuple[list[str | bytes], bytes | None]:
-        """The fields of a session's subject, and what its index is called."""
+        """The fields of a session's subject, and the name of its index."""
         session, store = self._session, self._store
         label: str | None = None
         if session.bound is not None:
@@ -163,7 +163,7 @@ class Commit:
             meta += ["~l", self._ring.seal(label.encode(), "session-label", name.encode())]
         return meta, subject
 
-    # A session that goes on
+    # A session that continues
 
     def _update(self, view: View, changes: Changes) -> Cookie:
         session = self._session
@@ -189,7 +189,7 @@ class Commit:
         return self._dropped()
 
     def _written(self, view: View, changes: Changes) -> bool:
-        """Write values to a session that nobody has written to since it was read. False: nothing was done."""
+        """Write values to a session that was not written to since it was read. False: nothing was done."""
         record, limits = view.record, self._records.limits
         assert record is not None
         assert view.cipher is not None
@@ -203,7 +203,7 @@ class Commit:
         return self._records.run([call], critical=False).word == "ok"
 
     def _followed(self, view: View, changes: Changes, *, critical: bool) -> tuple[Outcome, View]:
-        """Write to the session wherever it is by now."""
+        """Write to the session under its current id."""
         session, limits = self._session, self._records.limits
         for _ in range(_FOLLOWED):
             assert view.record is not None
@@ -234,16 +234,16 @@ class Commit:
             dropped += ["~l"] if session.bound is not None and session.bound[1] is None else []  # an earlier login's
             calls.append(self._records.session(scripts.UPDATE, view.name, self._token, *head, *tail, *dropped))
             outcome = self._records.run(calls, critical=critical)
-            if outcome.word != "to" or (moved := self._moved(view, outcome)) is None:
+            if outcome.word != "to" or (next_view := self._successor_of(view, outcome)) is None:
                 return outcome, view
             self._store.count("followed")
-            view = moved
+            view = next_view
         return Outcome("ended", []), view
 
-    def _moved(self, view: View, outcome: Outcome) -> View | None:
-        """Where a session went on."""
+    def _successor_of(self, view: View, outcome: Outcome) -> View | None:
+        """The session's view under its new id."""
         assert view.cipher is not None
-        id = view.cipher.open(_MOVED, 0, outcome.rest[0])
+        id = view.cipher.open(_SUCCESSOR, 0, outcome.rest[0])
         if id is None or len(id) != SESSION_ID_BYTES:
             return None
         return View("live", id, name_of(id), view.record, FieldCipher(self._ring, id))
@@ -256,20 +256,20 @@ class Commit:
             if outcome.word == "ok":
                 self._store.count("ended")
                 return Drop()
-            if outcome.word != "to" or (moved := self._moved(view, outcome)) is None:
+            if outcome.word != "to" or (next_view := self._successor_of(view, outcome)) is None:
                 break
-            view = moved
+            view = next_view
         return Keep()
 
-    # A session that gets another id
+    # A session that gets a new id
 
     def _regenerate(self, view: View, changes: Changes) -> Cookie:
-        """What others wrote while the new one was made is in the next attempt, within the limits as anything else."""
+        """Values that others wrote while the new record was made are in the next attempt, within the limits."""
         session = self._session
         own = session.assigned()
         for _ in range(_MOVES):
             made, new = self._successor(view, changes)
-            if made.word == "gone":  # another permanence, whose end has gone by
+            if made.word == "gone":  # with its new permanence it has already ended
                 return self._end(view)
             if made.word != "ok":
                 return self._dropped()
@@ -286,12 +286,12 @@ class Commit:
             raise RemoteUnavailableError("others wrote to the session all the while that it got a new id.")
         if session.bound is not None:
             return self._create(own)
-        if outcome.word == "to":  # another request has given it a new id, and sends the cookie
+        if outcome.word == "to":  # another request has given it a new id and sends that cookie
             return self._update(view, changes)
         return self._dropped()
 
     def _successor(self, view: View, changes: Changes) -> tuple[Outcome, View]:
-        """A new record with what is in the old one, and with the changes."""
+        """Create a record with the values of the old one, and with the changes."""
         record, cipher = view.record, view.cipher
         assert record is not None
         assert cipher is not None
@@ -306,17 +306,17 @@ class Commit:
         return outcome, View("live", id, name_of(id))
 
     def _move(self, old: View, new: View) -> Outcome:
-        """Make a tombstone of the old record that leads to the new one, unless others have written to it."""
+        """Replace the old record by a tombstone that leads to the new one, unless others have written to it."""
         assert old.record is not None
         assert old.cipher is not None
         bound = self._session.bound
-        same = bound is None or bound[0] == self._session.subject_of(old)
-        grace, sealed = str(self._records.limits.grace), old.cipher.close(_MOVED, 0, new.id)
-        head = (str(old.record.epoch), old.record.token, grace, sealed, new.name if same else "")
+        same_subject = bound is None or bound[0] == self._session.subject_of(old)
+        grace, sealed = str(self._records.limits.grace), old.cipher.close(_SUCCESSOR, 0, new.id)
+        head = (str(old.record.epoch), old.record.token, grace, sealed, new.name if same_subject else "")
         return self._records.run([self._records.session(scripts.MOVE, old.name, self._token, *head)], critical=True)
 
     def _read(self, outcome: Outcome) -> Record | None:
-        """What lies there now, by a script's answer."""
+        """The current record, from a script's reply."""
         limits = self._records.limits
         try:
             found = parse(outcome.rest[0], 0, limits.bytes, limits.keys)
@@ -331,7 +331,7 @@ class Commit:
     # Parts
 
     def _opened(self, cipher: FieldCipher, epoch: int, fields: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Encoded values; what does not open is left out."""
+        """Encoded values; those that do not open are left out."""
         found = {name: cipher.open(f"f{name}", epoch, closed) for name, closed in fields.items()}
         return {name: data for name, data in found.items() if data is not None}
 

@@ -1,6 +1,6 @@
-"""A session's cookie: which values came under its name, and the header that sets or deletes it.
+"""A session's cookie: its values in a request, and the header that sets or deletes it.
 
-HttpOnly always, Secure unless it was asked not to be, SameSite=Strict unless another is given, no Domain unless one is
+Always HttpOnly; Secure unless that is turned off; SameSite=Strict unless another is given; no Domain unless one is
 given. Pure.
 """
 
@@ -23,7 +23,7 @@ _PAST: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 @dataclass(frozen=True, slots=True)
 class CookieForm:
-    """How the cookie looks. `secure=False` is for plain HTTP, as in development.
+    """The cookie's attributes. `secure=False` is for plain HTTP, as in development.
 
     Raises:
         ConfigError: browsers would refuse it, or it breaks a rule.
@@ -65,7 +65,7 @@ class CookieForm:
         return found
 
     def header(self, cookie: Set | Drop) -> str:
-        """A `Set-Cookie` header's value."""
+        """The value of a `Set-Cookie` header."""
         value, age = (cookie.value, cookie.max_age) if isinstance(cookie, Set) else ("", 0)
         parts = [f"{self.name}={value}", f"Path={self.path}", "HttpOnly", f"SameSite={self.same_site}"]
         if self.secure:

@@ -1,9 +1,10 @@
-"""Sessions for any WSGI application: `environ["aikcache.session"]`, written just before the headers go out.
+"""Sessions for any WSGI application: `environ["aikcache.session"]`, written just before the headers are sent.
 
     application = SessionMiddleware(application, store)
 
-With Redis away a request that uses its session is answered with 503, and one that does not is answered as ever. What is
-written to the session after the first bytes of the body is lost, which is logged. Threads: as the application's.
+While Redis is unavailable a request that uses its session is answered with 503; other requests are answered as usual.
+What is written to the session after the first bytes of the body is lost, which is logged. Threads: as the
+application's.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class SessionMiddleware:
     """A WSGI application with sessions.
 
     Args:
-        application: what is called.
+        application: the application to call.
         store: where the sessions are.
-        name, path, domain, same_site: the cookie's. "Strict" keeps it from requests that another site begins, a link in
-            a mail too; "Lax" sends it with those.
+        name, path, domain, same_site: the cookie's. "Strict" keeps it from requests that another site begins, including
+            links in mails; "Lax" sends it with those.
         insecure_cookie: send it over plain HTTP. For development.
-        host_prefix: `__Host-` before the name: browsers then take it from this very host alone.
+        host_prefix: `__Host-` before the name: browsers then accept it from this host alone.
 
     Raises:
         ConfigError: browsers would refuse such a cookie.
@@ -67,7 +68,7 @@ class SessionMiddleware:
 
 
 class _Response:
-    """One response, whose head is held back until its body begins."""
+    """One response. Its head is held back until its body begins."""
 
     def __init__(self, store: SessionStore, form: CookieForm, session: Session, start_response: StartResponse) -> None:
         self._store, self._form, self._session, self._start = store, form, session, start_response
@@ -122,7 +123,7 @@ class _Response:
 def with_session(
     headers: list[tuple[str, str]], form: CookieForm, cookie: Cookie, *, accessed: bool
 ) -> list[tuple[str, str]]:
-    """A response's headers with what the session adds to them."""
+    """A response's headers, with the session's added."""
     if accessed:
         headers.append(("Vary", "Cookie"))
     if not isinstance(cookie, Keep):

@@ -1,10 +1,10 @@
-"""The Lua that changes sessions in Redis: each script one key, all or nothing, and harmless when it is sent twice.
+"""Lua scripts that change sessions in Redis: each one key, all or nothing, and safe to send twice.
 
 A session is a hash: `~v` form, `~c` created, `~a` absolute end, `~i` idle time (milliseconds), `~e` epoch, `~w` the
-last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the last use that was noted since the
-absolute end rules the TTL, which says it no more; and a field `f<name>` for each key. Or it is a tombstone: `~x`, and
-where the session goes on under another id `~to` (the id, sealed) and `~n` (its name, where it has the same subject).
-Time is the server's. Redis 7.0 or later.
+last commit's token, `~s` `~u` `~l` subject and label, `~p` permanent, `~f` the last noted use since the absolute end
+determines the TTL, which then does not show it; and a field `f<name>` for each key. Or it is a tombstone: `~x`, and if
+the session continues under another id `~to` (the id, sealed) and `~n` (its name, if it has the same subject). Time is
+the server's. Redis 7.0 or later.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sessions in Redis: each question one exchange, each change one script; all of them may be sent twice.
+"""Sessions in Redis: each question is one exchange, each change one script. All of them may be sent twice.
 
-What must survive a failover is acknowledged by a replica in the same packet (`WAIT`), where there should be replicas:
-behind Sentinel and on a cluster. Any thread; after `fork` the child connects anew. Failure: `RemoteError`.
+Where there should be replicas (behind Sentinel and on a cluster), a replica acknowledges what must survive a failover,
+in the same packet (`WAIT`). Any thread; after `fork` the child connects again. Failure: `RemoteError`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a script answered: a word, and what goes with it."""
+    """A script's reply: a word, and its data."""
 
     word: str
     rest: list[Any]
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A session of a subject's index. `record`: its `~v`, `~c`, `~i`, `~s`, `~l` and `~f`; `ttl` in milliseconds."""
+    """A session in a subject's index. `record`: its `~v`, `~c`, `~i`, `~s`, `~l` and `~f`; `ttl` in milliseconds."""
 
     name: str
     listed_in: str
@@ -75,7 +75,7 @@ class RecordStore:
         where = origin(config)
         self._pool: Transport = Cluster(config, where) if where.clustered else Pool(config, where)
         self.waits = (where.clustered or bool(where.service)) and wait != "none"
-        """Whether a replica must confirm what is critical."""
+        """Whether a replica must confirm critical changes."""
         self._always = wait == "all"
         self._wait: Command = ("WAIT", "1", str(max(int(config.timeout * 500), 1)))
         self._prefix = f"{config.instance}:"
@@ -96,7 +96,7 @@ class RecordStore:
         return parse(flat, ttl, self.limits.bytes, self.limits.keys)
 
     def lives(self, name: str) -> bool:
-        """Whether a session is there now, under this name. False also where nobody answers."""
+        """Whether a session exists now, under this name. False also if Redis cannot be reached."""
         try:
             return self._own_pool().exchange([("HEXISTS", f"{self._prefix}session:{name}", "~v")]) == [1]
         except RemoteError:
@@ -111,7 +111,7 @@ class RecordStore:
         return Call(scripts.INDEX, f"{self._prefix}subject:{subject.decode()}", (name, str(left)))
 
     def run(self, calls: Sequence[Call], *, critical: bool) -> Outcome:
-        """Scripts in this order; the last one's outcome."""
+        """Run scripts in this order; returns the last one's outcome."""
         if not self._own_pool().ordered:
             for call in calls[:-1]:
                 self._ask([call], critical=critical)
@@ -119,7 +119,7 @@ class RecordStore:
         return self._ask(calls, critical=critical)[-1]
 
     def run_all(self, calls: Sequence[Call]) -> list[Outcome]:
-        """Scripts in any order, acknowledged."""
+        """Run scripts in any order, acknowledged."""
         return [outcome for part in _parts(calls) for outcome in self._ask(part, critical=True)]
 
     def _ask(self, calls: Sequence[Call], *, critical: bool) -> list[Outcome]:
@@ -136,7 +136,7 @@ class RecordStore:
         return [_outcome(reply) for reply in replies]
 
     def _check_confirmed(self, reply: Any) -> None:
-        """Raises, unless that says that a replica has it."""
+        """Raises unless the reply shows that a replica has the change."""
         if type(reply) is int and reply >= 1:
             return
         if isinstance(reply, ErrorReply):
@@ -144,7 +144,7 @@ class RecordStore:
         raise RemoteUnavailableError("no replica confirmed the session's change in time: a failover may undo it.")
 
     def listed(self, subjects: Sequence[bytes]) -> list[Seen]:
-        """What the indexes of a subject name."""
+        """The sessions in the indexes of a subject."""
         indexes = [f"{self._prefix}subject:{subject.decode()}" for subject in subjects]
         replies = self._own_pool().exchange([("ZRANGE", index, "0", "-1", "WITHSCORES") for index in indexes])
         found = [
@@ -156,8 +156,8 @@ class RecordStore:
 
     def _seen(self, found: Sequence[tuple[str, str, float]]) -> list[Seen]:
         keys = [f"{self._prefix}session:{name}" for name, _, _ in found]
-        asked: list[Command] = [("HMGET", key, *_SEEN) for key in keys]
-        replies = self._own_pool().exchange([*asked, *(("PTTL", key) for key in keys)])
+        reads: list[Command] = [("HMGET", key, *_SEEN) for key in keys]
+        replies = self._own_pool().exchange([*reads, *(("PTTL", key) for key in keys)])
         records, ttls = replies[: len(keys)], replies[len(keys) :]
         nothing: list[bytes | None] = [None] * len(_SEEN)
         return [
@@ -166,7 +166,7 @@ class RecordStore:
         ]
 
     def prune(self, gone: Sequence[Seen]) -> None:
-        """Take sessions that are no more out of their index."""
+        """Remove sessions that no longer exist from their index."""
         for part in _parts(gone):
             self._own_pool().exchange([("ZREM", seen.listed_in, seen.name) for seen in part])
 
@@ -186,7 +186,7 @@ class RecordStore:
 
 
 def _parts(many: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """So many as an exchange answers in its time, however many sessions somebody has begun in another's name."""
+    """Split into exchanges that end in time, however many sessions somebody has begun in another's name."""
     return (many[at : at + _AT_ONCE] for at in range(0, len(many), _AT_ONCE))
 
 

@@ -1,8 +1,8 @@
-"""A session as it lies in Redis: its name, what is in its fields, and how they are sealed.
+"""A session in Redis: its name, its fields, and how they are sealed.
 
 Redis knows a session by the SHA-256 of its id. The key of its fields is an HMAC of the id under a sub-key of the ring:
-who has the dump and the ring, but not the cookie, opens nothing. A field is bound to its name and to the epoch, so it
-opens neither under another name, nor in another session, nor after `clear()`. Nothing here talks to Redis.
+somebody with the dump and the ring, but without the cookie, opens nothing. A field is bound to its name and to the
+epoch, so it opens neither under another name, nor in another session, nor after `clear()`. Nothing here talks to Redis.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _BYTES: Final = {bytes}
 
 
 def new_id() -> bytes:
-    """A session's id: never taken from a client."""
+    """A new session id, never taken from a client."""
     return secrets.token_bytes(SESSION_ID_BYTES)
 
 
 def name_of(id: bytes) -> str:
-    """What Redis knows a session by; its handle."""
+    """The session's name in Redis; its handle."""
     return text64(hashlib.sha256(id).digest())
 
 
@@ -53,12 +53,14 @@ class FieldCipher:
         self._ciphers: dict[bytes, Cipher] = {}
 
     def close(self, name: str, epoch: int, data: bytes) -> bytes:
-        """Raises what `KeyRing.seal` does."""
+        """Seal a field. Raises what `KeyRing.seal` raises."""
         key = self._ring.subkey(_PURPOSE)
         return key.id + self._cipher(key.id, key.reveal()).close(data, _bound(name, epoch))
 
     def open(self, name: str, epoch: int, closed: bytes) -> bytes | None:
-        """None: it was not sealed here, under this name and in this epoch. Raises `RemoteError`: the ring is away."""
+        """Open a field. None: it was not sealed here, under this name and in this epoch. Raises `RemoteError`: no
+        ring.
+        """
         id = closed[:ID_BYTES]
         cipher = self._ciphers.get(id)
         if cipher is None:
@@ -83,8 +85,8 @@ def _bound(name: str, epoch: int) -> bytes:
 class Record:
     """A session that was read, never changed. `fields`: the sealed data, by key, of `size` bytes with their keys.
 
-    Times are milliseconds, by the primary's clock. `fixed`: when it was last used, as far as that was noted, since the
-    absolute end rules the time to live; 0: that does not rule yet. Not frozen, which would take each request 1.5 µs.
+    Times are milliseconds, by the primary's clock. `fixed`: the last noted use since the absolute end determines the
+    TTL; 0: it does not yet. Not frozen, which would cost each request 1.5 µs.
     """
 
     created: int
@@ -102,23 +104,23 @@ class Record:
     size: int = 0
 
     def unused(self, touch: int) -> int:
-        """For how long it has not been used, as far as that was noted."""
+        """How long it has not been used, as far as uses were noted."""
         return self.finish - self.ttl - self.fixed if self.fixed else self.idle + touch - self.ttl
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A session that has ended a moment ago. `to`: the id under which it goes on, sealed under its own key."""
+    """A session that has just ended. `to`: the id under which it continues, sealed under its own key."""
 
     to: bytes | None = field(default=None, repr=False)
 
 
 class DamagedError(ValueError):
-    """What stands there is no session."""
+    """The stored value is no session."""
 
 
 def parse(flat: list[Any], ttl: object, max_bytes: int, max_keys: int) -> Record | Tombstone | None:
-    """The record that a reply holds; None: nothing is there. Raises `DamagedError`."""
+    """The record in a reply; None: there is none. Raises `DamagedError`."""
     if not flat:
         return None
     if len(flat) % 2 or type(ttl) is not int or ttl < 0 or set(map(type, flat)) != _BYTES:
@@ -156,7 +158,7 @@ def _number(data: bytes | None) -> int:
 
 
 def sizes_of(stored: Mapping[str, bytes], put: Mapping[str, bytes]) -> dict[str, int]:
-    """Bytes that each key takes."""
+    """The bytes of each key."""
     sizes = {name: len(name.encode()) + len(closed) for name, closed in stored.items()}
     sizes.update({name: len(name.encode()) + len(data) + SEALED_EXTRA for name, data in put.items()})
     return sizes

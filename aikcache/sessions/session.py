@@ -1,8 +1,8 @@
-"""A session, as a request sees it: a mapping that is read when it is first used and written when it is committed.
+"""A session as a request sees it: a mapping that is read when it is first used and written when it is committed.
 
-It remembers what was read, and what was done to it; `commit` makes of that the smallest change, by keys, so that
-requests which change different keys at once all keep theirs. One thread at a time. Failure: `SessionUnavailableError`
-on first use, unless the store says `on_unavailable="empty"`.
+It remembers what was read, and what was done to it. `commit` derives the smallest change from that, by keys, so that
+concurrent requests which change different keys all keep theirs. One thread at a time. Failure:
+`SessionUnavailableError` on first use, unless the store has `on_unavailable="empty"`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from aikcache.sessions.store import SessionStore
 
 Kind: TypeAlias = Literal["new", "live", "ended", "damaged", "away"]
-"""new: nobody's yet. live: read. ended: a moment ago. damaged, away: empty, and nothing is written."""
+"""new: not stored yet. live: read. ended: a moment ago. damaged, away: empty, and nothing is written."""
 
 
 @dataclass(slots=True)
 class View:
-    """What was found behind a cookie, never changed. `sealed`: the cookie's token, None where it is not known."""
+    """The session behind a cookie, never changed. `sealed`: the cookie's token, None if it is not known."""
 
     kind: Kind
     id: bytes = b""
@@ -46,7 +46,9 @@ class Changes:
 
 
 class Session(MutableMapping[str, Any]):
-    """A mapping of str to whatever the codec keeps. Made by `SessionStore.open`, written by `SessionStore.commit`."""
+    """A mapping of str to any value that the codec keeps. Made by `SessionStore.open`, written by
+    `SessionStore.commit`.
+    """
 
     unavailable: type[SessionUnavailableError] = SessionUnavailableError
 
@@ -56,11 +58,11 @@ class Session(MutableMapping[str, Any]):
         self._begin_anew(cookies, None)
 
     def _begin_anew(self, cookies: Sequence[str], id: bytes | None) -> None:
-        """As it is before first use: the session behind `id`, or behind the first of the cookies that opens."""
+        """The state before first use: the session of `id`, or of the first of the cookies that opens."""
         self._cookies, self._id = cookies, id
         self._view: View | None = None
         self._values: dict[str, Any] = {}
-        self._data: dict[str, bytes] = {}  # encoded, of what was read
+        self._data: dict[str, bytes] = {}  # the encoded values that were read
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
         self._all = False
@@ -71,10 +73,10 @@ class Session(MutableMapping[str, Any]):
         self.regenerating = False
         self.bound: tuple[str, str | None] | None = None
 
-    # What it is
+    # Its state
 
     def view(self) -> View:
-        """What was found; reads it, the first time."""
+        """The session that was found; the first call reads it."""
         self.accessed = True
         if self._view is None:
             try:
@@ -88,7 +90,7 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def used(self) -> bool:
-        """Whether anything was read, or tried."""
+        """Whether it was read, or an attempt was made."""
         return self._view is not None
 
     @property
@@ -132,11 +134,11 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def modified(self) -> bool:
-        """Whether a commit would write. Set to True, all that was read is compared with what was stored."""
+        """Whether a commit would write. Set to True, all values that were read are compared with what was stored."""
         if self._view is None:
             return False
-        asked = self.cleared or self.ending or self.regenerating or self.bound is not None
-        return asked or self.permanence_changed or bool(self.changes())
+        requested = self.cleared or self.ending or self.regenerating or self.bound is not None
+        return requested or self.permanence_changed or bool(self.changes())
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -147,26 +149,26 @@ class Session(MutableMapping[str, Any]):
         record = None if self._view is None else self._view.record
         return record is not None and self._permanent is not None and self._permanent != record.permanent
 
-    # What is done to it
+    # Changes
 
     def clear(self) -> None:
-        """Delete everything, the login too, and what requests beside this one write that have read it before."""
+        """Delete everything, the login too, and what concurrent requests write that have read it before."""
         self.view()
         self._values, self._assigned, self._deleted = {}, set(), set()
         self.cleared, self.bound = True, None
 
     def regenerate(self) -> None:
-        """Give it a new id when it is committed. Call it at a login and at any change of rights."""
+        """Give it a new id at the commit. Call it at a login and at any change of rights."""
         self.view()
         self.regenerating = True
 
     def bind(self, subject: str, label: str | None = None, *, regenerate: bool = True) -> None:
-        """A login: the session is `subject`'s from now on, under a new id, and its absolute time starts anew.
+        """A login: the session belongs to `subject` from now on, under a new id, and its absolute time starts again.
 
         Args:
-            subject: whom `SessionStore.sessions` and `end_all` find it by, as a user's id.
+            subject: by which `SessionStore.sessions` and `end_all` find it, for example a user's id.
             label: what a list of devices shows of it.
-            regenerate: False: the id stays, which lets whoever knows it into the login.
+            regenerate: False: the id stays, which lets anyone who knows it into the login.
         """
         if not isinstance(subject, str) or not subject:
             raise EncodeError(f"a subject is a str that is not empty, got {type(subject).__name__}.", "subject")
@@ -175,12 +177,13 @@ class Session(MutableMapping[str, Any]):
         self.regenerating = self.regenerating or regenerate
 
     def end(self) -> None:
-        """A logout: nobody reads it any more once this is committed. What is written afterwards is a new session."""
+        """A logout: once this is committed, the session cannot be read any more. Later writes begin a new session."""
         self.clear()
         self.ending, self.regenerating = True, False
 
     def end_all(self, subject: str | None = None) -> int:
-        """End all sessions of a subject (None: of this session's), at once, and this one. How many others were alive.
+        """End all sessions of a subject (None: of this session's), at once, and this one. Returns how many others
+        were alive.
 
         Raises `SessionUnavailableError`.
         """
@@ -234,7 +237,7 @@ class Session(MutableMapping[str, Any]):
         self.view()
         for name in list(self._stored()):
             if name not in self._values:
-                self._read(name)  # what is damaged is found out before anything is handed out
+                self._read(name)  # finds damage before anything is returned
         stored = [name for name in self._stored() if name in self._values]
         return stored + [name for name in self._values if name not in self._stored()]
 
@@ -243,7 +246,7 @@ class Session(MutableMapping[str, Any]):
         return {} if record is None or self.cleared else record.fields
 
     def _read(self, name: str) -> bool:
-        """Whether there is such a key; its value is then known."""
+        """Whether there is such a key. If so, its value is loaded."""
         closed = self._stored().get(name)
         if closed is None or name in self._deleted:
             return False
@@ -269,16 +272,16 @@ class Session(MutableMapping[str, Any]):
             raise self.unavailable(f"the session cannot be read: {error}") from error
 
     def _damaged(self) -> None:
-        """A new visitor, or empty and read-only if something of it was seen or changed already."""
+        """Becomes a new visitor's, or empty and read-only if something of it was seen or changed already."""
         seen = self._values or self._deleted or self.cleared or self.regenerating or self.bound
         self._store.refuse("record", "A session in Redis is taken for none: a field of it does not open.")
         self._view = View("damaged" if seen else "new")
         self._values, self._assigned, self._deleted = {}, set(), set()
 
-    # What a commit makes of it
+    # For a commit
 
     def changes(self) -> Changes:
-        """What differs from what was read. Raises `EncodeError`."""
+        """The differences from what was read. Raises `EncodeError`."""
         stored, put = self._stored(), {}
         for name, value in self._values.items():
             if (closed := stored.get(name)) is not None:
@@ -289,7 +292,7 @@ class Session(MutableMapping[str, Any]):
         return Changes(put, {name for name in self._deleted if name in stored and name not in self._values})
 
     def assigned(self) -> dict[str, bytes]:
-        """What this request has put in by itself, encoded: all that a session may begin with that ended meanwhile."""
+        """What this request has assigned, encoded: a session that ended meanwhile may begin again only with that."""
         return {name: values.encode(name, self._values[name]) for name in self._assigned}
 
     def stored_data(self, name: str, closed: bytes) -> bytes | None:
@@ -306,5 +309,5 @@ class Session(MutableMapping[str, Any]):
         return dict(self._stored())
 
     def committed(self, id: bytes | None) -> None:
-        """After a commit: it begins anew, under this id (None: as it came)."""
+        """After a commit it begins again, under this id (None: as it came)."""
         self._begin_anew((), id) if id is not None else self._begin_anew(self._cookies, self._id)

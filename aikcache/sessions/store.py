@@ -5,8 +5,8 @@
     session["cart"] = ["tea"]
     outcome = store.commit(session)             # Keep, Set or Drop: what to do with the cookie
 
-Nothing is held here from one request to the next. Threads: any, each session for one at a time. After `fork` the child
-connects anew. `session` says what a request sees, `commit` what it leaves behind, `records` what lies in Redis.
+Nothing is kept in the process from one request to the next. Threads: any, each session for one at a time. After `fork`
+the child connects again. `session` is what a request sees, `commit` what it writes, `records` the data in Redis.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionHealth:
-    """`ok`, and if not why."""
+    """`ok`, and the problems if it is not."""
 
     ok: bool
     problems: tuple[str, ...] = ()
@@ -67,24 +67,24 @@ class SessionStore:
     """The sessions of one instance.
 
     Args:
-        url: where they lie, as for `Cache`. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
+        url: where they are, as for `Cache`. None: `AIKCACHE_SESSION_URL`, else `AIKCACHE_URL`.
         ring: seals cookies and records. Its `retention` must be as long as a session may last.
-        instance: sessions of different instances know nothing of one another.
-        idle_timeout: seconds after its last use at which a session ends, at least; `touch_every` more at most.
+        instance: sessions of different instances are independent.
+        idle_timeout: seconds without use after which a session ends; up to `touch_every` more.
         absolute_timeout: seconds after which it ends, however much it is used.
         permanent_timeout: the same for sessions whose `permanent` is set. None: `absolute_timeout`.
-        touch_every: how exactly a use is noted; at most a tenth of `idle_timeout`.
+        touch_every: the precision with which a use is noted; at most a tenth of `idle_timeout`.
         grace: seconds for which an ended session is known to have ended.
-        max_bytes, max_keys: what a session may hold, sealed; at most 3900 keys.
-        on_unavailable: "error": with Redis away, using a session raises `SessionUnavailableError`. "empty": it is
-            empty, and nothing is written.
+        max_bytes, max_keys: the limits of one session, sealed; at most 3900 keys.
+        on_unavailable: "error": if Redis is unavailable, using a session raises `SessionUnavailableError`. "empty": it
+            is empty, and nothing is written.
         wait: which changes a replica must have confirmed, behind Sentinel and on a cluster: "critical" (begin, new id,
             login, logout, clear), "all" or "none".
         connect_timeout, timeout: seconds, as for `Cache`.
-        metrics: what the names of its metrics begin with, as for `Cache`. None: it has none.
+        metrics: the prefix of its metrics' names, as for `Cache`. None: it has none.
 
     Raises:
-        ConfigError: an argument breaks a rule. Nothing is asked of Redis yet.
+        ConfigError: an argument breaks a rule. Redis is not asked yet.
     """
 
     def __init__(
@@ -130,20 +130,20 @@ class SessionStore:
         self.records = RecordStore(config, limits, wait)
 
     def open(self, cookie: str | Sequence[str] | None, *, name: str = COOKIE) -> Session:
-        """The session of a cookie, or of the first of some that has one. `name`: the cookie's, which it is bound to."""
+        """The session of a cookie, or of the first of several that has one. `name`: the cookie is bound to it."""
         return self.open_as(Session, cookie, name)
 
     def open_as(self, kind: type[AnySession], cookie: str | Sequence[str] | None, name: str) -> AnySession:
-        """The same, as another class of sessions."""
+        """As `open`, with another class of sessions."""
         cookies = (cookie,) if isinstance(cookie, str) else tuple(cookie or ())
         return kind(self, cookies[:MOST_COOKIES], name)
 
     def commit(self, session: Session) -> Cookie:
-        """Write what has changed, and say what to do with the cookie. The session may be used on afterwards.
+        """Write what has changed, and return what to do with the cookie. The session may be used afterwards.
 
         Raises:
-            SessionUnavailableError: it could not be written; under `on_unavailable="empty"` it is counted instead.
-            SessionTooLargeError, EncodeError: it cannot be; nothing was.
+            SessionUnavailableError: it could not be written; with `on_unavailable="empty"` that is counted instead.
+            SessionTooLargeError, EncodeError: it cannot be written; nothing was.
         """
         commit = Commit(self, session)
         try:
@@ -158,7 +158,7 @@ class SessionStore:
         return cookie
 
     def sessions(self, subject: str) -> list[SessionInfo]:
-        """The sessions that live of a subject, the latest used first. Raises `RemoteError` or `KeyRingError`."""
+        """The live sessions of a subject, the latest used first. Raises `RemoteError` or `KeyRingError`."""
         names = self._subject_names(subject)
         now = int(self.ring.now() * 1000)
         found, gone = [], []
@@ -174,10 +174,10 @@ class SessionStore:
         return sorted(found, key=lambda info: -info.last_seen)
 
     def end(self, handle: str) -> bool:
-        """End one session, named by `SessionInfo.handle`. Whether it was alive. Raises `RemoteError`.
+        """End one session, named by `SessionInfo.handle`. Returns whether it was alive. Raises `RemoteError`.
 
-        It is ended also where it has got another id since, but not where that was somebody else's login. Check that
-        the handle is one of the user's own who asks for it: `sessions(subject)` lists those.
+        It is also ended under an id that it has got since, unless that was another user's login. Check that the handle
+        is one of the user who asks for it: `sessions(subject)` lists those.
         """
         if not _HANDLE.fullmatch(handle):
             return False
@@ -193,9 +193,9 @@ class SessionStore:
         return outcome.word == "ok"
 
     def end_all(self, subject: str, keep: Session | None = None) -> int:
-        """End all sessions of a subject, but `keep`. How many were alive. Raises `RemoteError` or `KeyRingError`.
+        """End all sessions of a subject but `keep`. Returns the number alive. Raises `RemoteError` or `KeyRingError`.
 
-        A session that is just beginning is ended too, or not begun.
+        A session that is just beginning is ended too, or does not begin.
         """
         done, ended = {None if keep is None else keep.handle}, 0
         token, grace = os.urandom(12), str(self.records.limits.grace)
@@ -213,7 +213,7 @@ class SessionStore:
         raise RemoteUnavailableError(_RENEWED)
 
     def health(self) -> SessionHealth:
-        """What is wrong with the ring, with the server's eviction and with its persistence; asks the server."""
+        """Problems of the ring, of the server's eviction and of its persistence. Asks the server."""
         problems = list(self.ring.health().problems)
         try:
             info = self.records.info()
@@ -226,13 +226,13 @@ class SessionStore:
         return SessionHealth(not problems, tuple(problems))
 
     def close(self) -> None:
-        """End the connections. The ring stays open."""
+        """Close the connections. The ring stays open."""
         self.records.close()
 
     # For sessions
 
     def find(self, cookies: Sequence[str], id: bytes | None, name: str) -> View:
-        """What is behind the first of the cookies that opens and leads to something. Raises `RemoteError`."""
+        """The session behind the first of the cookies that opens and leads to one. Raises `RemoteError`."""
         if id is not None:
             return self._load(id, None) or View("new")
         ended = None
@@ -269,7 +269,7 @@ class SessionStore:
         return View("live", id, name, record, FieldCipher(self.ring, id), sealed)
 
     def _touch(self, name: str) -> None:
-        """A server that takes no writes now lets readers go on: the session then ends a little early."""
+        """If the server takes no writes now, readers continue, and the session ends a little early."""
         with contextlib.suppress(RemoteError):
             call = self.records.session(scripts.TOUCH, name, str(self.records.limits.touch))
             self.records.run([call], critical=False)
@@ -284,7 +284,7 @@ class SessionStore:
         return self._permanent if permanent else self._absolute
 
     def subject_name(self, subject: str) -> bytes:
-        """What a subject is filed under now."""
+        """The name under which a subject is filed now."""
         return _subject_name(self.ring.subkey("session-subject").reveal(), subject)
 
     def _subject_names(self, subject: str) -> list[bytes]:
@@ -300,29 +300,29 @@ class SessionStore:
             return None
 
     def _is_gone(self, seen: Seen, now: int) -> bool:
-        """Whether an entry of an index may go. One whose session is not there may be about to begin."""
+        """Whether to remove an entry of an index. A session that does not exist may be about to begin."""
         if seen.record[0] is not None:
             return True
         return seen.finish - now + self.records.limits.grace <= self._absolute
 
     def count(self, event: str, number: int = 1) -> None:
-        """Count an event, for `counts` and for what is exported."""
+        """Count an event, for `counts` and for the exported metrics."""
         self.counts[event] += number
         self._exported[event] += number
 
     def late(self) -> None:
-        """Something was written to a session whose response was on its way already."""
+        """A session was changed after its response had begun."""
         self.count("dropped")
         self._reporter.report("session:late", "A session was changed after its response had begun: that is lost.")
 
     def refuse(self, cause: str, message: str) -> None:
-        """Something that nobody of ours has written: counted, and logged once a minute for each cause."""
+        """A foreign or damaged value: counted, and logged once a minute for each cause."""
         self.count("refused")
         self._reporter.report(f"session:{cause}", message)
 
 
 def _exported(metrics: str | None) -> dict[str, int]:
-    """Where all stores with this name of metrics count."""
+    """The counts of all stores with this prefix of metrics."""
     check_metrics(metrics)
     if metrics is None:
         return dict.fromkeys(EVENTS, 0)

@@ -1,7 +1,7 @@
-"""A session's values to bytes and back, and whether one has changed.
+"""Encodes a session's values, and finds out whether one has changed.
 
-Equal sets encode to different bytes in two processes, so what was read is compared with a fresh decode by the codec's
-equality, and never by bytes: a value that was only read must not be written over another request's. Pure.
+Equal sets encode to different bytes in two processes, so a value that was read is compared with a fresh decode by the
+codec's equality, never by bytes: a value that was only read must not overwrite another request's. Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CONTAINERS: Final = (list, tuple, set, frozenset)
 
 
 def encode(name: str, value: object) -> bytes:
-    """Raises `EncodeError`, whose path begins with the session's key."""
+    """The encoded value. Raises `EncodeError`, whose path begins with the session's key."""
     try:
         encoded = _CODEC.encode(value)
     except EncodeError as error:
@@ -30,7 +30,7 @@ def encode(name: str, value: object) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """Raises `DecodeError`."""
+    """The value. Raises `DecodeError`."""
     if not data:
         raise DecodeError("a field without a value.")
     return _CODEC.decode(data[0], data[1:])
@@ -45,12 +45,12 @@ def may_have_changed(value: object) -> bool:
 
 
 def unchanged(value: object, data: bytes) -> bool:
-    """Whether a value is still what `data` holds."""
+    """Whether a value is still what `data` encodes."""
     try:
         before = decode(data)
         if not exactly_equal(value, before):
             return False
-        # Two instances of a registered class are always the same to the codec: what they encode to tells them apart.
+        # Instances of a registered class are always equal to the codec: compare what they encode to.
         return data[0] != TAGGED or not by_type or exactly_equal(_plain(value), _plain(before))
     except (DecodeError, RecursionError):
         return False
@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_name(name: object) -> str:
-    """Raises `EncodeError`: this cannot be a key of a session."""
+    """A session's key. Raises `EncodeError` if it cannot be one."""
     if not isinstance(name, str):
         raise EncodeError(f"a session's keys are str, got {type(name).__name__}.", "session")
     try:
