@@ -210,6 +210,8 @@ class Cache(Decorators):
         `prefix`, `prefix:operation`, either with `:*`, `*`, and a key each take one round trip, whatever they hold. Any
         other glob is swept, which takes time in proportion to the keyspace. With `background=True` a thread sweeps, one
         sweep at a time, and a `Sweep` with its progress is returned; requests that wait meanwhile become one sweep.
+        Until it is `done`, what the glob matches may still be read from Redis, here too; a process that ends before
+        that has not swept. Inside a block of `deferred()` the block's end sweeps, and None is returned.
         Redis raises nothing here: an invalidation that it cannot be told is kept, and sent before this process reads
         from Redis again.
 
@@ -223,11 +225,13 @@ class Cache(Decorators):
             targets += map(_patterns.resolve, self._registry.meant(template.fill(fields, rendering.parameter)))
             self._registry.check_prefix("invalidate:", pattern, self.engine.local.regions)
         what = invalidation.of(self.engine, targets)
-        if not background:
+        if not background or _deferred.blocks(self.engine.local):
             self.end(what)
             return None
-        invalidation.invalidate_locally(self.engine, what)
-        return self.engine.sweeper.add(what)
+        self.end(Invalidation(what.groups, what.keys))
+        globs = Invalidation(globs=what.globs)
+        invalidation.invalidate_locally(self.engine, globs)
+        return self.engine.sweeper.add(globs)
 
     def invalidate_key(self, *keys: str) -> None:
         """Invalidate these keys, in every process, in one round trip."""
@@ -259,6 +263,7 @@ class Cache(Decorators):
         `peek` find nothing. Any tag covers a function whose tags come from its result. So invalidate before you read.
         Other threads see committed data, and what they load meanwhile is invalidated at the end too. A block that
         raises still invalidates. `set` and `store` write at once. An inner block hands its invalidations to the outer.
+        `invalidate(..., background=True)` waits like any other, and returns None.
         """
         return Deferred(
             self.engine.local, self.space.namespace_prefix, lambda what: invalidation.invalidate(self.engine, what)

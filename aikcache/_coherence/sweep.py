@@ -80,8 +80,13 @@ class Sweeper:
         return len(self._waiting)
 
     def add(self, what: Invalidation) -> Sweep:
-        """Sweep soon; return a handle at once. With `MAX_WAITING` requests waiting, the caller sweeps by itself."""
+        """Sweep soon, and return a handle at once: done when there is nothing to sweep. With `MAX_WAITING` requests
+        waiting the caller sweeps by itself.
+        """
         handle = Sweep()
+        if not what:
+            handle.finish(handle)
+            return handle
         if len(self._waiting) >= MAX_WAITING:
             self._run([(what, handle)])
             return handle

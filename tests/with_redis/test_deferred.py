@@ -32,6 +32,8 @@ WAYS: dict[str, Callable[[Cache], object]] = {
     "pattern": lambda cache: cache.invalidate("thing:get"),
     "tag": lambda cache: cache.invalidate_tags("things"),
     "glob": lambda cache: cache.invalidate("thing:get:b?x"),
+    "glob in the background": lambda cache: cache.invalidate("thing:get:b?x", background=True),
+    "pattern in the background": lambda cache: cache.invalidate("thing:get", background=True),
     "everything": lambda cache: cache.clear(),
     "decorated": lambda cache: cache.invalidates("thing:get:{name}")(lambda name: None)("box"),
 }
@@ -71,6 +73,14 @@ def test_it_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
         WAYS[way](cache)
         assert held(cache)
         raise Rollback
+    assert not held(cache)
+
+
+def test_a_block_leaves_no_sweep_to_others(cache: Cache) -> None:
+    """In a block `background=True` returns no handle, for nothing runs before the block's end, which sweeps."""
+    with cache.deferred():
+        assert cache.invalidate("thing:get:b?x", background=True) is None
+        assert len(cache.engine.sweeper) == 0
     assert not held(cache)
 
 

@@ -222,6 +222,29 @@ def test_many_in_the_background_are_one_sweep_at_a_time(
     assert names(cache, raw) == set()
 
 
+def test_groups_and_keys_wait_for_no_sweep(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `background=True` only globs are left to the thread: the rest is told when the call returns."""
+    here, there = pair(open_cache)
+    for name in ("group:get:box", "key:get:box", "thing:get:box"):
+        here.set(name, "old")
+    pause = Pause(monkeypatch, here.engine.remote, "scan")
+    first = here.invalidate("other:get:a*", background=True)
+    pause.wait()  # what is named from now on would wait for this one
+    group = here.invalidate("group:get", background=True)
+    mixed = here.invalidate("key:get:box", "thing:get:b*x", background=True)
+    assert group is not None
+    assert group.done
+    assert mixed is not None
+    assert not mixed.done
+    for cache in (here, there):
+        assert [cache.get(name) for name in ("group:get:box", "key:get:box")] == [None, None]
+    pause.let_go()
+    assert first is not None
+    assert first.wait(PATIENCE)
+    assert mixed.wait(PATIENCE)
+    assert here.get("thing:get:box") is None
+
+
 def test_beyond_a_bound_the_caller_sweeps(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than so many background sweeps wait; one more is done when its call returns."""
     cache = open_cache()
