@@ -924,7 +924,7 @@ def test_a_replica_that_does_not_answer_confirms_nothing(binary: Path, open_stor
         Server(binary=binary, port=0, config=["repl-diskless-sync-delay 0"]) as server,
         Server(binary=binary, port=0, config=[f"replicaof 127.0.0.1 {server.port}"]) as replica,
     ):
-        store = open_store(server.url, timeout=2)
+        store = open_store(server.url, timeout=8)  # a replica has half of it
         store.records.waits = True
         login, cookie = store.open(None), begun_in_the_end(store)
         logout, page = store.open(cookie), store.open(cookie)
