@@ -1,32 +1,32 @@
 """An exhaustive model of how this cache stays coherent: every interleaving of a few calls, small and complete.
 
-Two processes share a Redis and a database with one record. Readers make cached calls; writers commit a new version and
-then end what is cached: by group or tag (a fresh stamp), by key (value and lease unlinked, a mark), by glob (a sweep
-between two marks), or by `set`. A step is one server command or one local step under a lock. What is written in one
-cycle of the server's loop is pushed together, each name once, at its end; only then are that cycle's replies sent.
-Pushes and the channel's own questions come back in one order, and are handled whenever the channel's thread runs.
+Two processes share a Redis and a database with one record. Readers make cached calls. Writers commit a new version and
+then invalidate: by group or tag (a new stamp), by key (value and lease unlinked, a marker), by glob (a sweep between
+two markers), or by `set`. A step is one server command or one local step under a lock. Writes of one cycle of the
+server's loop are pushed together, each name once, at its end; only then are that cycle's replies sent. Pushes and the
+replies to the channel's own questions arrive in one order, and are handled whenever the channel's thread runs.
 
-Checked at every return and at rest:
-    own      a call that began after an invalidation returned, in the invalidating process, sees that version
+Guarantees, checked at every return and at rest:
+    own      a call that began after an invalidation returned, in the same process, sees that version
     pushed   a call in another process that began after that invalidation's push was handled sees that version
-    strong   a strong call sees every invalidation that returned anywhere before it began: nothing from memory judges
+    strong   a strong call sees every invalidation that returned anywhere before it began: nothing from memory counts
     cut      while the channel is cut, a call not answered locally sees every invalidation that reached Redis before it
-    rest     when all is quiet nothing older is held, acceptable or believed anywhere
-    kept     and what only this process itself wrote has not ended what it held: a write costs one load, not two
-    soon     nobody waits for a load that an invalidation has doomed
+    rest     when all is quiet nothing older is held, acceptable or cached anywhere
+    kept     a process's own write has not dropped what it held: a write costs one load, not two
+    soon     no call waits for a load that was invalidated
     put      a value put by hand does not outlive an invalidation that came after it began
     refused  a call that began `max_staleness` after an invalidation returned anywhere sees it, also if it was refused
 
-Left out, and shown on real servers instead: flights, failover but for one (the node of a cluster that has the stamp of
-any tag is replaced by one that has not heard its last), a server that is away, and time but for one moment. (A
-process that has not heard of a refused invalidation, because it started later or its channel was cut, may read from a
-server that accepts writes again what nobody has told it yet: that is pending, as after a server was away.) A push that
-is ignored as our own counts as handled when the local part of our own invalidation, if that is still to come, has been
+Not modelled, and shown on real servers instead: flights; failover but for one (the node of a cluster that has the stamp
+of any tag is replaced by one that lacks the last change); a server that is unavailable; and time but for one moment. (A
+process that did not receive a refused invalidation, because it started later or its channel was cut, may read from a
+server that accepts writes again before anybody has sent it: that is pending, as after a server was unavailable.) A push
+that is ignored as the process's own counts as handled when the local part of its invalidation, if still to come, is
 done.
 
     python model/protocol.py            as designed (must hold)
-    python model/protocol.py --broken   each rule removed in turn (each must be caught, and is said by which scenario)
-    --small: the quick scenarios alone. --trace: the steps that led to a broken law.
+    python model/protocol.py --broken   each rule removed in turn (each must be caught; the scenario is printed)
+    --small: only the quick scenarios. --trace: the steps that led to a broken guarantee.
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ from typing import NamedTuple
 import _trust
 from _steps import Agent, Broken, Proc, Rules, State, Value, steps
 
-RULES = {  # and what each says
+RULES = {  # by name, with their meaning
     "lease_checked": "store only under one's own lease",
     "takeover": "a lease taken under an older stamp is taken over",
     "stamp_before_load": "the frame's digest is of the stamps known before the load began",
     "stamp_checked": "a frame with another stamp is a miss",
-    "local_guard": "fill locally only if nothing relevant was pushed or invalidated since the call asked",
-    "stamp_guard": "a stamp read is kept only if no push arrived since it was asked for",
+    "local_guard": "fill locally only if nothing relevant was pushed or invalidated since the call began",
+    "stamp_guard": "a stamp that was read is cached only if no push arrived since it was requested",
     "forget_own_stamp": "after invalidating, the stamp is unknown, not the one just written",
     "push_drops_local": "a push empties the local entries it concerns",
     "own_drops_local": "the invalidator empties its own local entries after the remote write",
-    "cut_distrusts": "while the channel is cut, stamps are asked for with every value and not kept",
+    "cut_distrusts": "while the channel is cut, stamps are read with every value and not cached",
     "reconnect_empties": "on reconnecting (subscribed first), local entries and stamps are dropped",
-    "maker_drops_local": "who makes a stamp where there was none empties its own local entries of that group",
-    "echo_known": "a push about a stamp written here does not end what is here",
-    "echo_verified": "but only if the stamp, as it stands after the push, is one written here",
-    "echo_written": "written: one that was merely read does not count, its push may still be to come",
-    "mark_names_writer": "a key's mark carries its writer's name, so no two writers' marks are one push",
-    "again_anew": "an invalidation whose reply was lost is sent again with another stamp",
+    "maker_drops_local": "a process that creates a missing stamp drops its own local entries of that group",
+    "echo_known": "a push about a stamp written here does not invalidate what is here",
+    "echo_verified": "but only if the stamp, read after the push, is one written here",
+    "echo_written": "a stamp that was merely read does not count: its push may still come",
+    "marker_names_writer": "a key's marker has its writer's name, so two writers' markers are never one push",
+    "resent_with_new_stamp": "an invalidation whose reply was lost is sent again with another stamp",
     "any_tag_first": "the stamp of any tag is written before the tag's own",
     "any_tag_last": "and read after it, when the result has named its tags",
-    "tags_again": "where a takeover lost the stamp of any tag, the tags' own, on other nodes, are renewed with it",
-    "set_takes_lease": "a value put by hand takes the lease from a load under way",
-    "set_under_lease": "and is stored only while it has it",
-    "strong_asks": "a strong read asks for every stamp, whatever is believed",
+    "tags_again": "if a takeover lost the stamp of any tag, the tags' own stamps on other nodes are renewed with it",
+    "set_takes_lease": "a value put by hand takes the lease from a running load",
+    "set_under_lease": "and is stored only while it has the lease",
+    "strong_asks": "a strong read reads every stamp, whatever is cached",
     "strong_not_local": "and is not answered by what is held here",
-    "leases_first": "a sweep has ended all leases before it begins on the values",
-    "probe_vouches": "a heartbeat vouches only if a write that changes nothing was accepted with it",
-    "read_carries_probe": "a read that no heartbeat vouches for asks the same itself",
-    "heard_is_held_back": "a refused invalidation is published; who hears ends it, and tells Redis before it reads",
+    "leases_first": "a sweep removes all leases before it begins with the values",
+    "probe_required": "a heartbeat counts only if a write that changes nothing was accepted with it",
+    "read_carries_probe": "a read that no heartbeat covers carries that write itself",
+    "received_is_held_back": "a refused invalidation is published; receivers apply it, and send it before they read",
 }
 
 
@@ -73,7 +73,7 @@ class Scenario(NamedTuple):
     agents: tuple[Agent, ...]
     value: Value | None = None
     local: tuple[int | None, int | None] = (None, None)
-    known: tuple[int | None, int | None] = (None, None)
+    cached: tuple[int | None, int | None] = (None, None)
     stamp: int | None = 0
     kept: tuple[int, ...] = ()  # processes that must hold the value at the end
     small: bool = False
@@ -81,32 +81,32 @@ class Scenario(NamedTuple):
     mute: bool = False  # nothing can be published
 
     def first(self) -> State:
-        procs = tuple(Proc(local=held, known=known) for held, known in zip(self.local, self.known, strict=True))
-        unheard = Proc(live=False, trusts=False, vouched=False, dead=True)
-        procs = tuple(unheard if n in self.later else proc for n, proc in enumerate(procs))
+        procs = tuple(Proc(local=held, cached=cached) for held, cached in zip(self.local, self.cached, strict=True))
+        later = Proc(live=False, trusts=False, covered=False, dead=True)
+        procs = tuple(later if n in self.later else proc for n, proc in enumerate(procs))
         return State(1, self.value, None, self.stamp, 1, (), procs, self.agents, mute=self.mute)
 
 
 def at_rest(s: State, kept: tuple[int, ...]) -> None:
     if any(a.pc != "done" and not s.procs[a.proc].dead for a in s.agents) or s.cycle:
         return
-    if any(p.queue or p.asked or p.pending for p in s.procs):
+    if any(p.queue or p.questions or p.pending for p in s.procs):
         return
     for n, p in enumerate(s.procs):
-        if _trust.begun(s):  # it has stopped listening
+        if _trust.begun(s):  # it no longer listens
             break
         if p.local is not None and p.local < s.db:
             raise Broken(f"at rest {n} holds version {p.local} locally; the database has {s.db}")
-        if p.known is not None and p.known != s.stamp:
-            raise Broken(f"at rest {n} believes a stamp that has ended")
+        if p.cached is not None and p.cached != s.stamp:
+            raise Broken(f"at rest {n} caches a stamp that was replaced")
         if n in kept and p.local is None:
-            raise Broken(f"at rest {n} holds nothing, although nobody else has ended anything")
+            raise Broken(f"at rest {n} holds nothing, although no other process has invalidated anything")
     if s.value is not None and None is not s.stamp == s.value.stamp and s.value.version < s.db:
         raise Broken(f"at rest Redis holds version {s.value.version}, fresh; the database has {s.db}")
 
 
 def explore(scenario: Scenario, rules: Rules, *, trace: bool = False) -> tuple[int, str | None]:
-    """The number of states, and how a law was broken, if it was."""
+    """The number of states, and how a guarantee was broken, if one was."""
     first = scenario.first()
     seen: dict[State, tuple[State, str] | None] = {first: None}
     todo = [first]
@@ -118,12 +118,12 @@ def explore(scenario: Scenario, rules: Rules, *, trace: bool = False) -> tuple[i
                 if after not in seen:
                     seen[after] = (s, what) if trace else None
                     todo.append(after)
-        except Broken as law:
-            way = []
+        except Broken as broken:
+            path = []
             while trace and (step := seen[s]) is not None:
                 s, what = step
-                way.append(what)
-            return len(seen), "\n    ".join([str(law), *reversed(way)])
+                path.append(what)
+            return len(seen), "\n    ".join([str(broken), *reversed(path)])
     return len(seen), None
 
 
@@ -134,8 +134,8 @@ def agents(*them: tuple[str, int] | tuple[str, int, int]) -> tuple[Agent, ...]:
     return tuple(Agent(kind, proc, rest[0] if rest else None) for kind, proc, *rest in them)
 
 
-WARM = ((1, 1), (0, 0))  # what both hold, and the stamp they believe
-THERE = ((None, 1), (None, 0))  # what the second holds alone
+WARM = ((1, 1), (0, 0))  # what both hold, and the stamp that they cache
+THERE = ((None, 1), (None, 0))  # what only the second holds
 OLD = Value(1, 0)
 SCENARIOS: dict[str, Scenario] = {
     "cold, group": Scenario(agents(("read", A), ("group", B), ("read", B)), small=True),
@@ -149,35 +149,35 @@ SCENARIOS: dict[str, Scenario] = {
     "group and key writers": Scenario(agents(("read", A), ("group", A), ("key", B)), small=True),
     "remote warm, group": Scenario(agents(("read", A), ("group", B), ("read", B)), OLD, small=True),
     "remote warm, key": Scenario(agents(("read", A), ("key", A), ("read", B)), OLD, small=True),
-    "stamp known before": Scenario(agents(("read", A), ("group", B), ("read", B)), known=(0, 0), small=True),
+    "stamp known before": Scenario(agents(("read", A), ("group", B), ("read", B)), cached=(0, 0), small=True),
     "cut, group": Scenario(agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, *WARM),
     "cut, key": Scenario(agents(("cut", A), ("key", B), ("read", A), ("read", A)), OLD, *WARM, small=True),
     "cut, local expired": Scenario(
-        agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, known=(0, 0), small=True
+        agents(("cut", A), ("group", B), ("read", A), ("read", A)), OLD, cached=(0, 0), small=True
     ),
     "cut in the writer": Scenario(agents(("cut", A), ("group", A), ("read", A), ("read", B)), OLD, *WARM, small=True),
     "a stamp is made": Scenario(agents(("read", A)), stamp=None, kept=(A,), small=True),
     "a stamp is made, group": Scenario(agents(("read", A), ("group", B)), stamp=None, small=True),
     "a stamp is made by both": Scenario(agents(("read", A), ("read", B)), stamp=None, small=True),
     "a stamp is evicted": Scenario(agents(("read", A), ("evict", A), ("group", B)), OLD, *WARM, small=True),
-    "a stamp is evicted, cold": Scenario(agents(("read", A), ("evict", A), ("group", B)), OLD, known=(0, 0)),
+    "a stamp is evicted, cold": Scenario(agents(("read", A), ("evict", A), ("group", B)), OLD, cached=(0, 0)),
     "a tag's stamp lives longer": Scenario(agents(("tagged", A), ("read", A), ("group", B)), OLD, small=True),
     "a tag's stamp lives longer, own": Scenario(agents(("tagged", A), ("read", A), ("group", A)), OLD),
     "two tags' stamps live longer": Scenario(agents(("tagged", A), ("tagged", A), ("group", B)), OLD),
     "a stamp that lived longer expires": Scenario(
         agents(("tagged", A), ("evict", B), ("group", B)), OLD, *WARM, small=True
     ),
-    "a stamp expires under a believer": Scenario(agents(("read", A), ("tagged", B), ("evict", A)), OLD, *WARM),
+    "a stamp expires while it is cached": Scenario(agents(("read", A), ("tagged", B), ("evict", A)), OLD, *WARM),
     "own group, then a read": Scenario(agents(("group", A), ("read", A, 0)), OLD, *WARM, kept=(A,), small=True),
     "own key, then a read": Scenario(agents(("key", A), ("read", A, 0)), OLD, *WARM, kept=(A,), small=True),
     "own group twice": Scenario(agents(("group", A), ("group", A), ("read", A)), OLD, *WARM),
     "a group sent twice": Scenario(agents(("group again", A), ("read", B), ("group", B, 1))),
     "a group sent twice, warm": Scenario(agents(("group again", A), ("read", A), ("group", B, 1)), OLD, *WARM),
-    "late tag": Scenario(agents(("late", A), ("tag", B)), small=True),
-    "late tag, read by both": Scenario(agents(("late", A), ("tag", B), ("late", B)), OLD),
-    "late tag, own": Scenario(agents(("late", A), ("tag", A)), OLD, stamp=None, small=True),
-    "late tag, warm": Scenario(agents(("late", A), ("tag", B), ("late", B)), OLD, *WARM, small=True),
-    "late tag, and a takeover": Scenario(agents(("late", B), ("tag", A), ("takeover", A, 1))),
+    "result tag": Scenario(agents(("result tag", A), ("tag", B)), small=True),
+    "result tag, read by both": Scenario(agents(("result tag", A), ("tag", B), ("result tag", B)), OLD),
+    "result tag, own": Scenario(agents(("result tag", A), ("tag", A)), OLD, stamp=None, small=True),
+    "result tag, warm": Scenario(agents(("result tag", A), ("tag", B), ("result tag", B)), OLD, *WARM, small=True),
+    "result tag, and a takeover": Scenario(agents(("result tag", B), ("tag", A), ("takeover", A, 1))),
     "set": Scenario(agents(("read", A), ("set", A), ("read", B)), small=True),
     "set, warm": Scenario(agents(("read", A), ("set", B), ("read", B), ("read", A)), OLD, *WARM),
     "set and cut": Scenario(agents(("read", A), ("set", B), ("cut", A)), OLD, *WARM, small=True),
@@ -189,10 +189,10 @@ SCENARIOS: dict[str, Scenario] = {
     "strong, key": Scenario(agents(("strong", A), ("key", B), ("strong", A)), OLD, *WARM, small=True),
     "strong, set": Scenario(agents(("strong", A), ("set", B), ("strong", A)), OLD, *WARM),
     "strong, glob": Scenario(agents(("strong", A), ("glob", B), ("strong", A)), OLD, *WARM, small=True),
-    "strong, late tag": Scenario(agents(("strong late", A), ("tag", B)), OLD, *WARM, small=True),
+    "strong, result tag": Scenario(agents(("strong result tag", A), ("tag", B)), OLD, *WARM, small=True),
     "strong, two writers": Scenario(agents(("strong", A), ("group", B), ("key", A)), OLD, *WARM),
-    "strong, a stamp is evicted": Scenario(agents(("strong", A), ("evict", A), ("group", B)), OLD, known=(0, 0)),
-    "a stamp is made while an end is on its way": Scenario(
+    "strong, a stamp is evicted": Scenario(agents(("strong", A), ("evict", A), ("group", B)), OLD, cached=(0, 0)),
+    "a stamp is made while an invalidation is on its way": Scenario(
         agents(("strong", A), ("evict", A), ("group", B)), OLD, *WARM
     ),
     "strong, cut": Scenario(agents(("cut", A), ("group", B), ("strong", A)), OLD, *WARM, small=True),
@@ -206,7 +206,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "refused, key": Scenario(agents(("refuse", A), ("key", A), ("time", A, 1), ("read", B)), OLD, *THERE, small=True),
     "refused, and its own read": Scenario(agents(("refuse", A), ("group", A), ("time", A, 1), ("read", A)), OLD, *WARM),
-    "refused, a load under way": Scenario(
+    "refused, a running load": Scenario(
         agents(("refuse", A), ("group", A), ("time", A, 1), ("read", B), ("read", B, 2))
     ),
     "refused, then the writer dies": Scenario(
@@ -232,16 +232,16 @@ CAUGHT_BY = {
     "forget_own_stamp": "a stamp is evicted", "push_drops_local": "cold, group", "own_drops_local": "cold, group",
     "cut_distrusts": "cut, local expired", "reconnect_empties": "cut, key", "echo_known": "own group, then a read",
     "echo_verified": "a stamp is made, group", "echo_written": "a tag's stamp lives longer",
-    "mark_names_writer": "two key writers, warm", "any_tag_first": "late tag", "any_tag_last": "late tag",
-    "tags_again": "late tag, and a takeover",
+    "marker_names_writer": "two key writers, warm", "any_tag_first": "result tag", "any_tag_last": "result tag",
+    "tags_again": "result tag, and a takeover",
     "set_takes_lease": "set", "set_under_lease": "set, key", "leases_first": "glob, cold",
     "strong_asks": "strong, group", "strong_not_local": "strong, group",
-    "probe_vouches": "refused, and not published", "read_carries_probe": "refused, read by who starts later",
-    "heard_is_held_back": "refused, then the writer dies",
-    "again_anew": "a group sent twice",
-    "maker_drops_local": "a stamp is made while an end is on its way",
+    "probe_required": "refused, and not published", "read_carries_probe": "refused, read by who starts later",
+    "received_is_held_back": "refused, then the writer dies",
+    "resent_with_new_stamp": "a group sent twice",
+    "maker_drops_local": "a stamp is made while an invalidation is on its way",
 }  # fmt: skip
-"""Where to look first."""
+"""The scenario to try first."""
 
 
 def main(arguments: list[str]) -> int:

@@ -570,7 +570,7 @@ def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
     assert late_there("box") == (OLD if rule == "taken out" else NEW)
 
 
-# again_anew
+# resent_with_new_stamp
 
 
 @both
