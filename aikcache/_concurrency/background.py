@@ -1,8 +1,8 @@
-"""Work that no caller waits for: a few daemon threads, started when there is work, gone when there has been none.
+"""Work that no caller waits for: a few daemon threads, started when there is work, ended after a while without any.
 
-Bounded on both sides: when `MAX_QUEUE` tasks wait, a task is not taken, and what it would have done happens later or in
-the foreground. A task runs in a copy of the context (`contextvars`) of who gave it, so tracing and request data are
-there. At the interpreter's end nothing is waited for: a refresh that is cut off leaves a lease, which ends by itself.
+Bounded on both sides: when `MAX_QUEUE` tasks wait, a task is not accepted, and its work happens later or in the
+foreground. A task runs in a copy of its submitter's context (`contextvars`), so tracing and request data are there. At
+the interpreter's end nothing is waited for: a refresh that is cut off leaves a lease, which expires.
 
 Threads: the queue is `queue.SimpleQueue`, safe also when a finaliser puts into it. After `fork` the child has none.
 """
@@ -22,7 +22,9 @@ IDLE = 10.0
 
 
 class Task:
-    """A piece of work: what it gave, or what it raised, once `wait` says so. `running` is locked until it is done."""
+    """A piece of work, with its result or its exception once `wait` returns True. `running` is locked until it is
+    done.
+    """
 
     __slots__ = ("_context", "_work", "error", "result", "running")
 
@@ -37,13 +39,13 @@ class Task:
     def run(self) -> None:
         try:
             self.result = self._context.run(self._work)
-        except BaseException as error:  # it belongs to whoever waits
+        except BaseException as error:  # the waiter gets it
             self.error = error
         finally:
             self.running.release()
 
     def wait(self, seconds: float) -> bool:
-        """For one waiter."""
+        """Wait until it is done. For one waiter."""
         return self.running.acquire(timeout=seconds)
 
 
@@ -57,14 +59,14 @@ class Background:
         self._closed = False
 
     def submit(self, work: Callable[[], object]) -> Task | None:
-        """Have `work` done soon. None: it was not taken, because too much waits already or the cache is closed."""
+        """Run `work` soon. None: it was not accepted, because too much waits already or the cache is closed."""
         if self._closed or self._tasks.qsize() >= MAX_QUEUE:
             return None
         task = Task(work)
         if self._idle <= self._tasks.qsize() and self._threads < MAX_THREADS and not self._start():
             return None
         self._tasks.put(task)
-        if not self._threads:  # the last one has gone meanwhile
+        if not self._threads:  # the last thread has ended meanwhile
             self._start()
         return task
 
@@ -78,7 +80,7 @@ class Background:
     def _run(self, tasks: queue.SimpleQueue[Task | None]) -> None:
         if self._threads >= MAX_THREADS:
             return
-        self._threads += 1  # here, where nothing comes between: whoever started it may be interrupted
+        self._threads += 1  # counted here, because the starting thread may be interrupted
         try:
             while True:
                 self._idle += 1
@@ -91,7 +93,7 @@ class Background:
                 if task is None:
                     return
                 task.run()
-                del task  # nothing of it is kept while waiting for the next
+                del task  # so that it is not kept alive while waiting for the next
         finally:
             self._threads -= 1
             if not self._threads and not tasks.empty() and not self._closed:

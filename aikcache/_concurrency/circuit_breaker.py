@@ -1,10 +1,10 @@
-"""A circuit breaker: after some failures in a row, no call goes near the server but one probe at a time.
+"""A circuit breaker: after some failures in a row no call uses the server, except one probe at a time.
 
-Closed, everything passes. `limit` consecutive failures open it; then one call every `reset` seconds is let through as
-a probe, and its success closes the breaker. While open a call costs one clock reading.
+While it is closed, every call passes. `limit` consecutive failures open it. Then one call every `reset` seconds passes
+as a probe, and its success closes the breaker. While it is open a call costs one clock reading.
 
-Threads: a lock is held while the next probe's time is moved, which is all that is taken: a probe that is interrupted
-gives nothing back, and the next one comes in its time.
+Threads: a lock is held only while the next probe's time is moved. A probe that is interrupted gives nothing back; the
+next one comes in its time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Changed = Callable[[bool, str], object]
 
 
 def unobserved(is_open: bool, cause: str) -> None:
-    """Nobody is told."""
+    """No one is informed."""
 
 
 class Breaker:
@@ -32,7 +32,7 @@ class Breaker:
     )  # fmt: skip
 
     def __init__(self, limit: int, reset: float, clock: Callable[[], float], on_change: Changed) -> None:
-        """`on_change` is told when it opens (True), with the cause, and when it closes."""
+        """`on_change` is called when it opens (True), with the cause, and when it closes."""
         self._limit = limit
         self._reset = reset
         self._clock = clock
@@ -48,7 +48,7 @@ class Breaker:
         return self.failures >= self._limit
 
     def allows(self) -> bool:
-        """Whether this call may try. Open, that is True for one call every `reset` seconds."""
+        """Whether this call may use the server. While it is open, that is True for one call every `reset` seconds."""
         if self.failures < self._limit:
             return True
         if self._clock() < self._retry_at:
@@ -61,7 +61,7 @@ class Breaker:
             return True
 
     def reconsider(self) -> None:
-        """The endpoint is another one now: the next call may try it, and for a while probes are more frequent."""
+        """The endpoint has changed: the next call may try it, and for a while probes are more frequent."""
         self._retry_at = self._clock()
         self._eager_until = self._retry_at + EAGER_FOR
 

@@ -1,8 +1,8 @@
-"""What may be shown of what others say.
+"""Decides what may be shown of text from outside.
 
-A server's error may quote what it was sent, a password too. So it appears as its code word, if that is one we know, or
-as one of the sentences that help people, which are ours; anything else is "an error". Of other text from outside a
-bounded part is shown, without characters that a terminal or a log would obey. Pure.
+A server's error may quote what it was sent, including a password. So it is shown as its code word, if that is a known
+one, or as one of a few known sentences that help people; anything else is "an error". Of other text a bounded part is
+shown, without characters that a terminal or a log would obey. Pure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SENTENCES = (
 
 
 def word(text: str) -> str:
-    """A server's error, without a word of its own choice."""
+    """A server's error, without any word of the server's own choice."""
     code = text.partition(" ")[0]
     if code in _CODES:
         return code
@@ -33,7 +33,7 @@ def word(text: str) -> str:
 
 
 def clean(text: str, most: int = LONGEST) -> str:
-    """Printable, and at most so long: what is longer loses its middle."""
+    """Printable text of at most `most` characters: a longer one loses its middle."""
     if len(text) > most:
         head = most // 2
         text = f"{text[:head]}…{text[head + 1 - most :]}"
@@ -43,5 +43,5 @@ def clean(text: str, most: int = LONGEST) -> str:
 
 
 def kind(reply: object) -> str:
-    """Something that was answered instead of what was asked for: an error's word, or what it is."""
+    """A reply of the wrong type: an error's word, or the name of its type."""
     return str(reply) if isinstance(reply, Exception) else f"it answered with {type(reply).__name__}"

@@ -1,9 +1,9 @@
-"""Exceptions that are nobody's of those called: raised by a signal handler, or set by another thread.
+"""Exceptions from outside the called code: raised by a signal handler, or set by another thread.
 
-A job's time limit comes so, and is no `BaseException` where it is Celery's or RQ's. What a callee raises on its own
-account is caught by class (`BUGS`, and what sockets and parsers raise). Where user code runs, which may raise anything,
-and where a limit may be of those classes, the traceback tells: a handler's own frame stands in it. What another thread
-sets has no frame, so in user code it cannot be told from what that raises.
+A job's time limit arrives this way, and is no `BaseException` in Celery or RQ. What a callee raises itself is caught by
+class (`BUGS`, and the exceptions of sockets and parsers). Where user code runs, which may raise anything, and where a
+limit may have one of those classes, the traceback decides: it contains the handler's frame. An exception set by another
+thread has no such frame, so in user code it cannot be distinguished from the user code's own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import threading
 from types import CodeType
 
 BUGS = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, MemoryError)
-"""What Python raises where our own code meets what it did not expect, as a reply that no Redis would give."""
+"""What Python raises where aikcache's code meets something unexpected, such as a reply that Redis never gives."""
 
 
 def let_out(error: BaseException) -> None:
-    """Raise `error` again when a signal handler raised it. For the first line of an `except` that may catch it."""
+    """Raise `error` again if a signal handler raised it. For the first line of an `except` that may catch it."""
     if threading.get_ident() != threading.main_thread().ident:  # handlers run nowhere else
         return
     codes = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
@@ -29,7 +29,7 @@ def let_out(error: BaseException) -> None:
 
 
 def _code(handler: object) -> CodeType | None:
-    """Of a function, a method, `functools.partial` of one, or an object that can be called."""
+    """The code of a function, a method, `functools.partial` of one, or a callable object."""
     handler = getattr(handler, "func", handler)
     handler = getattr(handler, "__func__", handler)
     if callable(handler) and not hasattr(handler, "__code__"):

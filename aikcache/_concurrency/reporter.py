@@ -1,7 +1,7 @@
-"""Trouble that a caller must not feel: logged once per cause and minute, counted always.
+"""Logs problems that callers must not feel: once per cause and minute. Counts them always.
 
 The cause is a short constant ("redis", "encode:resource:get_by_id"); the message names keys and types, never values.
-A cause that goes on is logged again after a minute, with how often it came.
+A cause that continues is logged again after a minute, with the number of occurrences.
 
 Threads: counting is a dictionary's own atomic steps; two threads may at worst log the same line twice.
 """
@@ -19,13 +19,13 @@ AGAIN = 60.0
 LONGEST = 300
 """Characters of a line."""
 MOST_CAUSES = 1000
-"""Causes that are told apart; a function has a few, and functions may be made for ever."""
+"""Causes that are counted separately; a function has a few, and a program may make functions for ever."""
 OTHER = "other"
 """The cause of the others."""
 
 
 class RateLimitedReporter:
-    """What went wrong in one cache, by cause."""
+    """The problems of one cache, by cause."""
 
     __slots__ = ("_clock", "_seen", "counts")
 

@@ -1,9 +1,8 @@
-"""Dictionaries that other threads change meanwhile, as they stand at one moment.
+"""The items of a dictionary that other threads may change at the same time.
 
 Making a dictionary's items, or a copy of it, allocates as it goes. On CPython 3.11 each allocation may start a garbage
-collection, which runs finalizers, and while those run other threads do. So `list(d.items())` may raise "changed size
-during iteration", and `d.copy()` may give a dictionary that says so of itself. A list of the keys or of the values
-allocates nothing in between.
+collection, which runs finalizers, and meanwhile other threads run. So `list(d.items())` may raise "changed size during
+iteration", and iterating over `d.copy()` may too. A list of the keys or of the values allocates nothing in between.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where tracing is switched on: one module variable, looked at before each load, exchange and invalidation.
+"""The switch for tracing: one module variable, checked before each load, exchange and invalidation.
 
-`aikcache.tracing` puts there what makes spans; nothing below it knows OpenTelemetry. None: nobody traces, and the look
-is all that it costs.
+`aikcache.tracing` sets it to an object that makes spans; nothing below knows OpenTelemetry. None: tracing is off, and
+the check is all it costs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Spans(Protocol):
-    """Makes a span for what happens in a block; what the block raises is its error."""
+    """Makes a span for a block; an exception of the block is the span's error."""
 
     def exchange(self, command: str, size: int) -> AbstractContextManager[object]: ...
     def load(self, operation: str) -> AbstractContextManager[object]: ...

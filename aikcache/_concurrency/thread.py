@@ -1,14 +1,15 @@
-"""Threads and events that an exception which comes from outside cannot leave locked.
+"""Threads and events that an exception from outside cannot leave locked.
 
 A signal handler may raise between any two steps of the thread that it interrupts, and another thread may set an
-exception there. `threading.Event` takes and gives its lock in Python code, with steps in between, and `Thread.start`
-waits for such an event: what comes there leaves the lock locked, and whoever then sets the event, or the new thread,
-waits for ever. Here every lock is taken, or given, by one call into C, and nobody waits long without looking again.
+exception there. `threading.Event` takes and releases its lock in Python code, with steps in between, and `Thread.start`
+waits for such an event. An exception there leaves the lock locked, and the thread that then sets the event, or the new
+thread, waits for ever. Here every lock is taken, or released, by one call into C, and no wait is long without another
+check.
 
-`Daemon` is a thread that serves as long as its owner, and the one place that knows what a fork and the interpreter's
-end do to such threads.
+`Daemon` is a thread that lives as long as its owner, and the one place that handles a fork and the interpreter's end
+for such threads.
 
-Threads: any. After `fork` an event that is used across threads must be made anew.
+Threads: any. After `fork` an event that is used across threads must be made again.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from collections.abc import Callable
 from math import inf
 
 AGAIN = 0.5
-"""Seconds after which who waits looks again by itself: who woke it may have been interrupted before."""
+"""Seconds after which a waiter checks again by itself: the thread that woke it may have been interrupted before."""
 STARTING = 1.0
-"""Seconds after which a thread is started again that has not come: who started it may have been interrupted."""
+"""Seconds after which a thread that has not begun is started again: its starter may have been interrupted."""
 
 
 def start(work: Callable[..., object], name: str, *args: object) -> threading.Thread:
-    """Run `work(*args)` in a daemon thread. Raises `RuntimeError` when none can be started: the interpreter ends.
+    """Run `work(*args)` in a daemon thread. Raises `RuntimeError` if none can be started: the interpreter is ending.
 
-    Interrupted, it may have started it all the same.
+    If interrupted, it may have started the thread all the same.
     """
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     starting = threading.Lock()
     starting.acquire()
-    _thread.start_new_thread(_start, (thread, starting))  # from a thread that nothing interrupts
+    _thread.start_new_thread(_start, (thread, starting))  # started from a thread that nothing interrupts
     if starting.acquire(timeout=AGAIN) and thread.ident is None:
         raise RuntimeError("no thread can be started")
     return thread
@@ -58,7 +59,7 @@ class Event:
 
     def __init__(self) -> None:
         self._set = False
-        self._waiting: deque[_thread.LockType] = deque()  # each held by who waits, and given by who sets
+        self._waiting: deque[_thread.LockType] = deque()  # one for each waiter, released by `set`
 
     def is_set(self) -> bool:
         return self._set
@@ -66,14 +67,14 @@ class Event:
     def set(self) -> None:
         self._set = True
         while self._waiting:
-            with contextlib.suppress(IndexError, RuntimeError):  # another has woken it
+            with contextlib.suppress(IndexError, RuntimeError):  # another thread has released it
                 self._waiting.popleft().release()
 
     def clear(self) -> None:
         self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, `timeout` seconds at most. False: it has not been."""
+        """Wait until it is set, at most `timeout` seconds. False: it is not set."""
         until = None if timeout is None else time.monotonic() + timeout
         while not self._set:
             left = AGAIN if until is None else min(until - time.monotonic(), AGAIN)
@@ -84,16 +85,16 @@ class Event:
             self._waiting.append(mine)
             if not self._set:
                 mine.acquire(timeout=left)
-            with contextlib.suppress(ValueError):  # it has been taken out and woken
+            with contextlib.suppress(ValueError):  # `set` has removed it
                 self._waiting.remove(mine)
         return True
 
 
 class Daemon:
-    """A thread that does `work` from the first `start` on, and is gone with the process; one at a time.
+    """A thread that runs `work` from the first `start` on, and ends with the process; one at a time.
 
-    `work` looks at `stopping` between its steps. When it returns, the next `start` runs it again. In the child of a
-    fork there is no thread, and the next `start` makes one; a daemon that was stopped stays so.
+    `work` checks `stopping` between its steps. When it returns, the next `start` runs it again. In the child of a fork
+    there is no thread, and the next `start` makes one; a daemon that was stopped stays stopped.
     """
 
     __slots__ = ("__weakref__", "_entering", "_name", "_start_after", "_thread", "_work", "stopping")
@@ -107,32 +108,32 @@ class Daemon:
 
     def _reset(self) -> None:
         self._entering = threading.Lock()
-        self._start_after = -inf  # so that not everybody starts a thread while the first is on its way
+        self._start_after = -inf  # so that not every caller starts a thread while the first begins
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """See to it that the thread runs. Costs nothing when it does."""
+        """Start the thread unless it runs. Costs nothing when it does."""
         if self._thread is None and not self.stopping.is_set() and (now := time.monotonic()) >= self._start_after:
             self._start_after = now + STARTING
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 start(self._run, self._name)
 
     def stop(self) -> None:
-        """Have it end, and never start again. Waits for nothing."""
+        """Stop it for good. Does not wait."""
         self.stopping.set()
 
     def join(self, wait: float) -> None:
-        """Wait for its end, `wait` seconds at most; not from the thread itself."""
+        """Wait for its end, at most `wait` seconds; not from the thread itself."""
         thread = self._thread
         if thread is not None and not self.is_current():
             thread.join(wait)
 
     def is_current(self) -> bool:
-        """Whether this is the thread that asks."""
+        """Whether the caller is this thread."""
         return threading.current_thread() is self._thread
 
     def _run(self) -> None:
-        with self._entering:  # of two that were started, one stays
+        with self._entering:  # if two were started, one stays
             if self._thread is not None:
                 return
             self._thread = threading.current_thread()
@@ -142,7 +143,7 @@ class Daemon:
             self._start_after, self._thread = -inf, None
 
     def after_fork(self) -> None:
-        """In the child: the thread is the parent's, and what it held locked stays so."""
+        """Reset in the child: the thread is the parent's, and locks that it held stay locked."""
         stopped, self.stopping = self.stopping.is_set(), Event()
         if stopped:
             self.stopping.set()

@@ -1,11 +1,11 @@
-"""Arguments as local keys, where somebody may have chosen them: neither long ones nor crowds of one hash are held.
+"""Local keys for arguments that somebody may have chosen: no long ones, and no crowds with one hash.
 
-The hash of an int is its remainder by 2**61 - 1, and a UUID's here is that of its int, so whoever names ids can name
-any number with the same hash; a dict finds each of them by trying all. And an argument of a million characters would
-stay in memory for as long as its entry. Such an entry stands under its key's text instead, where the wrapper does not
-find it and `LocalTier.find` does. Only fills pay for this; a hit pays nothing.
+The hash of an int is its remainder by 2**61 - 1, and a UUID's here is that of its int. So somebody who chooses ids can
+choose any number of them with the same hash, and a dict finds each by trying all. And an argument of a million
+characters would stay in memory for as long as its entry. Such an entry is held under its key's text instead, where the
+wrapper does not find it and `LocalTier.find` does. Only fills pay for this; a hit pays nothing.
 
-The caller holds what guards the table. An exception of a signal handler passes through, and nothing has changed.
+The caller holds the lock of the table. An exception of a signal handler passes through, and nothing has changed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MAX_CROWD = 32
 LONGEST = 1024
 """Characters or bytes of an argument that is held."""
 _BY_TEXT = object()
-"""Stands in the local key of an entry that is held under its key's text: no argument is this."""
+"""In the local key of an entry that is held under its key's text; no argument is equal to it."""
 
 
 class _Counting:
-    """Of a given hash, and equal to nothing until a dict has compared it with MAX_CROWD of its keys."""
+    """Has a given hash, and equals nothing until a dict has compared it with MAX_CROWD of its keys."""
 
     __slots__ = ("_hash", "left")
 
@@ -39,7 +39,7 @@ class _Counting:
 
 
 def held_as(local_key: Hashable, key: str, table: Mapping[Any, object]) -> Hashable:
-    """What an entry of `table` is held under: `local_key`, or the text of its key where that would be long or crowded.
+    """The key of an entry in `table`: `local_key`, or the text of its key where that would be long or crowded.
 
     Hashes of str and bytes are secret, and small ints have one each.
     """

@@ -1,7 +1,7 @@
 """Globs as Redis reads them: `*`, `?`, `[a-z]`, `[^a]`, and `\\` for the literal.
 
-A glob may come from somebody else: pushed by whoever writes to Redis, or with an argument in one of its fields. So
-matching is linear in the key, whatever the glob. Pure; never raises, for to Redis every text is a glob.
+A glob may come from outside: pushed by another program that writes to Redis, or with an argument in one of its fields.
+So matching is linear in the key, whatever the glob. Pure; never raises, because to Redis every text is a glob.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Callable, Sequence
 from os.path import commonprefix
 
 MOST_GLOBS = 64
-"""Globs that are matched one by one; more at once are taken for one that covers them, or for everything."""
+"""Globs that are matched one by one; more at once are replaced by one that covers them, or by everything."""
 LONGEST_PART = 16
-"""Characters between two `*` that are looked for at every place of a key."""
+"""Characters between two `*` that are searched for at every place of a key."""
 
 
 def covering(globs: Sequence[str]) -> str:
-    """A glob that matches whatever one of these does: what all begin with, and anything after it."""
+    """A glob that matches everything that one of these matches: their common beginning, and anything after it."""
     if len(globs) == 1:
         return globs[0]
     return re.split(r"[*?\[\\]", commonprefix(globs), maxsplit=1)[0] + "*"  # noqa: RUF071  # letter by letter
 
 
 def matcher(lead: str, *globs: str) -> Callable[[str], object]:
-    """Whether a full key, `lead` and what follows, matches one of `globs`.
+    """Returns a test whether a full key, `lead` and what follows, matches one of `globs`.
 
-    Exact, but where more than `LONGEST_PART` characters stand between two `*` with a `?` or a class among them: there
-    such a wildcard is taken for a `*`, so more may match.
+    Exact, unless more than `LONGEST_PART` characters with a `?` or a class are between two `*`. There such a wildcard
+    is treated as a `*`, so more may match.
     """
     split = [_parts(glob) for glob in globs]
     if all(len(part) <= LONGEST_PART for parts in split for part in parts[1:-1]):
@@ -59,9 +59,9 @@ def _parts(glob: str) -> list[list[str]]:
 
 
 def _as_regex(parts: list[list[str]]) -> str:
-    """Every part between two `*` is taken where it is found first, and never looked for again: an atomic group.
+    """Every part between two `*` is matched at its first place, and never searched for again: an atomic group.
 
-    Otherwise `*?*?*?x` would be tried in every combination. The last part is looked for at the end alone.
+    Otherwise `*?*?*?x` would be tried in every combination. The last part is searched for at the end alone.
     """
     first, *rest = parts
     if not rest:
@@ -72,7 +72,9 @@ def _as_regex(parts: list[list[str]]) -> str:
 
 
 def _test(lead: str, parts: list[list[str]]) -> Callable[[str], bool]:
-    """The same with a search for each part: it is linear for a literal, where a group would be tried at every place."""
+    """The same with a search for each part. That is linear for a literal, where a group would be tried at every
+    place.
+    """
     first, *rest = parts
     *middle, last = rest or [[]]
     begins = re.compile(re.escape(lead) + "".join(first), re.DOTALL).match
@@ -94,7 +96,7 @@ def _test(lead: str, parts: list[list[str]]) -> Callable[[str], bool]:
 
 
 def _pieces(part: list[str]) -> list[str]:
-    """What a part is looked for by: the whole, or what is literal in a long one."""
+    """What to search for a part by: the whole, or the literal pieces of a long one."""
     if len(part) <= LONGEST_PART or not any(map(_is_wild, part)):
         return ["".join(part)]
     pieces = [""]
@@ -111,7 +113,9 @@ def _is_wild(char: str) -> bool:
 
 
 def _character_class(glob: str, i: int) -> tuple[str, int]:
-    """A class that begins at `i`, behind its bracket, and where it ends; without an end it goes on to the glob's."""
+    """The class that begins at `i`, after its bracket, and where it ends; without a closing bracket at the glob's
+    end.
+    """
     negated = glob[i : i + 1] == "^"
     i += negated
     body = ""
