@@ -19,6 +19,8 @@ TEST = [
     "attrs>=23.2",
     "pydantic>=2.7",
     "sqlalchemy>=2.0",
+    "gevent>=24.11",
+    "gunicorn>=25.1",
     *EMBEDDED,
     *FLASK,
     *DJANGO,

@@ -57,6 +57,15 @@ def cannot_store(what: str, path: str, hint: str = "") -> EncodeError:
     return EncodeError(f"{path}: {what} cannot be stored and come back equal. {hint}", path)
 
 
+def _of_sqlalchemy(kind: type) -> str:
+    """The way out for a model or a row, which people try to keep."""
+    if hasattr(kind, "__mapper__"):
+        return "It belongs to a SQLAlchemy session: return a dataclass of the columns that you need."
+    if kind.__module__.startswith("sqlalchemy."):
+        return "Return plain data of it: tuple(row), or dict(row._mapping)."
+    return ""
+
+
 def write(value: object, table: Table) -> bytes:
     """The tagged form. Raises `EncodeError` with the path of the first part that it does not cover."""
     import orjson
@@ -97,7 +106,7 @@ class _Writer:
             return self._enum(value, record_type) if record_type.is_enum else self._record(value, record_type, depth)
         if (msgspec := sys.modules.get("msgspec")) is not None and value is msgspec.UNSET:
             return {"!U": None}
-        raise _RefusedError(kind.__qualname__)
+        raise _RefusedError(kind.__qualname__, _of_sqlalchemy(kind))
 
     def items(self, values: Iterable[object], depth: int, step: str = "[{}]") -> list[object]:
         """The nodes of a container. An error gets the failing item's step in its path."""

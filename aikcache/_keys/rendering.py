@@ -201,8 +201,8 @@ def _other(value: object) -> str | None:
     elif _place(cls) is not None:
         return None
     raise InvalidKeyError(
-        f"an argument of type {_name(cls)} cannot be part of a key. Leave it out with ignore=, choose the key's "
-        f"parameters with key=, or give {cls.__qualname__} a method __cache_key__()."
+        f"an argument of type {_name(cls)} cannot be part of a key. Leave it out with ignore=, choose the "
+        f"key's parameters with key= or normalize=, or give {cls.__qualname__} a method __cache_key__()."
     )
 
 
