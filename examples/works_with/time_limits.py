@@ -48,7 +48,7 @@ def installed(number: signal.Signals, error: type[Exception]) -> None:
 def main(url: str) -> None:
     installed(signal.SIGUSR1, SoftTimeLimitExceeded)
     installed(signal.SIGALRM, JobTimeoutException)
-    with Cache(url, instance="time-limits", lease_wait=120) as cache:
+    with Cache(url, instance="time-limits", timeout=20, connect_timeout=20, lease_wait=120) as cache:
         cache.clear()
         limits: list[Callable[[], None]] = []
 

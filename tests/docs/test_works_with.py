@@ -17,26 +17,21 @@ import pytest
 
 from aikcache.testing import Server, wait_until
 
-from .test_examples import EXAMPLES, expected, printed
+from .test_examples import EXAMPLES, expected
 
 pytestmark = pytest.mark.servers
 
 HERE = EXAMPLES / "works_with"
 PROGRAMS = ["processes", "time_limits", "greenlets"]
-PATCHED = "greenlets"
-"""It must be the first to import aikcache."""
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_prints_what_it_says(name: str, redis_url: str) -> None:
     """On a server of either kind."""
-    if name == PATCHED:
-        command = [sys.executable, "-W", "error", str(HERE / f"{name}.py"), redis_url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines() == expected(f"works_with/{name}") != []
-    else:
-        assert printed(f"works_with/{name}", redis_url) == expected(f"works_with/{name}") != []
+    command = [sys.executable, "-W", "error", str(HERE / f"{name}.py"), redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected(f"works_with/{name}") != []
 
 
 def test_no_example_is_forgotten() -> None:
