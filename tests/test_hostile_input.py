@@ -5,6 +5,7 @@ By default a few thousand inputs for each reader; `AIKCACHE_MUTATIONS=4000000` i
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -19,16 +20,20 @@ from uuid import UUID
 import msgspec
 import orjson
 import pytest
+from prometheus_client import generate_latest
 
 from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec
 from aikcache._codec.frame import Framer
 from aikcache._coherence import news
 from aikcache._coherence.journal import HEADER, Journal
+from aikcache._engine import fleet, reading
+from aikcache._engine.tally import Tally
 from aikcache._keys.globs import matcher
 from aikcache._keys.keyspace import Keyspace
 from aikcache._redis.cluster.topology import own_slots, redirection, topology
 from aikcache._settings import url as _url
 from aikcache.errors import AikcacheError
+from aikcache.prometheus import ReadingCollector
 
 MUTATIONS = int(os.environ.get("AIKCACHE_MUTATIONS", "20000")) // 40
 LONGEST = 1 << 16
@@ -77,11 +82,23 @@ def match(data: bytes) -> object:
     return [matches("p:" + text) for text in ("a" * 1000, "ab" * 500, data.decode("latin-1")[:1000])]
 
 
+def read_totals(data: bytes) -> object:
+    """A snapshot, and totals of the dead, down to what a scrape answers."""
+    told = reading.parse(data) or {}
+    total = reading.merged([reading.unpack(told)], fleet._by_host(data).values())
+    return generate_latest(ReadingCollector("shop", total))
+
+
 VIEW = [b"cluster_state:ok\r\ncluster_current_epoch:5\r\ncluster_size:1\r\ncluster_known_nodes:1\r\n"]
 NODES = [b"id h:7001@17001,h myself,master - 0 0 7 connected 0-9 12 [13->-other]\n"]
 URLS = [b"redis://u:p@h:1/0", b"rediss+sentinel://:p@a:1,[::1]:2/main/0?sentinel_password=x", b"unix:///s?db=1"]
 GLOBS = [b"a*b?[a-z]*", b"*" + b"a" * 50 + b"*", b"[^x]*?" * 9, b"*a?" * 20]
 NEWS = [orjson.dumps(["w", [["keys", KEY], ["groups", "#a"], ["globs", "a*b"]]])]
+SNAPSHOT = json.dumps(reading.pack(reading.take(Tally()))).encode()
+COUNTED = (
+    b'{"samples":{"hits":[["shop:price","local",5]],"errors":[["a","ValueError",1.5],["b","KeyError",2]]},'
+    b'"timings":{"load_seconds":{"shop:price":[%b]}}}' % b",".join([b"1"] * 18)
+)
 OPEN, SEALED = Framer(), Framer(secret="s" * 32)
 READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "a frame": (lambda data: OPEN.unpack(KEY, data), frames(OPEN)),
@@ -93,6 +110,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
     "a redirection": (lambda data: redirection(data.decode("latin-1"), ("here", 1)), [b"MOVED 12 h:7001", b"ASK 1 :1"]),
     "a URL": (lambda data: _url.parse(data.decode("latin-1")), URLS),
     "a glob": (match, GLOBS),
+    "what processes publish": (read_totals, [SNAPSHOT, COUNTED, b'{"host":%b,"":%b}' % (SNAPSHOT, COUNTED)]),
     "news": (lambda data: news.unpack(data, SPACE), NEWS),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from aikcache._concurrency.chance import chance
@@ -19,6 +20,7 @@ from aikcache._engine.reading import Reading
 from aikcache._engine.stats import SUMMED, FleetStats, OperationStats, ProcessStats
 from aikcache._engine.tally import Tally, tally_of
 from aikcache._remote.fleet_store import FleetRecords, FleetStore
+from aikcache._remote.scripts import MAX_SNAPSHOT
 from aikcache._remote.store import RedisStore
 
 FOLD_AFTER = 3600.0
@@ -76,8 +78,7 @@ class Fleet:
             for member in fold:
                 host = member.host if member.host in dead or len(dead) < MAX_HOSTS else ""
                 dead[host] = _reading.merged((), [*filter(None, [dead.get(host)]), member.reading])
-            totals_json = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()})
-            self._store.fold(records, [member.id for member in fold], totals_json.encode(), within)
+            self._store.fold(records, [member.id for member in fold], _packed(dead), within)
 
     def read(self, within: float, *, host: bool = False) -> tuple[Reading, Sequence[Member]]:
         """The totals, and the processes that are alive; `host`: of this machine alone. Raises `RemoteError`."""
@@ -133,14 +134,31 @@ def _members(records: FleetRecords) -> list[Member]:
         facts = _reading.parse(data[16:]) or {}
         host, pid, interval = facts.get("host"), facts.get("pid"), facts.get("interval")
         interval = interval if isinstance(interval, (int, float)) else 0
-        host = host[:MAX_LABEL] if isinstance(host, str) else ""
         alive = age < INTERVALS * interval
-        found.append(Member(id, host, pid if type(pid) is int else 0, age, alive, _reading.unpack(facts)))
+        pid = pid if type(pid) is int and 0 <= pid < 2**63 else 0
+        found.append(Member(id, _named(host), pid, age, alive, _reading.unpack(facts)))
     return found
 
 
 def _by_host(dead: bytes) -> dict[str, Reading]:
-    return {host: _reading.unpack(facts) for host, facts in (_reading.parse(dead) or {}).items()}
+    hosts = islice((_reading.parse(dead) or {}).items(), MAX_HOSTS + 1)  # and "", for the rest of them
+    return {_named(host): _reading.unpack(totals) for host, totals in hosts}
+
+
+def _packed(dead: dict[str, Reading]) -> bytes:
+    """The totals as JSON of at most `MAX_SNAPSHOT` bytes: hosts that do not fit are added up under ""."""
+    while True:
+        data = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()}).encode()
+        if len(data) <= MAX_SNAPSHOT or len(dead) < 2:
+            return data
+        hosts = [host for host in dead if host]  # those that were added first come first
+        apart = hosts[(len(hosts) + 1) // 2 :]
+        rest = _reading.merged((), [totals for host, totals in dead.items() if host not in apart])
+        dead = {"": rest, **{host: dead[host] for host in apart}}
+
+
+def _named(host: object) -> str:
+    return host[:MAX_LABEL] if isinstance(host, str) and host.isprintable() else ""
 
 
 def _host() -> str:

@@ -7,17 +7,35 @@ counts. A reading from Redis is checked against the table of instruments: what d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import Any
+from typing import Any, cast
 
+from aikcache._codec.costs import too_many_containers
 from aikcache._engine.events import OTHER
 from aikcache._engine.families import FAMILIES, TIMINGS, hit_rate
-from aikcache._engine.tally import BOUNDS, MAX_OPERATIONS, Histogram, Tally
+from aikcache._engine.session_tally import EVENTS, KEY_STATES
+from aikcache._engine.tally import BOUNDS, COMMANDS, MAX_OPERATIONS, Histogram, Tally
+from aikcache._local.region import MAX_ERROR_TYPES
+from aikcache._remote.scripts import MAX_SNAPSHOT
 
 COUNTERS = {family.name: family for family in FAMILIES if family.kind == "counter"}
 GAUGES = {family.name: family for family in FAMILIES if family.kind == "gauge"}
+MAX_SAMPLES = 6 * MAX_OPERATIONS
+"""Of one family."""
+_OPEN = {"operation": MAX_OPERATIONS, "error_type": MAX_ERROR_TYPES}
+"""Labels whose values an application chooses, and how many are told apart."""
+_KNOWN = {
+    "tier": frozenset({"local", "remote", "joined"}),
+    "result": frozenset({"ok", "error"}),
+    "cause": frozenset({"room"}),
+    "command": frozenset(COMMANDS),
+    "kind": frozenset({"group", "key", "glob"}),
+    "direction": frozenset({"in", "out"}),
+    "state": frozenset({"live", "down", "open", "closed", *KEY_STATES}),
+    "event": frozenset(EVENTS),
+}
+"""All values of the other labels."""
 Samples = dict[tuple[str, ...], float]
 
 
@@ -65,17 +83,16 @@ def _less(now: Reading, base: Reading) -> Reading:
 def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
     """Several processes as one; of those that have ended only the counts."""
     total = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS})
-    names: dict[str, None] = {}
+    names = Names()
     for reading in (alive := list(living)) + list(dead):
         for name, family in COUNTERS.items():
             sums = total.samples[name]
             for labels, value in reading.samples.get(name, {}).items():
-                bounded = _bounded(names, labels) if family.labels[:1] == ("operation",) else labels
-                sums[bounded] = sums.get(bounded, 0) + value
+                _count(sums, names.bounded(family.labels, labels), value)
         for timing in TIMINGS:
             for label, histogram in reading.timings.get(timing.name, {}).items():
-                (operation,) = _bounded(names, (label,)) if timing.label == "operation" else (label,)
-                total.timings[timing.name].setdefault(operation, Histogram()).add(histogram)
+                (known,) = names.bounded((timing.label,), (label,))
+                total.timings[timing.name].setdefault(known, Histogram()).add(histogram)
     for name, gauge in GAUGES.items():
         gauges: dict[tuple[str, ...], list[float]] = {}
         for reading in alive:
@@ -86,12 +103,31 @@ def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
     return total
 
 
-def _bounded(names: dict[str, None], labels: tuple[str, ...]) -> tuple[str, ...]:
-    if labels[0] not in names:
-        if len(names) >= MAX_OPERATIONS:
-            return (OTHER, *labels[1:])
-        names[labels[0]] = None
-    return labels
+class Names:
+    """The values that labels have in one reading: of those that are not known beforehand only so many."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[str]] = {name: set() for name in _OPEN}
+
+    def bounded(self, names: Sequence[str], values: Iterable[str]) -> tuple[str, ...]:
+        """The values of these labels, or `other`."""
+        return tuple(
+            [value if self._is_known(name, value) else OTHER for name, value in zip(names, values, strict=True)]
+        )
+
+    def _is_known(self, name: str, value: str) -> bool:
+        seen = self._seen.get(name)
+        if seen is None:
+            return value in _KNOWN[name]
+        if len(seen) < _OPEN[name]:
+            seen.add(value)
+        return value in seen
+
+
+def _count(sums: Samples, labels: tuple[str, ...], value: float) -> None:
+    if labels not in sums and len(sums) >= MAX_SAMPLES:
+        labels = (OTHER,) * len(labels)
+    sums[labels] = sums.get(labels, 0) + value
 
 
 def _derive(reading: Reading) -> None:
@@ -113,11 +149,11 @@ def pack(reading: Reading) -> dict[str, Any]:
 
 
 def unpack(data: object) -> Reading:
-    """The opposite, for untrusted data; what does not fit the table is left out."""
+    """The opposite, for untrusted data; what does not fit the table is left out, and labels beyond a bound are `other`."""
     reading = Reading()
     if not isinstance(data, dict):
         return reading
-    samples, timings = data.get("samples"), data.get("timings")
+    samples, timings, names = data.get("samples"), data.get("timings"), Names()
     for family in FAMILIES:
         rows = samples.get(family.name) if isinstance(samples, dict) else None
         found = reading.samples[family.name] = {}
@@ -125,21 +161,29 @@ def unpack(data: object) -> Reading:
             if (
                 isinstance(row, list)
                 and len(row) == len(family.labels) + 1
-                and _are_labels(row[:-1])
+                and all(map(_is_label, row[:-1]))
                 and _number(row[-1], 0 if family.kind == "counter" else -(2**63))
             ):
-                found[tuple(row[:-1])] = row[-1]
+                _count(found, names.bounded(family.labels, row[:-1]), row[-1])
     for timing in TIMINGS:
         kept = reading.timings[timing.name] = {}
         by_label = timings.get(timing.name) if isinstance(timings, dict) else None
         for label, numbers in by_label.items() if isinstance(by_label, dict) else ():
-            if isinstance(numbers, list) and len(numbers) == len(BOUNDS) + 2 and all(map(_number, numbers)):
-                kept[label] = Histogram(list(map(int, numbers[:-1])), float(numbers[-1]))
+            if (
+                _is_label(label)
+                and isinstance(numbers, list)
+                and len(numbers) == len(BOUNDS) + 2
+                and all(map(_number, numbers))
+            ):
+                (known,) = names.bounded((timing.label,), (label,))
+                kept.setdefault(known, Histogram()).add(Histogram(list(map(int, numbers[:-1])), float(numbers[-1])))
     return reading
 
 
 def parse(data: bytes) -> Mapping[str, Any] | None:
     """A JSON object, or None."""
+    if len(data) > MAX_SNAPSHOT or too_many_containers(data):
+        return None
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -147,11 +191,10 @@ def parse(data: bytes) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _are_labels(values: list[object]) -> bool:
-    return all(isinstance(value, str) and len(value) <= 300 for value in values)
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 300 and value.isprintable()
 
 
 def _number(value: object, least: int = 0) -> bool:
-    if type(value) not in (int, float) or not isinstance(value, (int, float)):
-        return False
-    return isfinite(value) and least <= value < 2**63
+    """Neither infinite nor none."""
+    return type(value) in (int, float) and least <= cast(float, value) < 2**63

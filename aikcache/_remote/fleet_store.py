@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from aikcache._remote import scripts
 from aikcache._remote.store import RedisStore
-from aikcache.errors import RemoteUnavailableError
+from aikcache.errors import RemoteTimeoutError, RemoteUnavailableError
 
 RECORD_MS = 86_400_000
-_ID = re.compile("[0-9a-f]+")
+_ID = re.compile("[0-9a-f]{16}")
 GONE, FOLDED = b"gone", b"folded"
 
 
@@ -87,8 +87,11 @@ class FleetStore:
         deadline = time.monotonic() + within
         ids = list(self._last.processes)
         while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise RemoteTimeoutError("the list of processes in Redis was another one each time it was read.")
             keys = (*self._base, *(f"{self._prefix}p:{id}" for id in ids))
-            reply = self._remote.call(scripts.SNAPSHOTS, keys, within=max(deadline - time.monotonic(), 0.001))
+            reply = self._remote.call(scripts.SNAPSHOTS, keys, within=left)
             if type(reply) is not list or len(reply) < 2 or type(reply[0]) is not bytes or type(reply[1]) is not bytes:
                 raise RemoteUnavailableError("the server answers something else than it was asked.")
             listed, dead, *rest = reply
@@ -96,9 +99,9 @@ class FleetStore:
             if requested == ids:
                 break
         found = {
-            id: Published(data, (RECORD_MS - left) / 1000)
-            for id, data, left in zip(ids, rest[::2], rest[1::2], strict=False)
-            if type(data) is bytes and type(left) is int
+            id: Published(data, (RECORD_MS - pttl) / 1000)
+            for id, data, pttl in zip(ids, rest[::2], rest[1::2], strict=False)
+            if type(data) is bytes and type(pttl) is int
         }
         self._last = FleetRecords(dead, found)
         return self._last
@@ -120,4 +123,4 @@ class FleetStore:
 def _ids(listed: bytes) -> list[str]:
     """The processes in a list, each once. A list is a generation, then hexadecimal ids."""
     words = listed.decode("ascii", "replace").split(" ")[1:]
-    return list(dict.fromkeys(word for word in words if _ID.fullmatch(word)))
+    return list(dict.fromkeys(word for word in words[: scripts.MAX_LISTED] if _ID.fullmatch(word)))

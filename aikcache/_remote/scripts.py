@@ -92,53 +92,75 @@ redis.call('UNLINK', KEYS[1])
 return 1
 """)
 
-PUBLISH = Script("""
+MAX_SNAPSHOT = 2 << 20
+"""Bytes of one snapshot, and of the totals of the dead, that are read: both are written shorter."""
+MAX_LISTED = 1000
+_ID = 16
+"""Hexadecimal digits of a process's id, and of a list's generation."""
+
+# What is no string, too long, or no list of ours is none, and is overwritten: whoever may write here could otherwise
+# end publishing for good, or have every process that publishes parse whatever lies there.
+_OURS = f"""
+local function told(key)
+  local size = redis.pcall('STRLEN', key)
+  if type(size) ~= 'number' or size > {MAX_SNAPSHOT} then return '' end
+  return redis.call('GET', key) or ''
+end
+local function listed(key)
+  local size = redis.pcall('STRLEN', key)
+  if type(size) ~= 'number' or size > {MAX_LISTED * (_ID + 1) + _ID} then return nil end
+  local list = redis.call('GET', key)
+  if not list or string.gsub(' ' .. list, ' ' .. string.rep('[0-9a-f]', {_ID}), '') ~= '' then return nil end
+  return list
+end
+"""
+
+PUBLISH = Script(f"""
 -- KEYS: the list, totals of the dead, this process's snapshot. ARGV: its id, its snapshot (the first 16 characters grow
 -- with what it counts), ms to keep, the list's generation as it knows it or '', another one, '1' if this id was
 -- published under it. The list is a generation and the ids that are counted. Gives the generation; 'gone' when there is
 -- no list though one was known; 'folded' when this process was taken for dead, and what it had published has been added
--- to the totals of the dead.
-local list = redis.call('GET', KEYS[1])
+-- to the totals of the dead.{_OURS}
+local list = listed(KEYS[1])
 if not list then
   if ARGV[4] ~= '' then return 'gone' end
   list = ARGV[5]
 end
 if not string.find(list, ' ' .. ARGV[1], 1, true) then
   if ARGV[6] == '1' and string.sub(list, 1, 16) == ARGV[4] then return 'folded' end
-  if #list > 17 * 1000 then return redis.error_reply('ERR too many processes') end
+  if #list > {(_ID + 1) * MAX_LISTED} then return redis.error_reply('ERR too many processes') end
   list = list .. ' ' .. ARGV[1]
 end
 redis.call('SET', KEYS[1], list, 'PX', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-local old = redis.call('GET', KEYS[3])
-if not old or string.sub(old, 1, 16) <= string.sub(ARGV[2], 1, 16) then
+local counted = string.match(told(KEYS[3]), '^' .. string.rep('[0-9a-f]', {_ID}))
+if not counted or counted <= string.sub(ARGV[2], 1, 16) then
   redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 end
 return string.sub(list, 1, 16)
 """)
 
-SNAPSHOTS = Script("""
+SNAPSHOTS = Script(f"""
 -- KEYS: the list, totals of the dead, snapshots. Gives the list, the totals, and for each snapshot it and how long it
--- will live.
-local found = {redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[2]) or ''}
+-- will live.{_OURS}
+local found = {{listed(KEYS[1]) or '', told(KEYS[2])}}
 for i = 3, #KEYS do
-  found[#found + 1] = redis.call('GET', KEYS[i]) or ''
+  found[#found + 1] = told(KEYS[i])
   found[#found + 1] = redis.call('PTTL', KEYS[i])
 end
 return found
 """)
 
-FOLD = Script("""
+FOLD = Script(f"""
 -- KEYS: the list, totals of the dead, snapshots. ARGV: the totals as they were read, the new ones, ms to keep, then for
--- each snapshot its id and what was read. 1 when nothing had changed: the snapshots have become a part of the totals.
-local list = redis.call('GET', KEYS[1])
-if not list or (redis.call('GET', KEYS[2]) or '') ~= ARGV[1] then return 0 end
+-- each snapshot its id and what was read. 1 when nothing had changed: the snapshots are a part of the totals.{_OURS}
+local list = listed(KEYS[1])
+if not list or told(KEYS[2]) ~= ARGV[1] then return 0 end
 for i = 3, #KEYS do
-  if (redis.call('GET', KEYS[i]) or '') ~= ARGV[2 * i - 1] then return 0 end
+  if told(KEYS[i]) ~= ARGV[2 * i - 1] then return 0 end
 end
 for i = 3, #KEYS do
-  local from, to = string.find(list, ' ' .. ARGV[2 * i - 2], 1, true)
-  if from then list = string.sub(list, 1, from - 1) .. string.sub(list, to + 1) end
+  list = string.gsub(list, ' ' .. ARGV[2 * i - 2], '')
   redis.call('UNLINK', KEYS[i])
 end
 redis.call('SET', KEYS[1], list, 'PX', ARGV[3])
@@ -146,10 +168,10 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """)
 
-RESTORE = Script("""
+RESTORE = Script(f"""
 -- KEYS: the list, totals of the dead, snapshots. ARGV: the list, the totals, ms to keep, the snapshots. 1 when all
--- was gone: what Redis has lost is there again, as it was last read.
-if redis.call('GET', KEYS[1]) then return 0 end
+-- was gone: what Redis has lost is there again, as it was last read.{_OURS}
+if listed(KEYS[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 if ARGV[2] ~= '' then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
 for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[3]) end

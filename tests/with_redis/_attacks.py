@@ -168,6 +168,18 @@ def newcomer(url: str) -> Victim:
         yield "the password is shown" if PASSWORD in said else judged(results, [0, 1, 2])
 
 
+def publisher(url: str) -> Victim:
+    """Publishes what it counts, as it does in each interval, and adds up what all have published."""
+    with open_cache(url) as cache:
+        assert cache.engine.fleet is not None
+        cache.cached("x", operation="get")(lambda n: n)(1)
+        before = cache.fleet().misses
+        yield "ready"
+        cache.engine.fleet.publish(PATIENCE)
+        cache.engine.fleet.tidy(PATIENCE)
+        yield judged((before, cache.fleet().misses), (1, 1))
+
+
 # Attackers: each returns the bytes that it has sent
 
 KEY = f"{LEAD}x:get:1"
@@ -258,6 +270,9 @@ GLOBS = (
 )
 
 
+FLEET = f"{LEAD}!{{fleet:aikernel}}:"
+
+
 class Case(NamedTuple):
     victim: Callable[[str], Victim]
     attack: Callable[[Any], int] = nothing
@@ -307,6 +322,12 @@ CASES: dict[str, Case] = {
     "a replay of all, without an end": Case(sealed, keep_copy),
     "a replay of a value, without an end": Case(sealed, lambda raw: keep_copy(raw, KEY)),
     "the same, read in a batch": Case(lambda url: sealed(url, batch=True), lambda raw: keep_copy(raw, KEY)),
+    "a foreign fleet record of 30 MiB": Case(
+        publisher, lambda raw: put(raw, f"{FLEET}dead", b'{"h":[' + b"[]," * (BIG // 3) + b"1]}")
+    ),
+    "a foreign list of 300 000 processes": Case(
+        publisher, lambda raw: put(raw, f"{FLEET}list", b" ".join(b"%016x" % n for n in range(300_000)))
+    ),
     "a journal of 300 000 globs": Case(lambda url: journalled(url, 300_000)),
     "a journal of 9000 globs": Case(lambda url: journalled(url, 9000)),
     "arguments in tags and globs": Case(invalidator),

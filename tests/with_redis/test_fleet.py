@@ -20,9 +20,11 @@ from aikcache._engine.tally import Tally
 from aikcache._keys.keyspace import Keyspace
 from aikcache._redis.pool import Pool
 from aikcache._remote.fleet_store import FleetStore
+from aikcache._remote.scripts import MAX_SNAPSHOT
 from aikcache._remote.stamps import Stamps
 from aikcache._remote.store import RedisStore
 from aikcache._settings.config import CacheConfig
+from aikcache.errors import RemoteError
 from aikcache.prometheus import CacheCollector
 from aikcache.testing import Server
 
@@ -171,9 +173,9 @@ def test_what_redis_has_lost_is_put_back(remote: RedisStore, redis_url: str) -> 
 def test_an_older_snapshot_replaces_no_newer_one(remote: RedisStore) -> None:
     """Of two threads that publish for one process the slower one changes nothing."""
     store = FleetStore(remote, "aikernel")
-    store.publish("aa", b"%016xnew" % 2, PATIENCE)
-    store.publish("aa", b"%016xold" % 1, PATIENCE)
-    assert store.read(PATIENCE).processes["aa"].data.endswith(b"new")
+    store.publish("a" * 16, b"%016xnew" % 2, PATIENCE)
+    store.publish("a" * 16, b"%016xold" % 1, PATIENCE)
+    assert store.read(PATIENCE).processes["a" * 16].data.endswith(b"new")
 
 
 @pytest.mark.parametrize(
@@ -183,10 +185,65 @@ def test_foreign_snapshots_count_nothing(remote: RedisStore, data: bytes) -> Non
     """Whatever stands there, the others are counted."""
     member = Member(remote)
     member.count(3)
-    FleetStore(remote, "aikernel").publish("ff", b"%016x%b" % (1, data), PATIENCE)
+    FleetStore(remote, "aikernel").publish("f" * 16, b"%016x%b" % (1, data), PATIENCE)
     assert member.total == 3
     member.fleet.tidy(PATIENCE)
     assert member.total == 3
+
+
+def _ids(count: int) -> bytes:
+    return b" ".join([b"0" * 16, *(b"%016x" % n for n in range(count))])
+
+
+@pytest.mark.parametrize("place", ["list", "dead", "p:{id}"])
+@pytest.mark.parametrize("junk", [None, b"x" * 17001, b"x" * (3 << 20), _ids(300_000), _ids(5) + b" feed"])
+def test_what_is_none_of_ours_ends_no_publishing(
+    remote: RedisStore, redis_url: str, instance: str, place: str, junk: bytes | None
+) -> None:
+    """Whatever lies there, also what is no string, is overwritten; those that have published are counted again."""
+    one, two = Member(remote), Member(remote)
+    one.count(1)
+    two.count(10)
+    assert one.total == 11
+    key = f"{instance}:v1:!{{fleet:aikernel}}:{place.format(id=one.tally.id)}"
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(key)
+        client.rpush(key, "x") if junk is None else client.set(key, junk)
+        one.count(100)
+        one.fleet.tidy(PATIENCE)
+        assert two.total == 111
+        Member(remote).count(1000, last=True)
+        assert two.total == 1111
+        if place != "dead":  # which is overwritten when there is somebody to add
+            assert client.type(key) == b"string"
+            assert client.strlen(key) < 17000
+
+
+def test_a_full_list_of_nobody_is_emptied(remote: RedisStore, redis_url: str, instance: str) -> None:
+    """Ids that have no snapshot are taken for dead by whoever tidies, so others find room again."""
+    one = Member(remote)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(f"{instance}:v1:!{{fleet:aikernel}}:list", _ids(1000))
+    with pytest.raises(RemoteError):
+        one.count(1)
+    one.fleet.tidy(PATIENCE)
+    one.count(1)
+    assert one.total == 2
+
+
+def test_totals_of_the_dead_stay_readable_however_many_hosts_there_are() -> None:
+    """Hosts that do not fit are counted together; no total falls, and none of the names is too long."""
+    samples: Any = {"misses": {(f"{'shop' * 20}:{n}",): 1 for n in range(400)}}
+    dead = {f"host{n}": reading.Reading(samples) for n in range(_fleet.MAX_HOSTS)}
+    data = _fleet._packed(dead)
+    assert len(data) <= MAX_SNAPSHOT
+    found = _fleet._by_host(data)
+    assert 10 < len(found) < len(dead)
+    assert sum(totals.counted() for totals in found.values()) == 400 * len(dead)
+    many = json.dumps({f"{n} {'a' * 1000}": {} for n in range(200)}).encode()
+    found = _fleet._by_host(many)
+    assert len(found) <= _fleet.MAX_HOSTS + 1
+    assert max(map(len, found)) <= _fleet.MAX_LABEL
 
 
 def test_two_caches_of_a_process_are_one_process(redis_url: str, instance: str) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from aikcache import Cache
-from aikcache.errors import RemoteError
+from aikcache._remote import fleet_store
+from aikcache._remote.scripts import SNAPSHOTS
+from aikcache.errors import RemoteError, RemoteTimeoutError
 from aikcache.testing import wait_until
 
 from .._canary import chain, shown
@@ -115,6 +119,35 @@ def test_a_reply_that_stops_in_the_middle_is_not_shown_by_a_traceback() -> None:
         cache.ping()
     assert "did not answer" in str(caught.value)
     assert PASSWORD not in shown(caught.value)
+
+
+class EverAnotherList(Hostile):
+    """Names another process each time it is asked who publishes."""
+
+    def __init__(self) -> None:
+        super().__init__("", b"")
+        self.lists = 0
+
+    def _answer(self, name: str, words: list[bytes], newer: bool) -> Iterator[bytes]:
+        if name == "EVALSHA" and words[1].decode() == SNAPSHOTS.sha:
+            self.lists += 1
+            yield array(bulk(b"0" * 16 + b" %016x" % self.lists), bulk(b""))
+        else:
+            yield from super()._answer(name, words, newer)
+
+
+def test_a_list_of_processes_that_never_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time for reading it is over, the server is asked no more."""
+    with (
+        EverAnotherList() as server,
+        Cache(f"redis://127.0.0.1:{server.port}", instance="hostile", connect_timeout=PATIENCE) as cache,
+    ):
+        assert cache.engine.fleet is not None
+        clock = itertools.chain([0.0, 0.0, 1.0, 2.0], itertools.repeat(PATIENCE + 1))
+        monkeypatch.setattr(fleet_store, "time", SimpleNamespace(monotonic=clock.__next__))
+        with pytest.raises(RemoteTimeoutError, match="another one each time"):
+            cache.engine.fleet.read(PATIENCE)
+        assert server.lists == 3
 
 
 GOOD = [bulk(b"ip"), bulk(b"127.0.0.1"), bulk(b"port"), bulk(b"1"), bulk(b"config-epoch"), bulk(b"7")]
