@@ -149,7 +149,7 @@ def pack(reading: Reading) -> dict[str, Any]:
 
 
 def unpack(data: object) -> Reading:
-    """The opposite, for untrusted data; what does not fit the table is left out, and labels beyond a bound are `other`."""
+    """The opposite, for untrusted data: what does not fit the table is left out, labels beyond a bound are `other`."""
     reading = Reading()
     if not isinstance(data, dict):
         return reading

@@ -50,7 +50,9 @@ def keys(cache: Cache, selection: Selection, progress: Callable[[int], object] =
         while True:
             cursor, found = remote.scan(part, cursor, f"{lead}{selection.glob}", COUNT)
             for raw in found:
-                key = raw.decode("utf-8", "surrogateescape").removeprefix(lead)
+                key = raw.decode("utf-8", "replace").removeprefix(lead)
+                if f"{lead}{key}".encode() != raw:
+                    continue  # no key of the library's, which are all UTF-8
                 if key[:1] not in ("~", "!") and key not in seen and selection.covers(key):
                     seen.add(key)
                     yield key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pprint import pformat
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from aikcache._cache import Cache
 from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec
-from aikcache._codec.costs import too_many_in_msgpack
+from aikcache._codec.costs import may_collide, too_many_in_msgpack
 from aikcache._codec.frame import SEALED, ZSTD, Frame
 from aikcache._engine.call import Attempt
 from aikcache.cli.failures import Failure
@@ -26,6 +27,11 @@ from aikcache.errors import DecodeError
 FORMS = {JSON: "JSON", TYPED: "msgpack, by the function's annotation", TAGGED: "tagged"}
 LONG = 4000
 """Characters of a value that are shown."""
+NEAT, DEEPEST = 20_000, 50
+"""Characters and levels of a value that is laid out in lines: `pformat` takes time in proportion to their product."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[](){}"))
+UNSHOWN = "(too large or too deep to be shown)"
+"""What stands for a number of more than 4300 digits, or for lists in lists a thousand times."""
 
 
 @click.command
@@ -105,7 +111,12 @@ class Found:
         """The value, as Python writes it: nothing in it reaches the terminal as a control character."""
         if self.payload > 100 * LONG and not full:
             return f"({size(self.payload)}: --full shows it)"
-        text = pformat(self.value, width=100, sort_dicts=False)
+        try:
+            plain = repr(self.value)
+            fits = len(plain) <= NEAT and _depth(plain) <= DEEPEST
+            text = pformat(self.value, width=100, sort_dicts=False) if fits else plain
+        except (ValueError, RecursionError):
+            return UNSHOWN
         return text if full or len(text) <= LONG else f"{text[:LONG]}… ({len(text) - LONG} more characters: --full)"
 
 
@@ -150,8 +161,8 @@ def _value(codec: Codec, frame: Frame) -> tuple[object, str]:
     try:
         if frame.codec != TYPED:
             value = codec.decode(frame.codec, frame.payload)
-        elif too_many_in_msgpack(frame.payload):
-            raise DecodeError("too many containers")
+        elif too_many_in_msgpack(frame.payload) or may_collide(frame.payload, chosen=False, anything=True):
+            raise DecodeError("too costly to be read without its annotation")
         else:
             value = msgspec.msgpack.decode(frame.payload)
             return value, f"{type(value).__name__}, or what the annotation makes of it"
@@ -160,10 +171,20 @@ def _value(codec: Codec, frame: Frame) -> tuple[object, str]:
     return value, type(value).__name__
 
 
+def _depth(text: str) -> int:
+    """How deep what is written there is nested, at most: brackets in texts count as well."""
+    brackets = text.encode("ascii", "replace").translate(None, _NO_BRACKETS)
+    return max(accumulate(1 if char in b"[({" else -1 for char in brackets), default=0)
+
+
 def _jsonable(value: object) -> Any:
     """Itself if JSON has it, else as Python writes it."""
     try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
+        try:
+            if _depth(json.dumps(value)) <= DEEPEST:
+                return value
+        except TypeError:
+            pass
         return repr(value)
-    return value
+    except (ValueError, RecursionError):
+        return UNSHOWN

@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from aikcache import Cache
+from aikcache._codec.codec import TYPED, Codec
+from aikcache._codec.frame import Frame
+from aikcache.cli import show as _show
+
+from ..with_redis import _attacks
 
 pytestmark = pytest.mark.servers
 
@@ -133,3 +139,81 @@ def test_classes_of_the_application_are_plain_data(cache: Cache, ask: Callable[.
     tagged(1)
     assert json.loads(ask("show", "a:typed:1", "--json").stdout)["value"] == {"x": 1, "y": 2}
     assert json.loads(ask("show", "a:tagged:1", "--json").stdout)["value"] == {"1": 1}
+
+
+def test_a_key_that_is_no_text_is_nobodys(cache: Cache, ask: Callable[..., Any], redis_url: str) -> None:
+    """Keys of the library are UTF-8; what is not is passed over."""
+    cache.set("a:f:1", 1, ttl=600, tags=("t",))
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(b"shop:v1:a:f:\xff", 1)
+    for words in (["keys"], ["keys", "--long"], ["keys", "--long", "--json"]):
+        assert (told := ask(*words)).exit_code == 0
+        assert told.stdout.count("a:f:") == 1
+    assert "1 key would" in ask("invalidate", "--tag", "t", "--dry-run").stdout
+    assert "1 key would" in ask("invalidate", "a", "--dry-run").stdout
+
+
+def _nested(depth: int, value: Any) -> Any:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [2**20000, [2**20000]], ids=["int", "ints"])
+def test_what_python_does_not_write_is_not_shown(cache: Cache, ask: Callable[..., Any], value: Any) -> None:
+    """A number of thousands of digits: all else is told."""
+    cache.set("a:f:1", value, ttl=600)
+    for words in (["show", "a:f:1"], ["show", "a:f:1", "--json"]):
+        told = ask(*words)
+        assert told.exit_code == 0
+        assert "too large or too deep to be shown" in told.stdout
+        assert type(value).__name__ in told.stdout
+
+
+def test_forged_nesting_is_shown_or_is_not(run: Callable[..., Any], redis_url: str) -> None:
+    """However deep it is, the command answers."""
+    with (
+        redis.Redis.from_url(redis_url) as raw,
+        Cache(redis_url, instance="attacked", **SLOW) as cache,  # type: ignore[arg-type]
+    ):
+        cache.set("x:get:1", 1, ttl=600)
+        for depth in (100, 300, 500, 700, 900, 980, 1000, 5000):
+            _attacks.forge(raw, b"[" * depth + b"]" * depth, 0)
+            for words in ([], ["--json"]):
+                assert run("show", "x:get:1", "--url", redis_url, "--instance", "attacked", *words).exit_code == 0
+
+
+def test_a_value_of_many_levels_is_not_laid_out(
+    cache: Cache, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes time in proportion to levels and size; it is shown in one line."""
+    cache.set("a:f:1", _nested(60, [7, "["] * 20), ttl=600)
+    cache.set("a:f:2", [list(range(2000)) for _ in range(5)], ttl=600)
+    monkeypatch.setattr(_show, "pformat", lambda *values, **options: pytest.fail("it is laid out"))
+    for key in ("a:f:1", "a:f:2"):
+        assert "[[" in ask("show", key).stdout
+    assert json.loads(ask("show", "a:f:1", "--json").stdout)["value"].startswith("[[[")
+
+
+def _colliding(count: int) -> list[tuple[int, int]]:
+    """Pairs of one hash: a tuple's can be computed backwards from its last item."""
+    size, first, second, start = 2**64, 11400714785074694791, 14029467366897019727, 2870177450012600261
+    undo = pow(second, -1, size)
+
+    def after(item: int) -> int:
+        mixed = (start + item * second) % size
+        return ((mixed << 31) | (mixed >> 33)) * first % size
+
+    wanted = after(1) + 5 * second
+    found = [(item, (wanted - after(item)) * undo % size) for item in range(1, 8 * count)]
+    return [pair for pair in found if pair[1] < 2**61 - 1][:count]
+
+
+def test_pairs_of_one_hash_are_not_made_keys_of_a_dict() -> None:
+    """Which would take time in proportion to the square of their number; the bytes are shown as they are."""
+    pairs = _colliding(5000)
+    assert (len(pairs), len(set(map(hash, pairs)))) == (5000, 1)
+    frame = Frame(TYPED, b"", b"", 0, 0, 0, (), msgspec.msgpack.encode(dict.fromkeys(pairs, 0)))
+    assert _show._value(Codec(None, by_hand=True), frame)[1] == "a class of the application's"
+    plain = Frame(TYPED, b"", b"", 0, 0, 0, (), msgspec.msgpack.encode([{"n": n} for n in range(20_000)]))
+    assert _show._value(Codec(None, by_hand=True), plain)[0] == [{"n": n} for n in range(20_000)]
