@@ -1,7 +1,7 @@
-"""A cache: what an application holds. Its decorators are in `_decorators`, its inside is `_engine` and below.
+"""A cache: the object that an application holds. Its decorators are in `_decorators`, its implementation in `_engine`.
 
 Making one starts no thread and connects nowhere; the first call that needs Redis connects. Any thread may call any
-method. Only `ping` raises because of Redis: its purpose is to ask.
+method. Only `ping` and `fleet` raise because of Redis.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from aikcache.errors import RemoteUnavailableError
 T = TypeVar("T")
 D = TypeVar("D")
 _BY_KEY = object()
-"""Stands in the local key of a value by key, so that no call looks it up: its type may be another."""
+"""In the local key of a value by key, so that no decorated call finds it: its type may be another."""
 
 
 class Cache(Decorators):
@@ -145,12 +145,12 @@ class Cache(Decorators):
     def get(self, key: str, default: Any = None, type: Any = None) -> Any: ...
 
     def get(self, key: str, default: Any = None, type: Any = None) -> Any:
-        """The value under a key, or `default` if there is none or Redis is down. `type` is what it is decoded to.
+        """The value under a key, or `default` if there is none or Redis is down. It is decoded to `type`.
 
-        A key is `prefix:operation:parameters`. What is before the second colon is a group that a pattern can name, and
+        A key is `prefix:operation:parameters`. The part before the second colon is a group that a pattern can name, and
         an operation in `stats()`. So put an id into the parameters: `user:by-id:123`. (Of operations that belong to no
-        function, `stats()` counts the first 100 each and the rest as `other`.)
-        A value stored for another type counts as none. Without `type`, built-in types come back as they were stored.
+        function, `stats()` counts the first 100 each and the others as `other`.) A value that was stored for another
+        type counts as none. Without `type`, built-in types come back as they were stored.
         """
         (value,) = many.peek(self.engine, [self._call(key, self._policy_for(type), _nothing)])
         return default if value is MISSING else value
@@ -246,7 +246,7 @@ class Cache(Decorators):
         self.end(Invalidation(groups=(_patterns.EVERYTHING,)))
 
     def end(self, what: Invalidation) -> None:
-        """Invalidate names that are resolved: now, or at the end of the block of `deferred()`. Redis raises nothing."""
+        """Invalidate resolved names: now, or at the end of the block of `deferred()`. Redis raises nothing here."""
         blocks = _deferred.blocks(self.engine.local)
         if blocks:
             blocks[-1].add(what)
@@ -270,29 +270,29 @@ class Cache(Decorators):
         )
 
     def refreshing(self) -> Refreshing:
-        """A block in which calls run their functions, and what these give takes the place of what is cached: each key
-        once, in the same thread or `contextvars` context. `get` and `peek` find what is there.
+        """A block in which calls run their functions, and the results replace the cached values: each key once, in
+        the same thread or `contextvars` context. `get` and `peek` find what is cached.
         """
         return Refreshing(self.engine.local)
 
     # State
 
     def wait_coherent(self, timeout: float | None = None) -> bool:
-        """Wait until others' invalidations are pushed here, for tests. False: not within `timeout` seconds."""
+        """Wait until other processes' invalidations are pushed here, for tests. False: not within `timeout` seconds."""
         if self.engine.channel is None:
             return True
         self.engine.channel.start()
         return self.engine.channel.live.wait(timeout)
 
     def stats(self) -> CacheStats:
-        """A snapshot of what this cache did in this process since it was made. It asks nobody."""
+        """A snapshot of what this cache did in this process since it was made. Asks nothing of Redis."""
         return _stats.snapshot(self.engine)
 
     def fleet(self) -> FleetStats:
-        """What all processes did that share this cache's url, instance, version and `metrics`; asks Redis.
+        """The counts of all processes that share this cache's url, instance, version and `metrics`; asks Redis.
 
-        A process's figures are as old as `publish_interval` at most; this one's are new. Totals keep those that have
-        ended. Without a url, or with `metrics=None`, this process is alone.
+        Another process's figures are at most `publish_interval` old; this one's are current. Totals include processes
+        that have ended. Without a url, or with `metrics=None`, only this process is counted.
 
         Raises:
             RemoteError: Redis does not answer in time.
@@ -306,17 +306,17 @@ class Cache(Decorators):
         return _fleet.stats(*fleet.read(self.config.timeout))
 
     def health(self) -> Health:
-        """Whether all works as it should, and each problem with its cure. Never raises.
+        """Whether everything works as it should, and each problem with its cure. Never raises.
 
-        It asks the server, so it may block for `connect_timeout` and `timeout`. With Redis down it is degraded, and
-        ready: calls run their functions.
+        It asks the server, so it may block for `connect_timeout` and `timeout`. If Redis is down the cache is degraded,
+        but ready: calls run their functions.
         """
         from aikcache._engine import health as _health
 
         return _health.check(self.engine)
 
     def ping(self) -> None:
-        """Ask the server for an answer; `RemoteError` if there is none in time. Without a url it does nothing."""
+        """Ask the server for a reply. Raises `RemoteError` if there is none in time. Without a url it does nothing."""
         if self.engine.closed:
             raise RemoteUnavailableError("this cache is closed.")
         if self.engine.remote is not None:
@@ -344,4 +344,4 @@ class Cache(Decorators):
 
 
 def _nothing() -> None:
-    """The load of a call that never loads, and the end of what needs none."""
+    """Stands for a load that never runs, and for a ring that need not be closed."""

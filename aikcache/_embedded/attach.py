@@ -1,19 +1,19 @@
-"""The server behind `embedded://`: started by whoever comes first, ended when the last one has gone.
+"""The server behind `embedded://`: the first user starts it, and it ends when the last one has gone.
 
-Its one idea: users are counted by the kernel. Every user holds a shared flock on DIR/users; a *keeper*, a small process
-in a session of its own that has the server as its child, waits for the exclusive one. It gets it when no user is left,
-whether they closed, crashed or were killed, and then ends the server and removes its socket.
+The kernel counts the users. Every user holds a shared flock on DIR/users. A *keeper*, a small process in its own
+session with the server as its child, waits for the exclusive lock. It gets the lock when no user is left, whether they
+closed, crashed or were killed, and then ends the server and removes its socket.
 
-The races. A user takes its lock before it looks for a server: what answers after that cannot be ended under its feet.
-One that comes while the keeper clears up waits for the keeper's lock, finds nobody, and starts anew. Starting is done
-under an exclusive flock on DIR/starting, so that two that come at once share one server.
+Races: a user takes its lock before it looks for a server, so a server that answers afterwards cannot be ended under it.
+A user that arrives while the keeper cleans up waits for the keeper's lock, finds no server, and starts one. Starting
+happens under an exclusive flock on DIR/starting, so that two that arrive at once share one server.
 
-A fork inherits the lock: the server lives until parent and children are gone. So the lock is only ever *closed*, as
-LOCK_UN in a child would release the parent's too. Nothing is persisted. On macOS, where a child cannot ask to die with
-its parent, a keeper ended by SIGKILL leaves its server running.
+A fork inherits the lock: the server lives until parent and children are gone. So the lock is only ever *closed*,
+because LOCK_UN in a child would release the parent's too. Nothing is persisted. On macOS, where a child cannot ask to
+die with its parent, a keeper ended by SIGKILL leaves its server running.
 
-Threading: `attach` and `close` may be called by any thread. Failure: `RemoteUnavailableError` with the end of the
-server's log; `ConfigError` for a directory that is not ours alone, or when there is no server binary.
+Threads: any thread may call `attach` and `close`. Failure: `RemoteUnavailableError` with the end of the server's log;
+`ConfigError` for a directory that others own or can write to, or when there is no server binary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WITHIN = 15.0
 _POLL = 0.002
 _READY = "ready"
 _MARK = "aikcache"
-"""An empty file that says whose a directory is."""
+"""An empty file that marks a directory as an embedded server's."""
 # What the keeper's interpreter runs. The package is made by hand, without its __init__ and all that it would import:
 # the keeper needs the standard library alone, and neither site-packages nor the caller's environment (-I -S).
 _KEEPER = (
@@ -66,7 +66,7 @@ class Attachment:
         self._users: int | None = users
 
     def check_peer(self, link: socket.socket) -> None:
-        """Whoever listens must be this user: another's server would be sent what is cached. Raises `OSError`."""
+        """The server must run as this user: another user's would receive the cached values. Raises `OSError`."""
         option = getattr(socket, "SO_PEERCRED", None)  # Linux; elsewhere the directories say it
         if option is not None:
             _, uid, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
@@ -75,7 +75,7 @@ class Attachment:
                 raise ConnectionRefusedError(f"the server behind the socket belongs to uid {uid}")
 
     def close(self) -> None:
-        """Lets go of the server, which ends when nobody else holds it; idempotent."""
+        """Release the server, which ends when no one else holds it; idempotent."""
         with _lock:
             users, self._users = self._users, None
             if self in _private:
@@ -142,7 +142,7 @@ def _join(directory: Path, deadline: float, *, private: bool) -> Attachment:
 
 
 def _answers(place: Path, deadline: float) -> bool:
-    """Whether a server runs. One that listens but is silent does, and a second one must not take its socket away."""
+    """Whether a server runs. One that listens but is silent does: a second one must not take its socket away."""
     try:
         return answers(place, timeout=max(0.1, deadline - time.monotonic()))
     except TimeoutError as error:
@@ -175,12 +175,13 @@ def _lock_file(file: int, kind: int, deadline: float, holder: str) -> None:
 
 
 def _claim(directory: Path) -> Path:
-    """Makes the directory, or sees that it is one of these and that nobody else can put anything into its place.
+    """Makes the directory, or checks that it is an embedded server's and that no other user can replace anything in
+    it.
 
-    As ssh asks of its files: it and all above it belong to this user or to root, and nobody else may write to them; a
-    directory such as /tmp, in which only owners may remove, is as good. A link at the end is refused, links above it
-    are followed once. One that exists must be empty, or have the mark of an earlier start: what is written there would
-    otherwise replace files of something else.
+    As ssh requires of its files: it and all directories above it belong to this user or to root, and no one else may
+    write to them; a directory such as /tmp, in which only owners may remove, is accepted. A link at the end is refused,
+    links above it are followed once. An existing directory must be empty, or have the mark of an earlier start:
+    otherwise other files might be replaced.
     """
     home = directory.parent.resolve() / directory.name
     try:
@@ -227,7 +228,7 @@ def _socket_in(directory: Path) -> Path:
 
 
 def _start_keeper(directory: Path, place: Path, deadline: float, *, private: bool) -> None:
-    """Returns when the server answers. What is run here forks and ends, so that no child is left to this process."""
+    """Returns when the server answers. The command forks and ends, so that this process keeps no child."""
     package = os.fspath(Path(__file__).parent.parent)
     keeper = [_python(), "-I", "-S", "-c", _KEEPER, package]
     try:
@@ -248,7 +249,7 @@ def _start_keeper(directory: Path, place: Path, deadline: float, *, private: boo
 
 
 def _loader() -> dict[str, str]:
-    """How this interpreter finds its libraries, where that is said."""
+    """The environment variables by which this interpreter finds its libraries."""
     names = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -263,7 +264,7 @@ def _python() -> str:
 
 
 def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
-    """The keeper's life: start the server, say so, wait until there is no user, clear up."""
+    """The keeper: start the server, report it, wait until there is no user, clean up."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -283,7 +284,7 @@ def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
     try:
         fcntl.flock(users, fcntl.LOCK_EX)
     finally:
-        # In the order in which a newcomer, who waits for the lock, must find it done.
+        # In this order, because a new user that waits for the lock must find all of it done.
         server.stop()
         place.unlink(missing_ok=True)
         if place.parent != home:
@@ -294,7 +295,7 @@ def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
 
 
 def _close_stdio() -> None:
-    """Lets the caller's read of our output end, and holds no terminal or pipe of its."""
+    """Ends the caller's read of our output, and keeps no terminal or pipe open."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)

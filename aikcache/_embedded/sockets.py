@@ -28,7 +28,7 @@ def short_directory() -> Path:
 
 
 def _runtime_directory() -> str | None:
-    """What XDG_RUNTIME_DIR names, if it is this user's alone, as its specification asks."""
+    """The directory in XDG_RUNTIME_DIR, if it is this user's alone, as its specification requires."""
     path = os.environ.get("XDG_RUNTIME_DIR", "")
     with contextlib.suppress(OSError):
         status = os.lstat(path)
@@ -38,10 +38,10 @@ def _runtime_directory() -> str | None:
 
 
 def answers(socket: Path, *, password: str | None = None, timeout: float = 1.0) -> bool:
-    """Whether a server is ready at this unix socket; one that refuses the password is, one that is loading is not.
+    """Whether a server is ready at this unix socket. One that refuses the password is; one that is loading is not.
 
     Raises:
-        TimeoutError: somebody listens, and is silent for `timeout` seconds: stopped, or stuck in a long command.
+        TimeoutError: a server listens, and is silent for `timeout` seconds: stopped, or stuck in a long command.
     """
     request = b"*1\r\n$4\r\nPING\r\n"
     if password is not None:
