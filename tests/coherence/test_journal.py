@@ -1,4 +1,4 @@
-"""The journal of unsent invalidations: only a file of one's own is used, and whatever stands in it does no harm."""
+"""The journal of unsent invalidations: only this user's own file is used, and no content of it does harm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def lines(path: Path) -> list[tuple[str, str]]:
-    """What a process that starts with this journal takes over."""
+    """The names that a process takes over when it starts with this journal."""
     with closing(Journal(str(path), SPACE)) as journal:
         return journal.read()
 
@@ -80,7 +80,7 @@ STAGES = [
 def test_a_file_that_is_not_ones_own_is_refused(
     stage: Callable[[Path, Path], None], why: str, path: Path, tmp_path: Path
 ) -> None:
-    """What else lies at the path is a `ConfigError` that says why, and is left as it is."""
+    """Any other file at the path is a `ConfigError` that says why, and is not changed."""
     other = tmp_path / "other"
     other.write_bytes(b"precious\n")
     other.chmod(0o600)
@@ -149,7 +149,7 @@ def test_a_line_that_names_nothing_of_this_cache_is_skipped(line: bytes, names: 
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_survived(tmp_path: Path, content: list[bytes]) -> None:
-    """A file of any lines gives names in this key space or none, and raises nothing."""
+    """Any file gives names in this key space or none, and raises nothing."""
     path = tmp_path / "any"
     path.write_bytes(HEADER + b"\n".join(content))
     path.chmod(0o600)
@@ -163,7 +163,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_file_that_is_too_large_is_everything(path: Path) -> None:
-    """It is not read as a whole, and nothing of it is lost."""
+    """It is not read as a whole, and nothing in it is lost."""
     path.write_bytes(HEADER + b'["keys","shop:v1:price:get:tea"]\n' * 40)
     path.chmod(0o600)
     assert lines(path) == [("groups", "*")]
@@ -171,7 +171,7 @@ def test_a_file_that_is_too_large_is_everything(path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_file_does_not_grow_without_bound(path: Path) -> None:
-    """What does not fit becomes one line of everything."""
+    """Lines that do not fit become one line of everything."""
     with closing(Journal(str(path), SPACE)) as journal:
         for number in range(200):
             journal.add(("keys", f"shop:v1:price:get:{number}"))
@@ -180,7 +180,7 @@ def test_a_file_does_not_grow_without_bound(path: Path) -> None:
 
 
 def test_a_line_that_did_not_fit_on_the_disk_spoils_no_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an `OSError` for whoever writes it; the next line is read."""
+    """Its writer gets an `OSError`; the next line is read."""
     with closing(Journal(str(path), SPACE)) as journal:
         write = os.write
         cut = [True]

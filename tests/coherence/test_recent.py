@@ -1,4 +1,4 @@
-"""Which invalidations a server that takes over is told again."""
+"""Which invalidations are sent again to a server that takes over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def key(number: int) -> tuple[str, str]:
 
 
 def test_a_name_is_kept_until_it_has_been_vouched_for_long_enough() -> None:
-    """Only vouched time counts: an hour during which nobody vouches forgets nothing."""
+    """Only time with evidence of a majority counts: in an hour without it nothing is forgotten."""
     recent = Recent(100.0)
     recent.add([key(1)])
     recent.turn(3700.0, 105.0)  # cut off since 105
@@ -28,7 +28,7 @@ def test_a_name_is_kept_until_it_has_been_vouched_for_long_enough() -> None:
 
 
 def test_a_name_is_kept_once() -> None:
-    """The same invalidation a thousand times takes the room of one."""
+    """The same invalidation a thousand times is kept once."""
     recent = Recent(0.0)
     for _ in range(1000):
         recent.add([key(1)])
@@ -37,7 +37,7 @@ def test_a_name_is_kept_once() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_too_many_become_everything(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound one of everything stands for all: too much is ended, nothing is lost."""
+    """Beyond the limit all become one of everything: too much is invalidated, nothing is lost."""
     monkeypatch.setattr(_recent, "MAX_RECENT", 10)
     recent = Recent(0.0)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""What is left to chance is no business of the application's own random numbers."""
+"""The cache's random draws do not touch the application's own random numbers."""
 
 from __future__ import annotations
 

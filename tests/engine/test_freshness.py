@@ -1,4 +1,4 @@
-"""What a look-up costs and counts: a key is looked up a fixed number of times, and only a served value is a hit."""
+"""The costs and counts of a look-up: a key is looked up a fixed number of times, and only a served value is a hit."""
 
 from __future__ import annotations
 

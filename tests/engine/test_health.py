@@ -1,4 +1,4 @@
-"""What is said of a server by its `INFO`, and of a cache without one."""
+"""The problems found in a server's `INFO`, and in a cache without a server."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def used() -> Iterator[Used]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind: type[BaseException]) -> None:
-    """Wherever a call is interrupted, its caller sees the exception, and other threads go on."""
+    """Wherever a call is interrupted, its caller sees the exception, and other threads continue."""
     swallowed = []
     for name, work in used.works().items():
         for point in range(1 + 2 * KINDS.index(kind), 5000, STEP):

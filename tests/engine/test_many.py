@@ -152,7 +152,7 @@ class TestCachedMany:
         assert by_uuid(UUID(int=5)) == "UUID"
 
     def test_changing_a_result_changes_no_other(self, cache: Cache) -> None:
-        """Each caller has copies of his own."""
+        """Each caller has its own copies."""
         many, _ = batch(cache)
         many([1])[1].append("changed")
         many([1])[1].append("changed")

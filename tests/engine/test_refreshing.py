@@ -1,4 +1,4 @@
-"""`refreshing()`: calls inside run their functions, and what these give takes the place of what is cached."""
+"""`refreshing()`: calls inside run their functions, and the results replace the cached values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Source:
 
 
 def test_a_call_runs_its_function_and_what_it_gives_is_kept(cache: Cache) -> None:
-    """The value that was held is replaced, for everybody."""
+    """The cached value is replaced for all callers."""
     source = Source()
     number = source.cached(cache, "p")
     assert (number(1), number(1)) == (1, 1)
@@ -48,7 +48,7 @@ def test_a_call_runs_its_function_and_what_it_gives_is_kept(cache: Cache) -> Non
 
 
 def test_each_key_is_loaded_once_in_a_block(cache: Cache) -> None:
-    """A second call gets what the first has stored; another key is loaded, too, and another block begins anew."""
+    """A second call gets what the first has stored; another key is loaded too, and another block loads again."""
     source = Source()
     number = source.cached(cache, "p")
     with cache.refreshing():
@@ -58,7 +58,7 @@ def test_each_key_is_loaded_once_in_a_block(cache: Cache) -> None:
 
 
 def test_a_function_that_calls_itself_runs_once_for_each_key(cache: Cache) -> None:
-    """What is asked for inside a load is loaded anew as well, and not once for each branch."""
+    """Calls inside a load load again too, and not once for each branch."""
     runs: list[int] = []
 
     @cache.cached("fib")
@@ -110,7 +110,7 @@ def test_other_contexts_are_answered_from_the_cache(cache: Cache) -> None:
 
 
 def test_an_invalidation_meanwhile_undoes_it(cache: Cache) -> None:
-    """What a function had read before its key was invalidated is returned, and not kept."""
+    """A value that a function read before its key was invalidated is returned, and not kept."""
     prices = [3]
 
     @cache.cached("p")

@@ -44,7 +44,7 @@ def switching() -> Iterator[None]:
 
 
 class Staged:
-    """A function whose first run stops in the middle until it is let go; `value` is what it read at its start."""
+    """A function whose first run stops in the middle until it is released; `value` is what it read at its start."""
 
     def __init__(self) -> None:
         self.value: Any = "old"
@@ -82,7 +82,7 @@ def waiting(cache: Cache, before: int = 0) -> Callable[[], bool]:
 
 class TestOneLoad:
     def test_sixteen_threads_run_the_function_once(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
-        """All who miss one key at once get the result of one run, each a copy of his own."""
+        """All callers that miss one key at once get the result of one run, each its own copy."""
         staged = Staged()
 
         @cache.cached("p")
@@ -137,7 +137,7 @@ class TestOneLoad:
         assert (stats.hits, stats.misses) == (1, 1)
 
     def test_different_keys_do_not_wait_for_each_other(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
-        """A load under way holds up nobody who asks for something else, cached or not."""
+        """A running load delays no call for another key, cached or not."""
         staged = Staged()
 
         @cache.cached("p")
@@ -153,7 +153,7 @@ class TestOneLoad:
         assert call.result(20) == ["old"]
 
     def test_waiters_of_a_failing_leader_go_on_by_themselves(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
-        """The leader's caller gets the exception; of those who waited one runs the function, and all get its result."""
+        """The leader's caller gets the exception; one of the waiters runs the function, and all get its result."""
         staged = Staged()
         staged.fails = True
 
@@ -208,7 +208,7 @@ class TestOneLoad:
         assert [call.result(20) for call in calls] == [1, 2]
 
     def test_what_cannot_be_shared_is_run_by_each(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
-        """A result that cannot be kept is not handed to those who waited: each gets his own."""
+        """A result that cannot be kept is not given to waiters: each gets its own."""
 
         class Odd:
             pass
@@ -252,7 +252,7 @@ class TestNoStaleWriteBack:
     def test_a_load_from_before_is_neither_kept_nor_handed_to_late_comers(
         self, cache: Cache, pool: ThreadPoolExecutor, way: str
     ) -> None:
-        """After an invalidation returned, what began before it answers only its own caller and those who waited."""
+        """After an invalidation returned, an earlier load answers only its own caller and those that already waited."""
         staged = Staged()
         options: dict[str, Any] = {"tags": ("t:{x}",)}
         if way == "tag of the result":
@@ -280,7 +280,7 @@ class TestNoStaleWriteBack:
     def test_an_invalidation_of_something_else_ends_no_flight(
         self, cache: Cache, pool: ThreadPoolExecutor, way: str
     ) -> None:
-        """Late-comers still join a load that nothing concerned."""
+        """Later callers still join a load that no invalidation concerned."""
         staged = Staged()
 
         @cache.cached("p", tags=("t:{x}",))
@@ -319,7 +319,7 @@ class TestNoStaleWriteBack:
     def test_a_load_under_way_when_the_cache_closes_is_answered_and_not_kept(
         self, cache: Cache, pool: ThreadPoolExecutor
     ) -> None:
-        """`close` does not disturb who is being answered."""
+        """`close` does not disturb running calls."""
         staged = Staged()
 
         @cache.cached("p")
@@ -337,7 +337,7 @@ class TestNoStaleWriteBack:
     def test_readers_never_see_what_was_invalidated(
         self, cache: Cache, pool: ThreadPoolExecutor, switching: None
     ) -> None:
-        """While a writer changes and invalidates, no reader who comes after gets an older version."""
+        """While a writer changes and invalidates, no later reader gets an older version."""
         version = 0
         stop = threading.Event()
 
@@ -400,7 +400,7 @@ class TestCounts:
 
 
 class Finaliser:
-    """Garbage that only a collection finds, and that calls `work` when it does."""
+    """Garbage that only a collection finds, and that then calls `work`."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.work = work
@@ -432,7 +432,7 @@ class TestAnywhere:
     """User code that the interpreter runs in the middle of the cache's own: finalisers, signal handlers, traces."""
 
     def everything(self, cache: Cache) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Work that takes every path of the local tier, and what a finaliser may want of the cache."""
+        """Work that takes every path of the local tier, and the calls that a finaliser may make."""
 
         @cache.cached("p", tags=("t:{x}",))
         def f(x: int) -> list[int]:
@@ -653,7 +653,7 @@ def test_two_threads_that_load_what_the_other_needs_do_not_wait_for_each_other(p
 
 
 def test_a_chain_of_waits_that_comes_back_is_seen_and_one_that_does_not_is_waited_for() -> None:
-    """Whoever would wait for itself through others does not; others' circles and landed loads hold nobody up."""
+    """A thread that would wait for itself through others does not; other cycles and landed loads delay no thread."""
     flights = Flights()
     leads = threading.Lock()
     mine, first, second, third = (Flight(key, (), 0.0, leads) for key in ("mine", "first", "second", "third"))

@@ -1,4 +1,4 @@
-"""Round trips as they are counted: the fast path's, told by their seconds alone, as any other."""
+"""How round trips are counted: the fast path's, reported by their seconds alone, like any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_reads_are_counted_as_other_round_trips_are() -> None:
 
 
 def test_who_follows_reads_is_kept_the_latest_ones() -> None:
-    """As many as it may take long to hand over, and each once."""
+    """As many as it may take long to pass on, and each once."""
     tally = Tally()
     recent = tally.follow()
     for number in range(100):

@@ -1,4 +1,4 @@
-"""Who is met anew when the map of a cluster changes: whoever may have taken over, and nobody else. Nothing is sent."""
+"""Which servers are announced again when a cluster's map changes: those that may have taken over. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cluster() -> Cluster:
 
 @pytest.mark.parametrize("back", [view(A, A, B, B, C), view(C, A, B, B, C).moved(0, A)], ids=["whole", "one slot"])
 def test_a_primary_that_was_replaced_unnoticed_but_for_one_slot_is_met_anew(cluster: Cluster, back: Topology) -> None:
-    """By a map that is behind it still owned the rest meanwhile: its connections may be those to a replica."""
+    """In an outdated map it still owned the rest: its connections may be those to a replica."""
     cluster._install(view(A, A, B, B, C).moved(0, C))
     before = generations(cluster)
     cluster._install(back)
@@ -36,7 +36,7 @@ def test_a_primary_that_was_replaced_unnoticed_but_for_one_slot_is_met_anew(clus
 
 
 def test_a_primary_that_takes_slots_for_the_first_time_keeps_its_connections(cluster: Cluster) -> None:
-    """Slots that go from one to another, be it by the thousand, make nobody connect anew."""
+    """Slots that move between primaries, even thousands, cause no new connections."""
     before = generations(cluster)
     cluster._install(view(A, B, B, B, C))
     cluster._install(view(A, B, C, B, C))
@@ -44,7 +44,7 @@ def test_a_primary_that_takes_slots_for_the_first_time_keeps_its_connections(clu
 
 
 def test_a_primary_that_takes_all_of_anothers_slots_is_met_anew(cluster: Cluster) -> None:
-    """It owned nothing: it may have been a replica until now."""
+    """It owned nothing, so it may have been a replica until now."""
     cluster._install(view(A, A, B, B, B))
     before = generations(cluster)
     cluster._install(view(A, A, C, C, C))
@@ -52,7 +52,7 @@ def test_a_primary_that_takes_all_of_anothers_slots_is_met_anew(cluster: Cluster
 
 
 def test_a_slot_that_goes_to_and_fro_is_no_reason_to_connect_for_each(cluster: Cluster) -> None:
-    """Whoever lost a slot and took one is met anew once, until it loses another."""
+    """A primary that lost a slot and took one is announced once, until it loses another."""
     cluster._install(view(B, A, B, B, C))
     cluster._install(view(A, A, B, B, C))
     before = generations(cluster)

@@ -1,4 +1,4 @@
-"""What nodes of a cluster say of it is input: a view that can be, or an error that says so, at no great cost."""
+"""Replies of a cluster's nodes are untrusted: each gives a possible view or an error, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def view(said: object) -> Topology:
 
 
 def test_a_view_is_read() -> None:
-    """Owners by slot, and where a node leaves something out, what was asked."""
+    """Owners by slot; a missing host is that of the node that was asked."""
     assert view(shards()).owners == dict.fromkeys(range(101), ("h1", 7001))
     assert view(shards(endpoint=b"?", port=0)).primaries == {ASKED}
     assert view(shards(endpoint=b"[::1]")).primaries == {("::1", 7001)}
@@ -65,7 +65,7 @@ def test_a_view_is_read() -> None:
     ],
 )
 def test_a_view_that_cannot_be_is_refused(said: object) -> None:
-    """Odd addresses, ports and slots are a `RemoteUnavailableError`, which shows nothing of them."""
+    """Malformed addresses, ports and slots are a `RemoteUnavailableError`, which does not quote them."""
     with pytest.raises(RemoteUnavailableError) as caught:
         view(said)
     assert "evil" not in str(caught.value)
@@ -81,7 +81,7 @@ anything = st.recursive(
 
 @given(anything | st.builds(shards, st.lists(st.integers(), max_size=4), endpoint=anything, port=anything))
 def test_whatever_a_node_says_is_a_view_or_an_error(said: Any) -> None:
-    """Nothing else is raised, and every address and slot of a view is one."""
+    """No other exception is raised, and every address and slot of a view is valid."""
     try:
         found = view(said)
     except RemoteUnavailableError:
@@ -101,13 +101,13 @@ def test_a_redirection_to_nowhere_is_none(text: str) -> None:
 
 @given(st.text(max_size=40) | st.text(max_size=40).map("MOVED 12 {}".format))
 def test_any_text_is_a_redirection_or_none(text: str) -> None:
-    """Nothing is raised, and nobody is sent to an address that is none."""
+    """Nothing is raised, and no command goes to an invalid address."""
     found = redirection(text, ASKED)
     assert found is None or (0 <= found.slot < SLOTS and 0 < found.address[1] < 65536)
 
 
 def test_a_node_says_what_it_owns() -> None:
-    """Its epoch and ranges, how many slots they are, and what is on its way but not how many."""
+    """Its epoch and ranges, the number of slots in them, and moving slots without their number."""
     line = b"id h:7001@17001,h myself,master - 0 0 7 connected 0-9 12 [13->-other]\n"
     other = b"id2 h:7002@17002 master - 0 0 8 connected 20-30\n"
     assert own_slots(other + line) == ("7 0-9 12 [13->-other]", 11)
@@ -116,6 +116,6 @@ def test_a_node_says_what_it_owns() -> None:
 
 @pytest.mark.parametrize("said", [b"", b"myself", b"a b myself d e f g h x-y", None, 5, "ERR unknown"])
 def test_a_node_that_says_nothing_of_itself_is_refused(said: object) -> None:
-    """What is no such reply is a `RemoteUnavailableError`."""
+    """Any other reply is a `RemoteUnavailableError`."""
     with pytest.raises(RemoteUnavailableError):
         own_slots(said)

@@ -1,4 +1,4 @@
-"""What of redis-py is overridden or reached into: it must be there in every version that may be installed."""
+"""The parts of redis-py that are overridden or accessed: they must exist in every version that may be installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .._interrupts import Late, interrupt
 
 @pytest.mark.parametrize("name", ["_connect", "repr_pieces", "_host_error", "__del__"])
 def test_what_the_connection_overrides_is_there(name: str) -> None:
-    """redis-py's connection has what ours has in its place."""
+    """redis-py's connection has the attributes that ours replaces."""
     assert callable(getattr(AbstractConnection, name))
 
 
@@ -27,13 +27,13 @@ def test_what_the_connection_overrides_is_there(name: str) -> None:
     "name", ["read_from_socket", "handle_push_response", "parse_error", "on_connect", "on_disconnect", "__del__"]
 )
 def test_what_the_parser_overrides_is_there(name: str) -> None:
-    """redis-py's parser is the one over hiredis, and has what ours has in its place."""
+    """redis-py's parser is the one over hiredis, and has the attributes that ours replaces."""
     assert DefaultParser is hiredis._HiredisParser
     assert callable(getattr(DefaultParser, name))
 
 
 def test_the_parsers_parts_are_where_they_were() -> None:
-    """What is reached into is made where we look for it."""
+    """The private attributes that are accessed are set where they are expected."""
     source = inspect.getsource(DefaultParser)
     assert all(f"self.{name} = " in source for name in ("_sock", "_reader", "_buffer"))
     assert "response is NOT_ENOUGH_DATA" in source
@@ -45,7 +45,7 @@ def test_the_parsers_parts_are_where_they_were() -> None:
 def test_a_time_limit_that_looks_like_trouble_with_the_socket_is_let_out(
     give_up: Callable[[Connection], object],
 ) -> None:
-    """What a socket raises when it is closed is nobody's business; what a handler raises meanwhile is its caller's."""
+    """A socket's error on closing is ignored; an exception of a signal handler meanwhile is raised."""
     for point in range(1, 100):
         here, there = socket.socketpair()
         link = Connection(Wire(here), 1.0)

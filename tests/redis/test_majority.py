@@ -1,4 +1,4 @@
-"""What counts as evidence that a majority stands behind a primary, and of which date it is."""
+"""What counts as evidence of a majority behind a primary, and its date."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def say(
     reaches: bool | None = None,
     name: str | None = None,
 ) -> None:
-    """Sentinel `number` answers what it was asked `at`."""
+    """Sentinel `number` answers a question sent `at` this time."""
     majority.record_opinion(
         (f"sentinel{number}", 1), Opinion(at, name or f"id{number}", 1, primary, sentinels, replicas, reaches)
     )
 
 
 def test_a_majority_that_was_asked_vouches_as_of_the_last_it_was_complete() -> None:
-    """Two of three are a majority; what they vouch for is as old as the older of their two latest answers."""
+    """Two of three are a majority; their evidence is as old as the older of their two latest answers."""
     majority = Majority()
     assert majority.confirmed_at(HERE) == -inf
     say(majority, 0, 10.0)
@@ -46,14 +46,14 @@ def test_a_majority_that_was_asked_vouches_as_of_the_last_it_was_complete() -> N
 
 
 def test_a_single_sentinel_is_its_own_majority() -> None:
-    """With one Sentinel what it says is enough."""
+    """If there is one Sentinel, its answer is enough."""
     majority = Majority()
     say(majority, 0, 10.0, sentinels=1)
     assert majority.confirmed_at(HERE) == 10.0
 
 
 def test_one_sentinel_under_two_names_counts_once() -> None:
-    """A URL may name the same Sentinel twice: it still has one voice."""
+    """A URL may name the same Sentinel twice: it counts once."""
     majority = Majority()
     say(majority, 0, 10.0, name="same")
     say(majority, 1, 11.0, name="same")
@@ -61,7 +61,7 @@ def test_one_sentinel_under_two_names_counts_once() -> None:
 
 
 def test_a_sentinel_that_names_another_does_not_vouch() -> None:
-    """Three Sentinels of whom one names another primary: each is vouched for by those that name it."""
+    """Three Sentinels, one of which names another primary: each primary counts those that name it."""
     majority = Majority()
     say(majority, 0, 10.0)
     say(majority, 1, 11.0, primary=THERE)
@@ -71,7 +71,7 @@ def test_a_sentinel_that_names_another_does_not_vouch() -> None:
 
 
 def test_a_sentinel_that_reaches_most_vouches_a_little_late() -> None:
-    """One that says that it reaches a quorum is enough, as of when it would have noticed that it does not."""
+    """One that reports a quorum is enough, as of the time by which it would have noticed that it has none."""
     majority = Majority()
     say(majority, 0, 10.0, reaches=True)
     assert majority.confirmed_at(HERE) == 10.0 - NOTICED
@@ -81,7 +81,7 @@ def test_a_sentinel_that_reaches_most_vouches_a_little_late() -> None:
 
 
 def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> None:
-    """How many there are is the most that any has said, also one that is silent by now."""
+    """The number of Sentinels is the largest that any has reported, even if it is silent now."""
     majority = Majority()
     say(majority, 1, 10.0)
     say(majority, 0, 20.0, sentinels=1, reaches=True)
@@ -95,7 +95,7 @@ def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> 
     [([0, 1], 98.0), ([0], None), ([0, -1], None), ([0, LATEST + 1], None), ([LATEST, 0], 99.0 - LATEST), ([], None)],
 )
 def test_replicas_that_all_follow_vouch_even_against_sentinels(heard: list[int], vouched: float | None) -> None:
-    """With every known replica in step nobody is left that could have taken over, whatever Sentinels see."""
+    """With every known replica in step none is left that could have taken over, whatever Sentinels see."""
     majority = Majority()
     say(majority, 0, 99.0, reaches=False)
     majority.record_followers(HERE, 100.0, heard)
@@ -103,7 +103,7 @@ def test_replicas_that_all_follow_vouch_even_against_sentinels(heard: list[int],
 
 
 def test_most_replicas_vouch_unless_a_sentinel_is_cut_off() -> None:
-    """A primary with one of two replicas has most of three nodes: enough while no Sentinel says that it is alone."""
+    """A primary with one of two replicas has most of three nodes: enough unless a Sentinel says it is cut off."""
     majority = Majority()
     say(majority, 0, 50.0, reaches=False)
     majority.record_followers(HERE, 50.0 + SILENT / 2, [0])
@@ -122,7 +122,7 @@ def test_a_primary_without_replicas_needs_none() -> None:
 
 
 def test_the_date_never_goes_back() -> None:
-    """A late answer to an early question takes nothing away."""
+    """A late answer to an early question removes no evidence."""
     majority = Majority()
     say(majority, 0, 10.0, sentinels=1)
     say(majority, 0, 9.0, sentinels=1)
@@ -130,7 +130,7 @@ def test_the_date_never_goes_back() -> None:
 
 
 def test_lags_are_read_as_redis_and_valkey_write_them() -> None:
-    """Of each replica the seconds since its last word, and -1 while it is still being brought up to date."""
+    """For each replica the seconds since its last acknowledgement, and -1 while it is not in step."""
     info = (
         b"# Replication\r\nrole:master\r\nconnected_slaves:3\r\nmin_slaves_good_slaves:0\r\n"
         b"slave0:ip=10.0.0.2,port=6379,state=online,offset=28,lag=8,type=replica\r\n"
@@ -142,7 +142,7 @@ def test_lags_are_read_as_redis_and_valkey_write_them() -> None:
 
 
 def test_a_sentinel_that_was_cut_off_vouches_when_it_must_have_heard_of_the_others() -> None:
-    """It reaches them again before it has heard that they have another primary."""
+    """It reaches them again before it learns that they have another primary."""
     majority = Majority()
     say(majority, 0, 10.0, reaches=False)
     say(majority, 0, 11.0, reaches=True)
