@@ -314,6 +314,7 @@ def other_sees(cache: Cache) -> object:
     return contextvars.Context().run(cache.get, "price:kept:1")
 
 
+@pytest.mark.servers
 class TestCommands:
     def test_they_ask_the_applications_own_server(self, redis_url: str) -> None:
         """No option and no environment says where: the application does, and as which instance."""
