@@ -1,4 +1,4 @@
-"""The channel: what it hears and what it does not, and how it is cut, made anew and ended."""
+"""The channel: what it receives and what it does not, and how it is cut, reconnected and closed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_fills_and_leases_make_no_traffic(redis_server: Server, open_cache: Open
     ids=["key", "operation", "prefix", "tag", "glob", "everything", "set"],
 )
 def test_what_another_ends_is_heard(open_cache: OpenCache, end: Callable[[Cache], object]) -> None:
-    """Whatever another cache ends or sets is gone here soon: it was pushed, for `local_ttl` is longer."""
+    """What another cache invalidates or sets is soon gone here: it was pushed, because `local_ttl` is longer."""
     here, there = pair(open_cache)
     source = Source()
     get = source.bind(here)
@@ -115,7 +115,7 @@ def test_what_another_ends_is_heard(open_cache: OpenCache, end: Callable[[Cache]
 
 
 def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
-    """The end of one key, group or tag leaves the others where they are."""
+    """Invalidating one key, group or tag leaves the others cached."""
     here, there = pair(open_cache)
     source = Source()
     get, other = source.bind(here), source.bind(here, tags=())
@@ -135,7 +135,7 @@ def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
 
 @pytest.mark.parametrize("how", ["FLUSHALL", "FLUSHDB"])
 def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis) -> None:
-    """When Redis is flushed nothing that is held or believed counts any more."""
+    """When Redis is flushed no local value and no cached stamp counts any more."""
     here, there = pair(open_cache)
     source = Source()
     get, get_there = source.bind(here), source.bind(there)
@@ -149,7 +149,7 @@ def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#things"])
 def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: OpenCache, raw: redis.Redis) -> None:
-    """A stamp that is gone ends what was stored under it, in both tiers: nobody knows what came between."""
+    """A missing stamp invalidates what was stored under it, in both tiers: an invalidation may have been missed."""
     here, there = pair(open_cache)
     source = Source()
     get, get_there = source.bind(here), source.bind(there)
@@ -185,7 +185,7 @@ def test_evicted_stamps_end_what_is_under_them(own_server: Server, instance: str
 
 
 def test_a_killed_channel_is_made_anew_and_empties(open_cache: OpenCache, redis_url: str) -> None:
-    """After its connection was killed the channel is back soon, holds nothing from before, and hears again."""
+    """After its connection was killed the channel is soon back, without old values, and receives again."""
     here, there = pair(open_cache)
     source = Source()
     get = source.bind(here)
@@ -240,7 +240,7 @@ def connect_shop(shop: Shop) -> None:
 
 
 def test_a_server_that_restarts_empty_makes_no_old_value(own_server: Server, instance: str) -> None:
-    """After a restart without data, what was held before is gone, and others are heard again."""
+    """After a restart without data, earlier values are gone, and others' invalidations arrive again."""
     with ExitStack() as stack:
         here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance, breaker_reset=0.1)))
         source = Source()
@@ -284,7 +284,7 @@ def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str
 def test_close_ends_the_thread(
     redis_url: str, instance: str, started: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`close` ends the channel's thread, which does not wait for its next heartbeat, and nothing starts it again."""
+    """`close` stops the channel's thread, which does not wait for its next heartbeat, and nothing starts it again."""
     monkeypatch.setattr(channel, "HEARTBEAT", 600)
     cache = Cache(redis_url, instance=instance, **PATIENT)
     get = Source().bind(cache)
@@ -315,7 +315,7 @@ def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str, started: 
 
 
 def test_the_interpreter_ends_silently_with_a_live_channel(redis_url: str, instance: str) -> None:
-    """A script that uses a cache and simply ends does so at once and without a word."""
+    """A script that uses a cache and simply ends does so at once and silently."""
     script = f"""
 from aikcache import Cache
 cache = Cache({redis_url!r}, instance={instance!r}, timeout=20, connect_timeout=20)

@@ -104,7 +104,7 @@ WAYS: dict[str, Callable[[Cache], object]] = {
 def test_an_answer_that_a_push_overtook_is_not_filed(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old answer on its way from Redis to the local tier is refused when its end was heard in between."""
+    """An old answer on its way from Redis to the local tier is refused if its invalidation arrived in between."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == OLD
@@ -136,7 +136,7 @@ def test_an_answer_that_a_push_overtook_is_not_filed(
 def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
     way: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same holds when the end came from this cache itself, whose echo it does not heed."""
+    """The same holds for this cache's own invalidation, whose echo it ignores."""
     here, there = pair(open_cache)
     get = source.bind(here)
     source.bind(there)("box")
@@ -157,7 +157,7 @@ def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
 def test_a_glance_that_an_invalidation_overtook_is_not_filed(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fast path, judged by stamps believed before the question, holds to the same."""
+    """The fast path, judged by stamps cached before the question, guarantees the same."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == OLD
@@ -188,7 +188,7 @@ def test_a_glance_that_an_invalidation_overtook_is_not_filed(
 def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
     open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a process that knows of a value's tags only from the value, their end is an end of its answer on the way."""
+    """In a process that knows of a value's tags only from the value, their invalidation covers a reply on its way."""
     here, there = pair(open_cache)
     get_there = source.bind(there)
     assert get_there("box") == OLD
@@ -211,7 +211,7 @@ def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
 def test_a_stamp_that_a_push_overtook_is_not_believed(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stamp read before its end and filed away after that was heard would make old values look fresh."""
+    """A stamp read before an invalidation and cached after its push would make old values look fresh."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == get_there("cup") == OLD
@@ -237,7 +237,7 @@ def test_a_stamp_that_a_push_overtook_is_not_believed(
 def test_after_ones_own_invalidation_the_stamp_is_unknown(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has ended a group reads its stamp anew: another process may have ended it once more since."""
+    """After invalidating a group its stamp is read again: another process may have invalidated it since."""
     here, there = pair(open_cache)
     third = open_cache()
     connect(third)
@@ -271,7 +271,7 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
 
 
 def test_a_load_that_was_ended_is_not_waited_for(open_cache: OpenCache, source: Source) -> None:
-    """Who comes after a group's end takes the lease of a load under way, and its loader stores nothing."""
+    """A call after a group's invalidation takes the lease of a running load, whose loader stores nothing."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     begun, go = threading.Event(), threading.Event()
@@ -325,7 +325,7 @@ def test_an_invalidation_ends_what_its_own_process_holds(
 def test_on_reconnecting_what_was_held_is_dropped(
     rule: str, open_cache: OpenCache, source: Source, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was ended while the channel was cut is gone when it is back."""
+    """What was invalidated while the channel was cut is gone when it is back."""
     here, there = pair(open_cache)
     get = source.bind(here)
     assert get("box") == OLD
@@ -351,7 +351,7 @@ def test_on_reconnecting_what_was_held_is_dropped(
 def test_while_the_channel_is_cut_stamps_are_asked_for(
     rule: str, open_cache: OpenCache, source: Source, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that is not answered locally sees what others have ended while the channel is cut."""
+    """A call that is not answered locally sees what others have invalidated while the channel is cut."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get("cup") == get_there("box") == OLD
@@ -398,7 +398,7 @@ def test_a_starved_channel_cannot_make_hits_stale_for_long(
 def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cold cache makes stamps with its first load, hears of them, and holds the value all the same."""
+    """A cold cache creates stamps with its first load, receives their pushes, and holds the value all the same."""
     here = open_cache()
     connect(here)
     if rule == "taken out":
@@ -421,7 +421,7 @@ def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
 def test_ones_own_invalidation_does_not_end_the_load_that_follows(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Write, read, read costs one load, and the second read is a local hit, however late the echo is heard."""
+    """Write, read, read costs one load, and the second read is a local hit, however late the echo arrives."""
     here, there = pair(open_cache)
     get = source.bind(here)
     get("box")
@@ -469,7 +469,7 @@ def test_an_echo_that_came_together_with_another_ones_end_is_heeded(
 def test_a_stamp_that_was_merely_read_is_not_an_echo(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that sees to a tag's new stamp does not swallow the push of who wrote it, if that is still to come."""
+    """A reader that ensures a tag's new stamp does not ignore its writer's push, if that is still to come."""
     here, there = pair(open_cache)
     get = source.bind(here)
     assert get("box") == OLD == held(here)
@@ -505,7 +505,7 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
 def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
     rule: str, open_cache: OpenCache, source: Source, redis_url: str
 ) -> None:
-    """A mark names its writer, so another's end of the same key in the same cycle is no echo."""
+    """A marker names its writer, so another's invalidation of the same key in the same cycle is no echo."""
     here, there = pair(open_cache)
     get = source.bind(here)
     assert get("box") == OLD == held(here)
@@ -524,7 +524,7 @@ def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
 def test_a_stamp_made_to_live_longer_ends_nothing_here_once_it_was_heard_of(
     open_cache: OpenCache, source: Source
 ) -> None:
-    """The push of a stamp that stands as it stood says nothing new to who made it live longer."""
+    """The push of an unchanged stamp is ignored by the process that extended its life."""
     here, there = pair(open_cache)
     get = source.bind(here)
     get("box")
@@ -546,7 +546,7 @@ def test_a_stamp_made_to_live_longer_ends_nothing_here_once_it_was_heard_of(
 def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load under way when a tag ends, which only its result names, is not stored under that tag's new stamp."""
+    """A running load is not stored under the new stamp of a tag that only its result names."""
     here, there = pair(open_cache)
     late, late_there = source.bind_late(here), source.bind_late(there)
     ask = RedisStore._ask_in_order
@@ -578,7 +578,7 @@ def test_of_a_tag_only_the_result_names_the_stamp_of_any_tag_is_read_last(
 def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_again(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stored between an invalidation and its second sending, and ended there, stays ended."""
+    """What was stored and invalidated between an invalidation and its second sending stays invalidated."""
     here, there = pair(open_cache)
     get_there = source.bind(there)
 
@@ -606,7 +606,7 @@ def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_ag
 
 
 def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCache) -> None:
-    """However tags come to be ended together, the stamp of any tag is written before all others."""
+    """However tags are invalidated together, the stamp of any tag is written before all others."""
     cache = open_cache()
     connect(cache)
     recovery = cache.engine.recovery
@@ -638,7 +638,7 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
 
 
 def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
-    """Let `set` store its value whoever has the lease, and take none."""
+    """Let `set` store its value under any lease, and take none."""
     remote = cache.engine.remote
     assert remote is not None
     acquire = remote.acquire

@@ -1,4 +1,4 @@
-"""The lease: the right to load a key and to store what came of it, and everything that can end it."""
+"""The lease: the right to load a key and to store the result, and everything that can end it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def extend_often(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 def test_a_load_that_outlasts_its_lease_keeps_it(
     spec: Spec, bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease is extended for as long as the load runs, so nobody else loads, and the slow load is stored."""
+    """A lease is extended for as long as the load runs, so no other call loads, and the slow load is stored."""
     slow, other = open_shop(spec), open_shop(bare)
     extend_often(monkeypatch, slow)
     database.hold("tea")
@@ -84,7 +84,7 @@ def test_a_batch_that_outlasts_its_leases_keeps_them(
 def test_a_lease_whose_owner_died_ends_by_itself(
     victim: Worker, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """When the loading process is killed, its lease ends within lease_ttl, and the next caller loads and stores."""
+    """When the loading process is killed, its lease expires within lease_ttl, and the next caller loads and stores."""
     shop = open_shop(bare)
     database.hold("tea")
     victim.start(_workers.get, bare.but(lease_ttl=3), "tea")
@@ -157,7 +157,7 @@ def test_a_result_that_is_not_stored_gives_the_lease_up(
 def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
     worker: Worker, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """Whoever comes under newer stamps does not wait for a doomed load: he loads and stores, and it is not stored."""
+    """A call under newer stamps never waits for an invalidated load: it loads and stores; the other stores nothing."""
     shop = open_shop(bare)
     ends: list[Callable[[], object]] = [
         shop.cache.clear,
@@ -225,7 +225,7 @@ def unanswered(patch: pytest.MonkeyPatch, shop: Shop, method: str, *, done: bool
 def test_a_lease_whose_grant_was_not_answered_is_not_waited_for(
     many: bool, bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next call of this process gives back the lease that nobody holds, loads and stores, and waits for nobody."""
+    """The next call of this process releases the lost lease, loads and stores, and waits for no one."""
     shop = open_shop(bare.but(lease_ttl=10 * PATIENCE, lease_wait=20 * PATIENCE))
     shop.get("warm")
     unanswered(monkeypatch, shop, "acquire", done=True)
@@ -245,7 +245,7 @@ def test_a_lease_whose_grant_was_not_answered_is_not_waited_for(
 def test_a_lease_that_could_not_be_given_up_is_given_up_later(
     bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was not stored leaves a lease where Redis did not answer; it is given back long before it would end."""
+    """A store without a reply leaves a lease; it is released long before it would expire."""
     shop = open_shop(bare.but(lease_ttl=10 * PATIENCE, lease_wait=20 * PATIENCE))
     extend_often(monkeypatch, shop)
     shop.get("warm")
@@ -339,7 +339,7 @@ def test_a_caller_who_has_waited_long_enough_loads_by_himself_and_stores_nothing
 def test_a_thread_that_has_waited_long_enough_loads_by_itself(
     bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """Within one process nobody waits longer than lease_wait for another thread's load either."""
+    """Within one process no call waits longer than lease_wait for another thread's load either."""
     shop = open_shop(bare.but(lease_wait=0.2))
     database.hold("tea")
     first = Background(shop.get, "tea")
@@ -385,7 +385,7 @@ def test_a_lease_is_in_the_slot_of_its_value(spec: Spec, database: Database, ope
 def test_a_load_after_another_has_just_finished_is_not_repeated(
     bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """Whoever waited for another process's load is handed its value, not told to load."""
+    """A call that waited for another process's load gets its value, and does not load."""
     first, second = open_shop(bare), open_shop(bare)
     database.hold("tea")
     one = Background(first.get, "tea")
@@ -428,7 +428,7 @@ def test_two_batches_that_want_the_same_keys_in_opposite_order_do_not_block_each
 def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
     spec: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """After `close` a lease can be given back by nobody, and no thread goes on trying."""
+    """After `close` no lease can be released, and no thread goes on trying."""
     shop = open_shop(spec)
     database.hold("tea")
     first = Background(shop.get, "tea")
@@ -446,7 +446,7 @@ def test_a_load_that_outlasts_its_cache_leaves_no_thread_behind(
 def test_a_load_that_needs_what_another_process_loads_waits_half_as_long(
     spec: Spec, database: Database, open_shop: Callable[[Spec], Shop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever loads a key has others wait, and must go on before they give up: two such may wait for each other."""
+    """A call that loads a key has waiters, so it must go on before they give up: two such may wait for each other."""
     patience: list[float] = []
     real = Engine.patience_ends
 

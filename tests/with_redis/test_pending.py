@@ -1,4 +1,4 @@
-"""Invalidations that Redis could not be told: kept, told before it is read again, and never lost."""
+"""Invalidations that Redis could not get: kept, sent before it is read again, and never lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_cache(own_server: Server, instance: str) -> Iterator[OpenCache]:
 
 @pytest.fixture(params=["a fresh run is distrusted", "nobody noticed the restart"])
 def noticed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a server that has just started is told to end what it restored; if not, what is pending must do."""
+    """Whether the data restored by a server that has just started is invalidated; if not, only pending names are."""
     if request.param != "a fresh run is distrusted":
         monkeypatch.setattr(pending, "JUST_STARTED", -1)
         return False
@@ -93,7 +93,7 @@ def save(server: Server) -> None:
 def test_nothing_ended_while_redis_was_away_is_served_afterwards(
     restored: bool, noticed: bool, own_server: Server, open_cache: OpenCache
 ) -> None:
-    """Redis stops, much is invalidated, Redis comes back, empty or with what it had: nobody is served an old value."""
+    """Redis stops, much is invalidated, Redis comes back, empty or with its data: no call gets an old value."""
     shelf = Shelf()
     issuer, bystander = open_cache(), open_cache()
     here, there = shelf.bind(issuer), shelf.bind(bystander)
@@ -210,7 +210,7 @@ def test_what_is_pending_is_told_before_anything_is_read(
 
 
 def test_the_same_one_is_pending_once(own_server: Server, open_cache: OpenCache) -> None:
-    """What is ended again while it waits waits once, in its latest form, and its age is the oldest one's."""
+    """A name invalidated again while it waits is kept once, in its latest form, with the oldest one's age."""
     cache = open_cache()
     connect(cache)
     own_server.kill()
@@ -233,7 +233,7 @@ def test_too_many_become_everything(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Beyond `max_pending_invalidations` one of everything waits instead: too much is ended, nothing is lost."""
+    """Beyond `max_pending_invalidations` one of everything waits instead: too much is invalidated, nothing is lost."""
     monkeypatch.setattr(pending, "JUST_STARTED", -1)
     shelf = Shelf()
     cache, other = open_cache(max_pending_invalidations=limit), open_cache()
@@ -272,7 +272,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_journal_survives_the_process(
     own_server: Server, open_cache: OpenCache, instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a killed process could not tell is told by the next one with its journal, before that reads anything."""
+    """What a killed process could not send, the next one with its journal sends before it reads anything."""
     monkeypatch.setattr(pending, "JUST_STARTED", -1)
     shelf = Shelf()
     functions = shelf.bind(open_cache())
@@ -304,7 +304,7 @@ def test_a_journal_survives_the_process(
 def test_processes_with_one_journal_do_not_lose_each_others(
     own_server: Server, open_cache: OpenCache, tmp_path: Path
 ) -> None:
-    """Caches given the same path write to files of their own, and whoever comes next takes over what all have left."""
+    """Caches given the same path write to their own files, and the next process takes over what all have left."""
     own_server.kill()
     path = str(tmp_path / "journal")
     first, second = open_cache(journal=path), open_cache(journal=path)
@@ -385,7 +385,7 @@ def test_what_no_replica_has_confirmed_stays_in_the_journal(
 def test_a_server_that_is_still_loading_is_not_believed_later(
     own_server: Server, open_cache: OpenCache, instance: str, binary: Path
 ) -> None:
-    """Who meets a server while it reads its old data from disk ends that data when it has been read."""
+    """A process that connects while a server loads its old data from disk invalidates that data afterwards."""
     shelf = Shelf()
     gone = Cache(own_server.url, instance=instance, **QUICK)  # type: ignore[arg-type]
     assert read_all(shelf.bind(gone)) == {OLD}

@@ -73,7 +73,7 @@ def test_a_deleted_stamp_of_a_tag_that_the_result_named_ends_its_value(
 def test_a_stamp_that_comes_back_does_not_bring_old_values_back(
     bare: Spec, raw: redis.Redis, database: Database, open_shop: OpenShop
 ) -> None:
-    """After a stamp was lost and made anew, a value stored under the lost one stays a miss."""
+    """After a stamp was lost and created again, a value stored under the lost one stays a miss."""
     shop = open_shop(bare)
     shop.get("tea")
     shop.get("mate")
@@ -252,7 +252,7 @@ def test_script_flush_during_a_load_does_not_lose_its_result(bare: Spec, raw: re
 def test_a_restarted_server_is_used_again_without_an_error(
     own_server: Server, instance: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a restart between two calls the next one connects, sends its scripts anew, and stores."""
+    """After a restart between two calls the next one connects, sends its scripts again, and stores."""
     with closing(Shop(Spec(own_server.url, instance).but(**PATIENT, local_ttl=0))) as shop:
         shop.get("tea")
         own_server.restart()
@@ -394,7 +394,7 @@ def test_a_list_beside_the_values_does_not_spoil_a_batch(
 
 
 def test_a_lease_without_end_is_taken_over(bare: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
-    """A lease that somebody has made stay for ever keeps nobody from loading and storing."""
+    """A lease whose expiry was removed prevents no load and no store."""
     shop = open_shop(bare.but(lease_wait=PATIENCE))
     key = shop.cache.space.full("thing:put:1")
     leases: list[bytes] = []
@@ -452,7 +452,7 @@ def test_another_secret_or_none_is_a_miss(
 
 
 def test_a_sealed_value_whose_end_was_taken_away_is_a_miss(spec: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
-    """What somebody made stay in Redis, for ever or for longer than it was sealed for, is loaded anew."""
+    """A value kept in Redis for longer than it was sealed for is loaded again."""
     sealed = spec.but(secret="a secret of this test, of 32 bytes")
     for change in (raw.persist, lambda key: raw.pexpire(key, DAY * 1000)):
         shop = open_shop(sealed)
@@ -466,7 +466,7 @@ def test_a_sealed_value_whose_end_was_taken_away_is_a_miss(spec: Spec, raw: redi
 
 
 def test_an_exchange_of_secrets_loses_nothing(bare: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
-    """Neighbours in a rolling deploy read each other; who has the new secret first writes what the old cannot read."""
+    """Neighbours in a rolling deploy read each other; the first with the new secret writes what the old cannot read."""
     first, second = "the secret of 32 bytes that was: one", "the secret of 32 bytes to come: two"
     shops = [open_shop(bare.but(secret=secret)) for secret in (first, [first, second], [second, first], second)]
     for i, j in ((0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)):

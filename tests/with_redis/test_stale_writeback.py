@@ -95,7 +95,7 @@ def test_a_load_that_an_invalidation_overtook_leaves_nothing_in_redis(
     database: Database,
     open_shop: OpenShop,
 ) -> None:
-    """Whatever is invalidated, and whoever does it, Redis serves nobody the value of a load that was under way."""
+    """Whatever is invalidated, and by which process, Redis serves no call the value of a load that was running."""
     loading, other = open_shop(spec), open_shop(bare)
     overtake(loading, function, way, issuer, other, worker, bare, database)
     assert peek(other, function) is None
@@ -140,7 +140,7 @@ def test_a_load_that_another_cache_ended_leaves_nothing_in_the_local_tier(
 def test_who_asks_after_an_invalidation_gets_a_new_load(
     function: str, way: str, worker: Worker, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """Whoever asks after an invalidation, here or elsewhere, is given a new load while the old one still runs."""
+    """A call after an invalidation, here or elsewhere, gets a new load while the old one still runs."""
     loading, other = open_shop(spec), open_shop(bare)
     database.put(NAME, OLD)
     database.hold(NAME)
@@ -186,7 +186,7 @@ def test_a_load_in_another_process_that_an_invalidation_here_overtook_is_not_ser
 def test_a_batch_that_an_invalidation_overtook_stores_none_of_what_it_touched(
     way: str, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """A batch under way stores what an invalidation left alone, and nothing of what it ended."""
+    """A running batch stores what an invalidation did not cover, and nothing that it did."""
     loading, other = open_shop(bare), open_shop(bare)
     database.put(NAME, OLD)
     database.hold(NAME)
@@ -269,7 +269,7 @@ def test_an_invalidation_inside_a_load_of_the_same_key_is_not_lost(spec: Spec, b
 def test_a_stale_value_seen_before_an_invalidation_answers_nobody_who_asks_after_it(
     spec: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call held up while its tags are made does not bring the ended value to those who then share its load."""
+    """A call delayed while its tags are created does not give the invalidated value to those that share its load."""
     shop = open_shop(spec.but(local_ttl=0))
     user, gate, waiting = User(), Gate(), Gate()
     real = Flight.wait
@@ -336,7 +336,7 @@ class User:
 def test_a_value_stored_before_an_invalidation_is_gone_everywhere(
     workers: list[Worker], spec: Spec, database: Database
 ) -> None:
-    """After an invalidation its own process answers anew at once, and the others as soon as they hear of it."""
+    """After an invalidation its own process answers with new values at once, the others as soon as they receive it."""
     first, second, third = workers[:3]
 
     def all_say(value: str) -> bool:
@@ -355,7 +355,7 @@ def test_a_value_stored_before_an_invalidation_is_gone_everywhere(
 def test_under_a_storm_of_writes_and_reads_no_old_value_stays(
     workers: list[Worker], spec: Spec, database: Database
 ) -> None:
-    """One process that writes without pause reads its own writes; others that read hear of each; the last one stays."""
+    """One process that writes without pause reads its own writes; other readers receive each; the last one stays."""
     calls = [worker.start(_workers.run, spec, storm, number) for number, worker in enumerate(workers[:4])]
     for call in calls:
         call.result(6 * PATIENCE)
