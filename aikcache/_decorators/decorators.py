@@ -107,7 +107,9 @@ class Decorators:
             skip_if: called with each call's arguments; if true, the call neither reads nor writes the cache, and is
                 not counted.
             version: an int or str; a new one leaves behind what was cached. The key then has `operation.version`.
-                Patterns that name the operation without it match it too.
+                The group `prefix:operation` has all versions in it, in every process. A pattern for one call
+                (`prefix:operation:{id}`) matches the versions that its own process has decorated: while a deploy mixes
+                versions, use tags or the group.
 
         Raises:
             ConfigError: when decorating: an argument breaks a rule.

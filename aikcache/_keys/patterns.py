@@ -36,6 +36,8 @@ _RANGE = re.compile(r"\\.|(.)-(.)|.")
 _UNFIT = re.compile(r"[\s{}\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_TAG = 512
+MAX_DOTS = 4
+"""Dots of an operation before which a group ends; each costs a stamp, and keys by hand may be users' own."""
 _SHOWN = 200
 """Characters of a text that a message shows."""
 MAX_PATTERN = 2048
@@ -93,9 +95,17 @@ def tag_group(tag: str) -> str:
 
 
 def groups_of(key: str, lead: str) -> tuple[str, ...]:
-    """The groups that a key is in by its own form: everything, its prefix, its prefix:operation."""
-    parts = key[len(lead) :].split(":", 2)
-    return (EVERYTHING, parts[0]) if len(parts) == 1 else (EVERYTHING, parts[0], f"{parts[0]}:{parts[1]}")
+    """The groups that a key is in by its own form: everything, its prefix, its prefix:operation.
+
+    An operation is also in the group of what is before each of its first dots: `price.2` may be version 2 of `price`,
+    which a process that has another version, or none, names plainly.
+    """
+    prefix, *rest = key[len(lead) :].split(":", 2)
+    if not rest:
+        return (EVERYTHING, prefix)
+    words = rest[0].split(".", MAX_DOTS)
+    plain = [f"{prefix}:{'.'.join(words[:count])}" for count in range(1, len(words)) if words[0]]
+    return (EVERYTHING, prefix, *plain, f"{prefix}:{rest[0]}")
 
 
 def resolve(pattern: str) -> Target:

@@ -66,8 +66,8 @@ class Regions:
     def _of_group(self, group: str) -> Iterable[Region]:
         if group == "*":
             return self.all_regions()
-        if ":" in group:
-            return self.regions.get(group, ())
+        if ":" in group:  # the versions of an operation, too
+            return [r for _, found in items(self.regions) if group in found[0].groups for r in found]
         lead = group + ":"
         return [r for name, found in items(self.regions) if name == group or name.startswith(lead) for r in found]
 

@@ -79,10 +79,14 @@ class TestResolve:
             ("i:v:q", ("*", "q")),
             ("i:v:q:f", ("*", "q", "q:f")),
             ("i:v:q:f:1:2", ("*", "q", "q:f")),
+            ("i:v:q:f.2:1", ("*", "q", "q:f", "q:f.2")),
+            ("i:v:q:a.b.1.2:x", ("*", "q", "q:a", "q:a.b", "q:a.b.1", "q:a.b.1.2")),
+            ("i:v:q:.b:x.y", ("*", "q", "q:.b")),
+            ("i:v:q:" + ".".join("abcdefgh"), ("*", "q", "q:a", "q:a.b", "q:a.b.c", "q:a.b.c.d", "q:a.b.c.d.e.f.g.h")),
         ],
     )
     def test_groups_of_a_key(self, key: str, groups: tuple[str, ...]) -> None:
-        """A key is in everything, in its prefix and in its prefix:operation."""
+        """A key is in everything, in its prefix, in its prefix:operation, and in what that may be a version of."""
         assert groups_of(key, "i:v:") == groups
 
 

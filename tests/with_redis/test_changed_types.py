@@ -12,6 +12,7 @@ import pytest
 
 from aikcache import Cache
 
+from ._staging import hear, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -144,3 +145,39 @@ def test_by_key_and_without_a_type_what_is_there_is_given(kind: Any, caches: tup
     assert caches[1].get_or_load(f.key(1), lambda: "another", type=str) == "another"
     assert f.peek(1) in (None, value)
     assert type(f(1)) is type(value)
+
+
+@pytest.mark.parametrize("versions", [(1, 2), (None, 2), ("1.5", "1.6")])
+@pytest.mark.parametrize("decorated", [True, False])
+def test_the_plain_group_has_every_version_in_it(
+    versions: tuple[Any, Any], decorated: bool, redis_url: str, instance: str
+) -> None:
+    """While a deploy mixes versions, whoever names `prefix:operation` ends the value of each, and so do tags."""
+    with ExitStack() as stack:
+        old, new = pair(lambda: stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)))
+        rows = {1: 0}
+
+        def declare(cache: Cache, version: Any) -> Any:
+            @cache.cached("thing", version=version, tags=("thing:{number}",))
+            def get(number: int) -> int:
+                return rows[number]
+
+            return get
+
+        gets = [declare(cache, version) for cache, version in zip((old, new), versions, strict=True)]
+        third = new
+        if not decorated:  # by a process without the function
+            third, _ = pair(lambda: stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)))
+        ways: list[Callable[[Cache], object]] = [
+            lambda cache: cache.invalidate("thing:get"),
+            lambda cache: cache.invalidate("thing:get:*"),
+            lambda cache: cache.invalidate_tags("thing:1"),
+        ]
+        for teller in (third, old):
+            for end in ways:
+                assert [get(1) for get in gets] == [rows[1]] * 2
+                rows[1] += 1
+                end(teller)
+                for cache in {old, new} - {teller}:
+                    hear(cache, teller)
+                assert [get(1) for get in gets] == [rows[1]] * 2
