@@ -924,9 +924,11 @@ def test_a_replica_that_does_not_answer_confirms_nothing(binary: Path, open_stor
         Server(binary=binary, port=0, config=["repl-diskless-sync-delay 0"]) as server,
         Server(binary=binary, port=0, config=[f"replicaof 127.0.0.1 {server.port}"]) as replica,
     ):
-        store = open_store(server.url, timeout=8)  # a replica has half of it
+        with redis.Redis.from_url(server.url) as client:
+            wait_until(lambda: client.info("replication").get("slave0", {}).get("state") == "online", 60, "the replica")
+        store = open_store(server.url, timeout=6)  # a replica has half of it
+        login, cookie = store.open(None), begun(store, a=1)
         store.records.waits = True
-        login, cookie = store.open(None), begun_in_the_end(store)
         logout, page = store.open(cookie), store.open(cookie)
         assert logout["a"] == page["a"]
         login.bind("user")
@@ -945,13 +947,6 @@ def test_a_replica_that_does_not_answer_confirms_nothing(binary: Path, open_stor
         wait_until(lambda: _goes(lambda: sent.append(store.commit(login))), 3 * PATIENCE, "the login")
         assert isinstance(sent.pop(), Set)
         assert held(store, cookie) == {}
-
-
-def begun_in_the_end(store: SessionStore) -> str:
-    """A session's cookie, as soon as there is a replica."""
-    cookies: list[str] = []
-    wait_until(lambda: _goes(lambda: cookies.append(begun(store, a=1))), 3 * PATIENCE, "a replica")
-    return cookies[0]
 
 
 def _goes(change: Callable[[], object]) -> bool:
