@@ -77,6 +77,11 @@ def read_view(data: bytes) -> object:
     return topology(data, [said], ("here", 1), tls=False)
 
 
+def read_nodes(data: bytes) -> object:
+    masters = [{b"endpoint": b"h", b"port": port, b"role": b"master", b"id": b"id"} for port in (1, 2)]
+    return topology(VIEW[0], [{b"nodes": masters}], ("here", 1), tls=False, nodes=data)
+
+
 def match(data: bytes) -> object:
     matches = matcher("p:", data.decode("latin-1")[:2048])
     return [matches("p:" + text) for text in ("a" * 1000, "ab" * 500, data.decode("latin-1")[:1000])]
@@ -107,6 +112,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
        for name, form in (("JSON", JSON), ("tagged", TAGGED), ("typed", TYPED)) for annotation in ANNOTATIONS},
     "a view of a cluster": (read_view, VIEW),
     "a node": (own_slots, NODES),
+    "all nodes": (read_nodes, NODES),
     "a redirection": (lambda data: redirection(data.decode("latin-1"), ("here", 1)), [b"MOVED 12 h:7001", b"ASK 1 :1"]),
     "a URL": (lambda data: _url.parse(data.decode("latin-1")), URLS),
     "a glob": (match, GLOBS),

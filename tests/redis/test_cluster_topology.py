@@ -106,6 +106,66 @@ def test_any_text_is_a_redirection_or_none(text: str) -> None:
     assert found is None or (0 <= found.slot < SLOTS and 0 < found.address[1] < 65536)
 
 
+def taken_over(first: str, second: str, slots: Any = (0, 100)) -> list[Any]:
+    """A shard as Valkey 9.1 lists it while the node that was replaced is not known to be dead yet."""
+    nodes = [
+        [b"id", name.encode(), b"port", 7001, b"endpoint", name.encode(), b"role", b"master", b"health", b"online"]
+        for name in (first, second)
+    ]
+    return [[b"slots", list(slots), b"nodes", nodes, b"id", b"shard"], *shards((101, 200), endpoint=b"h3", id=b"h3")]
+
+
+NODES = (
+    b"h3 h3:7001@17001 master - 0 0 2 connected 101-200\n"
+    b"old h1:7001@17001 master - 1795763105589 1795763101508 7 connected\n"
+    b"new h2:7001@17001 myself,master - 0 0 8 connected 0-98 99 100 [12->-h3]\n"
+)
+
+
+@pytest.mark.parametrize("slots", [(0, 100), ()], ids=["those of the new one", "those of the old one"])
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")], ids=" ".join)
+def test_the_owner_of_a_shard_with_two_masters_is_whom_the_nodes_name(order: tuple[str, str], slots: Any) -> None:
+    """Whatever their order, and whoever's slots the shard is listed with; both are listened to."""
+    said = taken_over(*order, slots=slots)
+    assert view(said).is_disputed
+    found = topology(INFO, said, ASKED, tls=False, nodes=NODES)
+    owners = dict.fromkeys(range(101), ("new", 7001)) | dict.fromkeys(range(101, 201), ("h3", 7001))
+    assert found.owners == owners
+    assert not found.is_disputed
+    assert found.primaries == {("old", 7001), ("new", 7001), ("h3", 7001)}
+
+
+def test_a_shard_with_one_living_master_is_not_disputed() -> None:
+    """Nobody is asked twice when the one that was replaced has failed, or is a replica."""
+    said = taken_over("old", "new")
+    said[0][3][0][9] = b"fail"
+    assert not view(said).is_disputed
+    assert view(said).owners[0] == ("new", 7001)
+
+
+@pytest.mark.parametrize("nodes", [RuntimeError("NOPERM"), b"", b"OK", NODES.replace(b"new", b"who")])
+def test_where_the_nodes_name_nobody_the_last_master_counts(nodes: object) -> None:
+    """As for a user who may not ask."""
+    assert topology(INFO, taken_over("old", "new"), ASKED, tls=False, nodes=nodes).owners[0] == ("new", 7001)
+
+
+@pytest.mark.parametrize("slots", ["x", "-1", "5-16384", "0-" + "9" * 5000, "0-16383 0", "0-99999999999999999999"])
+def test_nodes_with_what_is_no_slot_are_refused(slots: str) -> None:
+    """The error shows nothing of it."""
+    with pytest.raises(RemoteUnavailableError, match=r"CLUSTER NODES cannot be\.$"):
+        topology(INFO, shards(), ASKED, tls=False, nodes=f"evil h:1@2 master - 0 0 1 connected {slots}".encode())
+
+
+@given(anything | st.binary(max_size=40).map(NODES.replace(b"\n", b" ").__add__))
+def test_whatever_is_said_of_nodes_is_a_view_or_an_error(nodes: Any) -> None:
+    """Nothing else is raised, and every slot is one."""
+    try:
+        found = topology(INFO, taken_over("old", "new"), ASKED, tls=False, nodes=nodes)
+    except RemoteUnavailableError:
+        return
+    assert all(0 <= slot < SLOTS for slot in found.owners)
+
+
 def test_a_node_says_what_it_owns() -> None:
     """Its epoch and ranges, the number of slots in them, and moving slots without their number."""
     line = b"id h:7001@17001,h myself,master - 0 0 7 connected 0-9 12 [13->-other]\n"

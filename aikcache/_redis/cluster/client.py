@@ -32,7 +32,7 @@ from aikcache._concurrency.shared import items
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.exchange import Exchange
 from aikcache._redis.cluster.layout import layout_of
-from aikcache._redis.cluster.topology import Address, Topology
+from aikcache._redis.cluster.topology import NODES, QUESTION, Address, Topology
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
@@ -43,7 +43,6 @@ from aikcache.errors import RemoteError, RemoteUnavailableError
 
 REST = 0.1
 """Seconds between two fetches of the map: a failing node must not cause a storm of them."""
-QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
 
 
 class Cluster:
@@ -272,8 +271,11 @@ class Cluster:
 
     def view(self, address: Address) -> Topology:
         """The cluster as one node sees it. Raises `RemoteError`."""
-        info, shards = self.scout(address).exchange(QUESTION)
+        info, shards = (scout := self.scout(address)).exchange(QUESTION)
         view = _slots.topology(info, shards, address, tls=self._where.tls)
+        if view.is_disputed:
+            info, shards, nodes = scout.exchange((*QUESTION, NODES))
+            view = _slots.topology(info, shards, address, tls=self._where.tls, nodes=nodes)
         if not view.owners:
             raise RemoteUnavailableError("the node knows no owner of any slot.")
         return view

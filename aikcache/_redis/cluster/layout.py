@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from aikcache._redis.cluster import exchange
-from aikcache._redis.cluster.topology import SLOTS, Address, own_slots
+from aikcache._redis.cluster.topology import NODES, SLOTS, Address, own_slots
 
 if TYPE_CHECKING:
     from aikcache._redis.cluster.client import Cluster
@@ -40,7 +40,7 @@ def layout_of(cluster: Cluster) -> Layout:
 
 def _ask(cluster: Cluster, deadline: float) -> Layout:
     asked = [(address, cluster.scout(address)) for address in sorted(cluster.current(deadline).primaries)]
-    replies = exchange.ask_all([node for _, node in asked], [("CLUSTER", "NODES")], deadline)
+    replies = exchange.ask_all([node for _, node in asked], [NODES], deadline)
     slots, owned = {}, 0
     for (address, _), (reply,) in zip(asked, replies, strict=True):
         slots[address], count = own_slots(reply)

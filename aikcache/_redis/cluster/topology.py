@@ -1,8 +1,8 @@
 """Pure functions for Redis Cluster: the slot of a key, the owners of slots, and redirections.
 
 A slot is CRC-16 (XMODEM) of the key, or of the part in its first non-empty braces, modulo 16384. A `Topology` is one
-node's view at one moment, from `CLUSTER INFO` and `CLUSTER SHARDS`. It includes primaries without slots, because they
-already answer for a slot that is moving to them. Immutable.
+node's view at one moment, from `CLUSTER INFO` and `CLUSTER SHARDS`, and right after a takeover `CLUSTER NODES`. It
+includes primaries without slots, because they already answer for a slot that is moving to them. Immutable.
 
 Source: Redis, "Redis cluster specification".
 """
@@ -27,6 +27,8 @@ Command = tuple[str | bytes, ...]
 """The words of a command. No int: hiredis converts one by a Python call that may raise a signal handler's exception,
 which hiredis does not check for, and the process crashes.
 """
+QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
+NODES: Command = ("CLUSTER", "NODES")
 
 
 def slot_of(key: str | bytes) -> int:
@@ -101,6 +103,8 @@ class Topology:
     owners: Mapping[int, Address]
     primaries: frozenset[Address]
     nodes: frozenset[Address]
+    is_disputed: bool = False
+    """Whether only `CLUSTER NODES` can tell which of two masters owns a shard's slots."""
 
     def moved(self, slot: int, address: Address) -> Topology:
         """The same, with one slot at another address."""
@@ -131,34 +135,57 @@ def signature(info: object) -> Signature:
         raise RemoteUnavailableError(f"the server refuses CLUSTER INFO: {foreign.kind(info)}") from None
 
 
-def topology(info: object, shards: object, asked: Address, *, tls: bool) -> Topology:
-    """The view of the node at `asked`. Raises `RemoteUnavailableError` if it has none, or an impossible one."""
+def topology(info: object, shards: object, asked: Address, *, tls: bool, nodes: object = None) -> Topology:
+    """The view of the node at `asked`. Raises `RemoteUnavailableError` if it has none, or an impossible one.
+
+    After a takeover, a shard lists two living masters until the old one is known to be dead. Their order means nothing.
+    `nodes` is the reply to `CLUSTER NODES`. It has one owner for each slot, which the epochs decided. Refused, it
+    names no owner, and the last of the two counts.
+    """
     if not isinstance(shards, list):
         raise RemoteUnavailableError(f"the server refuses CLUSTER SHARDS: {foreign.kind(shards)}")
+    owned = {} if nodes is None else _owned(nodes)
     owners: dict[int, Address] = {}
     primaries: set[Address] = set()
-    nodes: set[Address] = set()
+    known: set[Address] = set()
+    disputed = False
     try:
-        for shard in map(_fields, shards):
-            numbers = _ranges(shard.get("slots") or [])
-            masters: dict[Address, bool] = {}  # and whether each has failed
-            for node in map(_fields, shard.get("nodes") or []):
-                port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
-                address = url.announced(node.get("endpoint"), port, otherwise=asked)
-                nodes.add(address)
-                if _text(node.get("role")) == "master":
-                    masters[address] = _text(node.get("health")).startswith("fail")
-            # A failed primary counts until another has its slots. Both may be listed in one shard.
-            failed = list(masters) if numbers else []
-            living = [address for address, has_failed in masters.items() if not has_failed] or failed
-            primaries.update(living)
-            for found in numbers if living else []:
-                owners.update(dict.fromkeys(found, living[-1]))
+        for shard in shards:
+            slots, addresses, masters = _shard(shard, asked, tls=tls)
+            known.update(addresses)
+            primaries.update(masters)
+            for found in slots if masters else []:
+                owners.update(dict.fromkeys(found, [*masters][-1]))
+            if len(masters) > 1:
+                disputed = True
+                for address, name in masters.items():
+                    for found in owned.get(name, []):
+                        owners.update(dict.fromkeys(found, address))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
         raise RemoteUnavailableError("what the server says to CLUSTER SHARDS cannot be.") from None
-    if len(nodes) > MAX_NODES:
+    if len(known) > MAX_NODES:
         raise RemoteUnavailableError(f"the server speaks of more than {MAX_NODES} nodes.")
-    return Topology(signature(info).epoch, owners, frozenset(primaries), frozenset(nodes))
+    return Topology(
+        signature(info).epoch, owners, frozenset(primaries), frozenset(known), is_disputed=disputed and nodes is None
+    )
+
+
+def _shard(shard: Any, asked: Address, *, tls: bool) -> tuple[list[range], set[Address], dict[Address, str]]:
+    """The slots of a shard, all its nodes, and the masters that count, with their ids."""
+    said = _fields(shard)
+    slots = _ranges(said.get("slots") or [])
+    nodes: set[Address] = set()
+    living: dict[Address, str] = {}
+    failed: dict[Address, str] = {}
+    for node in map(_fields, said.get("nodes") or []):
+        port = (node.get("tls-port") if tls else node.get("port")) or node.get("port") or node.get("tls-port")
+        address = url.announced(node.get("endpoint"), port, otherwise=asked)
+        nodes.add(address)
+        if _text(node.get("role")) == "master":
+            masters = failed if _text(node.get("health")).startswith("fail") else living
+            masters[address] = _text(node.get("id"))
+    # A failed primary counts until another has its slots. Both may be listed in one shard.
+    return slots, nodes, living or (failed if slots else {})
 
 
 def _ranges(numbers: Sequence[Any]) -> list[range]:
@@ -174,14 +201,30 @@ def own_slots(nodes: object) -> tuple[str, int]:
 
     Moving slots are in brackets. Raises `RemoteUnavailableError` if it is no such reply.
     """
-    text = nodes.decode("utf-8", "replace") if isinstance(nodes, bytes) else str(nodes)
-    mine = next((line.split() for line in text.splitlines() if "myself" in line), [])
+    mine = next((line.split() for line in _text(nodes).splitlines() if "myself" in line), [])
     try:
         ranges = [part.partition("-") for part in mine[8:] if not part.startswith("[")]
         owned = sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
         return " ".join([mine[6], *mine[8:]]), owned
     except (IndexError, ValueError):
         raise RemoteUnavailableError(f"the server refuses CLUSTER NODES: {foreign.kind(nodes)}") from None
+
+
+def _owned(nodes: object) -> Mapping[str, list[range]]:
+    """From `CLUSTER NODES`: the slots that each node owns, by its id.
+
+    Raises `RemoteUnavailableError` for what is no slot, or for more slots than there are.
+    """
+    try:
+        found: dict[str, list[range]] = {}
+        for name, *words in map(str.split, _text(nodes).splitlines()):
+            parts = [part.partition("-") for part in words[7:] if not part.startswith("[")]
+            found[name] = _ranges([number for first, _, last in parts for number in (first, last or first)])
+        if sum(len(part) for parts in found.values() for part in parts) > SLOTS:
+            raise ValueError("no slots")
+        return found
+    except ValueError:
+        raise RemoteUnavailableError("what the server says to CLUSTER NODES cannot be.") from None
 
 
 def _fields(pairs: Any) -> Mapping[str, Any]:

@@ -323,6 +323,37 @@ def test_a_takeover_is_seen_in_haste(
     wait_until(lambda: cluster.topology.primaries == primaries, TAKEOVER, "the promotion")  # type: ignore[union-attr]
 
 
+def test_a_primary_that_hangs_is_replaced_before_anybody_takes_it_for_dead(
+    doubled: ClusterTopology, open_cache: OpenCache
+) -> None:
+    """Both ways round: meanwhile the nodes list both, in an order that stays. Nobody's timeout is waited for."""
+    doubled.set_node_timeout(3_600_000)
+    cache = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
+    cluster = cache.engine.remote.connections  # type: ignore[union-attr]
+    assert isinstance(cluster, Cluster)
+    first, replica = doubled.servers[0], doubled.servers[3]
+    name = next(f"n{n}" for n in range(1000) if doubled_owner(doubled, cache, f"n{n}") is first)
+    key = f"row:get:{name}"
+    slot = slot_of(cache.space.full(key))
+    for number, (old, new) in enumerate([(first, replica), (replica, first)]):
+        wait_until(lambda new=new: doubled.in_step(new), TAKEOVER, "the replica")  # type: ignore[misc]
+        old.pause()
+        doubled.ask(new, "CLUSTER", "FAILOVER", "TAKEOVER")
+        address = ("127.0.0.1", new.port)
+
+        def owned(address: object = address) -> bool:
+            return cluster.topology is not None and cluster.topology.owners.get(slot) == address
+
+        def used(number: int = number) -> bool:
+            cache.set(key, number)
+            return bool(cache.get(key) == number)
+
+        wait_until(owned, TAKEOVER, "the new owner to be known")
+        wait_until(used, TAKEOVER, "the new owner to be used")
+        assert all("fail" not in flags.split(",") for _, flags, *_ in doubled.nodes(new))
+        old.resume()
+
+
 def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopology, open_cache: OpenCache) -> None:
     """While one hangs, and must be told something, the others' heartbeats go on: they will tell who takes over."""
     cache = open_cache(plain, connect_timeout=600)
