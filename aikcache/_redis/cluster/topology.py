@@ -139,8 +139,8 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool, nodes: 
     """The view of the node at `asked`. Raises `RemoteUnavailableError` if it has none, or an impossible one.
 
     After a takeover, a shard lists two living masters until the old one is known to be dead. Their order means nothing.
-    `nodes` is the reply to `CLUSTER NODES`. It has one owner for each slot, which the epochs decided. Refused, it
-    names no owner, and the last of the two counts.
+    `nodes` is the reply to `CLUSTER NODES`. It has one owner for each slot, which the epochs decided. A refusal names
+    none, and the last of the two counts.
     """
     if not isinstance(shards, list):
         raise RemoteUnavailableError(f"the server refuses CLUSTER SHARDS: {foreign.kind(shards)}")
