@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from aikcache._settings import url as _url
 from aikcache._settings.secret import Keys, KeySource, Opaque, Secret, hidden, opaque
 from aikcache.errors import ConfigError
 
+C = TypeVar("C", bound=type)
 SHIPPED_TTLS: Mapping[str, float] = {
     "resource": 300.0,
     "search": 600.0,
@@ -118,6 +120,19 @@ def is_key(value: object) -> bool:
     return len(raw) >= MIN_SECRET and len(set(raw)) >= MIN_DISTINCT
 
 
+def _hiding(cls: C) -> C:
+    """Have what is secret hidden before the class's `__init__`, whose arguments a traceback may show."""
+    make = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(make)
+    def __init__(self: Any, **settings: Any) -> None:
+        make(self, **take(settings))
+
+    cls.__init__ = __init__  # type: ignore[misc]
+    return cls
+
+
+@_hiding
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
     """Every setting of a cache: an argument of `Cache` and `configure`, or `AIKCACHE_` and its name in capitals.

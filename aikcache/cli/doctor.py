@@ -30,12 +30,11 @@ def doctor(ctx: click.Context, target: Target, profile: str, monitor_url: str | 
 
     Exit status: 0 nothing, 1 warnings, 2 errors. What could not be looked at is "unknown" and counts as nothing.
     """
-    monitor = None if monitor_url is None else hidden(monitor_url)
     found = examine(
-        target.url.reveal(),
+        target.url,
         instance=target.instance,
         profile="durable" if profile == "durable" else "cache",
-        monitor_url=None if monitor is None else monitor.reveal(),
+        monitor_url=None if monitor_url is None else hidden(monitor_url),
         timeout=target.timeout,
     )
     status = max((STATUS[finding.severity] for finding in found), default=0)

@@ -11,17 +11,21 @@ from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.pool import Pool
 from aikcache._settings import url as _url
 from aikcache._settings.config import CacheConfig, check_seconds
+from aikcache._settings.secret import Secret, hidden
 from aikcache.doctor import checks, facts
 from aikcache.doctor.checks import SEVERITIES, Finding, Profile
-from aikcache.errors import ConfigError, RemoteError
+from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
+
+ODD = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What answers of another form may raise."""
 
 
 def examine(
-    url: str,
+    url: str | Secret[str],
     *,
     instance: str = "aikernel",
     profile: Profile = "cache",
-    monitor_url: str | None = None,
+    monitor_url: str | Secret[str] | None = None,
     timeout: float = 10.0,
 ) -> list[Finding]:
     """What is wrong with the Redis behind `url`, worst first, and what was found in order.
@@ -36,6 +40,7 @@ def examine(
     Raises:
         ConfigError: an argument breaks a rule. Whatever Redis does, or does not, is a finding.
     """
+    url, monitor_url = hidden(url), None if monitor_url is None else hidden(monitor_url)  # no frame below shows them
     if profile not in get_args(Profile):
         raise ConfigError(f"profile must be 'cache' or 'durable', got {str(profile)[:40]!r}.")
     deadline = time.monotonic() + check_seconds("timeout", timeout)
@@ -89,9 +94,13 @@ def _examine_server(
         if server.settings is None and monitor is not None:
             with closing(Pool(monitor)) as other:
                 server = facts.with_settings(server, other, deadline)
+        return checks.judge(server, profile)
+    except ConfigError:
+        raise
     except (RemoteError, OSError) as error:
         return [_away(name, error)]
-    return checks.judge(server, profile)
+    except ODD as error:
+        return [_away(name, RemoteUnavailableError(_odd(error)))]
 
 
 def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> facts.Sentinel:
@@ -102,6 +111,8 @@ def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> fact
         )
     except (RemoteError, OSError) as error:
         return facts.Sentinel(facts.place(address), f"{type(error).__name__}: {error}"[:200])
+    except ODD as error:
+        return facts.Sentinel(facts.place(address), _odd(error))
 
 
 def _name(config: CacheConfig) -> str:
@@ -110,6 +121,10 @@ def _name(config: CacheConfig) -> str:
         return "embedded"
     where = _url.parse(config.url or "")
     return f"primary of {where.service}" if where.service else where.path or facts.place(where.hosts[0])
+
+
+def _odd(error: Exception) -> str:
+    return f"it answers what no Redis does ({type(error).__name__})"
 
 
 def _away(name: str, error: Exception) -> Finding:
@@ -122,7 +137,7 @@ def _sentence(weakness: str) -> tuple[str, str]:
     return evidence, cure
 
 
-def _open_password(url: str) -> list[Finding]:
+def _open_password(url: Secret[str]) -> list[Finding]:
     where = _url.parse("unix:///embedded" if _url.scheme(url) == "embedded" else url)
     far = [host for host, _ in where.hosts if host not in ("localhost", "127.0.0.1", "::1")]
     if where.password is None or where.tls or not far:

@@ -10,13 +10,15 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Final
 
-from aikcache._concurrency.foreign import clean
+from aikcache._concurrency.foreign import clean, kind
 from aikcache._redis.connection import Connection
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.sentinel import Sentinels
+from aikcache._remote.replies import are_like
 
 PINGS: Final = 3
 _ALLOWED: Final = ("NOSCRIPT", "MOVED", "ASK", "TRYAGAIN")
@@ -47,11 +49,12 @@ class Server:
     replicas_wanted: bool = False
 
     def number(self, name: str) -> float:
-        """A figure of INFO, 0 where it is not told."""
+        """A figure of INFO, 0 where it is not told, or is none."""
         try:
-            return float(self.info.get(name, "0"))
+            value = float(self.info.get(name, "0"))
         except ValueError:
             return 0.0
+        return value if isfinite(value) else 0.0
 
     def setting(self, name: str) -> str:
         """A setting's value, "" where it is not known."""
@@ -126,7 +129,7 @@ def ask_server(pool: Pool, commands: Mapping[str, Command], name: str, deadline:
             settings=_settings(link, deadline),
             refused=_refused(dict(zip(commands, replies, strict=True))),
             user=_text(user),
-            clock=0.0 if isinstance(now, ErrorReply) else int(now[0]) + int(now[1]) / 1e6 - middle,
+            clock=_time(now, middle) - middle,
             latency=min(pings),
             replicas_wanted=pool.sentinels is not None,
         )
@@ -145,7 +148,7 @@ def with_settings(server: Server, pool: Pool, deadline: float) -> Server:
 
 def ask_sentinel(sentinels: Sentinels, address: tuple[str, int], deadline: float) -> Sentinel:
     """What one Sentinel says of the service. Raises `RemoteError` or `OSError`."""
-    link, name = sentinels.connect(address, deadline)
+    link, _ = sentinels.connect(address, deadline)
     try:
         service = sentinels.service
         facts, quorum = link.ask([("SENTINEL", "MASTER", service), ("SENTINEL", "CKQUORUM", service)], deadline)
@@ -153,7 +156,7 @@ def ask_sentinel(sentinels: Sentinels, address: tuple[str, int], deadline: float
         link.close()
     if isinstance(facts, dict):
         return Sentinel(place(address), "", _text(quorum), {_text(key): _text(value) for key, value in facts.items()})
-    return Sentinel(place(address), f"answers {_text(facts)} ({name[:16]})")
+    return Sentinel(place(address), kind(facts))  # what it says itself could be anything, our password too
 
 
 def _ping(link: Connection, deadline: float) -> float:
@@ -177,6 +180,13 @@ def _refused(replies: Mapping[str, Any]) -> dict[str, str]:
     """The refusals among them."""
     refusals = {name: str(reply) for name, reply in replies.items() if isinstance(reply, ErrorReply)}
     return {name: code for name, code in refusals.items() if code not in _ALLOWED}
+
+
+def _time(told: Any, otherwise: float) -> float:
+    """Seconds, as TIME tells them; `otherwise` where it tells nothing of that form."""
+    if not are_like(told, (bytes, bytes)) or not all(part.isdigit() and len(part) < 16 for part in told):
+        return otherwise
+    return int(told[0]) + int(told[1]) / 1e6
 
 
 def _lines(info: Any) -> dict[str, str]:

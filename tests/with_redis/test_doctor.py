@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import redis
 
+from aikcache._settings.config import CacheConfig
 from aikcache.doctor import Finding, examine
 from aikcache.errors import ConfigError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology
 
+from .._canary import shown
+from ._hostile import ODD, Hostile, array, bulk
 from ._workers import PATIENCE
 
 PASSWORD = "hunter2-of-the-canary"
@@ -81,8 +85,78 @@ def test_a_server_that_is_away_or_hangs_is_a_finding(own_server: Server) -> None
     assert complaints(found) == {("reachable", "error")}
     assert PASSWORD not in repr(found)
     assert complaints(examine("redis://127.0.0.1:1")) == {("reachable", "error")}
-    assert {one.check for one in examine("redis+cluster://127.0.0.1:1", timeout=0.5)} == {"reachable"}
+    assert complaints(examine("redis+cluster://127.0.0.1:1", timeout=0.5)) == {("reachable", "error")}
     with pytest.raises(ConfigError, match="profile must be 'cache' or 'durable', got 'session'"):
         examine(own_server.url, profile="session")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="timeout must be"):
         examine(own_server.url, timeout=0)
+
+
+class Odd(Hostile):
+    """A server in order, but for what it answers to some commands. It knows our password."""
+
+    def __init__(self, **answers: bytes) -> None:
+        super().__init__("", b"")
+        self._answers = answers
+
+    def _answer(self, name: str, words: list[bytes], newer: bool) -> Iterator[bytes]:
+        command = name.split()[-1]
+        if command in self._answers:
+            yield self._answers[command]
+        elif name == "INFO":
+            yield bulk(b"redis_version:7.2.16\r\nrole:master\r\naof_enabled:1\r\nmaxmemory_policy:allkeys-lru\r\n")
+        elif name == "TIME":
+            yield array(bulk(b"%d" % time.time()), bulk(b"1"))
+        elif name == "CONFIG":
+            yield b"%1\r\n" + bulk(b"maxclients") + bulk(b"0")
+        elif name == "ACL":
+            yield bulk(b"me")
+        elif name == "EVALSHA":
+            yield b"-NOSCRIPT there is none\r\n"
+        else:
+            yield from super()._answer(name, words, newer)
+
+
+FIGURES = ("maxmemory", "used_memory", "connected_slaves", "connected_clients", "rejected_connections")
+ANSWERS = {name: odd for name, odd in ODD.items() if name not in ("silence", "half an answer")} | {
+    "a map of lists": b"%1\r\n" + array(bulk(b"a")) + bulk(b"b"),
+    "no figures": array(bulk(b"nan"), bulk(b"x")),
+    "long figures": array(bulk(b"9" * 5000), bulk(b"1")),
+    "one figure": array(bulk(b"1")),
+    "infinity": bulk(b"".join(b"%b:inf\r\n" % name.encode() for name in FIGURES)),
+    "none": bulk(b"".join(b"%b:nan\r\n" % name.encode() for name in FIGURES)),
+    "our password everywhere": bulk(
+        b"".join(b"%b:%b\r\n" % (name.encode(), PASSWORD.encode()) for name in
+                 ("redis_version", "role", "maxmemory_policy", "aof_enabled", "aof_last_write_status", "server_name"))
+    ),
+    "our password": bulk(PASSWORD.encode()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_no_redis_answers_is_a_finding_and_is_not_repeated(name: str) -> None:
+    """Whatever one command is answered, also our password, which the server was told."""
+    for command in ("INFO", "TIME", "CONFIG", "ACL", "MASTER", "CKQUORUM"):
+        with Odd(**{command: ANSWERS[name]}) as server:
+            place = f":{PASSWORD}@127.0.0.1:{server.port}"
+            of_sentinel = command in ("MASTER", "CKQUORUM")
+            url = f"redis+sentinel://{place}/main?sentinel_password={PASSWORD}" if of_sentinel else f"redis://{place}"
+            found = examine(url, timeout=PATIENCE)
+        assert found, command
+        text = "".join(map(str, found))
+        assert PASSWORD not in text, command
+        assert "\x1b" not in text, command
+
+
+@pytest.mark.parametrize("wrong", ["redis://:{}@127.0.0.1:99999/0", "{}", "redis://:{}@h/x", "redis://:{}@h?nosuch=1"])
+def test_a_url_that_breaks_a_rule_is_not_shown_by_a_traceback(wrong: str) -> None:
+    """Neither of `examine`, as the server's or the monitor's, nor of a configuration that is made by hand."""
+    url = wrong.format(PASSWORD)
+    for make in (
+        lambda: examine(url),
+        lambda: examine("redis://127.0.0.1:1", monitor_url=url),
+        lambda: CacheConfig(url=url),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            make()
+        assert PASSWORD not in shown(caught.value)
