@@ -27,7 +27,12 @@ def explain(engine: Engine, call: Call) -> dict[str, Any]:
         there = {"error": str(error)}
     report["remote"] = there
     stale_ttl = call.policy.stale_ttl
-    if entry is not None and _reads(call, entry) and now < min(entry.deadline, entry.fresh_until + stale_ttl):
+    if (
+        entry is not None
+        and engine.freshness.trusted(entry, now)
+        and _reads(call, entry)
+        and now < min(entry.deadline, entry.fresh_until + stale_ttl)
+    ):
         answer = "local"
     elif there is not None and there.get("current") and there["seconds_left"] + stale_ttl > 0:
         answer = "remote"

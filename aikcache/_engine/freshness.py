@@ -51,10 +51,13 @@ class Freshness:
             return SERVE
         return RENEW if overdue < 0 or overdue < policy.stale_ttl else FALLBACK
 
+    def trusted(self, entry: Entry, now: float) -> bool:
+        """Whether the channel is live, or the entry younger than `max_staleness`."""
+        return now < entry.region.trusted_until or now < entry.created_at + self._max_staleness
+
     def value(self, entry: Entry, codec: Codec, now: float) -> Any:
         """The value of a trusted entry that has not expired, if it has the requested type; else `MISSING`."""
-        trusted = now < entry.region.trusted_until or now < entry.created_at + self._max_staleness
-        if now >= entry.deadline or not trusted or not self._local.touch(entry):
+        if now >= entry.deadline or not self.trusted(entry, now) or not self._local.touch(entry):
             return MISSING
         value = entry.value
         if type(value) is EncodedValue:

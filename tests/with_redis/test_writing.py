@@ -9,9 +9,11 @@ import pytest
 import redis
 
 from aikcache import Cache, EncodeError
+from aikcache.testing import Server
 from aikcache.testing.proxy import Proxy
 
-from ._workers import PATIENT, connect
+from ._staging import Ahead
+from ._workers import PATIENCE, PATIENT, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -74,3 +76,32 @@ def test_explain_agrees_with_the_call_on_a_value_without_expiry(redis_url: str, 
         assert (told["answer"], told["remote"]["fresh"], told["remote"]["seconds_left"]) == ("remote", True, 60.0)
         assert f(1) == 1
         assert runs == [1]
+
+
+@pytest.mark.parametrize("server", ["answers", "is down"])
+def test_explain_agrees_with_the_call_on_a_value_that_is_not_trusted(
+    server: str, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When `max_staleness` has passed without a word of the channel, `.explain` names no local value either."""
+    clock = Ahead(monkeypatch)
+    with Cache(
+        own_server.url, instance=instance, max_staleness=20, local_ttl=1000, timeout=10, connect_timeout=10
+    ) as cache:
+        runs = []
+
+        @cache.cached("p", ttl=1000)
+        def f(x: int) -> int:
+            runs.append(x)
+            return x
+
+        assert cache.wait_coherent(PATIENCE)
+        f(1)
+        assert f.explain(1)["answer"] == "local"
+        if server == "is down":
+            own_server.kill()
+        clock.advance(500)
+        expected = {"answers": "remote", "is down": "load"}[server]
+        assert f.explain(1)["answer"] == expected
+        f(1)
+        assert f.cache_info().hits == (server == "answers")
+        assert len(runs) == 1 + (server == "is down")
