@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What the installation is made of; the C part is built where there is a compiler and Python.h.
 SOURCES := setup.py aikcache/_fast.c
 
-.PHONY: demo test pure uncompiled lowest check docs ops-check ops-demo bench clean \
+.PHONY: demo test pure uncompiled lowest check docs ops-check ops-demo bench dist clean \
 	redis-up redis-status redis-failover redis-down
 
 demo: $(VENV)/.embedded
@@ -55,6 +55,21 @@ ops-demo: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# The sdist and, of it, a wheel for each Python at hand, which is tried in an empty environment outside the checkout.
+PYTHONS ?= python3.11 python3.12 python3.13
+dist: $(VENV)/.made
+	rm -rf dist
+	$(PIP) install build
+	$(BIN)/python -m build --sdist --outdir dist >/dev/null
+	@set -e; away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; cp tests/decorators/_oracle.py "$$away"; \
+	for python in $(PYTHONS); do \
+		$$python -c '' 2>/dev/null || continue; \
+		rm -rf "$$away/wheel"; $$python -m venv --clear "$$away/env"; here="$$away/env/bin/python"; \
+		"$$here" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$$away/wheel" dist/*.tar.gz; \
+		"$$here" -m pip --quiet --disable-pip-version-check install "$$away"/wheel/*.whl; \
+		(cd "$$away" && env -u PYTHONPATH "$$here" _oracle.py 20000 1); cp "$$away"/wheel/*.whl dist; \
+	done; ls dist
 
 # The shipped Redis configuration on this machine: TOPOLOGY=cluster, PROFILE=durable, PORT=17000, TLS=1 as wanted.
 # DIRECTORY=…, for all four, where there is to be another one beside it.

@@ -16,7 +16,9 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+import aikcache
 from aikcache import Cache
+from aikcache._compiled import WHY_NOT
 from aikcache._decorators import wrapper
 
 CALLS_OF_ONE = 500
@@ -119,4 +121,5 @@ def compare(count: int, seed: int) -> int:
 if __name__ == "__main__":
     logging.disable()
     calls, start = int(sys.argv[1]), int(sys.argv[2])
+    print(f"Python {sys.version.split()[0]}, {aikcache.__file__}, compiled: {not WHY_NOT}. {WHY_NOT}")
     print(f"{calls} calls, {compare(calls, start)} hits of compiled wrappers, no difference")

@@ -70,6 +70,18 @@ class TestPresence:
         code = "from aikcache import _compiled as c; print(c.fast, c.WHY_NOT)"
         assert pure(code, AIKCACHE_PURE="1") == "None AIKCACHE_PURE is set"
 
+    def test_statistics_and_doctor_say_whether_it_is_in(self) -> None:
+        """`stats().compiled`, and a finding with the reason."""
+        code = (
+            "from aikcache import Cache, doctor\n"
+            "found = doctor.examine('redis://127.0.0.1:1')\n"
+            "print(Cache().stats().compiled, [f.evidence for f in found if f.check == 'extension'])"
+        )
+        assert pure(code, AIKCACHE_PURE="1") == "False ['local hits are answered in Python: AIKCACHE_PURE is set']"
+        assert Cache().stats().compiled == (fast is not None)
+        if fast is not None:
+            assert pure(code) == "True ['local hits are answered in C']"
+
     def test_a_broken_one_is_left_out(self) -> None:
         """An extension that cannot be loaded is as none."""
         code = "import sys; sys.modules['aikcache._fast'] = None; from aikcache import _compiled as c; print(c.fast)"
