@@ -1,4 +1,6 @@
-"""A local entry costs some 270 bytes beyond its key and value; a mutable value 4 KiB more, which orjson leaves behind.
+"""A local entry costs 210 bytes beyond its key and value with the C extension, and 270 without.
+
+A mutable value takes 4 KiB more, which orjson leaves behind.
 
 Counted by tracemalloc while a local cache is filled: all that the entries add, less the text of their keys. Arguments
 and values exist before, but for a mutable value, whose encoded form is counted as the entry's. S3-FIFO's queues, the

@@ -29,6 +29,7 @@ from aikcache._keys.patterns import groups_of
 from aikcache._local.entry import Entry, EntryStore
 from aikcache._local.region import Region
 from aikcache._local.regions import Regions
+from aikcache._local.tag_index import TagIndex
 from aikcache._settings.config import CacheConfig
 
 PURGE = 16
@@ -60,7 +61,7 @@ class LocalTier(Regions):
         self._store: Any = self._make_store(config)
         self._native = config.policy == "s3fifo"
         self._linked = 0
-        self._tags: dict[Hashable, dict[Entry, None]] = {}
+        self._tags = TagIndex()
         self.changes = 0  # counts fills and drops: while it stands still, a look-up need not be repeated
         self._purging: list[Region] = []  # those that have ended entries
         self._lead = Keyspace(config.instance, config.version).namespace_prefix
@@ -98,7 +99,7 @@ class LocalTier(Regions):
                 region.hits += sum(entry.hits for entry in region.ended[-1].values())
                 region.ended.pop()
         self._store = self._make_store(self._config)
-        self._tags, self._purging, self._linked, self.bytes = {}, [], 0, 0
+        self._tags, self._purging, self._linked, self.bytes = TagIndex(), [], 0, 0
         for region in self.all_regions():
             self._divert(region)
 
@@ -185,7 +186,7 @@ class LocalTier(Regions):
         self.bytes += entry.size
         self._linked += 1
         for tag in entry.tags:
-            self._tags.setdefault(tag, {})[entry] = None
+            self._tags.add(tag, entry)
         if entry.tags and not region.tagged:
             region.tagged = True
             self._divert(region)
@@ -245,11 +246,7 @@ class LocalTier(Regions):
         self._linked -= 1
         self.bytes -= entry.size
         for tag in entry.tags:
-            holders = self._tags.get(tag)
-            if holders is not None:
-                holders.pop(entry, None)
-                if not holders:
-                    del self._tags[tag]
+            self._tags.remove(tag, entry)
         self.guard.release(entry)
 
     def _forget(self, entry: Entry) -> None:
@@ -321,7 +318,7 @@ class LocalTier(Regions):
             if region.ended and region not in self._purging:
                 self._purging.append(region)
         self._other.epoch += 1
-        for entry in list(self._tags.get((group,), ())):
+        for entry in self._tags[(group,)]:
             self._forget(entry)
 
     def _drop_tag(self, tag: str) -> None:
@@ -329,7 +326,7 @@ class LocalTier(Regions):
         for region in self.all_regions():
             if region.tagged:
                 region.epoch += 1
-        for entry in list(self._tags.get(tag, ())):
+        for entry in self._tags[tag]:
             self._forget(entry)
 
     def _drop_matching(self, matches: Callable[[str], object]) -> None:

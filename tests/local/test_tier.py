@@ -177,7 +177,8 @@ class LocalTierMachine(RuleBasedStateMachine):
     @invariant()
     def no_tag_remembers_what_is_gone(self) -> None:
         held = stored(self.tier)
-        for tag, entries in self.tier._tags.items():
+        for tag in self.tier._tags:
+            entries = self.tier._tags[tag]
             assert entries
             assert all(tag in entry.tags and held.get(entry.key) is entry for entry in entries)
 
@@ -251,7 +252,7 @@ class WithTtl(LocalTierMachine):
         """What a tag remembers of the dropped is still in a table, or on its way out, so that it will be forgotten."""
         linked = {id(entry) for region in self.tier.all_regions() for entry in region.table.values()}
         leaving = {id(e) for region in self.tier._purging for table in region.ended for e in table.values()}
-        for entries in self.tier._tags.values():
+        for entries in map(self.tier._tags.__getitem__, self.tier._tags):
             assert all(id(entry) in linked | leaving for entry in entries)
 
 
