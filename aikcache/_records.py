@@ -39,6 +39,8 @@ class RecordType:
     hooked: bool = False
     state_names: frozenset[str] = frozenset()
     """The names of its state. An instance with others hides something of its class behind them, or is misused."""
+    required: frozenset[str] = frozenset()
+    """Those that its `__init__` sets. An instance without them raises AttributeError where they are read."""
 
     @property
     def is_enum(self) -> bool:
@@ -66,6 +68,8 @@ class RecordType:
             return self._call(state)
         if not self.state_names.issuperset(state):
             raise ValueError("state that is no field")
+        if not self.required <= state.keys():
+            raise ValueError("a field without a value")
         record: object
         if self.kind == "namedtuple":
             if len(items) != len(self.fields):
@@ -119,6 +123,7 @@ def record_type_of(cls: type) -> RecordType | None:
         frozen,
         _is_hooked(cls, kind),
         frozenset(_state_names(cls, kind, fields)) | members.keys(),
+        frozenset(_required(cls, kind, fields)),
     )
 
 
@@ -163,6 +168,14 @@ def _state_names(cls: Any, kind: str, fields: tuple[str, ...]) -> tuple[str, ...
     if kind == "dataclass":  # without class variables
         return tuple(field.name for field in dataclasses.fields(cls))
     return (*fields, _ATTRS_HASH) if kind == "attrs" else fields
+
+
+def _required(cls: Any, kind: str, fields: tuple[str, ...]) -> tuple[str, ...]:
+    if kind == "dataclass":
+        return tuple(field.name for field in dataclasses.fields(cls) if field.init)
+    if kind == "attrs":
+        return tuple(attribute.name for attribute in cls.__attrs_attrs__ if attribute.init)
+    return (*fields, "__pydantic_fields_set__") if kind == "pydantic" else ()
 
 
 def _members(cls: type) -> dict[str, types.MemberDescriptorType]:

@@ -44,9 +44,9 @@ _TAG_END: Final = b"\xff"
 _INFINITY: Final = float("inf")
 _WORTH_IT: Final = 0.9
 # A payload that inflates by more is not compressed, and not inflated, unless it stays small. Otherwise a few forged
-# kilobytes in Redis would cost each reader megabytes.
+# kilobytes in Redis would cost each reader megabytes, and a batch reads hundreds of them.
 _INFLATES_AT_MOST: Final = 64
-_SMALL: Final = 1 << 20
+_SMALL: Final = 1 << 12
 MAX_TAGS: Final = 4096
 # Payloads below _LARGE bytes are compressed at this level, whose literals are not entropy-coded: reading the tables of
 # that coding takes three times as long as inflating so small a value (1 to 2 KiB: 3.6 µs at 0.44×, 1.3 µs at 0.57×).
@@ -84,14 +84,17 @@ class Frame(NamedTuple):
     sealed_ms: int | None = None
     """The longest PTTL that the seal allows; None where it is not sealed."""
 
+    def put_back(self, pttl: int) -> bool:
+        """Whether it is sealed, and Redis would keep it for longer than it was sealed for. Such a value has expired."""
+        return self.sealed_ms is not None and not 0 <= pttl <= self.sealed_ms
+
     def seconds_left(self, pttl: int) -> tuple[float, float]:
         """Seconds that it is fresh from when Redis replied `pttl` (below 0: stale for so long), and that it may be
         kept.
 
-        A value whose expiry was removed in Redis may be kept once more for its whole life. A sealed value that would
-        stay longer than it was sealed for was put back, or kept, by another program: it has expired.
+        A value whose expiry was removed in Redis may be kept once more for its whole life.
         """
-        if self.sealed_ms is not None and not 0 <= pttl <= self.sealed_ms:
+        if self.put_back(pttl):
             pttl = 0
         kept = pttl / 1000 if pttl >= 0 else self.redis_ttl_ms / 1000 if pttl == ENDLESS else 0.0
         return kept - (self.redis_ttl_ms - self.ttl_ms) / 1000, kept
@@ -132,6 +135,11 @@ class Framer:
             self._seal = RingSeal(secret, wall) if isinstance(secret, KeySource) else Seal(secret, wall)
         self._kind = 0 if self._seal is None else SEALED
         self._local = threading.local()
+
+    @property
+    def seals(self) -> bool:
+        """Whether every frame is sealed."""
+        return self._seal is not None
 
     def pack(
         self,

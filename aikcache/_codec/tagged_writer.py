@@ -143,6 +143,9 @@ class _Writer:
         node: list[object] = [self.table.names[record_type.cls], len(values)]
         node += self.items(tuple.__iter__(values), depth)
         state = record_type.state(record)
+        for name in record_type.required - state.keys():
+            what = f"{type(record).__qualname__} without a value for its field {name}"
+            raise _RefusedError(what, "Give the field a value: without one a reader meets an AttributeError.")
         for name, value in state.items():
             if name not in record_type.state_names:
                 what = f"{type(record).__qualname__}.{name}, which is no field,"

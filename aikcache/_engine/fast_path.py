@@ -98,7 +98,7 @@ class FastPath:
         self._max_staleness = filler.config.max_staleness
         self._holds = filler.config.local_ttl > 0
         # What Redis would keep for longer than it was sealed for has been put back: a sealed value's life is asked for.
-        self._sealed = filler.config.secret is not None
+        self._sealed = shared.framer.seals
         self._bases: dict[str, Base] = {}  # by region
 
     def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:

@@ -163,6 +163,8 @@ class Filler:
     def accept(self, attempt: Attempt, frame: Frame, pttl: int) -> tuple[Any, CachedValue] | None:
         """The value of a current frame, filed locally, if it answers."""
         codec = attempt.policy.codec
+        if frame.put_back(pttl):  # not even as a stale value
+            return None
         if not codec.reads(frame.schema):
             why = "the return annotation, or type=, or a class of it has changed since it was stored"
             self.reporter.report(f"schema:{attempt.region.name}", f"{attempt.key} is loaded again: {why}.")

@@ -20,7 +20,7 @@ from typing import Any
 from aikcache._codec.frame import Frame
 from aikcache._engine.fast_path import NOTHING, FastPathMiss
 from aikcache._engine.policy import Policy
-from aikcache._engine.versioned_store import VersionedStore
+from aikcache._engine.versioned_store import MOST_BATCH_TAGS, VersionedStore
 from aikcache._keys.patterns import ANY_TAG, tag_group
 from aikcache._local.region import Region
 from aikcache._remote.replies import NOT_READ
@@ -34,6 +34,7 @@ class StrongPath:
 
     def __init__(self, remote_tier: VersionedStore) -> None:
         self._remote_tier = remote_tier
+        self._sealed = remote_tier.framer.seals  # then the PTTL is read as well
         self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
 
     def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, late: bool) -> Any:
@@ -52,15 +53,15 @@ class StrongPath:
             if base is None:
                 base = self._bases[region.name] = pack_names(map(remote.keyspace.stamp, region.groups))
             packed_names = base + pack_names(map(remote.keyspace.stamp, more)) if more else base
-            answer = remote.consult(name, packed_names, len(region.groups) + len(more))
+            answer = None if self._sealed else remote.consult(name, packed_names, len(region.groups) + len(more))
             if answer is None:
                 (read,), found = remote.read([key], (*region.groups, *more))
                 answer = read._replace(stamps=found)
-            data, _, found = answer
+            data, pttl, found = answer
             if data is None:
                 return FastPathMiss(Read(None, NO_VALUE, found))
             frame = self._remote_tier.framer.unpack(key, data, name)
-            if frame.redis_ttl_ms != frame.ttl_ms:  # kept longer than it is fresh: its age must be read
+            if frame.redis_ttl_ms != frame.ttl_ms or frame.put_back(pttl):  # kept longer than it is fresh: read its age
                 return NOTHING
             if frame.tags == tags:
                 current = found[: len(found) - late]
@@ -94,7 +95,12 @@ class StrongPath:
             if not self._remote_tier.trust.covers():
                 return found
             server_generation = stamps.server_generation
-            values, groups = remote.consult_many(names, region.groups)
+            if self._sealed:
+                reads, groups = remote.read(keys, region.groups)
+                values, pttls = [read.data for read in reads], [read.pttl for read in reads]
+            else:
+                values, groups = remote.consult_many(names, region.groups)
+                pttls = [NOT_READ] * len(keys)
             frames: dict[int, Frame] = {}
             payloads: dict[int, tuple[int, bytes, bytes]] = {}
             tagged: dict[str, None] = {}
@@ -108,7 +114,9 @@ class StrongPath:
                     payloads[i] = first.codec, payload, first.schema
                     continue
                 frame = self._unpack(key, name, data)
-                if frame is None or base is None:
+                if frame is None or base is None or frame.put_back(pttls[i]):
+                    continue
+                if len(tagged) + len(frame.tags) > MOST_BATCH_TAGS:
                     continue
                 frames[i] = frame
                 tagged.update((tag_group(tag), None) for tag in frame.tags)

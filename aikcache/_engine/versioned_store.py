@@ -27,6 +27,9 @@ from aikcache._remote.store import Busy, Life, Read, RedisStore
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import DecodeError, InvalidKeyError
 
+MOST_BATCH_TAGS = 1 << 15
+"""Tags of a batch whose stamps are read together. What has more is loaded again: so many short ones take a second."""
+
 
 class Standing(NamedTuple):
     """The state of the cached stamps."""
@@ -136,12 +139,16 @@ class VersionedStore:
     def parse(self, found: Sequence[tuple[Attempt, bytes | None]]) -> list[Frame | None]:
         """The frames of many values. The stamps of tags that no attempt named are read in one round trip for all."""
         frames: list[Frame | None] = []
+        tags: list[list[str]] = []
         unknown: dict[str, None] = {}
         for attempt, data in found:
             frame = None if data is None else self._parse(attempt, data)
+            if frame is not None and len(unknown) + len(frame.tags) > MOST_BATCH_TAGS:
+                self.reporter.report("tags", f"a batch has more than {MOST_BATCH_TAGS} tags: ask for fewer at once.")
+                frame = None
             frames.append(frame)
-            if frame is not None:
-                unknown.update((tag_group(name), None) for name in frame.tags if tag_group(name) not in attempt.stamps)
+            tags.append([] if frame is None else list(map(tag_group, frame.tags)))
+            unknown.update((name, None) for name in tags[-1] if name not in attempt.stamps)
         if unknown:
             names = list(unknown)
             epoch, _, current_at = self._standing()
@@ -150,11 +157,12 @@ class VersionedStore:
             if not cached:
                 stamps = self.remote.read_stamps(names, probing=not self.trust.covers())
                 self.stamps.remember(names, stamps, epoch)
-            for attempt, _ in found:
+            read = dict(zip(names, stamps, strict=True))
+            for (attempt, _), own in zip(found, tags, strict=True):
                 if cached:
                     attempt.read_started_at = min(attempt.read_started_at, current_at)
-                for name, stamp in zip(names, stamps, strict=True):
-                    attempt.stamps.setdefault(name, stamp)
+                for name in own:  # of its own frame alone: all those of a large batch would be its square
+                    attempt.stamps.setdefault(name, read.get(name))
         return frames
 
     def _parse(self, attempt: Attempt, data: bytes) -> Frame | None:

@@ -32,10 +32,10 @@ if ARGV[5] ~= '1' then
     return {value, redis.call('PTTL', KEYS[1])}
   end
   local lease = redis.pcall('GET', KEYS[2])
-  -- a lease under other stamps is a doomed load's, and one without end is nobody's: they are taken over
+  -- a lease under other stamps is a doomed load's; one without end, or with a far one, is nobody's: they are taken over
   if type(lease) == 'string' and string.sub(lease, 1, 16) ~= ARGV[1] and string.sub(lease, 17) == ARGV[2] then
     local left = redis.call('PTTL', KEYS[2])
-    if left >= 0 then return left end
+    if left >= 0 and left <= math.max(tonumber(ARGV[3]) * 100, 600000) then return left end
   end
 end
 return redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'PX', ARGV[3])

@@ -220,6 +220,20 @@ def test_state_that_is_no_field_is_refused(cls: type, body: list[object]) -> Non
         codec.decode(TAGGED, payload, codec.schema)
 
 
+@pytest.mark.parametrize(("cls", "body"), [(Account, [0, "name", "a"]), (Row, [0])])
+def test_a_record_without_all_its_fields_is_refused(cls: type, body: list[object]) -> None:
+    """A reader would meet an AttributeError wherever it looked at the field; it is not written either."""
+    codec = Codec(cls)
+    payload = orjson.dumps({"!r": [f"tests.codec.test_conforming.{cls.__qualname__}", *body]})
+    with pytest.raises(DecodeError):
+        codec.decode(TAGGED, payload, codec.schema)
+    for value in (Account("a"), Row(1)):
+        if isinstance(value, cls):
+            vars(value).popitem()
+            with pytest.raises(EncodeError, match=f"{cls.__qualname__} without a value for its field"):
+                Codec(Any | cls).encode(value)
+
+
 @pytest.mark.parametrize("value", [Account("a"), Row(1), LoosePair(1)], ids=lambda value: type(value).__qualname__)
 def test_a_record_with_more_than_its_fields_is_not_stored(value: Any) -> None:
     """What would be refused when it is read is refused when it is stored, with its name."""

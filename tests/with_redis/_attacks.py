@@ -121,17 +121,31 @@ def chooser(url: str) -> Victim:
         yield judged(plain.cache_info().currsize, 3000)
 
 
-def sealed(url: str, *, batch: bool = False) -> Victim:
-    """Has stored 1, then invalidated it and stored 2, then 3 by an older process; its attacker puts 1 back."""
-    with open_cache(url, secret=SECRET) as cache:
+def sealed(url: str, *, batch: bool = False, stale_ttl: float = 0.0, **settings: Any) -> Victim:
+    """Has stored 1, then invalidated it and stored 2; its attacker puts 1 back. `stale_ttl`: as it is since then."""
+    with open_cache(url, secret=SECRET, **settings) as cache:
         results = iter(range(1, 9))
-        cached = cache.cached("x", operation="get", ttl=600)(lambda n: next(results))
+
+        def get(n: int) -> int:
+            return next(results)
+
+        cached = cache.cached("x", ttl=600)(get)
         cached(1)
         yield "ready"  # the attacker keeps a copy
         cached.invalidate(1)
         assert cached(1) == 2
+        cached = cache.cached("x", ttl=600, stale_ttl=stale_ttl)(get)
         yield "ready"  # and puts it back
         yield judged((cached.many([1]) == [1]) if batch else (cached(1) == 1), False)
+
+
+def batches(url: str, **settings: Any) -> Victim:
+    """Reads all at once what it has stored under 100 keys."""
+    with open_cache(url, **settings) as cache:
+        cached = cache.cached("x", operation="get", tags=("x:{n}",))(lambda n: n)
+        cached.many(range(100))
+        yield "ready"
+        yield judged(cached.many(range(100)), list(range(100)))
 
 
 def journalled(url: str, names: int) -> Victim:
@@ -193,6 +207,19 @@ def forge(raw: Any, payload: bytes, codec: int = TAGGED, *, zstd: bool = False, 
     head = HEADER.pack(magic, version, zstd, codec, *rest, len(KEY), len(names))
     body = head + KEY.encode() + names + payload
     return put(raw, KEY, body + struct.pack("<I", zlib.crc32(body)))
+
+
+def forge_all(raw: Any, payload: bytes, *, zstd: bool = False, tags: int = 0) -> int:
+    """The same under 100 keys, each with tags of its own."""
+    sent, keys = 0, sorted(raw.scan_iter(f"{LEAD}x:get:*"))
+    for number, key in enumerate(keys):
+        magic, version, _, _, *rest, _, _ = HEADER.unpack_from(raw.get(key))
+        names = b"".join(b"%x\xff" % (number * tags + n) for n in range(tags))
+        head = HEADER.pack(magic, version, zstd, 0, *rest, len(key), len(names))
+        body = head + key + names + payload
+        sent += put(raw, key.decode(), body + struct.pack("<I", zlib.crc32(body)))
+    assert len(keys) == 100
+    return sent
 
 
 def put(raw: Any, name: str, value: bytes) -> int:
@@ -258,6 +285,7 @@ def colliding(count: int) -> list[str]:
     return ['{"!i":"%x"}' % (P * n) for n in range(1, count)]
 
 
+INFLATING = zstandard.ZstdCompressor(level=19).compress(b"[" + b"[]," * 87_000 + b"1]")
 ZONES = [zone.encode() for zone in sorted(available_timezones())] * 40
 GLOBS = (
     "*?" * 500 + "!",
@@ -327,6 +355,25 @@ CASES: dict[str, Case] = {
     ),
     "a foreign list of 300 000 processes": Case(
         publisher, lambda raw: put(raw, f"{FLEET}list", b" ".join(b"%016x" % n for n in range(300_000)))
+    ),
+    "the same, read strongly": Case(
+        lambda url: sealed(url, consistency="strong"), lambda raw: keep_copy(raw, KEY)
+    ),
+    "the same, read strongly in a batch": Case(
+        lambda url: sealed(url, batch=True, consistency="strong"), lambda raw: keep_copy(raw, KEY)
+    ),
+    "the same, where stale values may answer": Case(
+        lambda url: sealed(url, stale_ttl=60), lambda raw: keep_copy(raw, KEY)
+    ),
+    "100 values of 37 bytes that inflate": Case(
+        batches, lambda raw: forge_all(raw, INFLATING, zstd=True)
+    ),
+    "100 values that inflate, read strongly": Case(
+        lambda url: batches(url, consistency="strong"), lambda raw: forge_all(raw, INFLATING, zstd=True)
+    ),
+    "100 values of 4000 tags each": Case(batches, lambda raw: forge_all(raw, b"1", tags=4000)),
+    "100 values of 4000 tags each, read strongly": Case(
+        lambda url: batches(url, consistency="strong"), lambda raw: forge_all(raw, b"1", tags=4000)
     ),
     "a journal of 300 000 globs": Case(lambda url: journalled(url, 300_000)),
     "a journal of 9000 globs": Case(lambda url: journalled(url, 9000)),

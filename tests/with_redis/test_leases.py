@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import redis
 
 from aikcache._engine.engine import Engine
 from aikcache._remote.store import RedisStore
@@ -178,6 +179,27 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
         assert first.result() == "old"
         assert shop.get.peek("tea") == "new"
         shop.get.invalidate("tea")
+
+
+@pytest.mark.parametrize("life", [None, 10**9])
+def test_a_lease_that_would_never_end_is_taken_over(
+    life: int | None, bare: Spec, database: Database, open_shop: OpenShop
+) -> None:
+    """Nobody holds a lease without an end, or with one that is days away: the value is loaded and stored at once."""
+    shop = open_shop(bare.but(lease_wait=10 * PATIENCE))
+    database.hold("tea")
+    first = Background(shop.get, "tea")
+    database.wait_held("tea")
+    (lease,) = leases(database, bare)
+    with redis.Redis.from_url(bare.url) as raw:
+        held: Any = raw.get(lease)
+        database.let_go("tea")
+        first.result()
+        raw.delete(shop.get.key("tea"))
+        raw.set(lease, b"e" * 16 + held[16:], px=life)
+    assert Background(shop.get, "tea").result() == "tea as it is"
+    assert database.client.exists(shop.get.key("tea"))
+    assert not database.client.exists(lease)
 
 
 @pytest.mark.parametrize("by", ["set", "store", "set_many"])
