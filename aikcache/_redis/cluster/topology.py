@@ -151,8 +151,8 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool, nodes: 
     disputed = False
     try:
         for shard in shards:
-            slots, addresses, masters = _shard(shard, asked, tls=tls)
-            known.update(addresses)
+            slots, members, masters = _shard(shard, asked, tls=tls)
+            known.update(members)
             primaries.update(masters)
             for found in slots if masters else []:
                 owners.update(dict.fromkeys(found, [*masters][-1]))
@@ -170,8 +170,16 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool, nodes: 
     )
 
 
-def _shard(shard: Any, asked: Address, *, tls: bool) -> tuple[list[range], set[Address], dict[Address, str]]:
+class _Shard(NamedTuple):
     """The slots of a shard, all its nodes, and the masters that count, with their ids."""
+
+    slots: list[range]
+    members: set[Address]
+    masters: dict[Address, str]
+
+
+def _shard(shard: Any, asked: Address, *, tls: bool) -> _Shard:
+    """One shard of `CLUSTER SHARDS`. May raise `ValueError` and the like for what cannot be."""
     said = _fields(shard)
     slots = _ranges(said.get("slots") or [])
     nodes: set[Address] = set()
@@ -185,7 +193,7 @@ def _shard(shard: Any, asked: Address, *, tls: bool) -> tuple[list[range], set[A
             masters = failed if _text(node.get("health")).startswith("fail") else living
             masters[address] = _text(node.get("id"))
     # A failed primary counts until another has its slots. Both may be listed in one shard.
-    return slots, nodes, living or (failed if slots else {})
+    return _Shard(slots, nodes, living or (failed if slots else {}))
 
 
 def _ranges(numbers: Sequence[Any]) -> list[range]:
