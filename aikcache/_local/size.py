@@ -52,15 +52,16 @@ def held_bytes(*things: object) -> int:
         if own is None or id(thing) in seen:
             continue
         seen.add(id(thing))
-        parts = get_referents(thing)
+        # the referents of a dict whose keys are all str are its values alone, before Python 3.12
+        parts = [*dict.keys(thing), *dict.values(thing)] if isinstance(thing, dict) else get_referents(thing)
         count = len(parts)
         total += weight * (own(thing) + (8 * count if kind.__dictoffset__ else 0))
         if share <= 0:
             total += weight * GUESS * count
         elif parts:
             most = min(SAMPLE, share)
-            if count > most:  # an odd step: a dict gives its keys and values by turns
-                parts = parts[:: count // most | 1]
+            if count > most:
+                parts = parts[:: count // most]
                 weight *= count / len(parts)
             share = (share - len(parts)) // len(parts)
             todo.extend((part, weight, share) for part in parts)

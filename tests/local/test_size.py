@@ -61,6 +61,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "slotted dataclasses": lambda n: tuple(Slotted(n * 1000 + i, f"name {n} {i}", Colour.RED) for i in range(20)),
     "named tuples": lambda n: tuple(Named(n * 1000 + i, f"name {n} {i}") for i in range(20)),
     "identifiers and times": lambda n: (UUID(int=n), datetime(2024, 1, 1, second=n % 60, tzinfo=UTC), Decimal(n)),
+    "dicts": lambda n: {f"field {n}-{i}": n * i for i in range(20)},
     "lists, packed": lambda n: [f"{n}-{i}" for i in range(50)],
     "dicts, packed": lambda n: {f"field {i}": n * i for i in range(20)},
 }
