@@ -16,6 +16,7 @@ settings, `help(aikcache.cached)` the decorator.
 
 from aikcache._cache import Cache
 from aikcache._codec.codec import register_type
+from aikcache._coherence.sweep import Sweep
 from aikcache._decorators.function_methods import CacheInfo
 from aikcache._decorators.protocols import CachedFunction
 from aikcache._default import cached, cached_many, configure, default_cache, invalidates
@@ -68,6 +69,7 @@ __all__ = [
     "SessionTooLargeError",
     "SessionUnavailableError",
     "Settings",
+    "Sweep",
     "cached",
     "cached_many",
     "configure",

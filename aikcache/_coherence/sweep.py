@@ -44,6 +44,7 @@ class Sweep:
 
     @property
     def done(self) -> bool:
+        """Whether it has finished or failed."""
         return self._finished.is_set()
 
     def finish(self, like: Sweep) -> None:

@@ -39,6 +39,8 @@ class Deferred:
         self._block = Block(owner, prefix, invalidate)
 
     def __enter__(self) -> Deferred:
+        if self._block.done or self._block.net is not None:
+            raise RuntimeError("a block of deferred() is entered once; call deferred() again for another block.")
         self._block.net = weakref.ref(self, self._block.finish)
         _open.set((*(block for block in _open.get() if not block.done), self._block))
         return self

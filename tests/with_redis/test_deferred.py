@@ -200,6 +200,16 @@ def test_values_put_inside_are_put_at_once(cache: Cache) -> None:
     assert stored("box") == "loaded"
 
 
+def test_a_block_is_entered_once() -> None:
+    """Entered again, before its end or after it, it would hold nothing back: that is an error."""
+    with Cache() as cache:
+        block = cache.deferred()
+        with block, pytest.raises(RuntimeError, match="entered once"):
+            block.__enter__()
+        with pytest.raises(RuntimeError, match="entered once"):
+            block.__enter__()
+
+
 def test_without_a_url_it_is_the_same() -> None:
     """The local tier alone waits for the block as well."""
     with Cache() as cache:
