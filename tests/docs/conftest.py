@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from aikcache import CacheConfig
@@ -12,7 +14,7 @@ PATIENT = {"timeout": 20.0, "connect_timeout": 20.0, "lease_wait": 120.0, "max_s
 @pytest.fixture(autouse=True)
 def patient_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches and key rings wait longer than they would by default: a slow machine changes no answer."""
-    defaults = CacheConfig.__init__.__kwdefaults__ or {}
+    defaults = inspect.unwrap(CacheConfig.__init__).__kwdefaults__ or {}
     for name, seconds in PATIENT.items():
         assert name in defaults
         monkeypatch.setitem(defaults, name, seconds)
