@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTED_ELSEWHERE = {"catalog", "flask_sessions", "django_sessions", "sqlalchemy_commit"}
 NAMES = ["quickstart", "script", "stale_serving", "batch", "own_type", "own_client", "metrics", "sentinel"]
 AS_A_PROGRAM = f"""
-import runpy, sys
+import inspect, runpy, sys
 from aikcache import CacheConfig
-CacheConfig.__init__.__kwdefaults__.update({PATIENT!r})
+inspect.unwrap(CacheConfig.__init__).__kwdefaults__.update({PATIENT!r})
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
