@@ -63,7 +63,7 @@ def values() -> list[bytes]:
 
 
 def frames(framer: Framer) -> list[bytes]:
-    payloads = (b"[1,2]", b"a" * 5000, random.Random(1).randbytes(3000))
+    payloads = (b"[1,2]", b"a" * 4000, random.Random(1).randbytes(3000))
     return [framer.pack(KEY, payload=payload, tags=tags, **FRAME) for payload in payloads for tags in ((), ("a", "b"))]
 
 
