@@ -53,7 +53,7 @@ class Regions:
         return self._adopt(region) if self.guard.held() else self.guard.run(self._adopt, region)
 
     def _adopt(self, region: Region) -> Region:
-        regions = self.regions.setdefault(region.name, [])
+        regions = self.regions.get(region.name, [])  # put there once it has the region: a signal may come between
         if region not in regions:
             region.counters, region.hits, region.trusted_until, region.ended = Counters(), 0, self.trusted_until, []
             self.regions[region.name] = [*regions, region]  # replaced, not changed: others may be iterating
@@ -67,7 +67,7 @@ class Regions:
         if group == "*":
             return self.all_regions()
         if ":" in group:  # the versions of an operation, too
-            return [r for _, found in items(self.regions) if group in found[0].groups for r in found]
+            return [r for _, found in items(self.regions) for r in found if group in r.groups]
         lead = group + ":"
         return [r for name, found in items(self.regions) if name == group or name.startswith(lead) for r in found]
 

@@ -58,3 +58,16 @@ def test_at_random(used: Used) -> None:
         storm.run(works, KINDS, COUNT)
     used.check()
     assert storm.swallowed == []
+
+
+def test_a_decorator_that_is_interrupted_leaves_its_region_whole() -> None:
+    """Wherever the making of a function and of its region is interrupted: what names them still works."""
+    for point in range(1, 5000):
+        with Cache(instance="first", metrics=None) as cache:
+            decorated = cache.cached("thing", operation="first")
+            reached, _ = interrupt(point, lambda decorated=decorated: decorated(lambda n: n)(1), Stop)
+            cache.invalidate("thing:first", "thing")
+            assert cache.get_or_load("thing:first:1", lambda: 1) == 1
+            if not reached:
+                return
+    pytest.fail("it does not end")
