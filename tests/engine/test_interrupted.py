@@ -64,8 +64,11 @@ def test_a_decorator_that_is_interrupted_leaves_its_region_whole() -> None:
     """Wherever the making of a function and of its region is interrupted: what names them still works."""
     for point in range(1, 5000):
         with Cache(instance="first", metrics=None) as cache:
-            decorated = cache.cached("thing", operation="first")
-            reached, _ = interrupt(point, lambda decorated=decorated: decorated(lambda n: n)(1), Stop)
+
+            def decorate(cache: Cache = cache) -> None:
+                cache.cached("thing", operation="first")(lambda n: n)(1)
+
+            reached, _ = interrupt(point, decorate, Stop)
             cache.invalidate("thing:first", "thing")
             assert cache.get_or_load("thing:first:1", lambda: 1) == 1
             if not reached:
