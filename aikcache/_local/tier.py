@@ -34,8 +34,8 @@ from aikcache._settings.config import CacheConfig
 
 PURGE = 16
 """Entries of invalidated groups that one fill removes from the store: they make room faster than fills take it."""
-OVERHEAD = 300
-"""Bytes that an entry costs beyond the text of its key, its arguments and its value, for `local_max_bytes`."""
+OVERHEAD = 340
+"""Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 TAG_OVERHEAD = 220
 """And for each of its tags, which few or many entries have."""
 
