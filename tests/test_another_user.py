@@ -86,7 +86,7 @@ def test_what_another_user_has_put_there_is_refused(base: Path) -> None:
     assert (base / "journal").read_bytes() == b""
 
 
-def test_a_server_of_another_user_is_not_spoken_to(base: Path) -> None:
+def test_no_connection_is_made_to_a_server_of_another_user(base: Path) -> None:
     """Whoever listens at the socket is asked for by the system: another user's server is sent nothing."""
     place = base / "server.sock"
     held = Attachment(base, place, os.open(os.devnull, os.O_RDONLY))

@@ -80,7 +80,7 @@ def test_a_run_prints_a_table_and_writes_json_and_plots(
     assert command.main(["many"]) == 1
 
 
-def test_keys_are_drawn_by_zipfs_law_or_alike() -> None:
+def test_keys_are_drawn_by_a_zipf_or_a_uniform_distribution() -> None:
     """By Zipf's law the first of ten keys comes some ten times as often as the last; else both as often."""
     zipf, uniform = (Counter(Settings(distribution=name).draw(20_000, 10)) for name in ("zipf", "uniform"))
     assert 8 < zipf[0] / zipf[9] < 12.5
@@ -144,7 +144,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("out", "bar"), [(io.StringIO(), False), (Terminal(), True)])
-def test_the_bar_is_for_those_who_watch(out: io.StringIO, bar: bool) -> None:
+def test_the_progress_bar_is_shown_in_a_terminal_only(out: io.StringIO, bar: bool) -> None:
     """A terminal sees a bar of the measurement under way; a file has a line for each question answered."""
     progress = Progress(3, out)
     progress.ask("many")

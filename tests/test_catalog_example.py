@@ -368,13 +368,13 @@ class TestCheck:
             ("a", None),
         ],
     )
-    def test_same_tells_values_and_types_apart(self, first: object, second: object) -> None:
+    def test_same_compares_values_and_types(self, first: object, second: object) -> None:
         """What `==` lets pass, at any depth, is a difference here; and it is said where it is."""
         assert not worker.same(first, second)
         assert "from the database" in worker.difference(first, second)
 
     @pytest.mark.parametrize("value", [1, None, "a", (1, [2]), _Box((_Box(1), "x"))])
-    def test_same_knows_equals(self, value: object) -> None:
+    def test_same_accepts_equal_values(self, value: object) -> None:
         """A value is the same as itself."""
         assert worker.same(value, value)
 

@@ -135,7 +135,7 @@ def test_a_refused_configuration_changes_nothing(default: Default) -> None:
     assert runs == [1]
 
 
-def test_invalidations_meet_the_new_cache_too(default: Default) -> None:
+def test_invalidations_also_reach_the_new_cache(default: Default) -> None:
     """`@invalidates` of the default cache acts on the one there is at the call."""
     f, _ = counting(default)
 

@@ -17,7 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
 
 
-def test_the_protocol_breaks_no_law() -> None:
+def test_the_protocol_keeps_every_guarantee() -> None:
     """Every interleaving of the quick scenarios keeps every law."""
     done = run("--small")
     assert done.returncode == 0, done.stdout + done.stderr

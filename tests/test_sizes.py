@@ -61,12 +61,12 @@ def long_tuple(annotation: ast.expr | None) -> bool:
     )
 
 
-def test_no_file_is_longer_than_a_sitting() -> None:
+def test_no_file_is_longer_than_the_limit() -> None:
     """A file has at most 350 lines."""
     assert {name: text.count("\n") for name, text, _ in trees() if text.count("\n") > FILE} == {}
 
 
-def test_no_function_is_longer_than_a_screen() -> None:
+def test_no_function_is_longer_than_the_limit() -> None:
     """A function has at most 40 lines beside its docstring; those that are longer are named here, with the reason."""
     long = [f"{name}.{f.name}" for name, _, tree in trees() for f in functions(tree) if lines(f) > FUNCTION]
     assert [name for name in long if name not in LONG] == []

@@ -72,7 +72,7 @@ def test_a_server_that_is_away_is_one_line(run: Callable[..., Result]) -> None:
     assert "Traceback" not in said.output
 
 
-def test_a_wrong_password_is_told_and_not_shown(run: Callable[..., Result], tcp_server: Server) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(run: Callable[..., Result], tcp_server: Server) -> None:
     """No command shows a password: neither the right one nor the wrong one."""
     with redis.Redis.from_url(tcp_server.url) as client:
         client.config_set("requirepass", PASSWORD)
@@ -105,7 +105,7 @@ def test_it_runs_as_a_module() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://:hunter2-of-the-canary@h:x/0", "hunter2-of-the-canary"])
-def test_a_url_that_is_none_is_not_shown(run: Callable[..., Result], url: str) -> None:
+def test_an_invalid_url_is_not_shown(run: Callable[..., Result], url: str) -> None:
     """Whatever is wrong with a URL, the message does not repeat it."""
     said = run("ping", "--url", url)
     assert (said.exit_code, PASSWORD in said.output) == (2, False)

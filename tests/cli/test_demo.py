@@ -15,7 +15,7 @@ from aikcache.cli.output import console
 pytestmark = pytest.mark.servers
 
 
-def test_the_demos_calls_add_up(run: Callable[..., Result], redis_url: str) -> None:
+def test_the_counts_of_the_demo_add_up(run: Callable[..., Result], redis_url: str) -> None:
     """Two processes on a server: each call is local, remote or a miss, and none is older than its process's writes."""
     done = run("demo", "--url", redis_url, "--processes", "2", "--calls", "100", "--json")
     told = json.loads(done.stdout)
@@ -25,7 +25,7 @@ def test_the_demos_calls_add_up(run: Callable[..., Result], redis_url: str) -> N
         assert row["calls"] == row["local"] + row["remote"] + row["misses"] == 200 + changes
 
 
-def test_without_its_server_it_is_one_line(run: Callable[..., Result]) -> None:
+def test_without_a_server_the_demo_prints_one_line(run: Callable[..., Result]) -> None:
     """A demo that could not share anything shows nothing."""
     said = run("demo", "--url", "redis://127.0.0.1:1", "--processes", "1", "--calls", "100")
     assert (said.exit_code, "Nothing listens" in said.stderr) == (1, True)

@@ -29,7 +29,7 @@ def test_findings_come_with_their_cures(run: Callable[..., Result], redis_url: s
     assert memory["cure"] in text.stdout
 
 
-def test_errors_are_two(run: Callable[..., Result], own_server: Server) -> None:
+def test_the_exit_code_is_2_where_there_are_errors(run: Callable[..., Result], own_server: Server) -> None:
     """A server that may evict sessions, and one that is not there."""
     with redis.Redis.from_url(own_server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -37,7 +37,7 @@ def test_errors_are_two(run: Callable[..., Result], own_server: Server) -> None:
     assert run("doctor", "--url", "redis://127.0.0.1:1", "--timeout", PATIENT).exit_code == 2
 
 
-def test_what_a_server_says_moves_no_cursor() -> None:
+def test_terminal_escapes_in_a_servers_text_are_not_printed() -> None:
     """Control characters in a finding are not printed."""
     shown = console()
     with shown.capture() as captured:

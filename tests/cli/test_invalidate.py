@@ -58,7 +58,7 @@ def test_what_is_named_is_invalidated_and_counted_before(
     wait_until(lambda: sorted(cache.get_many(KEYS)) == left, 60, "the invalidation to be pushed")
 
 
-def test_everything_is_asked_about(cache: Cache, ask: Callable[..., Any]) -> None:
+def test_invalidating_everything_asks_for_confirmation(cache: Cache, ask: Callable[..., Any]) -> None:
     """No, or no answer, leaves all as it was; so does a call without names."""
     for pattern in ("*", "*:*"):
         assert ask(pattern, input="n\n").exit_code == 1
@@ -87,7 +87,7 @@ def test_a_sweep_shows_its_progress_in_a_terminal(cache: Cache, ask: Callable[..
     assert json.loads(swept.stdout)["removed_by_sweeps"] == 2
 
 
-def test_what_redis_refuses_is_no_success(run: Callable[..., Any], tcp_server: Server) -> None:
+def test_an_invalidation_that_redis_refuses_exits_with_an_error(run: Callable[..., Any], tcp_server: Server) -> None:
     """A server that takes no writes, a user who may not write, and none at all: exit status 1, and what to do."""
     with redis.Redis.from_url(tcp_server.url) as client:
         client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+hello", "+ping", "+get", "+scan")
@@ -102,7 +102,7 @@ def test_what_redis_refuses_is_no_success(run: Callable[..., Any], tcp_server: S
     assert run("invalidate", "--url", "redis://127.0.0.1:1", *given, "a").exit_code == 1
 
 
-def test_a_pattern_that_is_none_is_wrong_usage(ask: Callable[..., Any]) -> None:
+def test_an_invalid_pattern_is_a_usage_error(ask: Callable[..., Any]) -> None:
     """As in the library."""
     assert ask("a b").exit_code == 2
     assert ask("--key", "a:*").exit_code == 2

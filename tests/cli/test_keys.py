@@ -102,7 +102,7 @@ def test_a_value_is_shown_with_all_that_is_known(cache: Cache, ask: Callable[...
     assert "xxx" not in ask("show", "a:f:1", "--no-value", "--json").output
 
 
-def test_a_value_that_was_invalidated_is_said_to_be(cache: Cache, ask: Callable[..., Any]) -> None:
+def test_an_invalidated_value_is_shown_as_invalidated(cache: Cache, ask: Callable[..., Any]) -> None:
     """It lies there, and answers nobody."""
     cache.set("a:f:1", 1, ttl=600, tags=("t",))
     cache.invalidate_tags("t")
@@ -141,7 +141,7 @@ def test_classes_of_the_application_are_plain_data(cache: Cache, ask: Callable[.
     assert json.loads(ask("show", "a:tagged:1", "--json").stdout)["value"] == {"1": 1}
 
 
-def test_a_key_that_is_no_text_is_nobodys(cache: Cache, ask: Callable[..., Any], redis_url: str) -> None:
+def test_a_key_that_is_not_text_belongs_to_no_operation(cache: Cache, ask: Callable[..., Any], redis_url: str) -> None:
     """Keys of the library are UTF-8; what is not is passed over."""
     cache.set("a:f:1", 1, ttl=600, tags=("t",))
     with redis.Redis.from_url(redis_url) as client:
@@ -160,7 +160,7 @@ def _nested(depth: int, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("value", [2**20000, [2**20000]], ids=["int", "ints"])
-def test_what_python_does_not_write_is_not_shown(cache: Cache, ask: Callable[..., Any], value: Any) -> None:
+def test_a_number_too_long_to_print_is_not_shown(cache: Cache, ask: Callable[..., Any], value: Any) -> None:
     """A number of thousands of digits: all else is told."""
     cache.set("a:f:1", value, ttl=600)
     for words in (["show", "a:f:1"], ["show", "a:f:1", "--json"]):
@@ -170,7 +170,7 @@ def test_what_python_does_not_write_is_not_shown(cache: Cache, ask: Callable[...
         assert type(value).__name__ in told.stdout
 
 
-def test_forged_nesting_is_shown_or_is_not(run: Callable[..., Any], redis_url: str) -> None:
+def test_forged_nesting_is_shown_or_refused(run: Callable[..., Any], redis_url: str) -> None:
     """However deep it is, the command answers."""
     with (
         redis.Redis.from_url(redis_url) as raw,
@@ -183,7 +183,7 @@ def test_forged_nesting_is_shown_or_is_not(run: Callable[..., Any], redis_url: s
                 assert run("show", "x:get:1", "--url", redis_url, "--instance", "attacked", *words).exit_code == 0
 
 
-def test_a_value_of_many_levels_is_not_laid_out(
+def test_a_deeply_nested_value_is_printed_on_one_line(
     cache: Cache, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which takes time in proportion to levels and size; it is shown in one line."""

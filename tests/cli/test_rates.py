@@ -21,7 +21,7 @@ def member(id: str, uptime: float, hits: float, misses: float = 0) -> Member:
     return Member(id, "h", 1, 0.0, True, Reading(samples))
 
 
-def test_the_first_look_tells_the_average_and_later_ones_the_latest_interval() -> None:
+def test_the_first_view_shows_averages_and_later_views_the_latest_interval() -> None:
     """A snapshot that has not been replaced yet keeps its rate."""
     rates = Rates()
     assert rates.take([member("a", 10, 100, 20)]) == {
@@ -31,7 +31,7 @@ def test_the_first_look_tells_the_average_and_later_ones_the_latest_interval() -
     assert rates.take(after)["p:f"] == rates.take(after)["p:f"] == Flow(local=20, misses=5, loads=5, written=500)
 
 
-def test_processes_are_added_up_and_those_that_end_flow_no_more() -> None:
+def test_rates_of_processes_are_added_and_exited_processes_have_none() -> None:
     """Each by its own clock."""
     rates = Rates()
     rates.take([member("a", 10, 100), member("b", 1000, 500)])
@@ -41,7 +41,7 @@ def test_processes_are_added_up_and_those_that_end_flow_no_more() -> None:
     assert rates.take([]) == {}
 
 
-def test_nothing_flows_backwards() -> None:
+def test_no_rate_is_negative() -> None:
     """A process that began to count anew, or for no time at all, gives no negative and no endless rate."""
     rates = Rates()
     rates.take([member("a", 10, 100)])
@@ -49,7 +49,7 @@ def test_nothing_flows_backwards() -> None:
     assert Rates().take([member("a", 0, 40)]) == {}
 
 
-def test_a_hit_rate_is_known_only_where_something_flows() -> None:
+def test_there_is_no_hit_rate_without_calls() -> None:
     """None is not 0."""
     assert Flow().hit_rate is None
     assert Flow(local=3, misses=1).hit_rate == 0.75

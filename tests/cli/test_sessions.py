@@ -69,7 +69,7 @@ def test_a_subjects_sessions_are_listed_and_ended(store: SessionStore, ask: Call
     assert store.open(other)["secret"] == "hunter2-of-the-canary"
 
 
-def test_where_no_ring_is_none_is_made(ask: Callable[..., Any], redis_url: str) -> None:
+def test_listing_sessions_creates_no_key_ring(ask: Callable[..., Any], redis_url: str) -> None:
     """An empty server stays empty."""
     said = ask("list", "user-7")
     assert (said.exit_code, "there is no key ring shop:keyring" in said.stderr) == (1, True)

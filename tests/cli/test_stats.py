@@ -95,7 +95,7 @@ def test_top_shows_rates(fleet: Cache, ask: Run) -> None:
     assert told["per_second"]["calls"] > 0
 
 
-def test_where_nobody_publishes_it_says_so(ask: Run, redis_url: str) -> None:
+def test_where_no_process_publishes_stats_says_so(ask: Run, redis_url: str) -> None:
     """An empty server has no process, and no hit rate: a dash, and null."""
     assert "No process has published anything" in ask("stats").stdout
     once = ask("top", "--once").stdout
@@ -119,7 +119,7 @@ def test_watching_goes_on_until_it_is_interrupted(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.split() == ["first", "second", "third"]
 
 
-def test_a_view_goes_on_with_old_figures_while_redis_is_away() -> None:
+def test_a_view_shows_the_last_figures_while_redis_is_down() -> None:
     """What never answered at all is an error."""
     member = Member("a", "h", 1, 0.0, True, Reading({"hits": {("p:f", "local"): 3.0}, "uptime_seconds": {(): 1.0}}))
     answers: list[Snapshot | Exception] = [Snapshot(member.reading, [member]), RemoteUnavailableError("gone")]
@@ -149,7 +149,7 @@ def test_a_sparkline_is_as_high_as_the_rates() -> None:
     ("per_second", "text"),
     [(0, "–"), (1234.5, "1,234/s"), (12.34, "12.3/s"), (0.05, "3.0/min"), (0.001, "3.6/h"), (1e-9, "<0.1/h")],
 )
-def test_a_rate_is_told_in_the_unit_that_fits(per_second: float, text: str) -> None:
+def test_a_rate_is_shown_in_the_unit_that_fits(per_second: float, text: str) -> None:
     """A dash is nothing at all."""
     assert rate(per_second) == text
 

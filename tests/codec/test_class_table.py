@@ -69,7 +69,7 @@ def test_each_annotation_has_a_schema_of_its_own() -> None:
     assert Codec(by_hand=True).schema == BY_HAND
 
 
-def test_what_says_the_same_has_one_schema() -> None:
+def test_equivalent_annotations_have_one_schema() -> None:
     """Ways to write one annotation, and to say nothing, do not differ."""
     old, union = Optional[int], Union[str, int]  # noqa: UP007, UP045
     for one, other in ((old, int | None), (union, str | int), (Annotated[int, "x"], int), (NewType("Id", int), int)):

@@ -92,7 +92,7 @@ def test_a_file_that_is_not_ones_own_is_refused(
 
 
 @pytest.mark.parametrize(("stage", "why"), STAGES)
-def test_what_is_not_ones_own_beside_it_is_left_alone(
+def test_files_of_others_beside_it_are_left_alone(
     stage: Callable[[Path, Path], None], why: str, path: Path, tmp_path: Path
 ) -> None:
     """A neighbour is taken over, and removed, only if it is a journal of this user."""
@@ -137,7 +137,7 @@ def test_what_is_not_ones_own_beside_it_is_left_alone(
         (b"", False),
     ],
 )
-def test_a_line_that_names_nothing_of_this_cache_is_skipped(line: bytes, names: bool, path: Path) -> None:
+def test_a_line_of_another_cache_is_skipped(line: bytes, names: bool, path: Path) -> None:
     """Whatever a line is, those around it are read."""
     path.write_bytes(HEADER + b"\n".join([b'["keys","shop:v1:price:get:tea"]', line, b'["groups","search"]', b""]))
     path.chmod(0o600)
@@ -148,7 +148,7 @@ def test_a_line_that_names_nothing_of_this_cache_is_skipped(line: bytes, names: 
 
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_survived(tmp_path: Path, content: list[bytes]) -> None:
+def test_any_bytes_can_be_read(tmp_path: Path, content: list[bytes]) -> None:
     """Any file gives names in this key space or none, and raises nothing."""
     path = tmp_path / "any"
     path.write_bytes(HEADER + b"\n".join(content))
@@ -162,7 +162,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_that_is_too_large_is_everything(path: Path) -> None:
+def test_a_file_that_is_too_large_invalidates_everything(path: Path) -> None:
     """It is not read as a whole, and nothing in it is lost."""
     path.write_bytes(HEADER + b'["keys","shop:v1:price:get:tea"]\n' * 40)
     path.chmod(0o600)

@@ -12,7 +12,7 @@ def key(number: int) -> tuple[str, str]:
     return ("keys", f"k{number}")
 
 
-def test_a_name_is_kept_until_it_has_been_vouched_for_long_enough() -> None:
+def test_an_invalidation_is_kept_until_a_majority_has_followed_for_long_enough() -> None:
     """Only time with evidence of a majority counts: in an hour without it nothing is forgotten."""
     recent = Recent(100.0)
     recent.add([key(1)])
@@ -27,7 +27,7 @@ def test_a_name_is_kept_until_it_has_been_vouched_for_long_enough() -> None:
     assert list(recent.names()) == [key(2)]
 
 
-def test_a_name_is_kept_once() -> None:
+def test_an_invalidation_is_kept_once() -> None:
     """The same invalidation a thousand times is kept once."""
     recent = Recent(0.0)
     for _ in range(1000):
@@ -36,7 +36,9 @@ def test_a_name_is_kept_once() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_too_many_become_everything(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_invalidations_become_an_invalidation_of_everything(
+    turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond the limit all become one of everything: too much is invalidated, nothing is lost."""
     monkeypatch.setattr(_recent, "MAX_RECENT", 10)
     recent = Recent(0.0)

@@ -70,7 +70,7 @@ def test_sections_of_threads_exclude_each_other() -> None:
     assert len(seen) == 800
 
 
-def test_held_is_about_this_thread() -> None:
+def test_held_is_true_only_in_the_thread_that_holds_the_guard() -> None:
     """A thread outside is not told that it is inside because another is."""
     guard = Guard()
     answers = []
@@ -112,7 +112,7 @@ def test_work_outside_is_done_at_once() -> None:
     assert done == [True]
 
 
-def test_what_is_released_dies_outside() -> None:
+def test_values_are_released_after_the_section() -> None:
     """The finaliser of a thing that a section removed runs after the section."""
     guard = Guard()
     seen: list[bool] = []
@@ -126,7 +126,7 @@ def test_what_is_released_dies_outside() -> None:
     assert seen == [False]
 
 
-def test_an_error_leaves_the_section() -> None:
+def test_an_error_releases_the_guard() -> None:
     """A section that raises is over, and its error is passed on."""
     guard = Guard()
     with pytest.raises(ValueError, match="invalid literal"):

@@ -23,7 +23,7 @@ def test_causes_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == MOST_CAUSES + 1
 
 
-def test_a_cause_is_said_again_after_a_minute_with_how_often_it_came(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cause_is_logged_again_after_a_minute_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
     """What goes on is logged once a minute, with the number of times it was not."""
     now = 1000.0
     trouble = RateLimitedReporter(lambda: now)

@@ -14,7 +14,7 @@ from aikcache._concurrency.thread import Daemon, Event
 PATIENCE = 60.0
 
 
-def test_of_many_starts_one_thread_comes() -> None:
+def test_many_starts_start_one_thread() -> None:
     """Threads that start it at once get one thread; stopped, it does not start again."""
     inside: list[threading.Thread] = []
     entered = Event()

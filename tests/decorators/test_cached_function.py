@@ -255,7 +255,7 @@ class TestHits:
 
 
 class TestTime:
-    def test_an_entry_ends_with_its_ttl(self, cache: Cache, clock: FakeClock) -> None:
+    def test_an_entry_expires_after_its_ttl(self, cache: Cache, clock: FakeClock) -> None:
         """Just before `ttl` the value is cached, from then on it is not."""
         f, counted = counting(cache, ttl=10)
         f(1)
@@ -269,7 +269,7 @@ class TestTime:
         f(1)
         assert counted.runs == 2
 
-    def test_a_mutable_value_ends_with_its_ttl_too(self, cache: Cache, clock: FakeClock) -> None:
+    def test_a_mutable_value_expires_after_its_ttl_too(self, cache: Cache, clock: FakeClock) -> None:
         """Values that are decoded for each caller keep the same time."""
         f, counted = counting(cache, lambda x: [x], ttl=10)
         f(1)
@@ -280,7 +280,7 @@ class TestTime:
         f(1)
         assert counted.runs == 2
 
-    def test_the_ttl_is_the_prefixs_when_none_is_given(self, clock: FakeClock) -> None:
+    def test_without_a_ttl_that_of_the_prefix_is_used(self, clock: FakeClock) -> None:
         """Without `ttl` the settings decide, by prefix; `local_ttl` of a cache without URL does not."""
         cache = Cache(ttls={"p": 1000}, local_ttl=60)
         f, counted = counting(cache)
@@ -458,7 +458,7 @@ class TestCallersCannotHurtEachOther:
             box.things.append({})
         assert f.cache_info().misses == 1
 
-    def test_keeping_the_original_gives_no_way_in(self, cache: Cache) -> None:
+    def test_keeping_the_original_result_does_not_allow_changing_the_entry(self, cache: Cache) -> None:
         """The function may go on changing what it returned."""
         mine: list[int] = [1]
         f, _ = counting(cache, lambda x: mine)
@@ -510,7 +510,7 @@ class TestCallersCannotHurtEachOther:
 
 
 class TestTags:
-    def test_a_tag_ends_what_carries_it(self, cache: Cache) -> None:
+    def test_invalidating_a_tag_invalidates_the_entries_with_it(self, cache: Cache) -> None:
         """`invalidate_tags` ends the entries of that tag, in all functions, and no others."""
 
         @cache.cached("p", tags=("user:{user}", "all"))
@@ -577,7 +577,7 @@ class TestTags:
 
 
 class TestPastTheCache:
-    def test_skip_if_goes_past_the_cache_both_ways(self, cache: Cache) -> None:
+    def test_skip_if_neither_reads_nor_writes_the_cache(self, cache: Cache) -> None:
         """A call that `skip_if` is true for finds nothing, keeps nothing and counts nothing; other calls do."""
         counted = Counted()
 
@@ -656,7 +656,7 @@ class TestPastTheCache:
 
 
 class TestWrapper:
-    def test_is_the_function_to_all_who_look(self, cache: Cache) -> None:
+    def test_has_the_name_docstring_and_signature_of_the_function(self, cache: Cache) -> None:
         """Name, module, docstring, signature, annotations, attributes and `__wrapped__` are the function's."""
 
         def f(a: int, /, b: str = "x", *args: int, c: bool, **kwargs: float) -> tuple[int, ...]:
@@ -687,7 +687,7 @@ class TestWrapper:
                 act(*args, **kwargs)
         assert runs == []
 
-    def test_odd_names_do_no_harm(self, cache: Cache) -> None:
+    def test_unusual_parameter_names_work(self, cache: Cache) -> None:
         """Parameters may be called as the wrapper calls its own things."""
 
         @cache.cached("p")
@@ -720,13 +720,13 @@ class TestWrapper:
         assert f() == f() == 1
         assert cache.cached("p")(g).__name__ == "g"
 
-    def test_key_is_the_calls(self, cache: Cache) -> None:
+    def test_key_gives_the_key_of_the_call(self, cache: Cache) -> None:
         """`.key` gives the full key without running anything."""
         f, counted = counting(cache)
         assert f.key("a") == "aikernel:v1:p:f:a"
         assert counted.runs == 0
 
-    def test_peek_looks_and_never_runs(self, cache: Cache) -> None:
+    def test_peek_never_runs_the_function(self, cache: Cache) -> None:
         """`.peek` gives the cached value or the default, and counts."""
         f, counted = counting(cache, lambda x: None)
         assert f.peek(1) is None
@@ -748,12 +748,12 @@ class TestWrapper:
         with pytest.raises(EncodeError):
             f.store(object(), 1)
 
-    def test_refresh_runs_and_keeps(self, cache: Cache) -> None:
+    def test_refresh_runs_the_function_and_stores_its_result(self, cache: Cache) -> None:
         """`.refresh` runs the function now, and its result replaces what was cached."""
         f, counted = counting(cache, lambda x: counted.runs)
         assert [f(1), f.refresh(1), f(1)] == [1, 2, 2]
 
-    def test_a_refresh_that_raises_keeps_the_old(self, cache: Cache) -> None:
+    def test_a_refresh_that_raises_keeps_the_old_value(self, cache: Cache) -> None:
         """What was cached survives a refresh that fails."""
 
         def give(x: object) -> int:
@@ -772,7 +772,7 @@ class TestWrapper:
         f, counted = counting(cache, lambda x: counted.runs)
         assert [f(1), f.bypass(1), f(1)] == [1, 2, 1]
 
-    def test_invalidate_ends_one_call(self, cache: Cache) -> None:
+    def test_invalidate_invalidates_one_call(self, cache: Cache) -> None:
         """`.invalidate` ends this call's value and no other."""
         f, _counted = counting(cache)
         f(1)
@@ -781,7 +781,7 @@ class TestWrapper:
         assert [f.peek(1), f.peek(2)] == [None, 2]
         f.invalidate(99)
 
-    def test_cache_clear_ends_all_calls_of_the_function(self, cache: Cache) -> None:
+    def test_cache_clear_invalidates_all_calls_of_the_function(self, cache: Cache) -> None:
         """`.cache_clear` ends the operation, and nothing beside it."""
         f, _ = counting(cache)
         g, _ = counting(cache, operation="g")
@@ -875,7 +875,7 @@ class TestWrapper:
             assert keys.setdefault(signature.local_key(args, {}), text) == text
         assert sum(len(key) > 1 for key in keys if isinstance(key, tuple)) > 100  # most are quick to find
 
-    def test_what_a_method_says_may_fail(self, cache: Cache) -> None:
+    def test_a_cache_key_method_may_raise(self, cache: Cache) -> None:
         """Then the call is answered uncached, and one whose instance says it again is a hit."""
 
         class Shop:
@@ -899,7 +899,7 @@ class TestWrapper:
         assert shop.price("tea") == ("a", "tea")
         assert cache.stats().local_hits == hits + 1
 
-    def test_a_bound_method_is_the_method_to_all_who_look(self, cache: Cache) -> None:
+    def test_a_bound_method_has_the_name_docstring_and_signature_of_the_method(self, cache: Cache) -> None:
         """It compares, hashes, signs, documents and pickles as a method does; the class has the function itself."""
         assert inspect.isfunction(Counter.price)
         counter, twin = Counter(), Counter()
@@ -913,7 +913,7 @@ class TestWrapper:
         twin.price = lambda what: "mine"
         assert twin.price("tea") == "mine"
 
-    def test_a_method_whose_self_is_not_settled_is_refused_with_its_class(self, cache: Cache) -> None:
+    def test_a_method_without_ignored_normalized_or_keyed_self_is_refused_with_its_class(self, cache: Cache) -> None:
         """As soon as the class is complete, by a `ConfigError` that says what to do (Python 3.11 wraps it)."""
         for base, allowed in ((object, False), (Counter, True)):
             try:
@@ -1082,7 +1082,7 @@ class TestBadInput:
         with pytest.raises(ConfigError, match=rule):
             cache.cached(prefix)(f)
 
-    def test_what_is_no_plain_function(self, cache: Cache) -> None:
+    def test_only_plain_functions_can_be_decorated(self, cache: Cache) -> None:
         """Coroutines, generators, classes, method objects, builtins and callables are a `TypeError` with a way out."""
 
         async def coroutine() -> None: ...
@@ -1152,7 +1152,7 @@ class TestBadInput:
         assert define()(1) == define()(1) == 1
 
     @pytest.mark.parametrize("files", [("a.py", "a.py"), ("<cell 1>", "<cell 2>")], ids=["reloaded", "cell"])
-    def test_a_function_defined_again_takes_the_olds_place(self, cache: Cache, files: tuple[str, str]) -> None:
+    def test_a_function_defined_again_replaces_the_first(self, cache: Cache, files: tuple[str, str]) -> None:
         """A reloaded module's or a notebook cell's new definition answers, and nothing that the old one left here."""
         text = "@cache.cached('p')\ndef f(x: {}) -> str:\n    return {!r}\n"
         found = []

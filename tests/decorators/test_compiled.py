@@ -58,7 +58,7 @@ def pure(code: str, **environ: str) -> str:
 
 
 class TestPresence:
-    def test_it_is_in_where_it_can_be(self) -> None:
+    def test_the_extension_is_loaded_where_it_was_built(self) -> None:
         """With a compiler and Python's headers the extension is built, unless it is switched off."""
         header = Path(sysconfig.get_path("include"), "Python.h")
         if shutil.which("cc") and header.exists() and "AIKCACHE_PURE" not in os.environ and sys.platform == "linux":
@@ -211,7 +211,7 @@ class TestAnswers:
         f._aikcache_table = {Odd(): 1}  # type: ignore[attr-defined]
         assert f(5) == 5
 
-    def test_what_a_comparison_raises_comes_out(self, cache: Cache) -> None:
+    def test_an_error_of_a_comparison_is_raised(self, cache: Cache) -> None:
         """As from a signal handler: nothing is lost, and the next call is answered."""
 
         @cache.cached("p")
@@ -251,7 +251,7 @@ def frames_of(call: Any) -> int:
 
 @compiled
 class TestLikeAFunction:
-    def test_is_the_function_to_all_who_look(self) -> None:
+    def test_has_the_name_docstring_and_signature_of_the_function(self) -> None:
         """Name, docstring, signature, defaults and code; it is a routine, and a can be referred to weakly."""
         assert is_compiled(named)
         assert (named.__name__, named.__qualname__, named.__module__) == ("named", "named", __name__)

@@ -72,7 +72,7 @@ def held(get: Any) -> list[Any]:
         (("search:search:{result.owner}:*",), ("resource:{result.id}",), [1, "1", "*", "a:b"], 1),
     ],
 )
-def test_ends_what_its_templates_name(
+def test_invalidates_what_its_templates_name(
     cache: Cache, get: Any, search: Any, patterns: Any, tags: Any, left: list[Any], searches: int
 ) -> None:
     """Patterns and tags are filled from arguments and result, and end that and nothing else."""
@@ -88,7 +88,7 @@ def test_ends_what_its_templates_name(
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_a_field_ends_exactly_its_own(cache: Cache, get: Any, search: Any, id: Any) -> None:
+def test_a_field_invalidates_exactly_its_own_keys(cache: Cache, get: Any, search: Any, id: Any) -> None:
     """Whatever an argument holds, wildcards and separators included, only that argument's entry ends."""
 
     @cache.invalidates("resource:get:{id}")
@@ -133,7 +133,7 @@ def test_before_is_before_the_function(cache: Cache, get: Any, search: Any) -> N
     assert held(get) == []
 
 
-def test_both_ends_what_was_cached_meanwhile(cache: Cache, get: Any, search: Any) -> None:
+def test_both_invalidates_what_was_cached_meanwhile(cache: Cache, get: Any, search: Any) -> None:
     """With `when="both"` what the function itself caused to be cached ends too."""
 
     @cache.invalidates("resource", when="both")
@@ -147,7 +147,7 @@ def test_both_ends_what_was_cached_meanwhile(cache: Cache, get: Any, search: Any
     assert held(get) == []
 
 
-def test_is_the_function_to_all_who_look(cache: Cache) -> None:
+def test_has_the_name_docstring_and_signature_of_the_function(cache: Cache) -> None:
     """Signature, name, docstring and `__wrapped__` are the function's; arguments and result pass through untouched."""
 
     def update(a: int, /, *rest: int, b: str = "x", **more: int) -> tuple[Any, ...]:
@@ -198,7 +198,7 @@ class Awkward:
         ((), ("resource:{x}",), [], 2),
     ],
 )
-def test_a_field_that_cannot_be_filled_ends_more_and_never_less(
+def test_a_field_that_cannot_be_filled_invalidates_more_and_never_less(
     cache: Cache,
     get: Any,
     search: Any,
@@ -223,7 +223,7 @@ def test_a_field_that_cannot_be_filled_ends_more_and_never_less(
 
 
 @pytest.mark.parametrize("tag", ["x" * 600, "€" * 60, "x:" * 300, "\ud800" * 100], ids=ascii)
-def test_a_long_argument_ends_what_it_names(cache: Cache, get: Any, search: Any, tag: str) -> None:
+def test_a_long_argument_invalidates_what_it_names(cache: Cache, get: Any, search: Any, tag: str) -> None:
     """A tag that is too long is a digest, when a value is cached and when it is ended, and ends nothing else."""
 
     @cache.cached("page", tags=("page:{name}",))
@@ -258,7 +258,7 @@ def test_many_long_arguments_name_their_key(cache: Cache) -> None:
     assert page.peek(**{**values, "j": "other"}) is not None
 
 
-def test_an_argument_that_makes_no_tag_ends_what_has_such_tags(
+def test_an_argument_that_makes_no_tag_invalidates_all_with_such_tags(
     cache: Cache, get: Any, search: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a field that cannot be filled might have named ends, and not what is tagged otherwise, or not at all."""
@@ -327,7 +327,7 @@ class TestBadInput:
         with pytest.raises(ConfigError, match=message):
             cache.invalidates(*patterns, **options)(update)
 
-    def test_what_is_no_plain_function(self, cache: Cache) -> None:
+    def test_only_plain_functions_can_be_decorated(self, cache: Cache) -> None:
         """Coroutines, generators, classes and method objects are each a `TypeError` with a way out."""
 
         async def coroutine() -> None: ...
@@ -366,7 +366,7 @@ class TestDeferred:
         assert contextvars.Context().run(held, get) == ["1", "*", "a:b"]
         assert search.peek("x") is None
 
-    def test_ends_what_it_waited_for_when_the_block_raises(self, cache: Cache, get: Any, search: Any) -> None:
+    def test_invalidates_also_when_the_block_raises(self, cache: Cache, get: Any, search: Any) -> None:
         """What a block that raises was to end may have been cached from what it has undone."""
         fill(get, search)
 
@@ -381,7 +381,7 @@ class TestDeferred:
         assert search.peek("x") == "x"
 
 
-def test_a_prefix_that_nobody_has_is_reported_once(cache: Cache, get: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_prefix_is_reported_once(cache: Cache, get: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A misspelt prefix is reported at the first call, when all modules have decorated, with the nearest there is."""
 
     @cache.invalidates("resources", "later", "{id}:x", "*:get:{id}", tags=("resource:{id}",))

@@ -81,7 +81,7 @@ def test_a_signature_that_no_function_can_have_is_refused(names: tuple[str, ...]
         Cache().cached("p", operation="f")(claiming(*names))
 
 
-def test_a_signature_that_lies_is_the_functions_own_trouble() -> None:
+def test_a_wrong_signature_raises_the_functions_own_error() -> None:
     """A call is bound as the `__signature__` says, and goes to the function, which raises what it raises."""
 
     def one(a: int) -> int:
@@ -132,7 +132,7 @@ identifiers = st.sampled_from([*NAMES, *kwlist, *OWN, *dir(builtins), "ª", "ſ"
 
 
 @given(st.lists(identifiers, max_size=4), st.booleans())
-def test_any_parameters_are_taken_or_refused(names: list[str], defaults: bool) -> None:
+def test_any_parameters_are_accepted_or_refused(names: list[str], defaults: bool) -> None:
     """A function that Python defines is cached and answers, or is refused with `ConfigError`, and never otherwise."""
     header = ", ".join(f"{name}=None" if defaults else name for name in names)
     try:

@@ -39,7 +39,7 @@ HEARD = Sentinel("s", "", "OK 3 usable Sentinels", FACTS)
 
 
 @pytest.mark.parametrize(("server", "profile"), [(SOUND, "cache"), (DURABLE, "durable")])
-def test_a_server_in_order_has_no_complaint(server: Server, profile: Profile) -> None:
+def test_a_server_in_order_has_no_finding(server: Server, profile: Profile) -> None:
     """Every check says that it looked."""
     found = judge(server, profile)
     assert {one.severity for one in found} == {"ok"}
@@ -89,7 +89,7 @@ def test_a_server_in_order_has_no_complaint(server: Server, profile: Profile) ->
         ("tls", "warning", {}, TLS | {"tls-protocols": "TLSv1.1 TLSv1.2"}, {}),
     ],
 )
-def test_trouble_is_found(
+def test_each_problem_is_found(
     check: str, severity: str, info: dict[str, str], settings: dict[str, str], other: dict[str, Any]
 ) -> None:
     """Each with what was seen, and a cure; and nothing else changes its judgement."""
@@ -111,7 +111,7 @@ def test_trouble_is_found(
         {"aof_enabled": "0"},
     ],
 )
-def test_what_may_go_in_a_cache_may_not_in_a_session_store(info: dict[str, str]) -> None:
+def test_a_session_store_needs_more_than_a_cache(info: dict[str, str]) -> None:
     """A server that forgets by itself is an error there."""
     found = judge(replace(DURABLE, info={**DURABLE.info, **info}), "durable")
     assert [one.severity for one in found if one.severity != "ok"] == ["error"]

@@ -111,7 +111,7 @@ def attachment(tmp_path: Path) -> Iterator[Attachment]:
     wait_until_ended(held.socket)
 
 
-def test_a_private_server_is_one_for_the_process_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_has_one_private_server_that_stops_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attachments share it; when both are closed, server and directory are gone; the next one starts afresh."""
     monkeypatch.setattr(_embedded, "_private", [])  # whatever another test has left open
     first, second = attach(), attach()
@@ -171,7 +171,7 @@ def test_processes_that_start_at_once_share_one_server(tmp_path: Path) -> None:
     wait_until_ended(socket)
 
 
-def test_the_server_ends_when_its_only_user_is_killed(tmp_path: Path) -> None:
+def test_the_server_stops_when_its_only_user_is_killed(tmp_path: Path) -> None:
     """kill -9 runs no code of ours; the kernel lets go of the lock."""
     with user(tmp_path) as only:
         socket = only.attach()
@@ -191,7 +191,7 @@ def test_a_killed_private_user_leaves_no_directory() -> None:
     wait_until(lambda: not directory.exists(), what="the removal of the private directory")
 
 
-def test_a_newcomer_during_the_end_gets_a_server(tmp_path: Path) -> None:
+def test_a_process_that_attaches_during_the_shutdown_gets_a_server(tmp_path: Path) -> None:
     """Whoever attaches while the keeper clears up ends with a server that answers and stays."""
     for _ in range(8):
         attach(tmp_path).close()
@@ -226,7 +226,7 @@ def test_a_forked_child_keeps_the_server_alive(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_child_that_closes_does_not_end_the_parents_server(attachment: Attachment) -> None:
+def test_a_child_that_closes_does_not_stop_the_parents_server(attachment: Attachment) -> None:
     """close() in a fork lets go of the fork's share only."""
     pid = server_pid(attachment.socket)
     child = os.fork()
@@ -240,7 +240,7 @@ def test_a_child_that_closes_does_not_end_the_parents_server(attachment: Attachm
     newcomer.close()
 
 
-def test_a_stale_socket_and_a_dead_server_are_replaced(attachment: Attachment) -> None:
+def test_a_stale_socket_and_a_stopped_server_are_replaced(attachment: Attachment) -> None:
     """After the server was killed the next user starts another one on the same socket."""
     pid = server_pid(attachment.socket)
     os.kill(pid, signal.SIGKILL)
@@ -252,7 +252,7 @@ def test_a_stale_socket_and_a_dead_server_are_replaced(attachment: Attachment) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
-def test_the_server_ends_with_a_keeper_that_is_killed(attachment: Attachment) -> None:
+def test_the_server_stops_when_its_keeper_is_killed(attachment: Attachment) -> None:
     """No server is left without a keeper; the next user starts both anew."""
     pid = server_pid(attachment.socket)
     filler = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -335,7 +335,7 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
         wait_until_ended(held.socket)
 
 
-def test_nobody_else_may_write_above_it(tmp_path: Path) -> None:
+def test_a_directory_below_one_that_others_can_write_is_refused(tmp_path: Path) -> None:
     """Whoever owns or may write to a directory above could put another in its place."""
     above = tmp_path / "above"
     above.mkdir()
@@ -360,7 +360,9 @@ def test_a_directory_above_of_another_user_is_refused(tmp_path: Path) -> None:
         attach(above / "dir")
 
 
-def test_a_server_of_another_user_is_not_spoken_to(attachment: Attachment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_made_to_a_server_of_another_user(
+    attachment: Attachment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel says who listens at a unix socket; somebody else is refused before anything is sent."""
     if not hasattr(socket, "SO_PEERCRED"):
         pytest.skip("this system does not say who listens")
@@ -403,7 +405,7 @@ def test_a_private_server_lives_in_the_session_s_own_directory(tmp_path: Path, m
     made.rmdir()
 
 
-def test_trouble_at_the_start_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_the_start_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the server's log crosses the keeper; a failed private start leaves no directory."""
     monkeypatch.setattr(_embedded, "_private", [])
     broken = tmp_path / "valkey-server"

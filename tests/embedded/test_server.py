@@ -170,7 +170,7 @@ def test_a_port_that_was_asked_for_is_not_replaced(tcp_server: Server, binary: P
         Server(binary=binary, port=tcp_server.port).start()
 
 
-def test_a_server_that_dies_while_starting_says_why(binary: Path) -> None:
+def test_a_server_that_exits_while_starting_reports_why(binary: Path) -> None:
     """The end of the log is in the message."""
     with pytest.raises(RemoteUnavailableError, match="no-such-setting"):
         Server(binary=binary, config=["no-such-setting 1"]).start()
@@ -207,7 +207,7 @@ def test_a_sentinel_starts_and_keeps_what_it_wrote(binary: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
-def test_a_server_dies_with_a_process_that_is_killed(binary: Path) -> None:
+def test_a_server_stops_when_its_process_is_killed(binary: Path) -> None:
     """kill -9 of the process that started it leaves no server behind."""
     code = "import sys; from aikcache.testing import *; from pathlib import Path\n"
     code += "s = Server(binary=Path(sys.argv[1])).start(); print(s.pid, s.directory, flush=True); sys.stdin.read()"
@@ -266,7 +266,7 @@ def test_finding_the_wheel_does_not_import_it() -> None:
     assert said.strip() == "False"
 
 
-def test_a_fake_clock_moves_only_when_told() -> None:
+def test_a_fake_clock_moves_only_when_advanced() -> None:
     """advance() takes seconds or a timedelta."""
     clock = FakeClock(10.0)
     assert clock() == clock() == 10.0

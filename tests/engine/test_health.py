@@ -21,7 +21,7 @@ FIT = {
 }  # fmt: skip
 
 
-def test_a_full_cache_that_evicts_is_well() -> None:
+def test_a_full_cache_that_evicts_is_healthy() -> None:
     """Full memory is what a cache is for."""
     assert kinds(**FIT) == {}
 
@@ -49,7 +49,7 @@ def test_each_fact_that_is_wrong_is_a_problem(facts: dict[str, str], expected: d
     assert kinds(**{**FIT, **facts}) == expected
 
 
-def test_a_local_cache_is_well_and_a_closed_one_is_not_live() -> None:
+def test_a_local_cache_is_healthy_and_a_closed_one_is_not_live() -> None:
     """No server is needed, and nothing is asked."""
     with Cache() as cache:
         health = cache.health()

@@ -99,7 +99,7 @@ class TestCachedMany:
         assert many(i for i in (1, 2)) == many((1, 2)) == many({1, 2}) == {1: ["1 en"], 2: ["2 en"]}
         assert asked == [[1, 2]]
 
-    def test_no_ids_are_the_functions_own_affair(self, cache: Cache) -> None:
+    def test_without_ids_the_function_is_called(self, cache: Cache) -> None:
         """For no ids the function is asked for none."""
         many, asked = batch(cache)
         assert many([]) == {}
@@ -339,7 +339,7 @@ class TestByKey:
         assert cache.get("k", 1) is None
         assert cache.get("l", 1) == 1
 
-    def test_set_with_ttl_zero_ends_what_is_there(self, cache: Cache) -> None:
+    def test_set_with_ttl_zero_removes_the_value(self, cache: Cache) -> None:
         """`ttl=0` stores nothing and leaves nothing."""
         cache.set("k", 1)
         cache.set("k", 2, ttl=0)

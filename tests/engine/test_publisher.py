@@ -51,7 +51,7 @@ def test_each_interval_has_a_line_with_its_figures_as_fields(caplog: pytest.LogC
         assert record.__dict__["aikcache_hit_rate"] == 0.75
 
 
-def test_a_cache_that_is_only_made_has_no_thread_and_a_closed_one_ends_it() -> None:
+def test_an_unused_cache_has_no_thread_and_a_closed_one_stops_it() -> None:
     """It starts with the first load, and `None` and `metrics=None` have none at all."""
     before = publishers()
     with Cache() as cache, Cache(publish_interval=None) as silent, Cache(metrics=None) as unexported:
@@ -65,7 +65,7 @@ def test_a_cache_that_is_only_made_has_no_thread_and_a_closed_one_ends_it() -> N
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), "60", True])
-def test_an_interval_that_is_none_is_refused(bad: object) -> None:
+def test_an_invalid_interval_is_refused(bad: object) -> None:
     """The message names the setting; for 0 also the way out."""
     with pytest.raises(ConfigError, match="publish_interval must be") as caught:
         CacheConfig(publish_interval=bad)  # type: ignore[arg-type]

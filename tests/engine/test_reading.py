@@ -34,7 +34,7 @@ def test_every_label_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("label", ["\ud800", "a\nb", "a\x1b[2J", "a" * 301])
-def test_what_is_no_printable_text_is_no_label(label: str) -> None:
+def test_text_that_cannot_be_printed_is_no_label(label: str) -> None:
     """A scrape answers, without it."""
     samples = {"hits": [[label, "local", 5], ["shop:price", "local", 7]], "command_errors": [["get", label, 1]]}
     text = _shown({"samples": samples, "timings": {"command_seconds": {label: TIMES}, "load_seconds": {label: TIMES}}})

@@ -100,7 +100,7 @@ class TestOneLoad:
         stats = cache.stats().operations["p:f"]
         assert (stats.misses, stats.joined, stats.loads) == (1, THREADS - 1, 1)
 
-    def test_a_load_that_landed_meanwhile_is_not_run_again(
+    def test_a_load_that_finished_meanwhile_is_not_repeated(
         self, cache: Cache, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A thread that looked before another's load landed, and leads after it, finds the value and runs nothing."""
@@ -190,7 +190,7 @@ class TestOneLoad:
         staged.go.set()
         assert leader.result(20) == ["old"]
 
-    def test_two_functions_that_wait_for_each_other_come_through(self, pool: ThreadPoolExecutor) -> None:
+    def test_two_functions_that_wait_for_each_other_do_not_deadlock(self, pool: ThreadPoolExecutor) -> None:
         """Two loads that each need the other's key end after the bounded wait, with the right results."""
         cache = Cache(lease_wait=0.1)
         barrier = threading.Barrier(2)
@@ -249,7 +249,7 @@ ENDINGS: dict[str, Callable[[Any, Cache], object]] = {
 
 class TestNoStaleWriteBack:
     @pytest.mark.parametrize("way", ENDINGS)
-    def test_a_load_from_before_is_neither_kept_nor_handed_to_late_comers(
+    def test_an_invalidated_load_is_neither_stored_nor_given_to_later_callers(
         self, cache: Cache, pool: ThreadPoolExecutor, way: str
     ) -> None:
         """After an invalidation returned, an earlier load answers only its own caller and those that already waited."""
@@ -277,7 +277,7 @@ class TestNoStaleWriteBack:
         assert f.peek(1) == expected
 
     @pytest.mark.parametrize("way", ["q", "p:g", "tag", "p:f:2"])
-    def test_an_invalidation_of_something_else_ends_no_flight(
+    def test_an_invalidation_of_another_key_hides_no_flight(
         self, cache: Cache, pool: ThreadPoolExecutor, way: str
     ) -> None:
         """Later callers still join a load that no invalidation concerned."""
@@ -300,7 +300,7 @@ class TestNoStaleWriteBack:
         assert leader.result(20) == follower.result(20) == ["old"]
         assert staged.runs == 1
 
-    def test_a_refresh_from_before_is_not_kept(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
+    def test_an_invalidated_refresh_is_not_stored(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
         """What `.refresh` read before an invalidation is returned and not cached."""
         staged = Staged()
 
@@ -652,7 +652,7 @@ def test_two_threads_that_load_what_the_other_needs_do_not_wait_for_each_other(p
         assert (one.result(20), other.result(20)) == ({1: 5, 2: 2}, {5: 5, 6: 2})
 
 
-def test_a_chain_of_waits_that_comes_back_is_seen_and_one_that_does_not_is_waited_for() -> None:
+def test_a_cycle_of_waiting_threads_is_detected_and_a_chain_is_waited_for() -> None:
     """A thread that would wait for itself through others does not; other cycles and landed loads delay no thread."""
     flights = Flights()
     leads = threading.Lock()

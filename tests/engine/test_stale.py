@@ -142,7 +142,7 @@ class TestStaleTtl:
         assert source.reads == 2
         assert cache.stats().stale == 2
 
-    def test_it_ends(self, cache: Cache, clock: FakeClock, source: Source) -> None:
+    def test_a_stale_value_expires_after_stale_ttl(self, cache: Cache, clock: FakeClock, source: Source) -> None:
         """Once `stale_ttl` is over, the call loads for itself."""
         f = reading(cache, source, stale_ttl=STALE)
         f("a")
@@ -150,7 +150,7 @@ class TestStaleTtl:
         assert f("a") == "a2"
         assert cache.stats().stale == 0
 
-    def test_its_last_moment(self, cache: Cache, clock: FakeClock, source: Source) -> None:
+    def test_a_value_is_served_until_the_end_of_stale_ttl(self, cache: Cache, clock: FakeClock, source: Source) -> None:
         """Just before its end a stale value still answers."""
         f = reading(cache, source, stale_ttl=STALE)
         f("a")
@@ -257,7 +257,7 @@ class TestErrorTtl:
         assert cache.stats().stale == 0
 
     @pytest.mark.parametrize("load_timeout", [None, PATIENCE])
-    def test_a_source_away_for_a_while_is_hardly_asked(
+    def test_a_failing_source_is_asked_once_a_second(
         self, cache: Cache, clock: FakeClock, source: Source, load_timeout: float | None
     ) -> None:
         """For three seconds without a source every call is answered, with one attempt a second; then all is new."""
@@ -314,7 +314,7 @@ class TestErrorTtl:
         source.open.set()
         assert (leader.result(), other.result()) == ("a1", "own")
 
-    def test_what_stops_the_program_comes_out(self, cache: Cache, clock: FakeClock, source: Source) -> None:
+    def test_keyboardinterrupt_and_systemexit_are_raised(self, cache: Cache, clock: FakeClock, source: Source) -> None:
         """A stale value stands in for an `Exception` only."""
         f = reading(cache, source, error_ttl=ERROR)
         f("a")
@@ -444,7 +444,7 @@ def ending(request: pytest.FixtureRequest) -> Callable[[Cache, Any], object]:
 
 class TestInvalidated:
     @pytest.mark.parametrize("late", [0, IN_STALE, IN_ERROR])
-    def test_it_is_gone(
+    def test_an_invalidated_value_is_not_served_stale(
         self, cache: Cache, clock: FakeClock, source: Source, ending: Callable[[Cache, Any], object], late: float
     ) -> None:
         """A value that was invalidated, fresh or stale, answers no call, also when the function fails."""
@@ -569,7 +569,7 @@ class TestMany:
 
 
 class TestEarlyRefresh:
-    def test_it_renews_before_the_end(
+    def test_it_renews_before_the_expiry(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A value whose load took a second is renewed a second or more before its end, and nobody waits for it."""
@@ -608,7 +608,7 @@ class TestEarlyRefresh:
         ttl=st.floats(0.001, 1e6),
         draw=st.floats(0, 1, exclude_max=True),
     )
-    def test_how_early(self, beta: float, cost: float, ttl: float, draw: float) -> None:
+    def test_an_early_renewal_is_within_its_bounds(self, beta: float, cost: float, ttl: float, draw: float) -> None:
         """The draw is between a load's time (times beta) and half of `ttl`, and grows with chance."""
         policy = Policy(Codec(), early_refresh=beta)
         with pytest.MonkeyPatch.context() as patch:
@@ -620,7 +620,7 @@ class TestEarlyRefresh:
             assert min(cost * beta, ttl / 2) <= early <= ttl / 2
             assert early == pytest.approx(min(cost * beta * (1 + -math.log(1 - draw)), ttl / 2))
 
-    def test_a_failing_renewal_leaves_the_value(
+    def test_a_renewal_that_fails_keeps_the_value(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When an early renewal fails, the value goes on to its own end."""
@@ -638,7 +638,9 @@ class TestEarlyRefresh:
         with pytest.raises(LookupError):
             f("a")
 
-    def test_jitter_moves_the_end_and_not_what_follows(self, cache: Cache, clock: FakeClock, source: Source) -> None:
+    def test_jitter_shortens_the_ttl_and_not_the_stale_ttl(
+        self, cache: Cache, clock: FakeClock, source: Source
+    ) -> None:
         """`jitter` shortens `ttl` by up to its fraction, spread, and `stale_ttl` begins where that ends."""
         f = reading(cache, source, jitter=0.5, stale_ttl=STALE)
         names = [f"x{i}" for i in range(200)]
@@ -793,7 +795,7 @@ class TestBackground:
         assert background.submit(gate.set) is None
         wait_until(lambda: background._threads == 0, PATIENCE, "the thread to go")
 
-    def test_threads_go_after_idling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_threads_exit_when_idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Threads without work go, and come again with it."""
         monkeypatch.setattr(_background, "IDLE", 0.02)
         background = Background()
@@ -804,7 +806,7 @@ class TestBackground:
             assert (task.result, task.error) == (7, None)
             wait_until(lambda: background._threads == 0, PATIENCE, "the threads to go")
 
-    def test_no_task_is_left_by_a_thread_that_goes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_exiting_thread_leaves_no_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A task given at the moment at which the last thread gives up waiting is done all the same."""
         monkeypatch.setattr(_background, "IDLE", 0.0)
         background = Background()
@@ -814,7 +816,7 @@ class TestBackground:
             assert task.wait(PATIENCE), f"task {i} was left"
             assert task.result == i
 
-    def test_what_a_task_raises_ends_no_thread(self) -> None:
+    def test_an_error_of_a_task_ends_no_thread(self) -> None:
         """An error, also one that would end a thread, belongs to whoever waits for the task."""
         background = Background()
         for error in (LookupError("no"), SystemExit(3)):

@@ -22,7 +22,7 @@ def test_reads_are_counted_as_other_round_trips_are() -> None:
         assert found.total == pytest.approx(expected.total)
 
 
-def test_who_follows_reads_is_kept_the_latest_ones() -> None:
+def test_the_latest_callbacks_are_kept() -> None:
     """As many as it may take long to pass on, and each once."""
     tally = Tally()
     recent = tally.follow()

@@ -164,7 +164,7 @@ class TestApplications:
 
 
 class TestEndpoints:
-    def test_health_is_told_as_json(self) -> None:
+    def test_health_is_served_as_json(self) -> None:
         """200 as long as calls are answered, 503 once the cache is closed; no proxy keeps it."""
         app = make_app(default=False)
         told = app.test_client().get("/health/cache")

@@ -68,7 +68,7 @@ def test_a_million_characters_are_hashed_and_not_written_out(value: object) -> N
     assert len(key(value)) < 100
 
 
-def test_a_level_does_not_copy_what_is_below_it() -> None:
+def test_a_nested_value_is_not_copied_at_each_level() -> None:
     """A long part that stands in many places, or below many levels, is hashed in each and copied in none."""
     wide = ["x" * MILLION] * 50
     deep: Any = "x" * MILLION

@@ -231,7 +231,7 @@ class TestTags:
         assert tag_text(UUID(int=1)) == str(UUID(int=1))
 
     @pytest.mark.parametrize("tag", ["", "x" * 513, 1, None])
-    def test_odd_tags_are_refused(self, tag: object) -> None:
+    def test_malformed_tags_are_refused(self, tag: object) -> None:
         """A tag is a str of 1 to 512 characters, anywhere."""
         with pytest.raises(InvalidKeyError, match="a tag must be a str of 1 to 512 characters"):
             tag_group(tag)  # type: ignore[arg-type]

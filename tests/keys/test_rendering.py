@@ -296,7 +296,7 @@ def test_two_calls_share_a_key_only_when_they_are_the_same(found: list[tuple[lis
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=80), st.text(max_size=80))
-def test_a_string_is_never_taken_for_two(a: str, b: str) -> None:
+def test_one_string_never_renders_as_two_parameters(a: str, b: str) -> None:
     """Joining or splitting strings gives another key."""
     assert every_key(a, b) not in (every_key(a + b), every_key(f"{a}:{b}"), every_key((a, b)), every_key([a, b]))
 
@@ -313,7 +313,7 @@ ALL_DIFFERENT: list[Any] = [
 ]  # fmt: skip
 
 
-def test_no_two_of_the_usual_suspects_share_a_parameter() -> None:
+def test_similar_values_have_different_parameters() -> None:
     """`1`, `"1"`, `1.0`, `True`, `None`, `"None"`, and all that other caches confuse, are parameters of their own."""
     assert len({parameter(value) for value in ALL_DIFFERENT}) == len(ALL_DIFFERENT)
     assert len({parameter([{"deep": (value,)}]) for value in ALL_DIFFERENT}) == len(ALL_DIFFERENT)
@@ -413,7 +413,7 @@ class TestParameters:
         assert star.key(1, 2, 3, b=4, z=6, y=5) == "catalog:v1:p:star:1:4:2:3:c|3:z|6:y|5"
         assert star.key(1, b=2) != star.key(1, 2, b=2)
 
-    def test_the_order_of_keyword_arguments_tells_calls_apart(self) -> None:
+    def test_the_order_of_keyword_arguments_makes_another_key(self) -> None:
         """A function that sees the order of `**kwargs` answers for its own; `normalize` makes all orders one."""
 
         def order(**more: int) -> list[str]:
@@ -503,7 +503,7 @@ class Named:
 class TestMethods:
     """`self` and `cls`."""
 
-    def test_a_bare_self_names_both_ways_out(self) -> None:
+    def test_the_error_for_a_bare_self_names_both_remedies(self) -> None:
         """Where no class was told of a method, its first call raises what its class would have been refused with."""
 
         def price(self: object, what: str) -> int:
@@ -701,7 +701,7 @@ class TestUnkeyable:
         ):
             parameter(datetime(2024, 1, 1, tzinfo=Zone()))
 
-    def test_extra_fields_of_a_model_tell_it_apart(self) -> None:
+    def test_extra_fields_of_a_model_make_another_key(self) -> None:
         """A pydantic model that allows extra fields is told apart by them, as its own equality does."""
         assert Open.model_validate({"x": 1, "b": 2}) != Open.model_validate({"x": 1, "b": 3})
         assert parameter(Open.model_validate({"x": 1, "b": 2})) != parameter(Open.model_validate({"x": 1, "b": 3}))
@@ -741,7 +741,7 @@ class TestState:
     """Records are told apart by all they hold, and classes by what they are; what cannot be told apart is refused."""
 
     @pytest.mark.parametrize("kind", RECORDS)
-    def test_attributes_besides_the_fields_tell_records_apart(self, kind: str) -> None:
+    def test_attributes_besides_the_fields_make_another_key(self, kind: str) -> None:
         """A function that reads an attribute which is no field answers for that attribute."""
         make = RECORDS[kind]
 
@@ -768,7 +768,7 @@ class TestState:
         assert parameter(NotedPair(1)) != parameter(tuple.__new__(NotedPair, (1, None, {"note": 1})))
         assert parameter(held(NotedPair(1), note=1)) != parameter(tuple.__new__(NotedPair, (1, None, {"note": 1})))
 
-    def test_the_fields_that_were_set_tell_models_apart(self) -> None:
+    def test_the_set_of_fields_that_were_set_makes_another_key(self) -> None:
         """`Private()` and `Private(x=None)` are equal to pydantic, and dump differently with `exclude_unset`."""
 
         @Cache().cached("p")
@@ -777,7 +777,7 @@ class TestState:
 
         assert [given(Private()), given(Private(x=None)), given(Private())] == [{}, {"x": None}, {}]
 
-    def test_what_is_computed_again_is_no_state(self) -> None:
+    def test_cached_properties_are_not_part_of_a_key(self) -> None:
         """A cached property and a cached hash leave the key as it was."""
         for record, use in (
             (Price(1), lambda it: it.text),
@@ -789,7 +789,7 @@ class TestState:
             use(record)
             assert parameter(record) == before
 
-    def test_state_without_a_form_is_refused_by_name(self) -> None:
+    def test_state_that_cannot_be_rendered_is_refused_by_name(self) -> None:
         """A record that holds what no key can tell apart is refused, and the message says what, and the ways out."""
         with pytest.raises(InvalidKeyError, match=r"Noted holds more than its fields \(lock\).*__cache_key__"):
             parameter(held(Noted(1), lock=object()))
@@ -860,7 +860,7 @@ class TestState:
             with pytest.raises(InvalidKeyError, match="leads to no class or to another one"):
                 parameter(it)
 
-    def test_a_combination_of_flags_is_not_taken_for_a_member(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_combination_of_flags_is_no_member(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a flag is named like a combination of others, or like a number, combinations are refused."""
         members = {"A": 1, "B": 2, "A|B": 4, "0": 8}
         odd: Any = Flag("Odd", members, module=__name__)  # type: ignore[misc]

@@ -351,7 +351,7 @@ def test_queues_do_not_grow_with_deletions() -> None:
     assert len(cache._window) + len(cache._small) + len(cache._main) <= 2 * 10 + 1025
 
 
-def test_memory_of_the_gone_is_bounded() -> None:
+def test_remembered_keys_are_bounded() -> None:
     """Of each queue no more keys are remembered than the cache holds."""
     cache = S3FIFOCache(10)
     for key in range(1000):

@@ -336,7 +336,7 @@ class TestPolicies:
             f(x)
         assert 1 <= f.cache_info().currsize <= 4
 
-    def test_invalidations_end_what_they_name(self, policy: Policy) -> None:
+    def test_invalidations_drop_what_they_name(self, policy: Policy) -> None:
         """Keys, groups, tags and globs end their entries, and no others."""
         cache = Cache(policy=policy)
 
@@ -404,7 +404,7 @@ def test_a_store_that_drops_by_itself_leaks_nothing() -> None:
     assert local.bytes == sum(entry.size for entry in stored(local).values())
 
 
-def test_entries_of_an_ended_group_are_not_counted_as_held() -> None:
+def test_entries_of_an_invalidated_group_are_not_counted() -> None:
     """After `clear()` the local tier says that it holds nothing."""
     cache = Cache()
 
@@ -419,7 +419,7 @@ def test_entries_of_an_ended_group_are_not_counted_as_held() -> None:
     assert (cache.stats().local_entries, f.cache_info().currsize) == (0, 0)
 
 
-def test_ended_entries_leave_the_store_with_later_fills() -> None:
+def test_invalidated_entries_are_removed_from_the_store_by_later_fills() -> None:
     """The memory of an ended group is given back as the cache is used, and evicts nothing that lives."""
     cache = Cache(local_max_entries=200)
 
@@ -481,7 +481,7 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize("by", ["group", "key"])
-def test_an_exception_inside_the_end_of_a_group_leaves_nothing_that_later_ends_miss(by: str) -> None:
+def test_an_interrupted_group_invalidation_leaves_nothing_that_a_later_one_misses(by: str) -> None:
     """Wherever a signal handler raises, a later invalidation ends all that its wrapper serves, and fills go on."""
     for step in range(1, MANY_STEPS):
         cache, current, runs = Cache(), 0, []
@@ -511,7 +511,7 @@ def test_an_exception_inside_the_end_of_a_group_leaves_nothing_that_later_ends_m
     assert 20 < step < MANY_STEPS - 1
 
 
-def test_a_wrapper_first_called_while_its_group_ends_finds_nothing_of_it() -> None:
+def test_a_wrapper_first_called_during_its_groups_invalidation_finds_nothing() -> None:
     """Wherever an invalidation comes between the steps that show a wrapper the table, it reads the one that stands."""
     for step in range(1, MANY_STEPS):
         cache, current = Cache(), "old"
@@ -535,7 +535,7 @@ def test_a_wrapper_first_called_while_its_group_ends_finds_nothing_of_it() -> No
     assert 20 < step < MANY_STEPS - 1
 
 
-def test_wrappers_that_are_gone_are_not_remembered() -> None:
+def test_collected_wrappers_are_not_kept() -> None:
     """A function decorated anew in each call of its factory leaves nothing in its region."""
     cache = Cache()
 

@@ -63,7 +63,7 @@ def test_every_check_fails_on_its_broken_file(copied: Path) -> None:
         assert BROKEN[name][3] in "\n".join(lines[first:last])
 
 
-def test_a_check_that_nobody_knows_is_an_error(copied: Path) -> None:
+def test_an_unknown_check_is_an_error(copied: Path) -> None:
     """With the names of those that there are."""
     done = subprocess.run(
         [sys.executable, "-m", "ops.check", "manifest"], cwd=copied, text=True, capture_output=True, check=False

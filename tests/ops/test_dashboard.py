@@ -96,7 +96,7 @@ def test_promtool_reads_every_expression(board: Board) -> None:
     assert dashboard.parse(broken)
 
 
-def test_an_unknown_metric_or_label_ends_the_build() -> None:
+def test_an_unknown_metric_or_label_fails_the_build() -> None:
     """A renamed metric is noticed where the dashboard is made."""
     assert names.cache("hits_total", tier="local") == (
         'aikernel_cache_hits_total{job=~"$job",instance=~"$instance",tier="local"}'

@@ -139,7 +139,7 @@ def calls_during(fleet: Fleet, action: Callable[[], object]) -> tuple[list[BaseE
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_starts_fails_over_and_ends_it(directory: Path, port: int) -> None:
+def test_make_starts_fails_over_and_stops_it(directory: Path, port: int) -> None:
     """By its own targets: twice up, the state, a failover, twice down, and nothing is left of it."""
 
     def make(target: str, *more: str) -> tuple[int, str]:
@@ -178,7 +178,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
 
 
-def test_a_port_in_use_is_said_and_nothing_is_left(run: Run, directory: Path, port: int) -> None:
+def test_a_port_in_use_is_reported_and_nothing_is_left(run: Run, directory: Path, port: int) -> None:
     """Which port, for what, and the way out; no server was started."""
     with socket.create_server((HOST, port + 11)):
         done = run("up")
@@ -226,7 +226,7 @@ def ready(node: Node) -> bool:
     )
 
 
-def test_what_was_there_before_is_said_and_left(run: Run, directory: Path) -> None:
+def test_what_was_there_before_is_reported_and_left_alone(run: Run, directory: Path) -> None:
     """A directory that `redis-up` has not made, or whose start was cut off, is nobody's to remove but the user's."""
     directory.mkdir()
     (directory / "mine").write_text("mine")
@@ -246,7 +246,7 @@ def test_what_was_there_before_is_said_and_left(run: Run, directory: Path) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
 @pytest.mark.parametrize("action", ["up", "status", "down"])
-def test_what_another_user_has_up_is_said(action: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_servers_of_another_user_are_reported(action: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not that nothing is up; and nothing is tried with it."""
     directory.mkdir(mode=0o700)
     (directory / "fleet.json").touch()

@@ -53,7 +53,7 @@ def kill_primary(fleet: Fleet) -> Pod:
     return old
 
 
-def test_without_any_name_everybody_is_alive_and_ready(fleet: Fleet) -> None:
+def test_without_dns_all_pods_are_alive_and_ready(fleet: Fleet) -> None:
     """A probe asks its own server by address: an outage of DNS restarts nobody, and takes nobody from the clients."""
     fleet.resolve()
     for pod in fleet.pods:
@@ -73,7 +73,7 @@ def bring_back(fleet: Fleet, *pods: Pod) -> None:
     assert [pod.ask("HGET", RECORD, "f", user="session") for pod in fleet.redis] == [b"1"] * 3
 
 
-def test_a_failover_where_the_dead_primary_has_no_name_any_more(fleet: Fleet) -> None:
+def test_a_failover_when_the_stopped_primary_has_no_dns_name(fleet: Fleet) -> None:
     """As when its node is gone (redis 12184): a replica is promoted, the other follows it, the old one may return."""
     fleet.resolve(*(pod for pod in fleet.pods if pod not in fleet.primaries()))
     old = kill_primary(fleet)

@@ -39,7 +39,7 @@ def test_the_names_of_metrics_are_found_in_an_expression() -> None:
     assert metrics(expr) == {"a_bucket", "g", "j_total", "k:l:m", "o"}
 
 
-def test_a_metric_that_nobody_emits_is_found() -> None:
+def test_a_metric_that_is_never_emitted_is_found() -> None:
     """A renamed metric, a counter without its _total, and another prefix."""
     names = ("aikernel_cache_hit_total", "aikernel_cache_hits", "aikernal_cache_hits_total", "redis_masterlink_up")
     for name in names:

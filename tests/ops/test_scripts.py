@@ -409,7 +409,7 @@ def half_changed(running: Fleet) -> Iterator[Fleet]:
     running.wait()
 
 
-def test_a_changed_secret_that_no_server_knows_yet_harms_nobody(half_changed: Fleet) -> None:
+def test_a_changed_secret_that_no_server_has_yet_fails_no_probe(half_changed: Fleet) -> None:
     """The probes get their answers, and a primary that is stopped hands over."""
     primary = half_changed.wait()
     for pod in half_changed.pods:
@@ -421,7 +421,7 @@ def test_a_changed_secret_that_no_server_knows_yet_harms_nobody(half_changed: Fl
     assert len(half_changed.primaries()) == 1
 
 
-def test_a_role_that_is_not_told_does_not_stop_a_primary_in_silence(running: Fleet) -> None:
+def test_a_primary_with_an_unknown_role_does_not_stop_silently(running: Fleet) -> None:
     """Nobody says that it is a replica: it is asked again, and at last that is an error."""
     primary, replica = running.wait(), replicas(running)[0]
     (running.secrets / "monitor").write_text("another")
@@ -446,7 +446,7 @@ def change(fleet: Fleet) -> None:
         assert pod.ask("CONFIG", "GET", "min-replicas-to-write")[1] == b"1"
 
 
-def test_a_missing_or_unusable_password_is_said(fleet: Fleet) -> None:
+def test_a_missing_or_unusable_password_is_reported(fleet: Fleet) -> None:
     """Which, and what to do; never the password."""
     (fleet.secrets / "session").unlink()
     done = fleet.redis[0].run("users.sh")

@@ -27,7 +27,7 @@ def cluster() -> Cluster:
 
 
 @pytest.mark.parametrize("back", [view(A, A, B, B, C), view(C, A, B, B, C).moved(0, A)], ids=["whole", "one slot"])
-def test_a_primary_that_was_replaced_unnoticed_but_for_one_slot_is_met_anew(cluster: Cluster, back: Topology) -> None:
+def test_a_primary_that_was_replaced_and_shows_in_one_slot_only_is_reset(cluster: Cluster, back: Topology) -> None:
     """In an outdated map it still owned the rest: its connections may be those to a replica."""
     cluster._install(view(A, A, B, B, C).moved(0, C))
     before = generations(cluster)
@@ -43,7 +43,7 @@ def test_a_primary_that_takes_slots_for_the_first_time_keeps_its_connections(clu
     assert generations(cluster) == before
 
 
-def test_a_primary_that_takes_all_of_anothers_slots_is_met_anew(cluster: Cluster) -> None:
+def test_a_primary_that_takes_all_slots_of_another_is_reset(cluster: Cluster) -> None:
     """It owned nothing, so it may have been a replica until now."""
     cluster._install(view(A, A, B, B, B))
     before = generations(cluster)

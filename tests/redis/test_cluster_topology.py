@@ -80,7 +80,7 @@ anything = st.recursive(
 
 
 @given(anything | st.builds(shards, st.lists(st.integers(), max_size=4), endpoint=anything, port=anything))
-def test_whatever_a_node_says_is_a_view_or_an_error(said: Any) -> None:
+def test_any_reply_of_a_node_is_a_view_or_an_error(said: Any) -> None:
     """No other exception is raised, and every address and slot of a view is valid."""
     try:
         found = view(said)
@@ -144,7 +144,7 @@ def test_a_shard_with_one_living_master_is_not_disputed() -> None:
 
 
 @pytest.mark.parametrize("nodes", [RuntimeError("NOPERM"), b"", b"OK", NODES.replace(b"new", b"who")])
-def test_where_the_nodes_name_nobody_the_last_master_counts(nodes: object) -> None:
+def test_where_the_nodes_name_no_owner_the_last_master_is_used(nodes: object) -> None:
     """As for a user who may not ask."""
     assert topology(INFO, taken_over("old", "new"), ASKED, tls=False, nodes=nodes).owners[0] == ("new", 7001)
 
@@ -157,7 +157,7 @@ def test_nodes_with_what_is_no_slot_are_refused(slots: str) -> None:
 
 
 @given(anything | st.binary(max_size=40).map(NODES.replace(b"\n", b" ").__add__))
-def test_whatever_is_said_of_nodes_is_a_view_or_an_error(nodes: Any) -> None:
+def test_any_text_about_nodes_is_a_view_or_an_error(nodes: Any) -> None:
     """Nothing else is raised, and every slot is one."""
     try:
         found = topology(INFO, taken_over("old", "new"), ASKED, tls=False, nodes=nodes)

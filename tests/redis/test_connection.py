@@ -18,7 +18,7 @@ from .._interrupts import Late, interrupt
 
 
 @pytest.mark.parametrize("name", ["_connect", "repr_pieces", "_host_error", "__del__"])
-def test_what_the_connection_overrides_is_there(name: str) -> None:
+def test_redis_py_still_has_what_the_connection_overrides(name: str) -> None:
     """redis-py's connection has the attributes that ours replaces."""
     assert callable(getattr(AbstractConnection, name))
 
@@ -26,13 +26,13 @@ def test_what_the_connection_overrides_is_there(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["read_from_socket", "handle_push_response", "parse_error", "on_connect", "on_disconnect", "__del__"]
 )
-def test_what_the_parser_overrides_is_there(name: str) -> None:
+def test_redis_py_still_has_what_the_parser_overrides(name: str) -> None:
     """redis-py's parser is the one over hiredis, and has the attributes that ours replaces."""
     assert DefaultParser is hiredis._HiredisParser
     assert callable(getattr(DefaultParser, name))
 
 
-def test_the_parsers_parts_are_where_they_were() -> None:
+def test_redis_py_still_has_the_parts_of_the_parser() -> None:
     """The private attributes that are accessed are set where they are expected."""
     source = inspect.getsource(DefaultParser)
     assert all(f"self.{name} = " in source for name in ("_sock", "_reader", "_buffer"))
@@ -42,7 +42,7 @@ def test_the_parsers_parts_are_where_they_were() -> None:
 
 
 @pytest.mark.parametrize("give_up", [Connection.close, Connection.interrupt])
-def test_a_time_limit_that_looks_like_trouble_with_the_socket_is_let_out(
+def test_a_time_limit_raised_as_a_socket_error_is_raised(
     give_up: Callable[[Connection], object],
 ) -> None:
     """A socket's error on closing is ignored; an exception of a signal handler meanwhile is raised."""

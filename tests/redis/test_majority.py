@@ -29,7 +29,7 @@ def say(
     )
 
 
-def test_a_majority_that_was_asked_vouches_as_of_the_last_it_was_complete() -> None:
+def test_a_majority_of_sentinels_is_dated_by_the_answer_that_completed_it() -> None:
     """Two of three are a majority; their evidence is as old as the older of their two latest answers."""
     majority = Majority()
     assert majority.confirmed_at(HERE) == -inf
@@ -60,7 +60,7 @@ def test_one_sentinel_under_two_names_counts_once() -> None:
     assert majority.confirmed_at(HERE) == -inf
 
 
-def test_a_sentinel_that_names_another_does_not_vouch() -> None:
+def test_a_sentinel_that_names_another_primary_is_no_evidence() -> None:
     """Three Sentinels, one of which names another primary: each primary counts those that name it."""
     majority = Majority()
     say(majority, 0, 10.0)
@@ -70,7 +70,7 @@ def test_a_sentinel_that_names_another_does_not_vouch() -> None:
     assert (majority.confirmed_at(HERE), majority.confirmed_at(THERE)) == (-inf, 11.0)
 
 
-def test_a_sentinel_that_reaches_most_vouches_a_little_late() -> None:
+def test_evidence_of_ckquorum_is_dated_earlier() -> None:
     """One that reports a quorum is enough, as of the time by which it would have noticed that it has none."""
     majority = Majority()
     say(majority, 0, 10.0, reaches=True)
@@ -80,7 +80,7 @@ def test_a_sentinel_that_reaches_most_vouches_a_little_late() -> None:
     assert majority.confirmed_at(HERE) == 10.0 - NOTICED
 
 
-def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> None:
+def test_a_sentinel_that_forgot_the_others_does_not_lower_the_majority() -> None:
     """The number of Sentinels is the largest that any has reported, even if it is silent now."""
     majority = Majority()
     say(majority, 1, 10.0)
@@ -94,7 +94,7 @@ def test_a_sentinel_that_has_forgotten_the_others_does_not_make_them_fewer() -> 
     ("heard", "vouched"),
     [([0, 1], 98.0), ([0], None), ([0, -1], None), ([0, LATEST + 1], None), ([LATEST, 0], 99.0 - LATEST), ([], None)],
 )
-def test_replicas_that_all_follow_vouch_even_against_sentinels(heard: list[int], vouched: float | None) -> None:
+def test_all_replicas_are_evidence_even_against_sentinels(heard: list[int], vouched: float | None) -> None:
     """With every known replica in step none is left that could have taken over, whatever Sentinels see."""
     majority = Majority()
     say(majority, 0, 99.0, reaches=False)
@@ -102,7 +102,7 @@ def test_replicas_that_all_follow_vouch_even_against_sentinels(heard: list[int],
     assert majority.confirmed_at(HERE) == (-inf if vouched is None else vouched)
 
 
-def test_most_replicas_vouch_unless_a_sentinel_is_cut_off() -> None:
+def test_most_replicas_are_evidence_unless_a_sentinel_is_cut_off() -> None:
     """A primary with one of two replicas has most of three nodes: enough unless a Sentinel says it is cut off."""
     majority = Majority()
     say(majority, 0, 50.0, reaches=False)
@@ -141,7 +141,7 @@ def test_lags_are_read_as_redis_and_valkey_write_them() -> None:
     assert lags(b"# Replication\r\nrole:master\r\nconnected_slaves:0\r\n") == []
 
 
-def test_a_sentinel_that_was_cut_off_vouches_when_it_must_have_heard_of_the_others() -> None:
+def test_a_sentinel_that_was_cut_off_is_evidence_again_after_a_while() -> None:
     """It reaches them again before it learns that they have another primary."""
     majority = Majority()
     say(majority, 0, 10.0, reaches=False)

@@ -53,7 +53,7 @@ def test_equal_sets_are_unchanged_whatever_their_bytes() -> None:
     assert values.unchanged(one, values.encode("key", two))
 
 
-def test_an_instance_of_a_taught_class_that_changed_is_noticed() -> None:
+def test_a_changed_instance_of_a_registered_class_is_noticed() -> None:
     """However deep, and whatever its own equality says."""
     for wrap in (lambda p: p, lambda p: [p], lambda p: {"a": (1, {"b": p})}, lambda p: {(1,): p}):
         data = values.encode("key", wrap(Price(5)))

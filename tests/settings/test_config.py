@@ -106,13 +106,13 @@ def test_the_given_ttls_are_copied() -> None:
         None,
     ],
 )
-def test_sound_urls_are_taken(url: str | None) -> None:
+def test_valid_urls_are_accepted(url: str | None) -> None:
     """Every form that the manual shows is a setting."""
     assert CacheConfig(url=url).url == url
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://:pw@h1:26379,h2:26379/svc/0", "rediss+cluster://h1:7000,h2:7000"])
-def test_many_hosts_are_taken(url: str) -> None:
+def test_many_hosts_are_accepted(url: str) -> None:
     """URLs of Sentinels and clusters list their hosts."""
     assert CacheConfig(url=url).url == url
 
@@ -138,7 +138,7 @@ def test_secrets_and_urls_are_not_shown() -> None:
     assert "local only" in repr(Cache())
 
 
-def test_making_a_cache_contacts_nobody() -> None:
+def test_creating_a_cache_makes_no_connection() -> None:
     """A URL that nobody answers at makes a cache all the same."""
     Cache("redis://localhost:1/0").close()
 
@@ -388,7 +388,7 @@ def test_the_environment_may_ask_for_strong_reads() -> None:
         Cache.from_env({"AIKCACHE_CONSISTENCY": "strongest"})
 
 
-def test_a_strong_function_is_held_nowhere_so_no_bound_of_its_own_is_taken() -> None:
+def test_local_ttl_is_refused_for_a_strong_function() -> None:
     """What contradicts itself is refused when decorating, and says which of the two to leave out."""
     cache = Cache()
     with pytest.raises(ConfigError, match=r"local_ttl=30 would hold values in this process, and consistency='strong'"):
@@ -397,7 +397,7 @@ def test_a_strong_function_is_held_nowhere_so_no_bound_of_its_own_is_taken() -> 
         cache.cached("p", consistency="weak")(print_nothing)  # type: ignore[arg-type]
 
 
-def test_without_a_url_strong_reads_are_those_there_are() -> None:
+def test_without_a_url_all_reads_are_strong() -> None:
     """One process sees all that it has ended; its own memory is then all there is to ask."""
     with Cache(consistency="strong") as cache:
         runs: list[int] = []

@@ -93,7 +93,7 @@ def test_logins_of_other_forms() -> None:
         (f"redis://h?socket_connect_timeout={SECRET}", "socket_connect_timeout must be a number greater than 0"),
     ],
 )
-def test_mistakes_are_told_without_what_stood_there(url: str, message: str) -> None:
+def test_errors_do_not_show_the_url(url: str, message: str) -> None:
     """A malformed URL is a `ConfigError` with the form it should have, and without any part that may be secret."""
     with pytest.raises(ConfigError) as caught:
         _url.parse(url)

@@ -124,7 +124,7 @@ def test_afterwards_real_time_counts(cache):
     passes(project, code, 3)
 
 
-def test_two_caches_hear_of_each_other(project: pytest.Pytester) -> None:
+def test_two_caches_see_each_others_invalidations(project: pytest.Pytester) -> None:
     """What one invalidates is gone in the other, which had it in memory."""
     code = """
 from aikcache.testing import wait_until

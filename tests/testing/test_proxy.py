@@ -47,7 +47,7 @@ def test_without_a_fault_all_is_passed_on(network: FaultyProxy) -> None:
         assert [ask(link), ask(link)] == [PONG, PONG]
 
 
-def test_a_stalled_answer_comes_when_it_heals(network: FaultyProxy) -> None:
+def test_a_stalled_reply_arrives_when_the_fault_is_removed(network: FaultyProxy) -> None:
     """The connection stays open, a new one is accepted, and nothing is lost."""
     with connect(network) as link:
         assert ask(link) == PONG
@@ -63,7 +63,7 @@ def test_a_stalled_answer_comes_when_it_heals(network: FaultyProxy) -> None:
             assert receive(second, len(PONG)) == receive(link, len(PONG)) == PONG
 
 
-def test_latency_is_no_loss(network: FaultyProxy) -> None:
+def test_latency_loses_no_bytes(network: FaultyProxy) -> None:
     """The answer comes; a long latency is over when it heals."""
     network.latency(0.05)
     with connect(network) as link:
@@ -97,7 +97,7 @@ def test_a_sliced_answer_is_whole(network: FaultyProxy) -> None:
         assert receive(link, 14) == b"$8\r\nabcdefgh\r\n"
 
 
-def test_cut_ends_what_is_open(network: FaultyProxy) -> None:
+def test_cut_closes_open_connections(network: FaultyProxy) -> None:
     """And no new connection."""
     with connect(network) as link:
         assert ask(link) == PONG

@@ -77,7 +77,7 @@ def test_a_remote_hit_is_one_round_trip(counted: Counted) -> None:
     assert counted.loads == [[1]]
 
 
-def test_a_local_hit_asks_nobody(proxy: Proxy, instance: str) -> None:
+def test_a_local_hit_makes_no_round_trip(proxy: Proxy, instance: str) -> None:
     """A hit in the local tier takes no round trip."""
     with Cache(proxy.url, instance=instance, **PATIENT) as cache:
         connect(cache)
@@ -213,7 +213,7 @@ def test_duplicates_are_asked_for_once_and_not_shared(counted: Counted) -> None:
 
 
 @pytest.mark.parametrize("how", ["a tag", "a key", "the operation"])
-def test_an_invalidation_is_one_round_trip_and_ends_entries_of_batches(how: str, counted: Counted) -> None:
+def test_an_invalidation_is_one_round_trip_and_covers_entries_of_batches(how: str, counted: Counted) -> None:
     """An invalidation by key or group takes one round trip and ends what a batch stored, and nothing else."""
     ids = list(range(100))
     counted.many(ids)
@@ -227,7 +227,7 @@ def test_an_invalidation_is_one_round_trip_and_ends_entries_of_batches(how: str,
     assert counted.loads[1:] == [ids if how == "the operation" else [7, 8]]
 
 
-def test_a_batch_of_all_sorts_gives_what_single_calls_give(proxy: Proxy, redis_url: str, instance: str) -> None:
+def test_a_mixed_batch_gives_what_single_calls_give(proxy: Proxy, redis_url: str, instance: str) -> None:
     """Codecs, sizes and tags that differ within one batch, a frame that is damaged and one under a wrong key."""
     sorts: list[Any] = [
         (1, 2),
@@ -271,7 +271,7 @@ def test_a_batch_of_all_sorts_gives_what_single_calls_give(proxy: Proxy, redis_u
         assert [(type(value), value) for value in found] == [(type(value), value) for value in expected]
 
 
-def test_an_empty_batch_asks_nobody(counted: Counted) -> None:
+def test_an_empty_batch_makes_no_round_trip(counted: Counted) -> None:
     """No ids give no results, without a round trip for `.many`."""
     counted.one.many([1])
     counted.one.many([1])  # by now all stamps are believed

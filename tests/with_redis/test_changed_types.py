@@ -103,7 +103,7 @@ def test_cached_many_hands_out_no_old_type(change: str, caches: tuple[Cache, Cac
     assert declare(caches[1], after, "another").peek(1) == new
 
 
-def test_what_has_changed_since_joins_no_flight(redis_url: str, instance: str) -> None:
+def test_a_function_whose_type_changed_joins_no_flight(redis_url: str, instance: str) -> None:
     """A call that waited for another's load of another type loads for itself."""
     inside, go = threading.Event(), threading.Event()
     with Cache(redis_url, instance=instance, **PATIENT) as cache:

@@ -103,7 +103,7 @@ def test_fills_and_leases_make_no_traffic(redis_server: Server, open_cache: Open
     ],
     ids=["key", "operation", "prefix", "tag", "glob", "everything", "set"],
 )
-def test_what_another_ends_is_heard(open_cache: OpenCache, end: Callable[[Cache], object]) -> None:
+def test_invalidations_of_another_process_arrive(open_cache: OpenCache, end: Callable[[Cache], object]) -> None:
     """What another cache invalidates or sets is soon gone here: it was pushed, because `local_ttl` is longer."""
     here, there = pair(open_cache)
     source = Source()
@@ -114,7 +114,7 @@ def test_what_another_ends_is_heard(open_cache: OpenCache, end: Callable[[Cache]
     wait_until(lambda: get("box") == NEW, PATIENCE, "the push")
 
 
-def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
+def test_what_was_not_invalidated_stays_cached(open_cache: OpenCache) -> None:
     """Invalidating one key, group or tag leaves the others cached."""
     here, there = pair(open_cache)
     source = Source()
@@ -134,7 +134,7 @@ def test_what_was_not_ended_stays(open_cache: OpenCache) -> None:
 
 
 @pytest.mark.parametrize("how", ["FLUSHALL", "FLUSHDB"])
-def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis) -> None:
+def test_a_flush_invalidates_everything(how: str, open_cache: OpenCache, raw: redis.Redis) -> None:
     """When Redis is flushed no local value and no cached stamp counts any more."""
     here, there = pair(open_cache)
     source = Source()
@@ -148,7 +148,7 @@ def test_a_flush_is_everything(how: str, open_cache: OpenCache, raw: redis.Redis
 
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#things"])
-def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: OpenCache, raw: redis.Redis) -> None:
+def test_deleting_a_stamp_invalidates_what_is_under_it(group: str, open_cache: OpenCache, raw: redis.Redis) -> None:
     """A missing stamp invalidates what was stored under it, in both tiers: an invalidation may have been missed."""
     here, there = pair(open_cache)
     source = Source()
@@ -161,7 +161,7 @@ def test_a_stamp_that_is_deleted_ends_what_is_under_it(group: str, open_cache: O
     assert source.loads == 2
 
 
-def test_evicted_stamps_end_what_is_under_them(own_server: Server, instance: str) -> None:
+def test_evicting_stamps_invalidates_what_is_under_them(own_server: Server, instance: str) -> None:
     """A server short of memory that evicts stamps makes misses, never old values."""
     with ExitStack() as stack:
         here, there = pair(lambda: stack.enter_context(Cache(own_server.url, instance=instance, **PATIENT)))
@@ -184,7 +184,7 @@ def test_evicted_stamps_end_what_is_under_them(own_server: Server, instance: str
 # Cut and made anew
 
 
-def test_a_killed_channel_is_made_anew_and_empties(open_cache: OpenCache, redis_url: str) -> None:
+def test_a_killed_channel_reconnects_and_empties_the_local_tier(open_cache: OpenCache, redis_url: str) -> None:
     """After its connection was killed the channel is soon back, without old values, and receives again."""
     here, there = pair(open_cache)
     source = Source()
@@ -281,7 +281,7 @@ def test_a_cache_that_is_not_used_starts_no_thread(redis_url: str, instance: str
         wait_until(lambda: started() == 1, PATIENCE, "the thread")
 
 
-def test_close_ends_the_thread(
+def test_close_stops_the_thread(
     redis_url: str, instance: str, started: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`close` stops the channel's thread, which does not wait for its next heartbeat, and nothing starts it again."""
@@ -297,7 +297,7 @@ def test_close_ends_the_thread(
     assert started() == 0
 
 
-def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str, started: Callable[[], int]) -> None:
+def test_an_unreferenced_cache_is_closed(redis_url: str, instance: str, started: Callable[[], int]) -> None:
     """A cache dropped without `close` is collected, functions and all, and its thread ends."""
     cache = Cache(redis_url, instance=instance, **PATIENT)
     get = Source().bind(cache)
@@ -314,7 +314,7 @@ def test_a_cache_that_nobody_holds_ends(redis_url: str, instance: str, started: 
     wait_until(lambda: started() == 0, PATIENCE, "the end of the thread")
 
 
-def test_the_interpreter_ends_silently_with_a_live_channel(redis_url: str, instance: str) -> None:
+def test_the_interpreter_exits_silently_with_a_live_channel(redis_url: str, instance: str) -> None:
     """A script that uses a cache and simply ends does so at once and silently."""
     script = f"""
 from aikcache import Cache

@@ -154,7 +154,7 @@ def test_an_answer_that_ones_own_invalidation_overtook_is_not_filed(
 @pytest.mark.parametrize(
     ("way", "rule"), [*((way, "in force") for way in (*WAYS, "own group", "own key")), ("key", "taken out")]
 )
-def test_a_glance_that_an_invalidation_overtook_is_not_filed(
+def test_a_fast_path_read_that_an_invalidation_overtook_is_not_filed(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast path, judged by stamps cached before the question, guarantees the same."""
@@ -185,7 +185,7 @@ def test_a_glance_that_an_invalidation_overtook_is_not_filed(
         assert get("box") == get_there("box") == NEW
 
 
-def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
+def test_a_value_read_by_key_is_not_filed_when_its_tag_was_invalidated(
     open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process that knows of a value's tags only from the value, their invalidation covers a reply on its way."""
@@ -208,7 +208,7 @@ def test_a_value_read_by_its_key_alone_is_not_filed_when_its_tag_ended(
 
 
 @both
-def test_a_stamp_that_a_push_overtook_is_not_believed(
+def test_a_stamp_that_a_push_overtook_is_not_cached(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stamp read before an invalidation and cached after its push would make old values look fresh."""
@@ -270,7 +270,7 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
 # The lease of a doomed load
 
 
-def test_a_load_that_was_ended_is_not_waited_for(open_cache: OpenCache, source: Source) -> None:
+def test_an_invalidated_load_is_not_waited_for(open_cache: OpenCache, source: Source) -> None:
     """A call after a group's invalidation takes the lease of a running load, whose loader stores nothing."""
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
@@ -300,7 +300,7 @@ def test_a_load_that_was_ended_is_not_waited_for(open_cache: OpenCache, source: 
 
 @both
 @pytest.mark.parametrize("way", ["key", "group", "tag"])
-def test_an_invalidation_ends_what_its_own_process_holds(
+def test_an_invalidation_drops_what_its_own_process_holds(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When an invalidation returns, its own local tier holds nothing of it: its own push is not heeded."""
@@ -395,7 +395,7 @@ def test_a_starved_channel_cannot_make_hits_stale_for_long(
 
 
 @both
-def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
+def test_creating_a_stamp_does_not_invalidate_the_load_that_created_it(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cold cache creates stamps with its first load, receives their pushes, and holds the value all the same."""
@@ -418,7 +418,7 @@ def test_the_making_of_a_stamp_does_not_end_the_load_that_made_it(
 
 @both
 @pytest.mark.parametrize("way", ["key", "group", "tag"])
-def test_ones_own_invalidation_does_not_end_the_load_that_follows(
+def test_the_echo_of_an_own_invalidation_does_not_invalidate_the_next_load(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Write, read, read costs one load, and the second read is a local hit, however late the echo arrives."""
@@ -441,7 +441,7 @@ def test_ones_own_invalidation_does_not_end_the_load_that_follows(
 
 
 @both
-def test_an_echo_that_came_together_with_another_ones_end_is_heeded(
+def test_an_echo_that_comes_with_an_invalidation_of_another_process_counts(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a stamp written twice in one cycle Redis tells once: what was expected counts if it stands there still."""
@@ -502,7 +502,7 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
 
 
 @both
-def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
+def test_of_two_markers_of_one_key_in_one_push_that_of_the_other_process_counts(
     rule: str, open_cache: OpenCache, source: Source, redis_url: str
 ) -> None:
     """A marker names its writer, so another's invalidation of the same key in the same cycle is no echo."""
@@ -521,9 +521,7 @@ def test_of_two_marks_of_one_key_in_one_push_the_other_ones_is_heeded(
     assert held(here) == (None if rule == "in force" else OLD)
 
 
-def test_a_stamp_made_to_live_longer_ends_nothing_here_once_it_was_heard_of(
-    open_cache: OpenCache, source: Source
-) -> None:
+def test_an_extended_stamp_invalidates_nothing_once_its_push_was_handled(open_cache: OpenCache, source: Source) -> None:
     """The push of an unchanged stamp is ignored by the process that extended its life."""
     here, there = pair(open_cache)
     get = source.bind(here)
@@ -659,7 +657,7 @@ def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
 
 
 @both
-def test_a_value_put_by_hand_does_not_stand_over_what_ended_it(
+def test_a_value_put_by_hand_does_not_survive_its_invalidation(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value that `Cache.set` stores late, after its key was invalidated, is not stored."""
@@ -678,7 +676,7 @@ def test_a_value_put_by_hand_does_not_stand_over_what_ended_it(
 
 
 @both
-def test_a_value_put_by_hand_ends_the_load_under_way(
+def test_a_value_put_by_hand_invalidates_the_running_load(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that began before `Cache.set` does not overwrite what was set."""
@@ -705,7 +703,7 @@ def test_a_value_put_by_hand_ends_the_load_under_way(
 
 
 @both
-def test_who_makes_a_stamp_holds_nothing_from_before_it(
+def test_creating_a_stamp_drops_what_is_held_from_before(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis
 ) -> None:
     """Where a stamp was evicted before its push is handled, the push is taken for that of the one made in its place."""

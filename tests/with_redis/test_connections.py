@@ -137,7 +137,7 @@ def test_a_cache_is_a_context_manager(redis_server: Server, redis_url: str, inst
         wait_until(lambda: clients(plain) == 0, PATIENCE, "the end of its connections")
 
 
-def test_a_cache_contacts_nobody_before_it_is_used(redis_url: str, instance: str) -> None:
+def test_a_cache_makes_no_connection_before_it_is_used(redis_url: str, instance: str) -> None:
     """Making a cache, decorating and asking for statistics opens no connection."""
     with redis.Redis.from_url(redis_url) as plain, Cache(redis_url, instance=instance) as cache:
         wait_until(lambda: clients(plain) == 0, PATIENCE, "connections of earlier tests")
@@ -294,7 +294,7 @@ EXITING = """
 
 
 @pytest.mark.parametrize("how", ["default", "open", "closed", "loading", "raising"])
-def test_the_end_of_the_interpreter_is_silent(how: str, redis_url: str) -> None:
+def test_the_interpreter_exits_silently(how: str, redis_url: str) -> None:
     """A process that ends with a cache open, in whatever state, ends with status 0 and says nothing."""
     script(EXITING, how, redis_url)
 

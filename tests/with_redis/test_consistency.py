@@ -43,7 +43,7 @@ def kind(servers: dict[str, Path]) -> str:
     return next(iter(servers))
 
 
-def test_whatever_fails_no_read_is_staler_than_the_laws_allow(kind: str, tmp_path: Path) -> None:
+def test_no_read_is_staler_than_guaranteed_under_any_fault(kind: str, tmp_path: Path) -> None:
     """Processes read, write and invalidate while all that can fail fails: every read is as new as it was promised."""
     options = ["--server", kind, "--max-staleness", "2", "--faults", ",".join(ALL)]
     status, outcome = run(tmp_path, SECONDS, *options)
@@ -54,7 +54,7 @@ def test_whatever_fails_no_read_is_staler_than_the_laws_allow(kind: str, tmp_pat
     assert len(outcome["faults"]) >= min(SECONDS / 5, len(ALL))
 
 
-def test_whatever_refuses_writes_no_read_is_staler_than_the_laws_allow(kind: str, tmp_path: Path) -> None:
+def test_no_read_is_staler_than_guaranteed_when_writes_are_refused(kind: str, tmp_path: Path) -> None:
     """The same while a server answers reads and refuses writes, for each reason that it may have."""
     options = ["--server", kind, "--max-staleness", "1.5", "--faults", ",".join(REFUSING)]
     status, outcome = run(tmp_path, 15, *options)
@@ -63,7 +63,7 @@ def test_whatever_refuses_writes_no_read_is_staler_than_the_laws_allow(kind: str
     assert outcome["refused"] > 10
 
 
-def test_whoever_takes_over_no_read_is_staler_than_the_laws_allow(kind: str, tmp_path: Path) -> None:
+def test_no_read_is_staler_than_guaranteed_across_takeovers(kind: str, tmp_path: Path) -> None:
     """The same while primaries behind Sentinel are killed, stopped and replaced, and workers are killed and stopped."""
     faults = ",".join((*TAKEOVERS, *CONNECTION_FAULTS, *WORKER_FAULTS))
     status, outcome = run(tmp_path, 15, "--topology", "sentinel", "--server", kind, "--faults", faults)
@@ -74,7 +74,7 @@ def test_whoever_takes_over_no_read_is_staler_than_the_laws_allow(kind: str, tmp
 
 
 @pytest.mark.skipif(not Sides.possible(), reason="only root can cut a network in two, on Linux")
-def test_in_a_partition_no_read_is_staler_than_the_laws_allow(kind: str, tmp_path: Path) -> None:
+def test_no_read_is_staler_than_guaranteed_in_a_partition(kind: str, tmp_path: Path) -> None:
     """The same with few writes while the primary, a Sentinel and two processes are cut off from the majority."""
     options = ["--topology", "sentinel", "--server", kind, "--max-staleness", "2"]
     options += ["--faults", "partition", "--writes", "few", "--just-started", "off"]
@@ -102,7 +102,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_rule_taken_away_is_noticed(broken: str, kind: str, tmp_path: Path) -> None:
+def test_the_checker_notices_a_rule_that_is_removed(broken: str, kind: str, tmp_path: Path) -> None:
     """The same check fails when pushes are ignored, when a load may store without its lease, and so on."""
     for _ in range(10):  # what threads make of it differs: once in a while six seconds show nothing
         status, outcome = run(tmp_path, 6, "--server", kind, *BROKEN[broken], "--break", broken)
@@ -112,7 +112,7 @@ def test_a_rule_taken_away_is_noticed(broken: str, kind: str, tmp_path: Path) ->
     pytest.fail("nothing was noticed")
 
 
-def test_a_server_that_takes_over_and_is_not_told_again_is_noticed(kind: str, tmp_path: Path) -> None:
+def test_the_checker_notices_a_new_primary_that_is_sent_nothing(kind: str, tmp_path: Path) -> None:
     """The same check fails when what a primary acknowledged after it was replaced is not told to the next one."""
     options = ["--topology", "sentinel", "--server", kind, "--faults", "manual", "--break", "resend"]
     for _ in range(10):

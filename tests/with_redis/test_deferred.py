@@ -58,7 +58,7 @@ def held(cache: Cache) -> bool:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_ended_inside_is_ended_when_the_block_succeeds(way: str, cache: Cache) -> None:
+def test_invalidations_are_made_when_the_block_succeeds(way: str, cache: Cache) -> None:
     """Inside the block nothing is ended yet for anybody else; when it has ended well, all of it is."""
     with cache.deferred():
         WAYS[way](cache)
@@ -67,7 +67,7 @@ def test_what_is_ended_inside_is_ended_when_the_block_succeeds(way: str, cache: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_is_ended_when_the_block_raises(way: str, cache: Cache) -> None:
+def test_invalidations_are_made_when_the_block_raises(way: str, cache: Cache) -> None:
     """When the block raises, what was ended inside is ended all the same: it may be of rows that never were."""
     with suppress(Rollback), cache.deferred():
         WAYS[way](cache)
@@ -84,7 +84,7 @@ def test_a_block_leaves_no_sweep_to_others(cache: Cache) -> None:
     assert not held(cache)
 
 
-def test_all_of_a_block_is_told_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalidations_of_a_block_are_sent_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is ended inside, it is one question to Redis, and each name stands in it once."""
     told: list[tuple[object, object]] = []
     end = RedisStore.invalidate
@@ -132,7 +132,7 @@ def test_an_inner_block_that_raises_hands_on_all_the_same(cache: Cache) -> None:
     assert cache.get("thing:get:cup") is None
 
 
-def test_an_outer_block_that_raises_ends_what_the_inner_one_named(cache: Cache) -> None:
+def test_an_outer_block_that_raises_invalidates_what_the_inner_one_named(cache: Cache) -> None:
     """What an inner block handed on is ended with the outer one."""
     with suppress(Rollback), cache.deferred():
         with cache.deferred():

@@ -100,7 +100,7 @@ def shop(request: pytest.FixtureRequest, redis_url: str, instance: str) -> Itera
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 @pytest.mark.parametrize("read", READS)
-def test_a_rollback_leaves_nothing_of_what_never_was(read: str, warm: bool, shop: Shop) -> None:
+def test_a_rollback_leaves_no_uncommitted_value(read: str, warm: bool, shop: Shop) -> None:
     """The writer sees its own write, nobody else does, and after the rollback nobody ever."""
     get = READS[read]
     for end in ENDS.values():

@@ -28,7 +28,7 @@ def complaints(found: Sequence[Finding]) -> set[tuple[str, str]]:
     return {(one.check, one.severity) for one in found if one.severity != "ok"}
 
 
-def test_an_applications_user_is_told_what_it_may_not_do(binary: Path) -> None:
+def test_missing_permissions_of_an_applications_user_are_named(binary: Path) -> None:
     """Settings are asked for as another user; no finding holds a password, and no key is left behind."""
     rules = "on >{} ~aikernel:* &aikernel:* -@all +hello +ping +info +get +set +mget +unlink +pttl +strlen +pexpire"
     users = (

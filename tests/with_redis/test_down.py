@@ -313,7 +313,7 @@ class Dripping(Proxy):
 # Servers that were there
 
 
-def test_a_server_that_dies_and_comes_back_is_used_again(
+def test_a_server_that_stops_and_comes_back_is_used_again(
     own_server: Server, squares: Callable[..., Squares], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed in the middle, Redis is done without; restarted, values are shared again, by the same caches."""
@@ -340,7 +340,9 @@ def test_a_server_that_dies_and_comes_back_is_used_again(
     assert [message for message in caplog.messages if "channel" not in message] == []
 
 
-def test_a_hung_server_is_done_without_and_used_again(own_server: Server, squares: Callable[..., Squares]) -> None:
+def test_calls_go_on_without_a_hung_server_and_use_it_again(
+    own_server: Server, squares: Callable[..., Squares]
+) -> None:
     """While Redis is stopped calls cost a few timeouts altogether; when it goes on, values are shared again."""
     first = squares(own_server.url, local_ttl=0, timeout=0.5)
     second = squares(own_server.url, local_ttl=0, **PATIENT)
@@ -389,7 +391,7 @@ def test_a_call_that_a_hung_server_fails_does_not_also_replay_what_is_pending(
         assert failed.count(threading.current_thread()) == 1
 
 
-def test_a_server_that_dies_during_a_load_costs_the_storing_alone(
+def test_a_server_that_stops_during_a_load_only_prevents_the_storing(
     own_server: Server, squares: Callable[..., Squares]
 ) -> None:
     """A load under way when Redis dies returns its value, and raises nothing."""
@@ -423,7 +425,7 @@ def test_a_load_that_raises_while_the_server_is_away_raises_its_own_exception(
         failing(3)
 
 
-def test_who_waits_for_a_lease_when_the_server_dies_loads_by_himself(
+def test_a_caller_that_waits_for_a_lease_when_the_server_stops_loads_itself(
     own_server: Server, squares: Callable[..., Squares]
 ) -> None:
     """A call that waits for another cache's load does not wait on when Redis dies."""
@@ -448,7 +450,7 @@ def test_who_waits_for_a_lease_when_the_server_dies_loads_by_himself(
     assert one.result() == "slow"
 
 
-def test_a_batch_that_waits_for_leases_when_the_server_dies_loads_by_itself(
+def test_a_batch_that_waits_for_leases_when_the_server_stops_loads_itself(
     own_server: Server, squares: Callable[..., Squares]
 ) -> None:
     """A batch that waits for what another cache loads is answered in full when Redis dies."""
@@ -498,7 +500,7 @@ def test_connections_cut_in_the_middle_of_an_answer_lose_no_call(
         wait_until(lambda: shop.square(7) == shop.square.peek(7) == 49, PATIENCE, "the use of the server")
 
 
-def test_trouble_is_logged_once_for_its_cause_however_many_calls_meet_it(
+def test_a_failure_is_logged_once_per_cause(
     own_server: Server, squares: Callable[..., Squares], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Hundreds of failures of one kind are one log line, and all of them are counted."""
@@ -514,7 +516,7 @@ def test_trouble_is_logged_once_for_its_cause_however_many_calls_meet_it(
     assert shop.cache.stats().errors >= 300
 
 
-def test_a_server_that_refuses_writes_is_done_without(own_server: Server, squares: Callable[..., Squares]) -> None:
+def test_calls_go_on_without_a_server_that_refuses_writes(own_server: Server, squares: Callable[..., Squares]) -> None:
     """A full server that evicts nothing, or one that is a replica, costs the caching and no answer."""
     shop = squares(own_server.url, local_ttl=0, **PATIENT)
     with redis.Redis.from_url(own_server.url) as client:

@@ -55,7 +55,7 @@ def test_two_processes_that_name_a_directory_share_one_server(directory: Path, w
         cache.ping()
 
 
-def test_the_last_to_close_ends_the_server(directory: Path, worker: Worker) -> None:
+def test_the_last_process_that_closes_stops_the_server(directory: Path, worker: Worker) -> None:
     """The server of a directory lives as long as any process uses it, and ends with the last."""
     url = f"embedded://{directory}"
     socket = directory / "server.sock"
@@ -113,7 +113,7 @@ assert cache.health().ok
 
 
 @pytest.mark.parametrize("where", ["private", "shared"])
-def test_a_script_that_uses_it_ends_silently_and_leaves_no_server(where: str, directory: Path) -> None:
+def test_a_script_that_uses_it_exits_silently_and_leaves_no_server(where: str, directory: Path) -> None:
     """A script that never closes its cache ends with status 0, says nothing, and its server ends too."""
     url = "embedded://" if where == "private" else f"embedded://{directory}"
     done = subprocess.run(

@@ -55,7 +55,7 @@ def test_a_local_hit_is_no_event(redis_url: str, instance: str) -> None:
         assert not [d for d in recorder.told[told:] if type(d) in (RoundTrip, Load)]
 
 
-def test_round_trips_and_loads_are_told_by_operation(redis_url: str, instance: str) -> None:
+def test_round_trips_and_loads_are_events_with_their_operation(redis_url: str, instance: str) -> None:
     """A miss tells of its read, its lease, its load and its store; a remote hit of one `get`."""
     with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
@@ -73,7 +73,7 @@ def test_round_trips_and_loads_are_told_by_operation(redis_url: str, instance: s
         assert [(trip.command, trip.operation) for trip in recorder.all(RoundTrip)[before:]] == [("get", "shop:price")]
 
 
-def test_a_function_that_raises_is_told_as_a_load_that_failed(redis_url: str, instance: str) -> None:
+def test_a_function_that_raises_is_a_load_that_failed(redis_url: str, instance: str) -> None:
     """A load's details name the class of what the function raised."""
     with Cache(redis_url, instance=instance, **PATIENT) as cache:
         recorder = record(cache)
@@ -87,7 +87,7 @@ def test_a_function_that_raises_is_told_as_a_load_that_failed(redis_url: str, in
         assert [load.error for load in recorder.all(Load)] == ["KeyError"]
 
 
-def test_loads_of_many_are_told_one_by_one_and_those_of_a_batch_function_once(redis_url: str, instance: str) -> None:
+def test_many_loads_are_one_event_each_and_a_batch_function_is_one(redis_url: str, instance: str) -> None:
     """Each run of a function is a load: `.many` runs it for each call, a batch function for all ids at once."""
     with Cache(redis_url, instance=instance, **PATIENT) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
@@ -119,7 +119,7 @@ def test_an_operation_that_is_not_known_is_other(redis_url: str, instance: str) 
         assert "other" in operations
 
 
-def test_an_invalidation_is_told_where_it_is_made_and_where_it_is_heard(redis_url: str, instance: str) -> None:
+def test_an_invalidation_is_an_event_where_it_is_made_and_where_it_arrives(redis_url: str, instance: str) -> None:
     """The cache that makes an invalidation tells of one going out, the other of one coming in."""
     with ExitStack() as stack:
         mine, other = (stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)) for _ in range(2))
@@ -131,7 +131,7 @@ def test_an_invalidation_is_told_where_it_is_made_and_where_it_is_heard(redis_ur
         wait_until(lambda: any(d.direction == "in" and d.what.groups for d in heard.all(Invalidated)))
 
 
-def test_the_channel_and_the_breaker_tell_of_their_changes(own_server: Server, instance: str) -> None:
+def test_changes_of_the_channel_and_the_breaker_are_events(own_server: Server, instance: str) -> None:
     """A server that goes away and comes back: the channel is down, the breaker opens; both are told when they end."""
     settings: Any = {**PATIENT, "breaker_failures": 2, "breaker_reset": 0.05}
     with Cache(own_server.url, instance=instance, **settings) as cache:

@@ -329,7 +329,7 @@ def test_a_ttl_of_zero_stores_nothing(bare: Spec, database: Database, open_shop:
     assert not database.client.exists(unkept.key())
 
 
-def test_a_local_copy_ends_with_the_entry_in_redis(
+def test_a_local_copy_expires_with_the_entry_in_redis(
     spec: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found in Redis with little time left is not kept locally for longer than that."""

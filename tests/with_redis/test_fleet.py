@@ -133,7 +133,7 @@ class Member:
         return self.fleet.read(PATIENCE)[0].samples["breaker_changes"]["open",]
 
 
-def test_totals_of_the_dead_are_kept_once(
+def test_totals_of_exited_processes_are_kept_once(
     remote: RedisStore, monkeypatch: pytest.MonkeyPatch, redis_url: str, instance: str
 ) -> None:
     """Their snapshots become a part of the totals, and go; whoever comes back begins anew at zero."""
@@ -197,7 +197,7 @@ def _ids(count: int) -> bytes:
 
 @pytest.mark.parametrize("place", ["list", "dead", "p:{id}"])
 @pytest.mark.parametrize("junk", [None, b"x" * 17001, b"x" * (3 << 20), _ids(300_000), _ids(5) + b" feed"])
-def test_what_is_none_of_ours_ends_no_publishing(
+def test_foreign_values_do_not_stop_publishing(
     remote: RedisStore, redis_url: str, instance: str, place: str, junk: bytes | None
 ) -> None:
     """Whatever lies there, also what is no string, is overwritten; those that have published are counted again."""
@@ -219,7 +219,7 @@ def test_what_is_none_of_ours_ends_no_publishing(
             assert client.strlen(key) < 17000
 
 
-def test_a_full_list_of_nobody_is_emptied(remote: RedisStore, redis_url: str, instance: str) -> None:
+def test_a_full_list_of_exited_processes_is_emptied(remote: RedisStore, redis_url: str, instance: str) -> None:
     """Ids that have no snapshot are taken for dead by whoever tidies, so others find room again."""
     one = Member(remote)
     with redis.Redis.from_url(redis_url) as client:
@@ -231,7 +231,7 @@ def test_a_full_list_of_nobody_is_emptied(remote: RedisStore, redis_url: str, in
     assert one.total == 2
 
 
-def test_totals_of_the_dead_stay_readable_however_many_hosts_there_are() -> None:
+def test_totals_of_exited_processes_stay_readable_with_many_hosts() -> None:
     """Hosts that do not fit are counted together; no total falls, and none of the names is too long."""
     samples: Any = {"misses": {(f"{'shop' * 20}:{n}",): 1 for n in range(400)}}
     dead = {f"host{n}": reading.Reading(samples) for n in range(_fleet.MAX_HOSTS)}
@@ -279,7 +279,7 @@ assert (told.hits, told.misses) == (14, 1), told
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-def test_a_scrape_of_the_fleet_while_redis_hangs_tells_of_this_process(own_server: Server, instance: str) -> None:
+def test_a_scrape_of_the_fleet_while_redis_hangs_has_this_process(own_server: Server, instance: str) -> None:
     """Gauges are this process's; counters, which would seem to have fallen, are missing until Redis answers."""
     settings: Any = {"timeout": 0.2, "connect_timeout": 0.2, "breaker_failures": 1, "breaker_reset": 0.01}
     with Cache(own_server.url, instance=instance, metrics=instance, **settings) as cache:

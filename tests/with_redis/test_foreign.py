@@ -90,7 +90,7 @@ class SlowProxy(Proxy):
             link.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_huge_value_among_others_ends_when_they_do_not_arrive_in_time(
+def test_a_huge_value_is_removed_when_the_batch_it_is_in_times_out(
     redis_server: Server, bare: Spec, raw: redis.Redis, open_shop: OpenShop
 ) -> None:
     """A batch that times out because of what stands under one of its keys removes that, and the next one is whole."""

@@ -104,7 +104,7 @@ assert int(client.get("db:loads")) == 2
     )
 
 
-def test_what_a_child_ends_is_heard_by_its_parent_and_its_siblings(redis_url: str, instance: str) -> None:
+def test_invalidations_of_a_child_reach_its_parent_and_siblings(redis_url: str, instance: str) -> None:
     """A child's marks are its own, not its parent's: the parent heeds them."""
     run(
         """
@@ -292,7 +292,7 @@ assert get("box") == "old"
     )
 
 
-def test_a_child_forked_while_a_group_ends_serves_nothing_of_it(redis_url: str, instance: str) -> None:
+def test_a_child_forked_during_a_groups_invalidation_serves_nothing_of_it(redis_url: str, instance: str) -> None:
     """A thread that the child does not have was between the new table and the wrapper's: what it ended is gone."""
     run(
         """

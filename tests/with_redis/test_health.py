@@ -19,7 +19,7 @@ def kinds(health: Health) -> set[str]:
     return {problem.kind for problem in health.problems}
 
 
-def test_a_server_that_is_well_has_no_more_than_warnings(own_server: Server, instance: str) -> None:
+def test_a_healthy_server_has_no_more_than_warnings(own_server: Server, instance: str) -> None:
     """A round trip is timed, and what could be better is a warning."""
     with Cache(own_server.url, instance=instance, **PATIENT) as cache:
         assert cache.wait_coherent(PATIENCE)
@@ -29,7 +29,7 @@ def test_a_server_that_is_well_has_no_more_than_warnings(own_server: Server, ins
         assert kinds(health) <= {"memory", "version"}
 
 
-def test_redis_that_hangs_or_is_gone_is_degraded_and_not_dead(own_server: Server, instance: str) -> None:
+def test_with_redis_hung_or_down_a_process_is_degraded_and_live(own_server: Server, instance: str) -> None:
     """`health` answers all the same, names the breaker with its last cause, and is well again afterwards."""
     with Cache(own_server.url, instance=instance, **QUICK) as cache:
         wait_until(lambda: cache.health().ok, PATIENCE, "the first answer")

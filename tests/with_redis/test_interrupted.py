@@ -27,7 +27,9 @@ def used(redis_url: str, instance: str) -> Iterator[Used]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind: type[BaseException]) -> None:
+def test_an_interrupt_at_every_point_reaches_the_caller_and_leaves_nothing(
+    used: Used, kind: type[BaseException]
+) -> None:
     """Wherever a call is interrupted, its caller sees the exception, and other threads go on."""
     swallowed = []
     for name, work in used.works().items():
@@ -40,7 +42,7 @@ def test_at_every_point_the_caller_is_told_and_nothing_is_left(used: Used, kind:
     assert swallowed == []
 
 
-def test_at_random(used: Used) -> None:
+def test_interrupts_at_random_points(used: Used) -> None:
     """Interrupted by a timer, with other threads about: all exceptions are seen, and nothing is left behind."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

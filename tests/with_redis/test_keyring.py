@@ -80,7 +80,7 @@ def test_what_one_process_seals_another_opens(open_ring: Open) -> None:
         open_ring(instance="other").unseal(token, "reset", b"mail")
 
 
-def test_whatever_is_changed_is_refused_with_one_message(open_ring: Open) -> None:
+def test_any_change_of_sealed_data_is_refused_with_one_message(open_ring: Open) -> None:
     """Any changed byte, any shorter token and any other bytes raise `SealError`, always with the same words."""
     ring = open_ring()
     token = ring.seal(b"data", "p")
@@ -186,7 +186,7 @@ def test_a_revoked_key_opens_nothing_anywhere(open_ring: Open) -> None:
         ring.revoke("0" * 16)
 
 
-def test_every_worker_hears_of_a_revocation(open_ring: Open) -> None:
+def test_a_revocation_reaches_every_worker(open_ring: Open) -> None:
     """By itself, at its next look, whether it uses the ring or not: the shipped time between two is 2 of 5 seconds."""
     assert inspect.signature(KeyRing).parameters["refresh"].default <= 2.5
     ring = open_ring()
@@ -304,7 +304,7 @@ def test_a_ring_that_opens_by_half_gets_no_key(open_ring: Open, client: Any, mas
 
 
 @pytest.mark.parametrize("value", [b"%d %d %d aikw1.00000000.AAAA", b"noise"], ids=["its times", "nothing"])
-def test_a_damaged_key_is_taken_out_by_revoking_it(open_ring: Open, client: Any, value: bytes) -> None:
+def test_revoking_a_damaged_key_removes_it(open_ring: Open, client: Any, value: bytes) -> None:
     """Whatever can still be read of it: until then no key is made, since it might be the one that seals."""
     clock = Clock()
     ring = open_ring(clock=clock)
@@ -321,7 +321,7 @@ def test_a_damaged_key_is_taken_out_by_revoking_it(open_ring: Open, client: Any,
     assert late.unseal(late.seal(b"data", "p"), "p") == b"data"
 
 
-def test_a_ring_that_is_gone_is_put_back(open_ring: Open, client: Any) -> None:
+def test_a_lost_ring_is_restored(open_ring: Open, client: Any) -> None:
     """A process that knows keys and revocations restores both, instead of making a new key."""
     ring = open_ring(refresh=0.05)
     revoked = ring.seal(b"data", "p")
@@ -340,7 +340,7 @@ def test_a_ring_that_is_gone_is_put_back(open_ring: Open, client: Any) -> None:
         late.unseal(revoked, "p")
 
 
-def test_a_server_that_is_away_makes_no_key_and_ends_none(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_server_down_no_key_is_made_or_revoked(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known goes on sealing and opening; what is not known is away, not forged."""
     arguments: dict[str, Any] = {"instance": "shop", "master_key": MASTER, "refresh": 3600.0}
     with ExitStack() as stack:

@@ -82,7 +82,7 @@ def test_a_batch_that_outlasts_its_leases_keeps_them(
     assert leases(database, bare) == []
 
 
-def test_a_lease_whose_owner_died_ends_by_itself(
+def test_the_lease_of_a_killed_owner_expires(
     victim: Worker, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """When the loading process is killed, its lease expires within lease_ttl, and the next caller loads and stores."""
@@ -182,7 +182,7 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
 
 
 @pytest.mark.parametrize("life", [None, 10**9])
-def test_a_lease_that_would_never_end_is_taken_over(
+def test_a_lease_without_expiry_is_taken_over(
     life: int | None, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """Nobody holds a lease without an end, or with one that is days away: the value is loaded and stored at once."""
@@ -203,7 +203,7 @@ def test_a_lease_that_would_never_end_is_taken_over(
 
 
 @pytest.mark.parametrize("by", ["set", "store", "set_many"])
-def test_a_value_that_is_set_voids_a_load_under_way(
+def test_set_invalidates_a_running_load(
     by: str, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """A value put by hand stays: a load that was under way does not replace it, in Redis or locally."""
@@ -288,7 +288,7 @@ def test_a_lease_that_could_not_be_given_up_is_given_up_later(
 
 
 @pytest.mark.parametrize("begun", ["before", "not carried out until after"])
-def test_a_value_that_is_set_late_does_not_stand_over_what_ended_it(
+def test_a_value_that_is_set_late_does_not_survive_its_invalidation(
     begun: str, bare: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that a server carries out late, when its sender has given up and others have gone on, changes nothing."""
@@ -341,7 +341,7 @@ def test_a_refresh_takes_over_a_load_under_way(spec: Spec, bare: Spec, database:
     assert other.get.peek("tea") == loading.get("tea") == "new"
 
 
-def test_a_caller_who_has_waited_long_enough_loads_by_himself_and_stores_nothing(
+def test_a_caller_loads_itself_and_stores_nothing_after_lease_wait(
     worker: Worker, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """After lease_wait a call is answered by its own load, which does not disturb the one under way."""

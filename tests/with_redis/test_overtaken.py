@@ -45,7 +45,7 @@ def test_a_load_that_stores_while_a_sweep_looks_leaves_nothing(
     assert sweeping.get(NAME) == "new"
 
 
-def test_what_is_read_under_believed_stamps_is_as_old_as_the_belief(
+def test_a_value_read_under_cached_stamps_is_trusted_as_long_as_they_are(
     open_shop: OpenShop, spec: Spec, database: Database
 ) -> None:
     """Should the channel fall silent, a value is trusted from the last sign of life on, not from when it was read."""
@@ -66,7 +66,7 @@ def test_what_is_read_under_believed_stamps_is_as_old_as_the_belief(
     assert entry.created_at <= channel.alive_at
 
 
-def test_a_stamp_read_while_its_end_was_pending_is_not_believed_once_it_was_told(
+def test_a_stamp_read_during_a_pending_invalidation_is_dropped_when_that_was_sent(
     open_shop: OpenShop, spec: Spec, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An invalidation could not be sent, another thread reads the stamp as it still is, then it is replayed."""

@@ -90,7 +90,7 @@ def save(server: Server) -> None:
 
 
 @pytest.mark.parametrize("restored", [False, True], ids=["empty", "with its old data"])
-def test_nothing_ended_while_redis_was_away_is_served_afterwards(
+def test_what_was_invalidated_while_redis_was_down_is_not_served_afterwards(
     restored: bool, noticed: bool, own_server: Server, open_cache: OpenCache
 ) -> None:
     """Redis stops, much is invalidated, Redis comes back, empty or with its data: no call gets an old value."""
@@ -124,7 +124,7 @@ def test_nothing_ended_while_redis_was_away_is_served_afterwards(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("dictionary changed size"), KeyboardInterrupt()])
-def test_an_invalidation_that_runs_into_anything_is_kept(
+def test_an_invalidation_that_fails_in_any_way_is_pending(
     error: BaseException, own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug of ours is not raised, what a signal handler raises is; in both cases the invalidation is not lost."""
@@ -181,7 +181,7 @@ def test_what_a_collection_adds_meanwhile_disturbs_nothing(open_cache: OpenCache
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
-def test_what_is_pending_is_told_before_anything_is_read(
+def test_pending_invalidations_are_sent_before_anything_is_read(
     own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read that comes before the replay replays first; one that comes during it does without Redis."""
@@ -226,7 +226,7 @@ def test_the_same_one_is_pending_once(own_server: Server, open_cache: OpenCache)
 
 
 @pytest.mark.parametrize("limit", [1, 10])
-def test_too_many_become_everything(
+def test_too_many_invalidations_become_an_invalidation_of_everything(
     limit: int,
     own_server: Server,
     open_cache: OpenCache,
@@ -382,7 +382,7 @@ def test_what_no_replica_has_confirmed_stays_in_the_journal(
     assert journal.read_bytes() == HEADER + b'["keys","%s"]\n' % cache.space.full("a:key:n1").encode()
 
 
-def test_a_server_that_is_still_loading_is_not_believed_later(
+def test_a_server_that_was_still_loading_is_checked_again(
     own_server: Server, open_cache: OpenCache, instance: str, binary: Path
 ) -> None:
     """A process that connects while a server loads its old data from disk invalidates that data afterwards."""

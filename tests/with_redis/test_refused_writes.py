@@ -124,7 +124,7 @@ def no_old_value_after(bound: float, read: Callable[[], set[str]]) -> None:
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_no_other_process_serves_what_was_ended_beyond_the_bound(
+def test_no_other_process_serves_an_invalidated_value_beyond_the_bound(
     refusal: Refusal, open_cache: OpenCache, end: Callable[[Cache], None]
 ) -> None:
     """What is invalidated while the server refuses is not served by another beyond `max_staleness`, nor afterwards."""
@@ -178,7 +178,9 @@ def test_calls_cost_nothing_while_writes_are_refused(
     refusal.client.close()
 
 
-def test_others_hear_of_it_long_before_the_bound_and_remember_it(refusal: Refusal, open_cache: OpenCache) -> None:
+def test_refused_invalidations_reach_other_processes_before_the_bound_and_are_kept(
+    refusal: Refusal, open_cache: OpenCache
+) -> None:
     """What was refused is published: others end it soon, and tell the server when its writer is long gone."""
     shelf = Shelf()
     writer, reader = open_cache(max_staleness=600), open_cache(max_staleness=600)
@@ -198,7 +200,7 @@ def test_others_hear_of_it_long_before_the_bound_and_remember_it(refusal: Refusa
     assert shelf.bind(open_cache())() == {NEW}
 
 
-def test_news_that_a_broken_channel_has_lost_come_once_it_is_back(
+def test_news_lost_with_a_channel_arrive_when_it_is_back(
     own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process whose channel was down when something was published asks for it."""
@@ -294,7 +296,7 @@ FORGED = [
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_forged_news_ends_nothing(redis_url: str, instance: str) -> None:
+def test_forged_news_invalidates_nothing(redis_url: str, instance: str) -> None:
     """Whatever is published there that is no invalidation of this key space is ignored, and the channel stays."""
     shelf = Shelf()
     with (

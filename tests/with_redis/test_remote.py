@@ -41,7 +41,7 @@ def stamp(spec: Spec, group: str) -> str:
 
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#thing:tea", "#things"])
-def test_a_deleted_stamp_ends_all_that_was_under_it(
+def test_a_deleted_stamp_invalidates_all_that_was_under_it(
     group: str, bare: Spec, raw: redis.Redis, database: Database, open_shop: OpenShop
 ) -> None:
     """When a group's stamp is gone, whatever the group, older values are misses and the next load is a hit again."""
@@ -56,7 +56,7 @@ def test_a_deleted_stamp_ends_all_that_was_under_it(
 
 
 @pytest.mark.parametrize("tag", ["made-of:tea", "known:tea"])
-def test_a_deleted_stamp_of_a_tag_that_the_result_named_ends_its_value(
+def test_a_deleted_stamp_of_a_tag_of_the_result_invalidates_its_value(
     tag: str, bare: Spec, raw: redis.Redis, database: Database, open_shop: OpenShop
 ) -> None:
     """The stamps of tags made from the result are as binding as the others."""
@@ -126,7 +126,7 @@ def test_flushall_during_a_load_leaves_nothing_of_it(
     assert flushing.peek(1) is None
 
 
-def test_stamps_that_were_evicted_end_what_was_under_them(own_server: Server, instance: str) -> None:
+def test_evicted_stamps_invalidate_what_was_under_them(own_server: Server, instance: str) -> None:
     """On a full server that evicts at random, a value that outlived its stamp is a miss."""
     with (
         redis.Redis.from_url(own_server.url) as client,
@@ -393,7 +393,7 @@ def test_a_list_beside_the_values_does_not_spoil_a_batch(
     assert shop.get_all(["tea", "mate", "cola"]) == {n: f"{n} as it is" for n in ("tea", "mate", "cola")}
 
 
-def test_a_lease_without_end_is_taken_over(bare: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
+def test_a_lease_key_without_ttl_is_taken_over(bare: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
     """A lease whose expiry was removed prevents no load and no store."""
     shop = open_shop(bare.but(lease_wait=PATIENCE))
     key = shop.cache.space.full("thing:put:1")
@@ -451,7 +451,7 @@ def test_another_secret_or_none_is_a_miss(
     assert first.get.peek("tea") is None
 
 
-def test_a_sealed_value_whose_end_was_taken_away_is_a_miss(spec: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
+def test_a_sealed_value_whose_ttl_was_removed_is_a_miss(spec: Spec, raw: redis.Redis, open_shop: OpenShop) -> None:
     """A value kept in Redis for longer than it was sealed for is loaded again."""
     sealed = spec.but(secret="a secret of this test, of 32 bytes")
     for change in (raw.persist, lambda key: raw.pexpire(key, DAY * 1000)):
@@ -494,7 +494,7 @@ def test_a_tampered_seal_is_a_miss_wherever_it_was_touched(bare: Spec, raw: redi
 # What is left in Redis
 
 
-def test_nothing_is_left_in_redis_that_nobody_will_remove(
+def test_nothing_without_a_ttl_is_left_in_redis(
     bare: Spec, raw: redis.Redis, database: Database, open_shop: OpenShop
 ) -> None:
     """Whatever was done, nothing stays without an expiry, and no lease stays at all."""

@@ -84,7 +84,7 @@ def test_processes_with_the_master_key_share_sealed_values(
     assert (two.read("one"), two.runs) == ("a value in clear one", 1)
 
 
-def test_a_value_outlives_a_rotation_and_ends_with_a_revocation(
+def test_a_value_survives_a_rotation_and_not_a_revocation(
     opened: Callable[..., Shop], client: Any, redis_url: str
 ) -> None:
     """Under a key that is not known here yet, or is revoked, it is a miss, and nothing worse."""

@@ -268,7 +268,7 @@ def test_a_commit_that_fails_is_a_503_with_nothing_of_the_page(own_server: Serve
     assert client.get("/plain").data == b"plain"
 
 
-def test_a_change_after_the_response_began_is_told(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_after_the_response_began_is_reported(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
     """It is lost, with one line in the log."""
     client = make_app().test_client()
     assert client.get("/late").data == b"ab"

@@ -167,7 +167,7 @@ def test_what_was_only_read_is_not_written_back(store: SessionStore, open_store:
     assert held(store, cookie) == {"tags": {"z"}, "count": 5, "mine": True}
 
 
-def test_a_logout_wins_over_whoever_read_before(store: SessionStore, open_store: Open) -> None:
+def test_a_logout_wins_over_requests_that_read_before(store: SessionStore, open_store: Open) -> None:
     """200 logouts race a writer, a reader and a page that regenerates: none lives on, no stale cookie."""
     other = open_store()
     for number in range(200):
@@ -200,7 +200,7 @@ def test_a_flash_beside_a_logout_brings_nothing_back(store: SessionStore) -> Non
 
 
 @pytest.mark.parametrize("beside", ["flash", "regenerate", "bind before", "bind after", "login"])
-def test_a_cleared_session_is_nobodys(store: SessionStore, beside: str) -> None:
+def test_a_cleared_session_has_no_subject(store: SessionStore, beside: str) -> None:
     """`clear()` ends the login as well, though the record lives on with a message, or gets a new id."""
     cookie = logged_in(store, "ann", role="admin")
     session = store.open(cookie)
@@ -334,7 +334,7 @@ def test_a_cookie_is_sealed_anew_only_while_its_session_lives(
         assert store.commit(store.open(cookie)) == Keep()
 
 
-def test_what_is_written_while_the_id_changes_is_taken_over(store: SessionStore, open_store: Open) -> None:
+def test_writes_during_a_change_of_id_are_carried_over(store: SessionStore, open_store: Open) -> None:
     """Between reading and the new id another request adds, changes and deletes: all of it goes on."""
     cookie = begun(store, a=1, b=2, c=3)
     renewing, writing = store.open(cookie), store.open(cookie)
@@ -477,7 +477,7 @@ def test_however_many_sessions_a_subject_has_all_end(store: SessionStore, monkey
     assert max(lengths) <= 1000
 
 
-def test_a_login_that_everything_ended_overtakes_does_not_begin(store: SessionStore, client: Any) -> None:
+def test_a_login_that_end_all_overtakes_does_not_begin(store: SessionStore, client: Any) -> None:
     """A session that is in its subject's index, but not there yet, is ended before it begins."""
     run, ended = store.records.run, []
 
@@ -494,7 +494,7 @@ def test_a_login_that_everything_ended_overtakes_does_not_begin(store: SessionSt
     assert (ended, store.sessions("user")) == ([0], [])
 
 
-def test_everything_ended_beside_a_new_id_ends_that_too(store: SessionStore) -> None:
+def test_end_all_beside_a_new_id_ends_that_session_too(store: SessionStore) -> None:
     """The session gets it between the list of the subject's sessions and their end; somebody else's login stays."""
     listed = store.records.listed
     sent: list[str] = []
@@ -562,7 +562,7 @@ def test_both_timeouts_are_the_time_to_live(open_store: Open, client: Any) -> No
     assert client.pttl(name) <= 400_000
 
 
-def test_the_last_use_is_told_until_the_end(open_store: Open, client: Any) -> None:
+def test_the_last_use_is_known_until_the_end(open_store: Open, client: Any) -> None:
     """Also once the absolute end rules the time to live, which then says nothing of when the session was used."""
     store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
     cookie = logged_in(store, "user", a=1)
@@ -821,7 +821,7 @@ def test_of_several_cookies_the_first_that_leads_somewhere_counts(store: Session
     assert dict(store.open(cookie, name="other")) == {}
 
 
-def test_with_redis_away_nobody_is_told_what_is_not_so(own_server: Server, open_store: Open) -> None:
+def test_with_redis_down_no_change_is_acknowledged(own_server: Server, open_store: Open) -> None:
     """Reading and writing raise; under "empty" a session is empty, and what is written is dropped and counted."""
     store, empty = open_store(own_server.url), open_store(own_server.url, on_unavailable="empty")
     cookie = begun(store, a=1)
@@ -882,7 +882,7 @@ def test_a_logout_everywhere_that_fails_says_so(own_server: Server, open_store: 
         own_server.resume()
 
 
-def test_logouts_win_whatever_races_them(store: SessionStore, open_store: Open) -> None:
+def test_logouts_win_every_race(store: SessionStore, open_store: Open) -> None:
     """A slow reader, a writer, a flash, a page that regenerates and a logout commit at once: nothing is alive after.
 
     Every other logout is a `clear()` with a flash of its own, which lives on, as nobody's.
@@ -976,7 +976,7 @@ def test_a_refused_wait_confirms_nothing(binary: Path, open_store: Open, caplog:
     ]
 
 
-def test_health_names_a_server_that_forgets(own_server: Server, open_store: Open) -> None:
+def test_health_names_a_server_without_persistence(own_server: Server, open_store: Open) -> None:
     """An evicting policy and a missing append-only file."""
     store = open_store(own_server.url)
     begun(store)

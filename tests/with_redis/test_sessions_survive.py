@@ -137,7 +137,7 @@ def test_a_server_that_is_killed_and_comes_back_has_lost_nothing(binary: Path) -
         assert len(store.ring.keys()) == 1
 
 
-def test_after_a_server_was_emptied_everybody_is_new_under_the_same_ring(redis_url: str) -> None:
+def test_after_a_flush_all_visitors_are_new_under_the_same_ring(redis_url: str) -> None:
     """A process that knows the ring puts it back from memory."""
     with ExitStack() as stack, redis.Redis.from_url(redis_url) as client:
         store = opened(stack, redis_url)

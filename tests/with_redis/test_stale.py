@@ -208,7 +208,7 @@ class TestErrors:
 
     @pytest.mark.usefixtures("soon")
     @LOCAL
-    def test_a_database_away_for_a_while(self, open_aged: Open, database: Aging, local_ttl: float) -> None:
+    def test_a_database_that_is_down_for_a_while(self, open_aged: Open, database: Aging, local_ttl: float) -> None:
         """For many rests of a failing key every call is answered and counted as stale; a load is tried once a rest."""
         f, cache = open_aged({"local_ttl": local_ttl}, error_ttl=LONG)
         database.get_stale("tea", f)
@@ -250,7 +250,7 @@ class TestErrors:
             assert call.result() == "old"
             assert cache.stats().stale == 1
 
-    def test_who_waits_for_another_threads_answer_counts_as_well(
+    def test_waiters_count_as_served_stale_too(
         self, open_aged: Open, database: Aging, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Threads that share one question to Redis, and its stale answer, are each counted as stale."""
@@ -307,7 +307,7 @@ def ending(request: pytest.FixtureRequest) -> Callable[[Cache, Any], object]:
 
 class TestInvalidated:
     @LOCAL
-    def test_it_is_gone_in_every_cache(
+    def test_an_invalidated_value_is_served_stale_by_no_cache(
         self, open_aged: Open, database: Aging, ending: Callable[[Cache, Any], object], local_ttl: float
     ) -> None:
         """What one cache invalidates answers no call of any, also when the function fails."""

@@ -105,7 +105,7 @@ def test_a_load_that_an_invalidation_overtook_leaves_nothing_in_redis(
 
 
 @pytest.mark.parametrize(("function", "way"), CASES)
-def test_a_load_that_its_own_cache_ended_leaves_nothing_in_the_local_tier(
+def test_a_load_that_its_own_cache_invalidated_leaves_nothing_in_the_local_tier(
     function: str, way: str, worker: Worker, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """Whatever is invalidated by the cache that is loading, its local tier does not keep the value of that load."""
@@ -118,7 +118,7 @@ def test_a_load_that_its_own_cache_ended_leaves_nothing_in_the_local_tier(
 
 @pytest.mark.parametrize("issuer", ISSUERS[1:])
 @pytest.mark.parametrize(("function", "way"), CASES)
-def test_a_load_that_another_cache_ended_leaves_nothing_in_the_local_tier(
+def test_a_load_that_another_cache_invalidated_leaves_nothing_in_the_local_tier(
     function: str,
     way: str,
     issuer: str,
@@ -137,7 +137,7 @@ def test_a_load_that_another_cache_ended_leaves_nothing_in_the_local_tier(
 
 
 @pytest.mark.parametrize(("function", "way"), CASES)
-def test_who_asks_after_an_invalidation_gets_a_new_load(
+def test_a_call_after_an_invalidation_gets_a_new_load(
     function: str, way: str, worker: Worker, spec: Spec, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """A call after an invalidation, here or elsewhere, gets a new load while the old one still runs."""
@@ -222,7 +222,7 @@ def test_a_refresh_that_an_invalidation_overtook_is_not_stored(
     assert loading.get(NAME) == other.get(NAME) == NEW
 
 
-def test_who_waited_before_an_invalidation_may_share_the_old_load(
+def test_a_waiter_from_before_an_invalidation_may_share_the_old_load(
     spec: Spec, database: Database, open_shop: OpenShop
 ) -> None:
     """Calls that waited for a load before it was overtaken are answered by it; calls that came after are not."""
@@ -266,7 +266,7 @@ def test_an_invalidation_inside_a_load_of_the_same_key_is_not_lost(spec: Spec, b
     assert unsure(NAME) == unsure(NAME) == 2
 
 
-def test_a_stale_value_seen_before_an_invalidation_answers_nobody_who_asks_after_it(
+def test_a_stale_value_read_before_an_invalidation_answers_no_later_call(
     spec: Spec, database: Database, open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call delayed while its tags are created does not give the invalidated value to those that share its load."""
@@ -352,7 +352,7 @@ def test_a_value_stored_before_an_invalidation_is_gone_everywhere(
         wait_until(lambda: all_say(NEW), PATIENCE, f"the push of {way}")
 
 
-def test_under_a_storm_of_writes_and_reads_no_old_value_stays(
+def test_under_many_concurrent_writes_and_reads_no_old_value_stays(
     workers: list[Worker], spec: Spec, database: Database
 ) -> None:
     """One process that writes without pause reads its own writes; other readers receive each; the last one stays."""

@@ -102,7 +102,7 @@ def coherent(opened: ExitStack, url: str, instance: str, **settings: Any) -> Cac
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("local_ttl", [0, 60])
-def test_what_has_ended_elsewhere_is_not_read_although_its_push_is_on_its_way(
+def test_a_strong_read_sees_an_invalidation_before_its_push_arrives(
     redis_url: str, instance: str, opened: ExitStack, monkeypatch: pytest.MonkeyPatch, way: str, local_ttl: float
 ) -> None:
     """A reader asked right after another cache's invalidation returned sees it, whatever it was told before."""
@@ -128,7 +128,7 @@ def see_all_ended(reader: Shop, writer: Shop, shelf: dict[str, str], way: str) -
 
 
 @pytest.mark.parametrize("kind", [ClusterTopology, Topology])
-def test_so_it_is_on_a_cluster_and_behind_sentinel(
+def test_the_same_holds_on_a_cluster_and_behind_sentinel(
     binary: Path, kind: type[ClusterTopology] | type[Topology], opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value and its groups' stamps may be on several nodes, which know no common order."""

@@ -70,7 +70,7 @@ def names(cache: Cache, raw: redis.Redis) -> set[str]:
         ("nothing:*:*", set()),
     ],
 )
-def test_a_glob_ends_what_redis_would_match(
+def test_a_glob_invalidates_what_redis_would_match(
     glob: str, ended: set[str], open_cache: OpenCache, raw: redis.Redis
 ) -> None:
     """`*`, `?`, `[…]` and `\\` mean what they mean to Redis, in both tiers, here and elsewhere."""
@@ -145,7 +145,9 @@ def test_other_instances_and_versions_are_left_alone(redis_url: str, instance: s
 # How
 
 
-def test_it_goes_by_a_thousand(open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_scans_a_thousand_keys_at_a_time(
+    open_cache: OpenCache, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many keys go in batches, none larger than SCAN gives, and all of them go."""
     cache = open_cache()
     connect(cache)
@@ -364,7 +366,9 @@ def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monke
 
 
 @pytest.mark.parametrize("name", ["glob:somebody:" + "*?" * 5000, "stamp:#" + "x" * 20_000], ids=["a glob", "a stamp"])
-def test_a_pushed_name_that_is_too_long_is_everything(name: str, open_cache: OpenCache, raw: redis.Redis) -> None:
+def test_a_pushed_name_that_is_too_long_invalidates_everything(
+    name: str, open_cache: OpenCache, raw: redis.Redis
+) -> None:
     """Nobody here would push one; whoever did, it costs a process its entries and no time."""
     here, there = pair(open_cache)
     there.set("thing:get:box", 1)

@@ -145,7 +145,7 @@ def test_a_client_without_a_certificate_is_refused(secured: Secured) -> None:
     refused(secured.url(f"ssl_certfile={pair.certificate}", f"ssl_keyfile={pair.key}"), "Redis cannot be used")
 
 
-def test_a_wrong_host_name_is_refused_unless_told_otherwise(
+def test_a_wrong_host_name_is_refused_unless_the_check_is_off(
     servers: dict[str, Path], authorities: tuple[Authority, Authority]
 ) -> None:
     """A certificate for another host is refused; `ssl_check_hostname=false` and `ssl_cert_reqs=none` take it."""
@@ -212,7 +212,7 @@ def test_plain_against_tls_and_tls_against_plain(secured: Secured, servers: dict
     assert time.monotonic() - began < 3 * PATIENCE
 
 
-def test_a_handshake_that_drips_has_a_deadline(secured: Secured) -> None:
+def test_a_slow_handshake_has_a_deadline(secured: Secured) -> None:
     """A peer that sends a TLS record byte by byte holds a call for `connect_timeout` and no longer."""
 
     def drip(link: socket.socket) -> None:
@@ -349,13 +349,13 @@ def test_a_cluster_with_tls(servers: dict[str, Path], authorities: tuple[Authori
         refused(cluster.url.replace("rediss", "redis"), "Redis|no node", within=1)
 
 
-def test_plain_words_at_a_port_with_tls_say_what_is_wrong(secured: Secured) -> None:
+def test_plain_text_at_a_tls_port_names_the_cause(secured: Secured) -> None:
     """`redis://` where the server wants TLS fails with the hint to begin the URL with rediss."""
     said = refused(f"redis://127.0.0.1:{secured.port}/0", "cannot be used")
     assert said.endswith("Does this port want TLS? Then the url begins with 'rediss'."), said
 
 
-def test_tls_at_a_plain_port_says_what_is_wrong(tcp_server: Server) -> None:
+def test_tls_at_a_plain_port_names_the_cause(tcp_server: Server) -> None:
     """`rediss://` where the server speaks plainly fails with the hint to begin the URL with redis."""
     said = refused(f"rediss://127.0.0.1:{tcp_server.port}/0", "Redis", within=1)
     assert said.endswith("Is this a port without TLS? Then the url begins with 'redis'."), said

@@ -148,7 +148,7 @@ def test_urls_that_cannot_be(url: str) -> None:
         Cache(url)
 
 
-def test_who_failed_last_is_asked_for_the_map_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_node_that_failed_last_is_asked_for_the_topology_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """However the others are drawn: a node that hangs would hold everybody up."""
     asked: list[tuple[str, int]] = []
 
@@ -203,7 +203,7 @@ def test_a_server_that_is_no_cluster_is_said_to_be_none(tcp_server: Server, inst
             one.ping()
 
 
-def test_nobody_there(instance: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_node_answers(instance: str, caplog: pytest.LogCaptureFixture) -> None:
     """Without any node calls are answered by the function, and soon at no cost."""
     with closing(Cache("redis+cluster://127.0.0.1:1,127.0.0.1:2", instance=instance)) as cache:
         assert [cache.get_or_load(f"a:b:{n}", lambda: "x") for n in range(20)] == ["x"] * 20
@@ -236,7 +236,7 @@ def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: D
     assert database.loads("tea") == 1
 
 
-def test_a_lease_whose_owner_died_ends_by_itself(
+def test_the_lease_of_a_killed_owner_expires(
     spec: Spec, victim: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """Who waits for a process that was killed loads within `lease_wait`."""
@@ -254,7 +254,7 @@ def test_a_lease_whose_owner_died_ends_by_itself(
 
 
 @pytest.mark.parametrize("what", ["key", "operation", "prefix", "tag", "tag of many", "everything", "glob", "set"])
-def test_what_is_ended_here_is_ended_elsewhere(
+def test_an_invalidation_reaches_other_processes(
     what: str, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """Every kind of invalidation is pushed to the other process, whichever nodes it touches."""
@@ -331,7 +331,7 @@ def ask_in_step(cluster: ClusterTopology, tag: str, spec: Spec) -> Any:
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_a_tag_that_only_the_result_names_ends_its_load(
+def test_a_tag_that_only_the_result_names_invalidates_a_running_load(
     seen: bool, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """A load during which a tag of its result ended is not stored, whichever nodes the stamps are on."""
@@ -394,7 +394,7 @@ def test_a_sweep_asks_each_primary_for_its_slots_twice(
     assert progress.scanned == 6  # leases and values on each
 
 
-def test_a_lease_is_ended_before_its_key(spec: Spec, open_met: OpenShop) -> None:
+def test_a_lease_is_removed_before_its_key(spec: Spec, open_met: OpenShop) -> None:
     """In an invalidation's commands, for where they are not carried out at once: else a load could store between."""
     remote = open_met(spec).cache.engine.remote
     assert remote is not None
@@ -449,7 +449,7 @@ def test_many_misses_are_a_few_round_trips_for_each_node(
 
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#thing:tea"])
-def test_what_is_not_ours_goes_at_the_first_meeting(
+def test_a_foreign_value_is_removed_when_it_is_first_read(
     group: str, cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """A huge value, and a stamp of another type, are replaced by the call that meets them."""
@@ -482,7 +482,7 @@ def test_a_batch_with_something_else_under_one_key(cluster: ClusterTopology, spe
 # Nodes in trouble
 
 
-def test_flushall_on_one_node_ends_everything_here(
+def test_flushall_on_one_node_drops_all_local_values(
     cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """FLUSHALL on any one node empties the local tier, for a stamp may have been there."""
@@ -496,7 +496,7 @@ def test_flushall_on_one_node_ends_everything_here(
     wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "coherence")
 
 
-def test_one_channel_cut_is_no_coherence(
+def test_with_one_channel_cut_a_process_is_not_coherent(
     cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
 ) -> None:
     """When any one node's channel is cut, what is held is forgotten, and coherence returns with a new channel."""
@@ -512,7 +512,7 @@ def test_one_channel_cut_is_no_coherence(
         assert shop.cache.stats().local_entries == 0
 
 
-def test_all_channels_are_one_horizon(
+def test_trusted_until_is_the_least_of_all_channels(
     cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
 ) -> None:
     """While one node is silent, what others hold ends within `max_staleness`, although it is pushed by other nodes."""

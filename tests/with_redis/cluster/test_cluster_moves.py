@@ -100,7 +100,7 @@ def another(topology: ClusterTopology, slot: int) -> Server:
 
 
 @pytest.mark.parametrize("to", ["a primary", "a new node"])
-def test_in_a_slot_on_its_way_everything_works(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+def test_everything_works_in_a_moving_slot(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
     """Between the first step of moving a slot and the last, calls are answered and invalidations are heard at once."""
     mine, other = open_cache(plain, **PATIENT), open_cache(plain, **PATIENT)
     database = {"tea": "1", "mate": "1"}
@@ -252,7 +252,7 @@ def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open
     wait_until(load.settled, PATIENCE, "the last versions")
 
 
-def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
+def test_invalidations_that_were_not_replicated_are_sent_to_the_new_primary(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An invalidation that only the dead primary knew is effective again when its replica has taken over."""
@@ -282,7 +282,7 @@ def test_what_a_primary_had_not_replicated_is_told_to_its_successor(
     assert [get_other(name) for name in names] == ["new"] * 10
 
 
-def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
+def test_connection_attempts_to_a_replaced_primary_are_interrupted(
     doubled: ClusterTopology, open_cache: OpenCache
 ) -> None:
     """A call that connects to a primary that hangs ends when its replica takes over, long before the time for it."""
@@ -307,7 +307,7 @@ def test_nobody_waits_for_the_first_words_of_a_primary_that_was_replaced(
     wait_until(lambda: not node._connecting, PATIENCE, "the channel's connection")
 
 
-def test_a_takeover_is_seen_in_haste(
+def test_a_takeover_is_noticed_by_fast_heartbeats(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a primary hangs the others are asked before their next heartbeat is due, whether anybody calls or not."""
@@ -323,7 +323,7 @@ def test_a_takeover_is_seen_in_haste(
     wait_until(lambda: cluster.topology.primaries == primaries, TAKEOVER, "the promotion")  # type: ignore[union-attr]
 
 
-def test_a_primary_that_hangs_is_replaced_before_anybody_takes_it_for_dead(
+def test_a_hung_primary_can_be_replaced_before_it_counts_as_down(
     doubled: ClusterTopology, open_cache: OpenCache
 ) -> None:
     """Both ways round: meanwhile the nodes list both, in an order that stays. Nobody's timeout is waited for."""
@@ -354,7 +354,7 @@ def test_a_primary_that_hangs_is_replaced_before_anybody_takes_it_for_dead(
         old.resume()
 
 
-def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopology, open_cache: OpenCache) -> None:
+def test_other_channels_do_not_wait_for_a_missing_primary(plain: ClusterTopology, open_cache: OpenCache) -> None:
     """While one hangs, and must be told something, the others' heartbeats go on: they will tell who takes over."""
     cache = open_cache(plain, connect_timeout=600)
     silent = plain.servers[0]
@@ -373,7 +373,7 @@ def test_channels_do_not_wait_for_a_primary_that_is_missed(plain: ClusterTopolog
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
-def test_what_is_pending_is_told_although_a_primary_is_missed_for_ever(
+def test_pending_invalidations_are_sent_although_a_primary_stays_missing(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a process that calls nothing: others may be waiting for it, at the primaries that are there."""
@@ -384,7 +384,7 @@ def test_what_is_pending_is_told_although_a_primary_is_missed_for_ever(
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
-def test_a_channel_outlives_a_look_that_need_not_be(
+def test_a_channel_survives_a_needless_look_at_the_topology(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing has changed by the numbers, a view that cannot be had is no reason to give a channel up."""
@@ -408,7 +408,7 @@ def test_a_channel_outlives_a_look_that_need_not_be(
     assert cache.stats().channel_connects == connects
 
 
-def test_what_has_changed_is_looked_at_twice(
+def test_after_a_change_the_topology_is_read_twice(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much time has passed: who lost its slots may still have been a primary the first time."""
@@ -426,7 +426,7 @@ def test_what_has_changed_is_looked_at_twice(
     wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "second looks")
 
 
-def test_a_primary_that_takes_over_again_is_told_again(
+def test_a_primary_that_takes_over_again_is_sent_invalidations_again(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was replaced, and gives nothing away but that by one slot: over its old connections it would not be met."""
@@ -452,7 +452,7 @@ def test_a_primary_that_takes_over_again_is_told_again(
     assert cluster.node(("127.0.0.1", first.port or 0)) is node
 
 
-def test_a_primary_that_was_replaced_between_two_heartbeats_is_told_again(
+def test_a_primary_that_was_replaced_between_two_heartbeats_is_sent_invalidations_again(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody called meanwhile, and by the map nothing has happened: its epoch tells."""
@@ -472,7 +472,7 @@ def test_a_primary_that_was_replaced_between_two_heartbeats_is_told_again(
     wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
 
 
-def test_a_primary_that_has_its_slots_back_is_told_again_although_it_is_the_same(
+def test_a_primary_that_gets_its_slots_back_is_sent_invalidations_again(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Views that are behind gave its slots to another for a moment, which may have been told what it has not heard."""
@@ -572,7 +572,7 @@ def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_ag
 
 
 @pytest.mark.parametrize("what", ["its keys", "stamps of others' keys"])
-def test_what_a_primary_restored_is_ended(what: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
+def test_data_that_a_primary_restored_is_invalidated(what: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
     """A primary that comes back with an old state brings back neither its values nor others' under its old stamps."""
     cache = open_cache(plain, **PATIENT)
     everything = plain.owner(slot_of(cache.space.stamp("*")))

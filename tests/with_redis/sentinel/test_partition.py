@@ -211,7 +211,7 @@ def net(binary: Path, redis_url: str, instance: str, kind: Kind) -> Iterator[Net
         yield Net(sides, topology, here, there, spec, database)
 
 
-def test_who_reads_beside_a_cut_off_primary_stops_believing_it(net: Net) -> None:
+def test_a_reader_beside_a_cut_off_primary_stops_trusting_it(net: Net) -> None:
     """What the other side has ended is not served for ever where the old primary and its Sentinel are left alone."""
     net.warm(BOX)
     net.cut()
@@ -225,7 +225,7 @@ def test_who_reads_beside_a_cut_off_primary_stops_believing_it(net: Net) -> None
     assert net.here.start(run, net.spec, read_on, BOX, 50).result(PATIENCE) == {"new"}
 
 
-def test_what_was_ended_beside_a_cut_off_primary_is_told_to_the_one_that_is_left(net: Net) -> None:
+def test_invalidations_beside_a_cut_off_primary_are_sent_to_the_surviving_one(net: Net) -> None:
     """An invalidation that only the lost side has acknowledged is sent again, however long the network was cut."""
     net.warm(BOX, OTHER, LATER)
     net.here.start(run, net.spec, forget_soon).result(PATIENCE)

@@ -281,7 +281,7 @@ def test_a_primary_that_comes_back_is_not_used_until_it_is_one_again(topology: T
 # Sentinels
 
 
-def test_dead_and_silent_sentinels_cost_little(topology: Topology, instance: str) -> None:
+def test_stopped_and_hung_sentinels_cost_little(topology: Topology, instance: str) -> None:
     """With one Sentinel dead, one silent and one alive, the first call finds the primary within `connect_timeout`."""
     with Impostor(silent) as impostor, socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
@@ -301,7 +301,7 @@ def silent(link: socket.socket) -> None:
         pass
 
 
-def test_a_sentinel_that_dies_is_not_missed(topology: Topology, instance: str) -> None:
+def test_a_stopped_sentinel_is_not_needed(topology: Topology, instance: str) -> None:
     """When a Sentinel ends, the others tell of the next switch."""
     with Cache(topology.url, instance=instance, local_ttl=0, **SOON) as cache:
         cache.ping()
@@ -385,7 +385,7 @@ def test_without_any_sentinel_calls_are_answered(instance: str, caplog: pytest.L
     assert 1 <= len(caplog.records) <= 4
 
 
-def test_a_service_nobody_knows_is_said(topology: Topology, instance: str) -> None:
+def test_an_unknown_service_is_reported(topology: Topology, instance: str) -> None:
     """A service that the Sentinels do not watch is named in the error."""
     url = topology.url.replace(f"/{SERVICE}/", "/other/")
     with (
@@ -493,7 +493,7 @@ def test_a_replica_is_refused(two: Two, instance: str) -> None:
         assert cache.get_or_load("thing:x:1", lambda: 1) == 1
 
 
-def test_a_sentinel_that_lags_behind_does_not_send_anybody_back(two: Two, instance: str) -> None:
+def test_a_lagging_sentinel_does_not_restore_the_old_primary(two: Two, instance: str) -> None:
     """Of two Sentinels that disagree the one that has seen the later failover is believed, whichever is asked first."""
     late = Chooser()
     late.port = two.chooser.port
@@ -516,7 +516,7 @@ def test_a_sentinel_that_lags_behind_does_not_send_anybody_back(two: Two, instan
 
 
 @pytest.mark.parametrize("old", ["answers on", "is killed", "is a replica now"])
-def test_what_the_new_primary_has_not_heard_it_is_told_before_it_is_read(
+def test_the_new_primary_is_sent_recent_invalidations_before_it_is_read(
     old: str, two: Two, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invalidations that the old primary acknowledged, and the new one never got, are effective on the new one."""
@@ -547,7 +547,7 @@ def test_what_the_new_primary_has_not_heard_it_is_told_before_it_is_read(
             wait_until(lambda cache=cache: cache.get("thing:kept") == "old", PATIENCE, "what was not ended")  # type: ignore[misc]
 
 
-def test_many_invalidations_are_all_told_to_the_new_primary(
+def test_many_invalidations_are_all_sent_to_the_new_primary(
     two: Two, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More invalidations than are kept by name are one of everything for a server that has not heard them."""
@@ -648,7 +648,7 @@ def test_invalidations_wait_for_replicas(two: Two, instance: str) -> None:
 # Threads and processes
 
 
-def test_close_ends_the_watcher(topology: Topology, instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_stops_the_watcher(topology: Topology, instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `close` the threads that listen to Sentinels are gone; they do not wait for their next heartbeat."""
     monkeypatch.setattr(pool, "BEAT", 600)
     wait_until(lambda: watchers() == 0, PATIENCE, "the end of those of earlier tests")
