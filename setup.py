@@ -18,6 +18,7 @@ TEST = [
     "hypothesis>=6.100",
     "attrs>=23.2",
     "pydantic>=2.7",
+    "numpy>=2.0",
     "sqlalchemy>=2.0",
     "gevent>=24.11",
     "gunicorn>=25.1",

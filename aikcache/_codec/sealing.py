@@ -126,7 +126,7 @@ class _Cipher:
         except ImportError as error:
             raise ConfigError(
                 "secret needs the package cryptography, which is not installed. To seal values: "
-                "pip install aikcache[crypto]. To store them unsealed, pass secret=None."
+                "pip install 'aikcache[crypto]'. To store them unsealed, pass secret=None."
             ) from error
         self._aes = AESGCM
         self._invalid = (InvalidTag, ValueError)

@@ -16,8 +16,8 @@ from aikcache._concurrency.foreign import clean
 
 log = logging.getLogger("aikcache")
 AGAIN = 60.0
-LONGEST = 300
-"""Characters of a line."""
+LONGEST = 600
+"""Characters of a line: a long key in it loses its middle, what to do about it is whole."""
 MOST_CAUSES = 1000
 """Causes that are counted separately; a function has a few, and a program may make functions for ever."""
 OTHER = "other"

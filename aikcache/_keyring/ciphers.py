@@ -26,7 +26,7 @@ try:
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 except ImportError as error:
     raise ConfigError(
-        "aikcache.sessions needs the package cryptography, which is not installed: pip install aikcache[sessions]."
+        "aikcache.sessions needs the package cryptography, which is not installed: pip install 'aikcache[sessions]'."
     ) from error
 
 KEY_BYTES: Final = 32

@@ -9,7 +9,8 @@ On the main thread, where signal handlers run, TLS is set up in another thread. 
 own one descriptor for a moment. An exception in between would close it twice, and by the second time the descriptor may
 belong to another file.
 
-Threads: any; each `connect` makes its own socket. Failure: `OSError`, of which `TimeoutError` is one.
+Threads: any; each `connect` makes its own socket. Failure: `OSError`, of which `TimeoutError` is one, and
+`RemoteUnavailableError` where sockets were patched too late.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from aikcache._concurrency.thread import Event, start
 from aikcache._settings import url
 from aikcache._settings.secret import Secret
 from aikcache._settings.url import Where
+from aikcache.errors import RemoteUnavailableError
 
 if TYPE_CHECKING:
     import ssl
@@ -45,6 +47,18 @@ class _Socket(socket.socket):
 
     __slots__ = ()
     __del__ = socket.SocketType.close  # in C
+
+
+def _refuse_late_patch() -> None:
+    """Raise if `socket.socket` was replaced (gevent, eventlet) by what is no subclass of the one that is used here.
+
+    A read would hold up all greenlets of its thread, and the channel, then a greenlet as well, would read for ever.
+    """
+    if isinstance(socket.socket, type) and not issubclass(socket.socket, _Socket.__mro__[1]):
+        raise RemoteUnavailableError(
+            "sockets were monkey-patched after the import of aikcache. Call gevent's monkey.patch_all() first, above "
+            "all other imports."
+        )
 
 
 class _LookUp:
@@ -135,6 +149,7 @@ class Connector:
         """Return redis-py's connection to a TCP port, before `deadline` (monotonic seconds)."""
         if self._own is not None:
             return self._own(_left(deadline), host=host, port=port)
+        _refuse_late_patch()
         if self._tls and threading.current_thread() is threading.main_thread():
             return self._wire(_Setup(lambda: self._connect(host, port, deadline)).wait(deadline))
         return self._wire(self._connect(host, port, deadline))
@@ -143,6 +158,7 @@ class Connector:
         """Return redis-py's connection to a unix socket."""
         if self._own is not None:
             return self._own(_left(deadline), path=path)
+        _refuse_late_patch()
         return self._wire(self._connect_unix(path, deadline))
 
     def _connect(self, host: str, port: int, deadline: float) -> socket.socket:

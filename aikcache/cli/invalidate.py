@@ -75,7 +75,7 @@ def invalidate(
             if as_json:
                 say_json({"server": where.place, "dry_run": True, "keys": count})
             else:
-                say(f"{several(count, 'key')} would be invalidated. Nothing was changed.")
+                say(f"{several(count, 'key')} of {where.instance} would be invalidated. Nothing was changed.")
             return
         if named.everything and not yes:
             click.confirm(f"Invalidate everything of {where.instance} at {where.place}?", abort=True, err=True)
@@ -84,7 +84,7 @@ def invalidate(
         say_json({"server": where.place, "dry_run": False, "removed_by_sweeps": removed})
     else:
         swept = f" Sweeps removed {several(removed, 'key')}." if what.globs else ""
-        say(f"Invalidated: all processes are told.{swept}")
+        say(f"Invalidated: all processes of {where.instance} are told.{swept}")
 
 
 def covered(cache: Cache, named: Named) -> int:

@@ -54,6 +54,8 @@ def keys(target: Target, pattern: str, *, long: bool, limit: int, as_json: bool)
     else:
         for name in names:
             click.echo(word(name, 2000).plain)
+    if not names:
+        click.echo(f"No key of {target.instance} is covered by {word(pattern).plain}. Is --instance right?", err=True)
     if more:
         click.echo(f"There are more: --limit {limit} were shown.", err=True)
 

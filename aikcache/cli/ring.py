@@ -15,7 +15,7 @@ import click
 
 from aikcache._settings.config import CacheConfig
 from aikcache._settings.secret import Secret
-from aikcache.cli.failures import Failure, at
+from aikcache.cli.failures import Failure, Misuse, at
 from aikcache.cli.target import Command, Target, shown, targeted, variable
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class RingTarget(NamedTuple):
         )
 
 
+class NoRing(Failure):
+    """Nobody has made one there yet."""
+
+
 class Reading(NamedTuple):
     """The ring, and the primary's time in milliseconds."""
 
@@ -79,12 +83,18 @@ def read(where: RingTarget) -> Reading:
     from aikcache._keyring import ciphers, records
     from aikcache._keyring.store import RingStore
 
-    wrapper = ciphers.wrapper(variable("AIKCACHE_MASTER_KEY"), allow_plaintext=where.plain)
+    master = variable("AIKCACHE_MASTER_KEY")
+    if not master and not where.plain:
+        raise Misuse(
+            "which master key? Set AIKCACHE_MASTER_KEY to the applications' own. Where there is none yet, "
+            "`aikcache keyring new-master` makes one. For a ring without one (experiments) pass --allow-plaintext."
+        )
+    wrapper = ciphers.wrapper(master, allow_plaintext=where.plain)
     with closing(RingStore(where.config())) as store:
         found = store.read()
     ring = records.read(where.instance, found.fields, wrapper)
     if not ring.keys and not ring.unreadable:
-        raise Failure(f"there is no key ring {where.instance}:keyring at {where.place}. Is --instance right?")
+        raise NoRing(f"there is no key ring {where.instance}:keyring at {where.place}. Is --instance right?")
     if not ring.keys:
         raise Failure(
             f"none of the {ring.unreadable} keys of {where.instance}:keyring can be opened. Is AIKCACHE_MASTER_KEY the "

@@ -12,10 +12,10 @@ from rich.table import Table
 from aikcache.cli import ring as _ring
 from aikcache.cli.failures import Failure
 from aikcache.cli.output import console, json_option, moment, say, say_json, several, table, word
-from aikcache.cli.ring import RingTarget, with_ring
+from aikcache.cli.ring import NoRing, RingTarget, with_ring
 
 if TYPE_CHECKING:
-    from aikcache.sessions import SessionInfo, SessionStore
+    from aikcache.sessions import KeyRing, SessionInfo, SessionStore
 
 
 @click.group
@@ -80,7 +80,7 @@ def _store(where: RingTarget) -> Iterator[SessionStore]:
     from aikcache.sessions import SessionStore  # here, because it needs cryptography
 
     with (
-        _ring.opened(where) as ring,
+        _there(where) as ring,
         closing(
             SessionStore(
                 where.url.reveal(), ring=ring, instance=where.instance, connect_timeout=where.target.timeout,
@@ -90,3 +90,13 @@ def _store(where: RingTarget) -> Iterator[SessionStore]:
         ) as store,
     ):  # fmt: skip
         yield store
+
+
+@contextmanager
+def _there(where: RingTarget) -> Iterator[KeyRing]:
+    """The sessions' key ring, which the first application that uses sessions makes."""
+    try:
+        with _ring.opened(where) as ring:
+            yield ring
+    except NoRing as error:
+        raise Failure(f"no application has used sessions there yet: {error.message}") from None

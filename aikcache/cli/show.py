@@ -127,7 +127,9 @@ def look(cache: Cache, key: str) -> Found:
     attempt = Attempt(cache._call(key, cache._policy, lambda: None), cache.engine.clock())
     (read,) = tier.read([attempt])
     if read.data is None:
-        raise Failure(f"there is no value under {attempt.key}. `aikcache keys` lists those that there are.")
+        raise Failure(
+            f"there is no value under {attempt.key}. Is --instance right? `aikcache keys` lists what there is."
+        )
     (frame,) = tier.parse([(attempt, read.data)])
     if frame is None:
         raise Failure(_why_not(cache, attempt.key, read.data))

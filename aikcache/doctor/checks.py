@@ -172,7 +172,7 @@ def _clients(server: Server, profile: Profile) -> Said:
     elif server.number("rejected_connections"):
         yield "warning", f"{server.number('rejected_connections'):.0f} connections were refused", "Raise maxclients."
     else:
-        yield "ok", f"{now:.0f} connections", ""
+        yield "ok", f"{now:.0f} connection{'s' * (now != 1)}", ""
 
 
 def _replication(server: Server, profile: Profile) -> Said:

@@ -18,6 +18,12 @@ from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 
 ODD = (ValueError, TypeError, LookupError, ArithmeticError)
 """What answers of another form may raise."""
+_CURES = {
+    "WRONGPASS": "Correct the user or the password in the URL.",
+    "NOAUTH": "Put the password into the URL: redis://:PASSWORD@host:6379/0.",
+    "Connection refused": "Nothing listens there: look at the address, and whether the server is up.",
+}
+"""What to do about a server that does not answer, where its reason says so."""
 
 
 def examine(
@@ -128,7 +134,9 @@ def _odd(error: Exception) -> str:
 
 
 def _away(name: str, error: Exception) -> Finding:
-    return Finding("reachable", "error", name, f"{error}".rstrip(".")[:200], "Look at address, password and firewall.")
+    said = f"{error}".rstrip(".")[:200]
+    cure = next((cure for word, cure in _CURES.items() if word in said), "Look at address, password and firewall.")
+    return Finding("reachable", "error", name, said, cure)
 
 
 def _sentence(weakness: str) -> tuple[str, str]:

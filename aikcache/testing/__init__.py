@@ -67,6 +67,7 @@ def wait_until(predicate: Callable[[], _T], timeout: float = 20.0, what: str = "
     Raises:
         TimeoutError: it was not true in time.
     """
+    __tracebackhide__ = True  # pytest shows who waits
     deadline = time.monotonic() + timeout
     while not (result := predicate()):
         if time.monotonic() > deadline:

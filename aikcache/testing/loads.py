@@ -22,6 +22,7 @@ def assert_loads(fn: Callable[..., Any], n: int) -> Iterator[None]:
         AssertionError: it ran more or less often.
         TypeError: it is no cached function.
     """
+    __tracebackhide__ = True  # pytest shows the block, not this
     call = getattr(fn, CALL, None)
     if call is None:
         name = getattr(fn, "__qualname__", type(fn).__name__)
@@ -40,4 +41,8 @@ def assert_loads(fn: Callable[..., Any], n: int) -> Iterator[None]:
     finally:
         call.fn = function
     if runs[0] != n:
-        raise AssertionError(f"{function.__qualname__} ran {runs[0]} times, and {n} were expected.")
+        raise AssertionError(f"{function.__qualname__} ran {_times(runs[0])}, not {_times(n)}.")
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count} times")

@@ -3,7 +3,7 @@
 What holds then: one load for each key among all greenlets and processes; a greenlet that waits for Redis, or for
 another's load, lets the others run; invalidations are pushed as ever; `gevent.Timeout` reaches the caller. Without the
 patch a call is right all the same, but it holds up all greenlets of its thread while it waits, for `timeout` at most.
-A patch after the import of aikcache is too late.
+A patch after the import of aikcache is too late: calls are then answered without Redis, and the log says why.
 
 Run: python examples/works_with/greenlets.py [redis://localhost:6379/0]   (a private server without an argument)
 """

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from aikcache.cli.doctor import report
 from aikcache.cli.output import console
-from aikcache.doctor import Finding
+from aikcache.doctor import Finding, Severity
 from aikcache.testing import Server
 
 pytestmark = pytest.mark.servers
@@ -35,6 +35,54 @@ def test_the_exit_code_is_2_where_there_are_errors(run: Callable[..., Result], o
         client.config_set("maxmemory-policy", "allkeys-lru")
     assert run("doctor", "--url", own_server.url, "--profile", "durable", "--timeout", PATIENT).exit_code == 2
     assert run("doctor", "--url", "redis://127.0.0.1:1", "--timeout", PATIENT).exit_code == 2
+
+
+def test_the_exit_code_is_0_where_nothing_is_wrong(run: Callable[..., Result], own_server: Server) -> None:
+    """Without a warning the exit status is 0; a version with known flaws is one, whatever else is in order."""
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", "256mb")
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        client.config_set("client-output-buffer-limit", "normal 64mb 16mb 30")
+        client.config_set("maxmemory-clients", "5%")
+        client.acl_setuser(
+            "shop", enabled=True, passwords=["+sesame"], keys=["*"], channels=["*"], categories=["+@all"]
+        )
+    url = own_server.url.replace("://", "://shop:sesame@")
+    told = run("doctor", "--url", url, "--json", "--timeout", PATIENT)
+    wrong = {(one["severity"], one["check"]) for one in json.loads(told.stdout)["findings"] if one["severity"] != "ok"}
+    assert wrong <= {("warning", "version")}
+    assert told.exit_code == len(wrong)
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [([], 0), (["ok"], 0), (["ok", "unknown"], 0), (["unknown", "warning", "ok"], 1), (["warning", "error", "ok"], 2)],
+)
+def test_the_exit_code_is_that_of_the_worst_finding(
+    found: list[Severity], status: int, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be looked at counts as nothing."""
+    monkeypatch.setattr(
+        "aikcache.cli.doctor.examine", lambda *_, **__: [Finding("x", one, "here", "so", "do") for one in found]
+    )
+    assert run("doctor", "--url", "redis://h").exit_code == status
+    assert json.loads(run("doctor", "--url", "redis://h", "--json").stdout)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("user", "reason", "cure"),
+    [("nobody:wrong@", "WRONGPASS", "Correct the user or the password"), ("", "NOAUTH", "Put the password into")],
+)
+def test_the_cure_of_a_refused_login_names_the_url(
+    user: str, reason: str, cure: str, run: Callable[..., Result], own_server: Server
+) -> None:
+    """And not to look at the firewall."""
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("requirepass", "sesame")
+        told = run("doctor", "--url", own_server.url.replace("://", f"://{user}"), "--json", "--timeout", PATIENT)
+        client.config_set("requirepass", "")
+    (away,) = [one for one in json.loads(told.stdout)["findings"] if one["check"] == "reachable"]
+    assert (told.exit_code, reason in away["evidence"], away["cure"].startswith(cure)) == (2, True, True)
 
 
 def test_terminal_escapes_in_a_servers_text_are_not_printed() -> None:

@@ -110,4 +110,4 @@ def test_the_key_ring_is_on_the_server_of_the_sessions(ring: KeyRing, run: Any, 
     )
     assert (away.exit_code, "Nothing listens" in away.stderr) == (1, True)
     without = run("keyring", "list", **there)
-    assert (without.exit_code, "needs a master key" in without.stderr) == (2, True)
+    assert (without.exit_code, "--allow-plaintext" in without.stderr) == (2, True)

@@ -61,7 +61,9 @@ def test_a_pattern_covers_what_it_invalidates(
 ) -> None:
     """The keys that are listed are those that are gone afterwards."""
     cache.set_many(dict.fromkeys(["a:f:1", "a:f:2", "a:g:1", "ab:f:1"], 1))
-    assert ask("keys", pattern).stdout.split() == found
+    listed = ask("keys", pattern)
+    assert listed.stdout.split() == found
+    assert ("No key of shop is covered by" in listed.stderr) == (not found)
     cache.invalidate(pattern)
     assert sorted(cache.get_many(["a:f:1", "a:f:2", "a:g:1", "ab:f:1"])) == sorted(
         {"a:f:1", "a:f:2", "a:g:1", "ab:f:1"} - set(found)
@@ -149,8 +151,8 @@ def test_a_key_that_is_not_text_belongs_to_no_operation(cache: Cache, ask: Calla
     for words in (["keys"], ["keys", "--long"], ["keys", "--long", "--json"]):
         assert (told := ask(*words)).exit_code == 0
         assert told.stdout.count("a:f:") == 1
-    assert "1 key would" in ask("invalidate", "--tag", "t", "--dry-run").stdout
-    assert "1 key would" in ask("invalidate", "a", "--dry-run").stdout
+    assert "1 key of shop would" in ask("invalidate", "--tag", "t", "--dry-run").stdout
+    assert "1 key of shop would" in ask("invalidate", "a", "--dry-run").stdout
 
 
 def _nested(depth: int, value: Any) -> Any:

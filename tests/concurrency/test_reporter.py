@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from aikcache._concurrency.reporter import AGAIN, MOST_CAUSES, OTHER, RateLimitedReporter
+from aikcache import Cache, EncodeError
+from aikcache._concurrency.reporter import AGAIN, LONGEST, MOST_CAUSES, OTHER, RateLimitedReporter
 
 
 def test_causes_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -32,3 +33,27 @@ def test_a_cause_is_logged_again_after_a_minute_with_its_count(caplog: pytest.Lo
     now += AGAIN
     trouble.report("redis", "away", level=logging.ERROR)
     assert [record.getMessage() for record in caplog.records] == ["away", "away (2 more since the last line)"]
+
+
+@pytest.mark.parametrize("words", [["a"], ["b" * 90, "c" * 90], ["d" * 5000]])
+def test_the_whole_error_is_logged_however_long_the_key(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A result that cannot be kept is logged with the whole of its error, whose way out is its end."""
+
+    def f(*words: str) -> object:
+        return object()
+
+    with pytest.raises(EncodeError) as raised:
+        Cache(strict=True).cached("p", operation="f")(f)(*words)
+    kept = Cache().cached("p", operation="f")(f)
+    kept(*words)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"a result of {kept.key(*words)} was not cached: {raised.value}"
+
+
+def test_a_log_line_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """What is longer than any line of ours loses its middle."""
+    RateLimitedReporter(lambda: 1000.0).report("x", f"what {'x' * 10_000} and what to do")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert len(line) == LONGEST
+    assert line.startswith("what x")
+    assert line.endswith("x and what to do")

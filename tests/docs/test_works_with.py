@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from aikcache import Cache, EncodeError, InvalidKeyError
 from aikcache.testing import Server, wait_until
 
 from .test_examples import EXAMPLES, expected
@@ -32,6 +33,67 @@ def test_an_example_prints_what_it_says(name: str, redis_url: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected(f"works_with/{name}") != []
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64", "uint8", "bool_", "str_", "bytes_", "datetime64"])
+def test_numpy_scalars_are_part_of_a_key_only_when_normalized(kind: str) -> None:
+    """By themselves they are no part of a key and no result; made a plain value they are that value."""
+    numpy = pytest.importorskip("numpy")
+    given = {"str_": "1", "bytes_": b"1", "datetime64": "2026-11-01"}.get(kind, 1)
+    scalar = getattr(numpy, kind)(given)
+    plain = scalar.item()
+    runs: list[object] = []
+
+    def identity(value: object) -> object:
+        runs.append(value)
+        return value
+
+    bare = Cache().cached("bare")(identity)
+    assert bare(scalar) == bare(scalar) == plain
+    with pytest.raises(InvalidKeyError, match=rf"numpy\.{kind.rstrip('_')}.* cannot be part of a key.*normalize="):
+        Cache(strict=True).cached("bare")(identity)(scalar)
+    made = Cache(strict=True).cached("made", normalize={"value": lambda it: getattr(it, "item", lambda: it)()})(
+        identity
+    )
+    with pytest.raises(EncodeError, match="cannot be stored"):  # what is normalized is the key alone
+        made(scalar)
+    assert len(runs) == 3
+    assert type(made(plain)) is type(plain)
+    assert (made(scalar), made.key(scalar), len(runs)) == (plain, made.key(plain), 4)
+
+
+LATE = """
+import sys
+from aikcache import Cache
+
+early = Cache(sys.argv[1], instance="late")
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gevent
+
+for cache in (early, Cache(sys.argv[1], instance="late")):
+
+    @cache.cached("square", ttl=300)
+    def square(x: int) -> int:
+        gevent.sleep(0)
+        return x * x
+
+    jobs = [gevent.spawn(square, number % 10) for number in range(50)]
+    gevent.joinall(jobs, raise_error=True)
+    print([job.value for job in jobs[:5]], cache.health().status)
+"""
+
+
+def test_a_monkey_patch_after_the_import_is_logged_and_nothing_hangs(redis_url: str) -> None:
+    """gevent's patch comes too late for the sockets: calls are answered without Redis, and the log says what to do."""
+    command = [sys.executable, "-c", LATE, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[0, 1, 4, 9, 16] degraded"] * 2
+    assert "sockets were monkey-patched after the import of aikcache. Call gevent's monkey.patch_all()" in done.stderr
 
 
 def test_no_example_is_forgotten() -> None:

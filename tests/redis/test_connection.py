@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,11 @@ from redis._parsers import hiredis
 from redis.connection import AbstractConnection, DefaultParser
 
 from aikcache._redis.connection import Connection
+from aikcache._redis.connector import Connector
 from aikcache._redis.wire import Wire
+from aikcache._settings.secret import Secret
+from aikcache._settings.url import parse
+from aikcache.errors import RemoteUnavailableError
 
 from .._interrupts import Late, interrupt
 
@@ -39,6 +44,19 @@ def test_redis_py_still_has_the_parts_of_the_parser() -> None:
     assert "response is NOT_ENOUGH_DATA" in source
     assert "redis_connect_func" in inspect.signature(AbstractConnection.__init__).parameters
     assert not {"_connect", "_host_error"} - set(vars(Wire))
+
+
+def test_a_subclass_of_socket_is_not_taken_for_a_late_monkey_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test tools put a subclass, or a function, in the place of `socket.socket`; ours can be used then."""
+    where = parse(Secret("redis://127.0.0.1:1"))
+    guards: list[object] = [type("Guard", (socket.socket,), {}), lambda *_: None]
+    for guard in guards:
+        monkeypatch.setattr(socket, "socket", guard)
+        with pytest.raises(ConnectionRefusedError):
+            Connector(where).connect("127.0.0.1", 1, time.monotonic() + 60)
+    monkeypatch.setattr(socket, "socket", type("Greenlets", (), {}))
+    with pytest.raises(RemoteUnavailableError, match="monkey-patched after the import"):
+        Connector(where).connect("127.0.0.1", 1, time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("give_up", [Connection.close, Connection.interrupt])
