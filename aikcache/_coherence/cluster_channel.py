@@ -67,8 +67,10 @@ class _PrimaryChannel:
         self.news, self.news_received = listener.news, listener.news_received
         self.channel = Channel(self, channels.remote, self, channels.reporter, channels.clock)
 
-    def check(self, info: Any, *_: object) -> None:
-        """Check whether this node's view has changed. May raise `RemoteError`: then it cannot be listened to."""
+    def check(self, info: Any, _: object, age: float) -> None:
+        """Check whether this node's view, `age` seconds ago, had changed. May raise `RemoteError`: then it cannot be
+        listened to.
+        """
         signature, now = _slots.signature(info), self.channels.clock()
         before = self._signature
         # A change is visible before it is complete: an election raises the epoch while it runs, and a node that lost
@@ -89,6 +91,7 @@ class _PrimaryChannel:
                 self._signature = signature
         if before is not None and before.own != signature.own:
             self._check_takeover()
+        self.channels.cluster.quorum.record(self.address, time.monotonic() - age)
 
     def _check_takeover(self) -> None:
         """The node was elected, or took slots. May raise `RemoteError`: the channel then reconnects.

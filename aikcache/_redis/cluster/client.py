@@ -1,14 +1,14 @@
 """A Redis Cluster behind the same interface as one server's `Pool`.
 
 It knows the owner of each slot, and has one `Pool`, with its own circuit breaker, for each primary. The map comes from
-the first node that answers, over separate connections. It is fetched again when a node redirects or fails, and when a
-channel's node sees other primaries than before. A primary without slots counts too: it already answers for a slot that
-is moving to it.
+the first node that answers (`scouts`), and again when a node redirects or fails, or when a channel's node sees other
+primaries than before. A primary without slots counts too: it already answers for a slot that is moving to it. Nothing
+is sent unless most primaries have answered within `max_staleness` (`quorum`).
 
 Restarts: a primary that restarted may have restored old values, and old stamps that make values on any node fresh. So
-the first process to find it invalidates everything, by the one stamp that every value is under, wherever that is. The
-record that this was done is beside the stamp. A primary that was none when this cache began has taken over from one
-that died. It is sent the last minute's invalidations, as far as it owns them.
+the first process to find it invalidates everything, by the one stamp that every value is under; the record that this
+was done is beside the stamp. A primary that was none when this cache began has taken over from one that died. It is
+sent the last minute's invalidations, as far as it owns them.
 
 Threads: any. Maps are replaced as a whole, under a lock; another lock lets one thread at a time fetch one.
 Failure: `RemoteError`; a node that fails alone fails the exchanges that need it.
@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import Any
 
 from aikcache._concurrency.chance import chance
@@ -32,7 +31,9 @@ from aikcache._concurrency.shared import items
 from aikcache._redis.cluster import topology as _slots
 from aikcache._redis.cluster.exchange import Exchange
 from aikcache._redis.cluster.layout import layout_of
-from aikcache._redis.cluster.topology import NODES, QUESTION, Address, Topology
+from aikcache._redis.cluster.quorum import Quorum, confirm
+from aikcache._redis.cluster.scouts import Scouts
+from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
@@ -62,6 +63,7 @@ class Cluster:
         self._losers: frozenset[Address] = frozenset()
         """Primaries that lost a slot since they last took one."""
         self._views: dict[Address, Topology] = {}
+        self.quorum = Quorum()
         self.forget()
 
     def forget(self) -> None:
@@ -70,9 +72,11 @@ class Cluster:
         self._asking = threading.RLock()
         self._asked_at = -REST
         self._nodes: dict[Address, Pool] = {}
-        self._scouts: dict[Address, Pool] = {}
+        events = TransportEvents(breaker=self._events.breaker)
+        self.scouts = Scouts(lambda address: self._pool(address, events), tls=self._where.tls)
         self._none = Breaker(self.config.breaker_failures, self.config.breaker_reset, time.monotonic, unobserved)
         self._views.clear()
+        self.quorum.forget()
 
     def exchange(self, commands: Sequence[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
         """Replies to all commands, in their order. Nodes work at the same time; there is no order between them.
@@ -81,7 +85,11 @@ class Cluster:
         """
         if self._closed:
             raise RemoteUnavailableError("this cache is closed.")
-        return Exchange(self, commands, time.monotonic() + (within or self.config.timeout), once=once).run()
+        deadline = time.monotonic() + (within or self.config.timeout)
+        self.current(deadline)
+        if self.quorum.age() >= self.config.max_staleness:
+            confirm(self, deadline)
+        return Exchange(self, commands, deadline, once=once).run()
 
     def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> None:
         """Packed commands cannot be split by slot."""
@@ -89,12 +97,12 @@ class Cluster:
     @property
     def breaker(self) -> Breaker:
         """An open circuit breaker, if there is one."""
-        some = [*list(self._nodes.values()), *list(self._scouts.values())]
+        some = [*list(self._nodes.values()), *self.scouts.known()]
         return next((node.breaker for node in some if node.breaker.is_open), self._none)
 
     def age(self) -> float:
-        """Always -inf: each primary checks its majority itself."""
-        return -inf
+        """Seconds since most primaries had told this process their view (`quorum`)."""
+        return self.quorum.age()
 
     # Nodes
 
@@ -118,11 +126,10 @@ class Cluster:
             if self._nodes.get(address) is node:  # else another pool has replaced it
                 self._events.on_failover(at_once=at_once, address=address)
 
-        on_new_server = partial(self._on_new_server, address)
-        node = self._connections(address, replace(self._events, new_server=on_new_server, on_failover=on_failover))
-        return node
+        announce = partial(self._on_new_server, address)
+        return (node := self._pool(address, replace(self._events, new_server=announce, on_failover=on_failover)))
 
-    def _connections(self, address: Address, events: TransportEvents) -> Pool:
+    def _pool(self, address: Address, events: TransportEvents) -> Pool:
         return Pool(self.config, self._where._replace(hosts=(address,)), events)
 
     def _on_new_server(self, address: Address, new: NewServer) -> None:
@@ -200,17 +207,23 @@ class Cluster:
 
     def refresh_view(self, address: Address) -> bool:
         """Fetch and keep what a channel's node sees. Whether its primaries have changed. Raises `RemoteError`."""
-        view = self.view(address)
+        view = self.scouts.view(address)
         with self._lock:
             before, self._views[address] = self._views.get(address), view
-            topology = self.topology
-        self._install(view if topology is None or view.epoch >= topology.epoch else None)
+        self.quorum.saw(address, view)
+        self.consider(view)
         return before is None or before.primaries != view.primaries
+
+    def consider(self, view: Topology) -> None:
+        """Use a node's view if none is newer."""
+        topology = self.topology
+        self._install(view if topology is None or view.epoch >= topology.epoch else None)
 
     def drop_view(self, address: Address) -> None:
         """The node's channel is closed, and its view is out of date."""
         with self._lock:
             known = self._views.pop(address, None)
+        self.quorum.saw(address, None)
         if known is not None:
             self._install(None)
 
@@ -240,7 +253,7 @@ class Cluster:
         failure: RemoteError | None = None
         for address in self._candidates(first, excluding):
             try:
-                view = self.view(address)
+                view = self.scouts.view(address)
             except RemoteError as error:
                 failure = error
             else:
@@ -266,26 +279,12 @@ class Cluster:
 
     def _failing(self, address: Address) -> bool:
         """Whether the last exchange with a node failed."""
-        known = (nodes.get(address) for nodes in (self._nodes, self._scouts))
-        return any(node is not None and node.breaker.failures > 0 for node in known)
+        return any(node and node.breaker.failures for node in (self._nodes.get(address), self.scouts.get(address)))
 
-    def view(self, address: Address) -> Topology:
-        """The cluster as one node sees it. Raises `RemoteError`."""
-        info, shards = (scout := self.scout(address)).exchange(QUESTION)
-        view = _slots.topology(info, shards, address, tls=self._where.tls)
-        if view.is_disputed:
-            info, shards, nodes = scout.exchange((*QUESTION, NODES))
-            view = _slots.topology(info, shards, address, tls=self._where.tls, nodes=nodes)
-        if not view.owners:
-            raise RemoteUnavailableError("the node knows no owner of any slot.")
-        return view
-
-    def scout(self, address: Address) -> Pool:
-        """Connections that only fetch the map. Their node is not announced."""
-        with self._lock:
-            if address not in self._scouts:
-                self._scouts[address] = self._connections(address, TransportEvents(breaker=self._events.breaker))
-            return self._scouts[address]
+    def hesitation(self, address: Address) -> int:
+        """Where to ask first: 0 where nothing is sent because the breaker is open, 2 where an answer may not come."""
+        scout = self.scouts.get(address)
+        return 0 if scout is not None and scout.breaker.is_open else 1 + self._failing(address)
 
     def _install(self, reported: Topology | None) -> None:
         """Use a new map; None: the same one with other views."""
@@ -297,12 +296,13 @@ class Cluster:
             primaries = reported.primaries.union(*(self._extra(reported, view) for view in self._views.values()))
             self._promote(before, reported)
             self.topology = replace(reported, primaries=primaries)
+            self.quorum.use(frozenset(reported.owners.values()))
             self._initial_primaries = primaries if before is None else self._initial_primaries & primaries
             kept = primaries.union(reported.nodes, self._where.hosts)
             if before is not None:  # do not wait for a node that was replaced
                 kept -= before.primaries - primaries
             gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in primaries]
-            gone += [self._scouts.pop(address) for address in list(self._scouts) if address not in kept]
+            gone += self.scouts.keep(kept)
         for node in gone:
             node.close()
         if before is None or before.primaries != primaries:
@@ -345,6 +345,6 @@ class Cluster:
     def close(self) -> None:
         self._closed = True
         with self._lock:
-            nodes = [*self._nodes.values(), *self._scouts.values()]
+            nodes = [*self._nodes.values(), *self.scouts.known()]
         for node in nodes:
             node.close()

@@ -199,20 +199,26 @@ class Exchange:
         time.sleep(max(min(pause, self._deadline - time.monotonic()), 0))
 
 
-def ask_all(nodes: Sequence[Pool], commands: Sequence[Command], deadline: float) -> list[list[Any]]:
-    """Send the same commands to every node, then receive all replies. Raises `RemoteError`."""
-    under_way: deque[tuple[Pool, Sent]] = deque()
-    replies = []
+def ask_each(nodes: Sequence[Pool], commands: Sequence[Command], deadline: float) -> list[list[Any] | RemoteError]:
+    """Send the same commands to every node, then receive from all: the replies of each, or why there are none."""
+    under_way: deque[tuple[int, Pool, Sent]] = deque()
+    found: list[list[Any] | RemoteError] = [[] for _ in nodes]
     try:
-        for node in nodes:
-            under_way.append((node, node.begin(commands)))
+        for i, node in enumerate(nodes):
+            try:
+                under_way.append((i, node, node.begin(commands)))
+            except RemoteError as error:
+                found[i] = error
         while under_way:
-            node, sent = under_way.popleft()
-            replies.append(node.finish(sent, max(deadline, time.monotonic() + GRACE)))
+            i, node, sent = under_way.popleft()
+            try:
+                found[i] = node.finish(sent, max(deadline, time.monotonic() + GRACE))
+            except RemoteError as error:
+                found[i] = error
     finally:
-        for _, sent in under_way:
+        for *_, sent in under_way:
             sent.connection.close()
-    return replies
+    return found
 
 
 def _joined(command: Command, parts: list[_Part]) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from aikcache._redis.cluster import exchange
+from aikcache._redis.cluster.exchange import ask_each
 from aikcache._redis.cluster.topology import NODES, SLOTS, Address, own_slots
+from aikcache.errors import RemoteError
 
 if TYPE_CHECKING:
     from aikcache._redis.cluster.client import Cluster
@@ -39,10 +40,11 @@ def layout_of(cluster: Cluster) -> Layout:
 
 
 def _ask(cluster: Cluster, deadline: float) -> Layout:
-    asked = [(address, cluster.scout(address)) for address in sorted(cluster.current(deadline).primaries)]
-    replies = exchange.ask_all([node for _, node in asked], [NODES], deadline)
+    asked = [(address, cluster.scouts.at(address)) for address in sorted(cluster.current(deadline).primaries)]
     slots, owned = {}, 0
-    for (address, _), (reply,) in zip(asked, replies, strict=True):
-        slots[address], count = own_slots(reply)
+    for (address, _), replies in zip(asked, ask_each([node for _, node in asked], [NODES], deadline), strict=True):
+        if isinstance(replies, RemoteError):
+            raise replies
+        slots[address], count = own_slots(replies[0])
         owned += count
     return Layout(slots, owned)

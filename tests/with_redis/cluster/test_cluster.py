@@ -19,6 +19,7 @@ from redis.crc import key_slot
 from aikcache import Cache
 from aikcache._keys.keyspace import Keyspace
 from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.cluster.scouts import Scouts
 from aikcache._redis.cluster.topology import Redirection, redirection, slot_of
 from aikcache._redis.pool import Pool
 from aikcache._redis.transport import TransportEvents
@@ -152,11 +153,11 @@ def test_the_node_that_failed_last_is_asked_for_the_topology_last(monkeypatch: p
     """However the others are drawn: a node that hangs would hold everybody up."""
     asked: list[tuple[str, int]] = []
 
-    def view(cluster: Cluster, address: tuple[str, int]) -> None:
+    def view(scouts: Scouts, address: tuple[str, int]) -> None:
         asked.append(address)
         raise RemoteUnavailableError("staged")
 
-    monkeypatch.setattr(Cluster, "view", view)
+    monkeypatch.setattr(Scouts, "view", view)
     with closing(Cache("redis+cluster://h1,h2,h3")) as cache:
         inside(cache).node(("h2", 6379)).breaker.failure()
         for _ in range(20):

@@ -24,6 +24,7 @@ from aikcache._engine.fleet import Fleet
 from aikcache._engine.tally import Tally
 from aikcache._keys.patterns import Invalidation
 from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.cluster.scouts import Scouts
 from aikcache._redis.cluster.topology import Address, slot_of
 from aikcache.errors import RemoteError, RemoteUnavailableError
 from aikcache.testing import Server, wait_until
@@ -293,11 +294,11 @@ def test_connection_attempts_to_a_replaced_primary_are_interrupted(
     assert get(name) == name
     cluster, address = cache.engine.remote.connections, ("127.0.0.1", first.port or 0)  # type: ignore[union-attr]
     assert isinstance(cluster, Cluster)
-    node, scout = cluster.node(address), cluster.scout(address)
+    node, scout = cluster.node(address), cluster.scouts.at(address)
     first.pause()
     for connections in (node, scout):
         connections.drop_idle()
-    call, view = Background(get, name), Background(cluster.view, address)
+    call, view = Background(get, name), Background(cluster.scouts.view, address)
     wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
     haste(doubled)
     wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
@@ -373,6 +374,29 @@ def test_other_channels_do_not_wait_for_a_missing_primary(plain: ClusterTopology
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
 
 
+def test_a_process_that_starts_while_one_of_three_primaries_hangs_uses_the_others(
+    plain: ClusterTopology, open_cache: OpenCache, instance: str
+) -> None:
+    """Two of three are a majority."""
+    cache = open_cache(plain)
+    of_all = plain.owner(slot_of(cache.space.stamp("*")))
+    silent = next(server for server in plain.primaries() if server is not of_all)
+
+    def apart(prefix: str) -> bool:
+        names = cache.space.full(f"{prefix}:get:it"), *map(cache.space.stamp, (prefix, f"{prefix}:get"))
+        return all(plain.owner(slot_of(name)) is not silent for name in names)
+
+    key = next(f"row{n}:get:it" for n in range(1000) if apart(f"row{n}"))
+    cache.set(key, "kept")
+    silent.pause()
+    try:
+        with closing(Cache(plain.url, instance=instance, local_ttl=0)) as begun:
+            wait_until(lambda: begun.get(key) == "kept", PATIENCE, "the value")
+            assert not begun.stats().coherent
+    finally:
+        silent.resume()
+
+
 def test_pending_invalidations_are_sent_although_a_primary_stays_missing(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,7 +415,7 @@ def test_a_channel_survives_a_needless_look_at_the_topology(
     cache = open_cache(plain)
     looks: Counter[Address] = Counter()
 
-    def view(cluster: Cluster, address: Address) -> None:
+    def view(scouts: Scouts, address: Address) -> None:
         looks[address] += 1
         raise RemoteUnavailableError("staged")
 
@@ -401,7 +425,7 @@ def test_a_channel_survives_a_needless_look_at_the_topology(
         lambda: not any(one._changing for one in channels._by_address.values()), PATIENCE, "all to be looked at again"
     )
     monkeypatch.setattr(ClusterChannel, "missed", lambda channels: True)
-    monkeypatch.setattr(Cluster, "view", view)
+    monkeypatch.setattr(Scouts, "view", view)
     monkeypatch.setattr(_channel, "SILENCE", 10 * PATIENCE)  # nor is a busy machine one
     connects = cache.stats().channel_connects
     wait_until(lambda: all(looks[address] > 1 for address in channels._by_address), PATIENCE, "two looks at each")
