@@ -21,6 +21,7 @@ from aikcache._engine.invalidation import InvalidationListener
 from aikcache._engine.tally import tally_of
 from aikcache._keys.keyspace import Keyspace
 from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.modes import single
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._redis.transport import TransportEvents
@@ -49,7 +50,7 @@ def _connect(engine: Engine) -> Backend:
     """Build the parts for Redis, in the form that the configuration requires."""
     config, where = engine.config, origin(engine.config)
     events = TransportEvents(
-        new_server=lambda new: recovery.on_new_server(new),
+        new_server=lambda new: recovery.on_new_server(new if where.clustered else single(new)),
         on_failover=lambda **details: feed.reconnect(**details),
         primaries_changed=lambda: feed.primaries_changed(),
         breaker=engine.events.breaker,

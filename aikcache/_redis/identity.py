@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aikcache._redis.backing import Backing
+from aikcache._redis.modes import mode
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import NewServer, ServerIdentity, TransportEvents
 from aikcache.errors import RemoteError, RemoteUnavailableError
@@ -117,7 +118,7 @@ def _identity(info: bytes) -> ServerIdentity:
     # The replication id changes at each promotion, the run's at each start.
     run_id, uptime = f"{facts.get('run_id', '')}-{facts.get('master_replid', '')}", facts.get("uptime_in_seconds")
     seconds = int(uptime) if uptime and uptime.isdecimal() and len(uptime) < 20 else 0
-    return ServerIdentity(run_id[:_LONGEST_ID], seconds)
+    return ServerIdentity(run_id[:_LONGEST_ID], seconds, mode(facts))
 
 
 def _check_role(hello: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ class ServerIdentity(NamedTuple):
 
     id: str
     uptime: int
+    mode: str = "standalone"
+    """Or "cluster", "sentinel"."""
 
 
 class NewServer(NamedTuple):

@@ -8,6 +8,7 @@ from typing import get_args
 
 from aikcache import _compiled
 from aikcache._redis.cluster.client import Cluster
+from aikcache._redis.modes import OTHERS, mode
 from aikcache._redis.pool import Pool
 from aikcache._settings import url as _url
 from aikcache._settings.config import CacheConfig, check_seconds
@@ -21,6 +22,7 @@ ODD = (ValueError, TypeError, LookupError, ArithmeticError)
 _CURES = {
     "WRONGPASS": "Correct the user or the password in the URL.",
     "NOAUTH": "Put the password into the URL: redis://:PASSWORD@host:6379/0.",
+    "redis+": "Correct the URL.",
     "Connection refused": "Nothing listens there: look at the address, and whether the server is up.",
 }
 """What to do about a server that does not answer, where its reason says so."""
@@ -100,6 +102,9 @@ def _examine_server(
         if server.settings is None and monitor is not None:
             with closing(Pool(monitor)) as other:
                 server = facts.with_settings(server, other, deadline)
+        told = OTHERS.get(mode(server.info), "") if profile == "cache" else ""  # sessions may live on one node
+        if told and not _url.scheme(pool.config.url or "").endswith("+cluster"):
+            return [_away(name, RemoteUnavailableError(told))]
         return checks.judge(server, profile)
     except ConfigError:
         raise

@@ -10,16 +10,17 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from aikcache import Cache
 from aikcache._settings.config import CacheConfig
 from aikcache.doctor import Finding, examine
-from aikcache.errors import ConfigError
+from aikcache.errors import ConfigError, RemoteError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology
 
 from .._canary import shown
 from ._hostile import ODD, Hostile, array, bulk
-from ._workers import PATIENCE
+from ._workers import PATIENCE, PATIENT
 
 PASSWORD = "hunter2-of-the-canary"
 
@@ -56,9 +57,26 @@ def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
         known = {("protection", "warning")}
         old = {("version", "warning")}
         wait_until(lambda: complaints(examine(topology.url)) - old == known, 3 * PATIENCE, "servers in order")
+        url = f"redis://127.0.0.1:{topology.sentinels[0].port}"
+        (told,) = [one for one in examine(url) if one.severity != "ok"]
+        assert told.evidence.startswith("this is a Sentinel: the url begins with 'redis+sentinel'")
+        with Cache(url, instance="lost", **PATIENT) as cache, pytest.raises(RemoteError, match="this is a Sentinel"):
+            cache.ping()
         topology.sentinels[0].kill()
         assert ("sentinel", "warning") in complaints(examine(topology.url)) - known
         assert ("eviction", "error") in complaints(examine(topology.url, profile="durable"))
+
+
+def test_a_node_of_a_cluster_needs_the_url_of_a_cluster(binary: Path) -> None:
+    """By `redis://` it answers PING and takes invalidations that nobody hears: the doctor and the cache refuse it."""
+    with Server(binary=binary, config=["cluster-enabled yes"]) as node:
+        (told,) = [one for one in examine(node.url) if one.severity != "ok"]
+        assert (told.check, told.severity, told.cure) == ("reachable", "error", "Correct the URL.")
+        with Cache(node.url, instance="lost", **PATIENT) as cache:
+            assert cache.get_or_load("a:b:1", lambda: 1) == 1
+            cache.invalidate("a")
+            assert cache.stats().pending_invalidations == 1
+            assert (cache.health().status, cache.health().server) == ("degraded", told.evidence + ".")
 
 
 def test_each_primary_of_a_cluster_is_examined(binary: Path) -> None:
