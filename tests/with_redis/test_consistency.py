@@ -63,10 +63,11 @@ def test_no_read_is_staler_than_guaranteed_when_writes_are_refused(kind: str, tm
     assert outcome["refused"] > 10
 
 
-def test_no_read_is_staler_than_guaranteed_across_takeovers(kind: str, tmp_path: Path) -> None:
-    """The same while primaries behind Sentinel are killed, stopped and replaced, and workers are killed and stopped."""
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_no_read_is_staler_than_guaranteed_across_takeovers(topology: str, kind: str, tmp_path: Path) -> None:
+    """The same while primaries are killed, stopped and replaced, and workers are killed and stopped."""
     faults = ",".join((*TAKEOVERS, *CONNECTION_FAULTS, *WORKER_FAULTS))
-    status, outcome = run(tmp_path, 15, "--topology", "sentinel", "--server", kind, "--faults", faults)
+    status, outcome = run(tmp_path, 15, "--topology", topology, "--server", kind, "--faults", faults)
     assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
     assert outcome["reads"] > 20 * 15
     assert outcome["changes"] > 15
