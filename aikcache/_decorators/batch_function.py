@@ -74,9 +74,9 @@ class BatchCall:
                 self._one.region.counters.loads += len(found)
             return found
         extra: dict[Any, Any] = {}  # what the function gives of its own accord
-        one_by_one = [(*args[: self._place], one, *args[self._place + 1 :]) for one in ids]
+        before, after = args[: self._place], args[self._place + 1 :]
         try:
-            texts = [self._one.key_text(each, kwargs) for each in one_by_one]
+            texts = self._one.key_texts(ids) or [self._one.key_text((*before, one, *after), kwargs) for one in ids]
             # By text: a `cached` function of this name may take ids of another type; its quick key must not be taken.
             begin = len(self._one.region.name) + 1
             local_keys = [(text[begin:],) for text in texts] if self._one.held(engine) else []
@@ -85,7 +85,7 @@ class BatchCall:
             rest = [i for i, value in enumerate(values) if type(value) is FastPathMiss]
             attempts = []
             for i in rest:
-                call = self._one.call(engine, one_by_one[i], kwargs, (texts[i][begin:],), text=texts[i])
+                call = self._one.call(engine, (*before, ids[i], *after), kwargs, (texts[i][begin:],), text=texts[i])
                 call = call._replace(relink=False, load=partial(self._load_one, ids[i], extra, args, kwargs))
                 seen_at = looked if values[i].looked else -1
                 attempts.append(Attempt(call, engine.clock(), values[i].first, seen_at))

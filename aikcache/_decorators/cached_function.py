@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
 from aikcache._concurrency.outside import let_out
 from aikcache._decorators import wrapper as _wrapper
-from aikcache._decorators.signature import ReceiverError, Signature
+from aikcache._decorators.signature import Arguments, ReceiverError, Signature
 from aikcache._engine import refreshing
 from aikcache._engine.call import MISSING, Attempt, Call, StoppedError
 from aikcache._engine.engine import Engine
@@ -216,6 +217,11 @@ class CachedCall:
                 f"the key of {self.fn.__qualname__} failed: {type(error).__name__}: {error}"
             ) from error
 
+    def key_texts(self, calls: Sequence[object]) -> list[str] | None:
+        """`key_text` of many calls with one argument each, all at once; None: that is not possible."""
+        found, begin = self.signature.parameters_of_each(calls), f"{self.region.name}:"
+        return None if found is None else [begin + parameter for parameter in found]
+
     def call(
         self,
         engine: Engine,
@@ -265,6 +271,15 @@ class CachedCall:
         if self.signature.owned:
             return self.signature.local_key(args, kwargs)
         return (text[len(self.region.name) + 1 :],)
+
+    def table_keys(self, bounds: Sequence[Arguments], texts: Sequence[str]) -> list[Hashable]:
+        """`table_key` of each of many calls."""
+        if self.signature.alone and bounds:
+            (kind,) = self.quick.values()
+            values = [value for (value,), _ in bounds]
+            if set(map(type, values)) == {kind}:
+                return [value.int for value in values] if kind is UUID else values
+        return [self.table_key(*bound, text) for bound, text in zip(bounds, texts, strict=True)]
 
     @functools.cached_property
     def quick(self) -> dict[str, type]:

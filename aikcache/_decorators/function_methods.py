@@ -30,6 +30,20 @@ class CacheInfo(NamedTuple):
     currsize: int
 
 
+class Bound(NamedTuple):
+    """Calls by their arguments and keys."""
+
+    arguments: list[Arguments]
+    texts: list[str]
+    apart: dict[int, Any]
+    """Results of what cannot be cached, by their place among all."""
+
+
+def _alone(calls: list[Any]) -> list[Arguments]:
+    """Calls with one argument each, bound."""
+    return [((call,), {}) for call in calls]
+
+
 class FunctionMethods:
     """The methods of one cached function."""
 
@@ -79,32 +93,40 @@ class FunctionMethods:
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""
-        bind, key_text, engine = self._of.bind, self._of.key_text, self._of.engine()
-        passive, selective = engine.passive, self._of.policy.skip_if is not None
-        bounds: list[Arguments] = []
-        texts: list[str] = []
-        apart: dict[int, Any] = {}  # results of what cannot be cached, by their place
-        for call in calls:
-            bound = bind(**call) if type(call) is dict else bind(*call) if type(call) is tuple else bind(call)
-            if passive or (selective and self._of.skips(*bound)):
-                past = self._of.run(engine, *bound) if passive else self._of.beside(*bound)
-                apart[len(bounds) + len(apart)] = past
-                continue
-            try:
-                texts.append(key_text(*bound))
-                bounds.append(bound)
-            except InvalidKeyError as error:
-                apart[len(bounds) + len(apart)] = self._of.unkeyed(engine, error, *bound)
+        calls, engine = [*calls], self._of.engine()
+        quick = None if engine.passive or self._of.policy.skip_if is not None else self._of.key_texts(calls)
+        bounds, texts, apart = self._bound(engine, calls) if quick is None else Bound([], quick, {})
         local_keys: list[Hashable] = []
         if self._of.held(engine):
-            local_keys = [self._of.table_key(*bound, text) for bound, text in zip(bounds, texts, strict=True)]
+            bounds = bounds if quick is None else _alone(calls)
+            local_keys = self._of.table_keys(bounds, texts)
         looked = engine.local.changes
         found = _many.fast_read(engine, self._of.region, self._of.policy, texts, local_keys)
         if FastPathMiss in map(type, found):
-            self._fetch(engine, bounds, texts, found, looked)
+            self._fetch(engine, bounds if quick is None else _alone(calls), texts, found, looked)
         for place, result in sorted(apart.items()):
             found.insert(place, result)
         return found
+
+    def _bound(self, engine: Engine, calls: list[Any]) -> Bound:
+        """The arguments of calls, each bound by itself."""
+        of, bind = self._of, self._of.bind
+        passive, selective = engine.passive, of.policy.skip_if is not None
+        bounds: list[Arguments] = []
+        texts: list[str] = []
+        apart: dict[int, Any] = {}
+        for call in calls:
+            bound = bind(**call) if type(call) is dict else bind(*call) if type(call) is tuple else bind(call)
+            if passive or (selective and of.skips(*bound)):
+                past = of.run(engine, *bound) if passive else of.beside(*bound)
+                apart[len(bounds) + len(apart)] = past
+                continue
+            try:
+                texts.append(of.key_text(*bound))
+                bounds.append(bound)
+            except InvalidKeyError as error:
+                apart[len(bounds) + len(apart)] = of.unkeyed(engine, error, *bound)
+        return Bound(bounds, texts, apart)
 
     def _fetch(self, engine: Engine, bounds: list[Arguments], texts: list[str], found: list[Any], looked: int) -> None:
         """What was not found at a fast-path read."""

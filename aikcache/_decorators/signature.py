@@ -17,7 +17,7 @@ import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import date
 from types import NoneType
 from typing import Any
@@ -40,8 +40,8 @@ class Signature:
     """The parameters of one function, for its keys."""
 
     __slots__ = (
-        "_bare_at", "_key", "_named_at", "_normalize", "_places", "bare", "fn", "named", "names", "owned", "plain",
-        "receiver", "sig", "star", "starstar",
+        "_bare_at", "_key", "_named_at", "_normalize", "_places", "alone", "bare", "fn", "named", "names", "owned",
+        "plain", "receiver", "sig", "star", "starstar",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,8 @@ class Signature:
         # Where the parameters in the key stand in a call's arguments, if all of them have a place there.
         placed = not any(p.kind is p.KEYWORD_ONLY for p in kept)
         self._places = self.plain and placed
+        # Whether its only parameter, which is required, is the key.
+        self.alone = self._places and len(self.names) == len(self.bare) == 1
         # Whether this would be plain but for its `self`, which says what it stands for.
         self.owned = placed and self.bare[:1] == [self.receiver] and not (normalize or self.star or self.starstar)
         self._bare_at = [self.names.index(name) for name in self.bare]
@@ -131,6 +133,10 @@ class Signature:
         if self.starstar:
             named += values[self.starstar].items()
         return rendering.parameters(bare, named)
+
+    def parameters_of_each(self, calls: Sequence[object]) -> list[str] | None:
+        """`parameters` of many calls with one argument each, all at once; None: that is not possible."""
+        return rendering.parameter_of_each(calls) if self.alone else None
 
     def check_receiver(self, values: Mapping[str, Any]) -> None:
         if self.receiver is not None:

@@ -21,7 +21,7 @@ import dataclasses
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
@@ -45,8 +45,10 @@ MAX_PARAMETERS = 512
 """Characters of all parameters together from which they are hashed as one."""
 _SAFE = "/@+=,"
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/@+=,~]*")
+_PLAIN_LINES = re.compile(rf"{_PLAIN.pattern}(?:\n{_PLAIN.pattern})*")
 _WORDS = frozenset({"None", "True", "False", "nan", "inf"})
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_SIZE = 36
 
 
 def escape(text: str) -> str:
@@ -59,6 +61,20 @@ def parameter(value: object) -> str:
     render = _RENDER.get(type(value))
     text = render(value) if render is not None else _other(value)
     return text if text is not None and len(text) < LONG else digest(canonical(value))
+
+
+def parameter_of_each(values: Sequence[Any]) -> list[str] | None:
+    """`parameter` of many values all at once: of UUIDs, ints, or strings that stand as they are; None: of others."""
+    kinds = set(map(type, values))
+    if kinds == {UUID} or (kinds == {int} and min(values) > -(10**60) and max(values) < 10**60):
+        return list(map(str, values))
+    if kinds != {str}:
+        return None
+    sizes = set(map(len, values))
+    if max(sizes) >= LONG or _UUID_SIZE in sizes or not _WORDS.isdisjoint(values):
+        return None
+    lines = "\n".join(values)
+    return [*values] if _PLAIN_LINES.fullmatch(lines) and lines.count("\n") == len(values) - 1 else None
 
 
 def parameters(bare: Collection[object], named: Iterable[tuple[str, object]] = ()) -> str:
@@ -102,7 +118,7 @@ def _string(value: str) -> str | None:
     if len(value) >= LONG:  # escaped it would be no shorter
         return None
     if _PLAIN.fullmatch(value):
-        return f"'{value}'" if value in _WORDS or (len(value) == 36 and _UUID.fullmatch(value)) else value
+        return f"'{value}'" if value in _WORDS or (len(value) == _UUID_SIZE and _UUID.fullmatch(value)) else value
     text = escape(value)
     bare = text and (text[0] == "%" or text[0] == "_" or (text[0].isascii() and text[0].isalpha()))
     return text if bare else f"'{text}'"

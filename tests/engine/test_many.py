@@ -11,6 +11,8 @@ from uuid import UUID
 import pytest
 
 from aikcache import Cache, ConfigError, EncodeError
+from aikcache._decorators.cached_function import CALL, CachedCall
+from aikcache._decorators.signature import Arguments
 
 
 @pytest.fixture
@@ -313,6 +315,35 @@ class TestMany:
         assert one == two == [1]
         assert one is not two
         assert runs == [1]
+
+    @pytest.mark.parametrize("annotation", [str, int, UUID])
+    @pytest.mark.parametrize(
+        "calls",
+        [["a", "b-1"], ["a", "None"], ["a\nb", "c"], [1, 2], [1, True], [UUID(int=1), UUID(int=2)], [UUID(int=1), "a"]],
+        ids=repr,
+    )
+    def test_finds_what_single_calls_have_cached_and_the_other_way_round(
+        self, calls: list[Any], annotation: type, cache: Cache
+    ) -> None:
+        """Whatever the arguments' types and the annotation, a call and its place in a batch are one entry."""
+        runs: list[Any] = []
+
+        def f(a: Any) -> list[str]:
+            runs.append(a)
+            return [repr(a)]
+
+        f.__annotations__["a"] = annotation
+        first, second = cache.cached("p", operation="first")(f), cache.cached("p", operation="second")(f)
+        expected = [[repr(call)] for call in calls]
+        assert first.many(calls) == [first(call) for call in calls] == expected
+        assert [second(call) for call in calls] == second.many(calls) == expected
+        assert runs == calls + calls
+        assert first.many((call,) for call in calls) == expected
+        assert runs == calls + calls
+        of: CachedCall = getattr(first, CALL)
+        bounds: list[Arguments] = [((call,), {}) for call in calls]
+        texts = [of.key_text((call,), {}) for call in calls]
+        assert of.table_keys(bounds, texts) == [of.table_key(*bound, "") for bound in bounds]
 
     def test_starts_no_thread(self) -> None:
         """Without Redis, and with nothing to publish, there is nothing to do in the background."""

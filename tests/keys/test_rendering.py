@@ -30,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aikcache import Cache, ConfigError, InvalidKeyError
+from aikcache._keys import rendering
 
 CACHE = Cache(instance="catalog")
 ID = UUID("550e8400-e29b-41d4-a716-446655440000")
@@ -275,6 +276,25 @@ def test_two_values_share_a_parameter_only_when_they_are_the_same(found: list[An
 def test_no_value_can_forge_a_separator_or_a_wildcard(value: Any) -> None:
     """A parameter holds safe characters and whole percent sequences only: no `:` `|` `*` `?` `[` `{`, no space."""
     assert SAFE.fullmatch(parameter(value)), value
+
+
+many_of_a_kind = (
+    st.lists(
+        st.text("aZ_9-./:|%\n é", max_size=4) | st.sampled_from(["None", "nan", "a" * 36, "a" * 63, "a" * 64, str(ID)])
+    )
+    | st.lists(st.integers() | st.sampled_from([10**60, 1 - 10**60, -(10**60)]))
+    | st.lists(st.uuids() | st.sampled_from([ID]))
+    | st.lists(scalar(), max_size=3)
+)
+
+
+@given(many_of_a_kind)
+def test_many_at_once_have_the_parameters_that_each_has(found: list[Any]) -> None:
+    """What is rendered all at once is rendered as one by one; the usual ids are."""
+    for values in (found, *([one, "a"] for one in ("None", "a" * 63, "a" * 64, "b" + str(ID)[1:], "a\nb", ""))):
+        assert rendering.parameter_of_each(values) in (None, [*map(rendering.parameter, values)])
+    for usual in (["a-1", "_B.2"], [1, -2], [ID, ID]):
+        assert rendering.parameter_of_each(usual) == [*map(rendering.parameter, usual)]
 
 
 def every(*args: Any, **kwargs: Any) -> None: ...
