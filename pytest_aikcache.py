@@ -28,7 +28,7 @@ def redis_server() -> Iterator[Server]:
 
 @pytest.fixture
 def fake_clock() -> FakeClock:
-    """A clock that stands still until `advance(seconds)`. It tells the time of `cache` in the same test."""
+    """A clock that stands still until `advance(seconds)`. In the same test `cache` uses it."""
     from aikcache.testing import FakeClock
 
     return FakeClock()
@@ -61,7 +61,7 @@ def strict_cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
 
 @pytest.fixture
 def two_caches(redis_server: Server, cache_settings: Settings) -> Iterator[tuple[Cache, Cache]]:
-    """Two caches on the `redis_server`, as two processes have them, which hear of each other's invalidations."""
+    """Two caches on the `redis_server`, as two processes have them, which receive each other's invalidations."""
     from aikcache import testing
 
     with testing.two_caches(redis_server.url, **cache_settings) as caches:

@@ -133,12 +133,12 @@ class SessionMiddleware:
         session = request.session = SessionStore(cookies=self._form.received(request.META.get("HTTP_COOKIE")))
         response = self._get_response(request)
         if response.status_code >= 500:
-            return _away() if session.failed else response
+            return _unavailable() if session.failed else response
         accessed = session.accessed
         try:
             cookie = self._store.commit(session)
         except SessionUnavailableError:
-            return _away()
+            return _unavailable()
         if accessed:
             patch_vary_headers(response, ("Cookie",))
         if not isinstance(cookie, Keep):
@@ -154,5 +154,5 @@ class SessionMiddleware:
             response["Cache-Control"] = "no-store"
 
 
-def _away() -> Any:
+def _unavailable() -> Any:
     return HttpResponse(AWAY, status=503, content_type="text/plain", headers={"Retry-After": RETRY_AFTER})

@@ -2,7 +2,7 @@
 
     REGISTRY.register(CacheCollector())        # beside your own metrics
     app = metrics_app()                        # or by itself, as text or OpenMetrics
-    app = metrics_app(scope="host")            # under several worker processes: whichever answers, the same totals
+    app = metrics_app(scope="host")            # under several worker processes: each of them gives the same totals
     health = health_app(cache)                 # beside it: what `cache.health()` says, as JSON at /health/cache
 
 `scope="process"` reads the memory of this process alone. "host" and "fleet" publish this process's snapshot in Redis
@@ -25,7 +25,7 @@ from aikcache._engine import reading as _reading
 from aikcache._engine.families import FAMILIES, TIMINGS, Family, Timing
 from aikcache._engine.fleet import Fleet
 from aikcache._engine.reading import Reading
-from aikcache._engine.stats import Health, told
+from aikcache._engine.stats import Health, health_as_dict
 from aikcache._engine.tally import BOUNDS, Histogram, tally_of
 from aikcache._settings.config import check_metrics
 from aikcache.errors import ConfigError
@@ -79,13 +79,13 @@ class CacheCollector(Collector):
         return Reading({name: mine.samples[name] for name in _reading.GAUGES})
 
     def _ask(self, fleet: Fleet) -> Reading:
-        """First this process's figures are published: so whichever process answers, no total is less than before."""
+        """This process's figures are published first, so no total falls, whichever process answers."""
         fleet.publish(WITHIN / 2)
         return fleet.read(WITHIN / 2, host=self._scope == "host")[0]
 
 
 class ReadingCollector(Collector):
-    """The metrics of one reading, whoever took it."""
+    """The metrics of one reading."""
 
     def __init__(self, prefix: str, reading: Reading) -> None:
         self._prefix, self._read = prefix, reading
@@ -129,7 +129,7 @@ def health_app(cache: Healthy) -> Callable[[dict[str, Any], Callable[..., Any]],
         health = cache.health()
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
         start_response("200 OK" if health.live and health.ready else "503 Service Unavailable", headers)
-        return [json.dumps(told(health)).encode()]
+        return [json.dumps(health_as_dict(health)).encode()]
 
     return app
 
@@ -155,6 +155,6 @@ def _timing(prefix: str, timing: Timing, reading: Reading) -> Metric:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Each counts what its bound and all before it hold."""
+    """Cumulative buckets: each also counts what is in all before it."""
     names = [*map(str, BOUNDS), "+Inf"]
     return list(zip(names, map(float, accumulate(list(histogram.counts))), strict=True))

@@ -31,7 +31,7 @@ def instrument(tracer_provider: TracerProvider | None = None) -> None:
 
 
 def uninstrument() -> None:
-    """Make none any more."""
+    """Make no more spans."""
     spans.active = None
 
 
@@ -59,7 +59,7 @@ class _Spans:
 
     @contextmanager
     def refresh(self, operation: str) -> Iterator[Span]:
-        """A renewal in the background: no child of a call that has long been answered."""
+        """A renewal in the background: linked to the call that caused it, not its child, because that has returned."""
         cause = get_current_span().get_span_context()
         links = [Link(cause)] if cause.is_valid else []
         with self._span(f"refresh {operation}", {"aikcache.operation": operation}, links=links, root=True) as span:

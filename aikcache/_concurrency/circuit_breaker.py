@@ -27,7 +27,7 @@ class Breaker:
     """Counts the failures of one endpoint."""
 
     __slots__ = (
-        "_claim", "_clock", "_eager_until", "_limit", "_on_change", "_reset", "_retry_at", "cause", "failures",
+        "_clock", "_eager_until", "_limit", "_on_change", "_probing", "_reset", "_retry_at", "cause", "failures",
         "opened",
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Breaker:
         self._reset = reset
         self._clock = clock
         self._on_change = on_change
-        self._claim = threading.RLock()
+        self._probing = threading.RLock()
         self._retry_at = self._eager_until = 0.0
         self.failures = 0
         self.cause = ""  # of the latest failure
@@ -53,7 +53,7 @@ class Breaker:
             return True
         if self._clock() < self._retry_at:
             return False
-        with self._claim:
+        with self._probing:
             now = self._clock()
             if now < self._retry_at:
                 return False

@@ -88,8 +88,8 @@ class FunctionMethods:
 
     def explain(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Where this call would be answered from, and why. For people and logs; the details may change."""
-        told = _explain.explain(*self._of.called(args, kwargs))
-        return {**told, "answer": "skipped"} if self._of.skips(*self._of.bind(*args, **kwargs)) else told
+        explained = _explain.explain(*self._of.called(args, kwargs))
+        return {**explained, "answer": "skipped"} if self._of.skips(*self._of.bind(*args, **kwargs)) else explained
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
         """The results of many calls, hits in one round trip. Each is a tuple of arguments, a dict, or the only one."""

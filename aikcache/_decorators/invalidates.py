@@ -41,7 +41,7 @@ def wrap(
         raise ConfigError(f"{where}: a tags tuple is needed, as in tags=({tags!r},), got a str.")
     if not patterns and not tags:
         raise ConfigError(f"{where}: it names nothing to invalidate. Give a pattern, as in @invalidates('search').")
-    ends = _Ends(fn, where, patterns, tags, when, registry)
+    invalidator = _Invalidator(fn, where, patterns, tags, when, registry)
     unchecked = list(patterns)  # at the first call, for modules decorate in any order
 
     @functools.wraps(fn)
@@ -49,20 +49,20 @@ def wrap(
         while unchecked:
             registry.check_prefix(f"{where}:", unchecked.pop(), cache().engine.local.regions)
         if when != "after":
-            ends.end(cache(), args, kwargs)
+            invalidator.end(cache(), args, kwargs)
         result = fn(*args, **kwargs)
         if when != "before":
             try:
-                ends.end(cache(), args, kwargs, result=result)
+                invalidator.end(cache(), args, kwargs, result=result)
             except BaseException:  # interrupted; but what the function has changed, it has changed
-                ends.end(cache(), args, kwargs, result=result)
+                invalidator.end(cache(), args, kwargs, result=result)
                 raise
         return result
 
     return wrapper
 
 
-class _Ends:
+class _Invalidator:
     """What one decorated function invalidates."""
 
     def __init__(

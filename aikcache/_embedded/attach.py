@@ -112,7 +112,7 @@ def attach(directory: str | Path | None = None, *, within: float = _WITHIN) -> A
     """
     deadline = time.monotonic() + within
     if directory is not None:
-        return _join(_claim(Path(directory).expanduser().absolute()), deadline, private=False)
+        return _join(_own_directory(Path(directory).expanduser().absolute()), deadline, private=False)
     with _lock:
         fresh = not _private
         home = short_directory() if fresh else _private[0].directory
@@ -174,7 +174,7 @@ def _lock_file(file: int, kind: int, deadline: float, holder: str) -> None:
         time.sleep(_POLL)
 
 
-def _claim(directory: Path) -> Path:
+def _own_directory(directory: Path) -> Path:
     """Makes the directory, or checks that it is an embedded server's and that no other user can replace anything in
     it.
 
@@ -224,7 +224,7 @@ def _socket_in(directory: Path) -> Path:
     if fits(place):
         return place
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    return _claim(Path("/tmp", f"aik-{os.geteuid()}-{digest}")) / "server.sock"
+    return _own_directory(Path("/tmp", f"aik-{os.geteuid()}-{digest}")) / "server.sock"
 
 
 def _start_keeper(directory: Path, place: Path, deadline: float, *, private: bool) -> None:
@@ -244,8 +244,8 @@ def _start_keeper(directory: Path, place: Path, deadline: float, *, private: boo
         raise RemoteUnavailableError(f"The embedded server in {directory} did not start in time.") from error
     said = done.stdout.decode(errors="replace").strip()
     if said != _READY:
-        trouble = said or done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
-        raise RemoteUnavailableError(f"The embedded server in {directory} did not start: {trouble}")
+        reason = said or done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        raise RemoteUnavailableError(f"The embedded server in {directory} did not start: {reason}")
 
 
 def _loader() -> dict[str, str]:

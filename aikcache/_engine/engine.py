@@ -188,7 +188,7 @@ class Engine:
         """The same in steps, for a call that the fast path has tried."""
         return answer(Batch(self, [attempt], lambda places: [attempt.call.load()]))
 
-    def patience_ends(self) -> float:
+    def wait_deadline(self) -> float:
         """Until when to wait for others' loads. A caller that loads a key itself waits half as long, because others
         wait for it.
         """

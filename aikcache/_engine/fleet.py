@@ -1,8 +1,8 @@
 """The counts of all processes of a cache: each publishes its own, and any process can add them up.
 
 A process is alive while its snapshot is younger than three of its intervals. The snapshot of a process that is not
-alive stays for an hour, in case it comes back, and is then added to the totals of the dead, by host. So each is counted
-once. The counts between a process's last snapshot and its death are lost.
+alive stays for an hour, in case it comes back, and is then added to the totals of exited processes, by host. So each
+is counted once. The counts between a process's last snapshot and its exit are lost.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from aikcache._remote.scripts import MAX_SNAPSHOT
 from aikcache._remote.store import RedisStore
 
 FOLD_AFTER = 3600.0
-MAX_DEAD, MAX_HOSTS = 64, 100
-"""Snapshots of dead processes that are kept for the hour, and hosts that have their own totals."""
+MAX_EXITED, MAX_HOSTS = 64, 100
+"""Snapshots of exited processes that are kept for the hour, and hosts that have their own totals."""
 INTERVALS = 3
 TIDIERS = 16
 """Processes that read all snapshots in each interval."""
@@ -64,7 +64,7 @@ class Fleet:
         return f"{now.counted():016x}{json.dumps({**head, **_reading.pack(now)})}".encode()
 
     def tidy(self, within: float) -> None:
-        """Read all snapshots, and add those of processes that are long gone to the totals of the dead.
+        """Read all snapshots, and add those of processes that exited long ago to the totals of exited processes.
 
         In each interval only some of many processes do so. Raises `RemoteError`.
         """
@@ -72,22 +72,22 @@ class Fleet:
             return
         records = self._store.read(within)
         gone = sorted((m for m in _members(records) if not m.alive), key=lambda member: -member.age)
-        fold = [m for i, m in enumerate(gone) if m.age > FOLD_AFTER or i < len(gone) - MAX_DEAD]
+        fold = [m for i, m in enumerate(gone) if m.age > FOLD_AFTER or i < len(gone) - MAX_EXITED]
         if fold:
-            dead = _by_host(records.dead)
+            exited = _by_host(records.exited)
             for member in fold:
-                host = member.host if member.host in dead or len(dead) < MAX_HOSTS else ""
-                dead[host] = _reading.merged((), [*filter(None, [dead.get(host)]), member.reading])
-            self._store.fold(records, [member.id for member in fold], _packed(dead), within)
+                host = member.host if member.host in exited or len(exited) < MAX_HOSTS else ""
+                exited[host] = _reading.merged((), [*filter(None, [exited.get(host)]), member.reading])
+            self._store.fold(records, [member.id for member in fold], _packed(exited), within)
 
     def read(self, within: float, *, host: bool = False) -> tuple[Reading, Sequence[Member]]:
         """The totals, and the processes that are alive; `host`: of this machine alone. Raises `RemoteError`."""
         records = self._store.read(within)
         members = [member for member in _members(records) if not host or member.host == _host()]
-        dead = [totals for name, totals in _by_host(records.dead).items() if not host or name == _host()]
-        dead += [member.reading for member in members if not member.alive]
+        exited = [totals for name, totals in _by_host(records.exited).items() if not host or name == _host()]
+        exited += [member.reading for member in members if not member.alive]
         alive = [member for member in members if member.alive]
-        return _reading.merged([member.reading for member in alive], dead), alive
+        return _reading.merged([member.reading for member in alive], exited), alive
 
 
 def stats(total: Reading, alive: Sequence[Member]) -> FleetStats:
@@ -140,21 +140,21 @@ def _members(records: FleetRecords) -> list[Member]:
     return found
 
 
-def _by_host(dead: bytes) -> dict[str, Reading]:
-    hosts = islice((_reading.parse(dead) or {}).items(), MAX_HOSTS + 1)  # and "", for the rest of them
+def _by_host(exited: bytes) -> dict[str, Reading]:
+    hosts = islice((_reading.parse(exited) or {}).items(), MAX_HOSTS + 1)  # and "", for the rest of them
     return {_named(host): _reading.unpack(totals) for host, totals in hosts}
 
 
-def _packed(dead: dict[str, Reading]) -> bytes:
+def _packed(exited: dict[str, Reading]) -> bytes:
     """The totals as JSON of at most `MAX_SNAPSHOT` bytes: hosts that do not fit are added up under ""."""
     while True:
-        data = json.dumps({host: _reading.pack(totals) for host, totals in dead.items()}).encode()
-        if len(data) <= MAX_SNAPSHOT or len(dead) < 2:
+        data = json.dumps({host: _reading.pack(totals) for host, totals in exited.items()}).encode()
+        if len(data) <= MAX_SNAPSHOT or len(exited) < 2:
             return data
-        hosts = [host for host in dead if host]  # those that were added first come first
+        hosts = [host for host in exited if host]  # those that were added first come first
         apart = hosts[(len(hosts) + 1) // 2 :]
-        rest = _reading.merged((), [totals for host, totals in dead.items() if host not in apart])
-        dead = {"": rest, **{host: dead[host] for host in apart}}
+        rest = _reading.merged((), [totals for host, totals in exited.items() if host not in apart])
+        exited = {"": rest, **{host: exited[host] for host in apart}}
 
 
 def _named(host: object) -> str:

@@ -86,7 +86,7 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
     if nested:  # the function calls itself
         yield from run_uncached(batch, nested)
         places = [i for i in places if i not in nested]
-    deadline = engine.patience_ends()
+    deadline = engine.wait_deadline()
     for i in places:
         batch.attempts[i].begin(engine.clock())
     while places:
@@ -110,7 +110,7 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
                 places.append(i)
             batch.attempts[i].first = None  # it is out of date
         if led and places:
-            deadline = engine.patience_ends()
+            deadline = engine.wait_deadline()
 
 
 def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> None:
@@ -129,7 +129,7 @@ def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> 
         batch.land(i, LANDED, cached)
 
 
-def lead_alone(batch: Batch) -> bool:
+def join_alone(batch: Batch) -> bool:
     """Lead the flight of the only call, for a load that no call waits for. False: another call leads it."""
     attempt, leader = batch.attempts[0], threading.Lock()
     leader.acquire()
@@ -209,12 +209,12 @@ def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float
     engine, pause = batch.engine, FIRST_PAUSE
     for i in busy:
         batch.attempts[i].region.counters.waits += 1
-    ends = {i: engine.clock() + _patience(batch, batch.attempts[i], deadline) for i in busy}
+    deadlines = {i: engine.clock() + _patience(batch, batch.attempts[i], deadline) for i in busy}
     while busy:
         now = engine.clock()
-        overdue = [i for i in busy if ends[i] <= now]
+        overdue = [i for i in busy if deadlines[i] <= now]
         if not overdue:
-            time.sleep(min(pause * chance.uniform(0.5, 1.5), min(ends[i] for i in busy) - now))
+            time.sleep(min(pause * chance.uniform(0.5, 1.5), min(deadlines[i] for i in busy) - now))
             pause = min(pause * 1.6, LONGEST_PAUSE)
             requested, busy = busy, []
             try:

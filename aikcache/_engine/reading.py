@@ -62,7 +62,7 @@ def take(tally: Tally) -> Reading:
 
 
 def restart(tally: Tally) -> None:
-    """Count from zero, under another id: in a forked child, or when the counts are in the totals of the dead."""
+    """Count from zero, under another id: in a forked child, or when the counts are in the totals of exited ones."""
     tally.base, tally.id = None, tally.new_id()
     tally.base = take(tally)
 
@@ -80,11 +80,11 @@ def _less(now: Reading, base: Reading) -> Reading:
     return now
 
 
-def merged(living: Iterable[Reading], dead: Iterable[Reading] = ()) -> Reading:
+def merged(living: Iterable[Reading], exited: Iterable[Reading] = ()) -> Reading:
     """Several processes as one; of those that have ended only the counts."""
     total = Reading({name: {} for name in (*COUNTERS, *GAUGES)}, {timing.name: {} for timing in TIMINGS})
     names = Names()
-    for reading in (alive := list(living)) + list(dead):
+    for reading in (alive := list(living)) + list(exited):
         for name, family in COUNTERS.items():
             sums = total.samples[name]
             for labels, value in reading.samples.get(name, {}).items():

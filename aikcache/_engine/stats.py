@@ -143,7 +143,7 @@ class Health:
         return "closed" if not self.live else "degraded" if self.degraded else "ok"
 
 
-def told(health: Health) -> dict[str, Any]:
+def health_as_dict(health: Health) -> dict[str, Any]:
     """What a health check answers, for JSON."""
     return {"status": health.status, "degraded": health.degraded, **asdict(health)}
 

@@ -229,12 +229,6 @@ class VersionedStore:
         few = group in (EVERYTHING, ANY_TAG) or (call.relink and not group.startswith("#"))
         return Life(life_ms, max(2 * life_ms, DAY_MS) if few else 2 * life_ms)
 
-    def prolong(self, attempt: Attempt, tags: Sequence[str], redis_ttl_ms: int) -> None:
-        """Let the stamps outlive a value that is kept longer than could be known before its load."""
-        if redis_ttl_ms > self._redis_ttl_ms(attempt.call):
-            groups = dict.fromkeys((*attempt.stamps, *map(tag_group, tags)))
-            self._ensure({group: self._life(attempt.call, group, redis_ttl_ms) for group in groups}, [attempt])
-
     def ask_leases(
         self, attempts: Sequence[Attempt], *, insist: bool = False, unlink: bool = False
     ) -> list[Read | Busy | None]:

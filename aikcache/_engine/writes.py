@@ -55,7 +55,7 @@ def _renew(engine: Engine, call: Call, fresh_until: float) -> bool:
         return False
     attempt = Attempt(call, engine.clock(), only_fresh=True)
     batch = Batch(engine, [attempt], lambda places: [call.load()])
-    if engine.remote_tier is None and not _load.lead_alone(batch):
+    if engine.remote_tier is None and not _load.join_alone(batch):
         return False
     try:
         if engine.remote_tier is not None:

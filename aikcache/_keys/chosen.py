@@ -1,7 +1,7 @@
-"""Local keys for arguments that somebody may have chosen: no long ones, and no crowds with one hash.
+"""Local keys for arguments that an attacker may choose: long arguments, and many arguments with one hash.
 
-The hash of an int is its remainder by 2**61 - 1, and a UUID's here is that of its int. So somebody who chooses ids can
-choose any number of them with the same hash, and a dict finds each by trying all. And an argument of a million
+The hash of an int is its remainder by 2**61 - 1, and a UUID's here is that of its int. So a client that chooses ids can
+choose any number of them with the same hash, and a dict compares each with all others. And an argument of a million
 characters would stay in memory for as long as its entry. Such an entry is held under its key's text instead, where the
 wrapper does not find it and `LocalTier.find` does. Only fills pay for this; a hit pays nothing.
 

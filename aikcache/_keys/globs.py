@@ -24,7 +24,7 @@ def covering(globs: Sequence[str]) -> str:
 
 
 def matcher(lead: str, *globs: str) -> Callable[[str], object]:
-    """Returns a test whether a full key, `lead` and what follows, matches one of `globs`.
+    """A function that tells whether a full key (`lead` and what follows) matches one of `globs`.
 
     Exact, unless more than `LONGEST_PART` characters with a `?` or a class are between two `*`. There such a wildcard
     is treated as a `*`, so more may match.

@@ -1,15 +1,15 @@
-"""What an invalidation names: templates, and the groups, keys and globs they come to.
+"""What an invalidation names: templates, and the groups, keys and globs that they become when filled.
 
 A template is text with fields, `resource:get_by_id:{resource.id}`, filled from a call's arguments (and its result).
 A field's value is written as the key would write it, escaped, so it never separates and never acts as a wildcard; only
-what stands in the template does. What comes out is resolved here, once, to one of three targets:
+the template's own text does. The filled text is resolved here, once, to one of three targets:
 
-    group   `*`, `prefix`, `prefix:*`, `prefix:operation`, `prefix:operation:*`: ended by one fresh stamp
+    group   `*`, `prefix`, `prefix:*`, `prefix:operation`, `prefix:operation:*`: invalidated by one new stamp
     key     `prefix:operation:parameters` without a wildcard: unlinked, with its lease
     glob    anything else with a wildcard: swept
 
 Tags are groups too, named `#tag`. A tag's fields are written as text without their types: `1` and `"1"` give the same
-tag, which ends more than need be and never less.
+tag, which may invalidate too much and never too little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from aikcache.errors import ConfigError, InvalidKeyError
 
 EVERYTHING = "*"
 ANY_TAG = "#"
-"""The group whose stamp every tag's invalidation renews: it tells whether tags known only after the load still hold."""
+"""The group whose stamp every tag's invalidation renews: it shows whether a tag known only after the load still holds.
+"""
 _FORMATTER = Formatter()
 _WILD = re.compile(r"[*?\[]")
 _CLASS = re.compile(r"(?<!\\)\[\^?((?:\\.|[^]\\])*)\]")
@@ -46,7 +47,7 @@ MAX_PATTERN = 2048
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one pattern invalidates: `name` is a group, a key below the space's lead, or a glob below it."""
+    """What one pattern invalidates. `name`: a group, or a key or glob below the key space's `namespace_prefix`."""
 
     kind: Literal["group", "key", "glob"]
     name: str
@@ -54,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """What one invalidation names: groups by name, keys in full, globs below the space's lead."""
+    """What one invalidation names: groups by name, keys in full, globs below the key space's `namespace_prefix`."""
 
     groups: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ def joined(names: Sequence[tuple[str, str]]) -> Invalidation:
 
 
 def check_tags(tags: object) -> None:
-    """A collection of tags; a lone str would be taken for its letters."""
+    """A collection of tags. A single str is refused, because iterating it would give its letters."""
     if isinstance(tags, str):
         raise InvalidKeyError(f"tags must be a collection of tags, as in tags=({tags[:80]!r},), got a str.")
 

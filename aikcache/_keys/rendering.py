@@ -1,17 +1,17 @@
 """Keys: `{instance}:{version}:{prefix}:{operation}:{parameters}`, readable, and injective.
 
-One rule makes them so: each parameter is written in a form that only one value of one type has. Numbers, `None`,
+Each parameter is written in a form that only one value of one type has. Numbers, `None`,
 `True` and UUIDs stand bare (`1`, `1.0`, `None`); a string stands bare where it could be nothing else (`redis`), and in
 quotes where it could (`'1'`); other scalars carry their type's name (`date'2024-05-01'`). In all of them whatever
 separates, matches or groups (`: | * ? [ ] { } %`, spaces, quotes, non-ASCII) is percent-encoded, so no value can act
 as a separator, a wildcard or a Redis Cluster hash tag. What is nested, binary, or 64 characters and longer becomes the
 SHA-256 of its canonical form, which names every type and length inside. Whatever is long is hashed before anything
-else is done to it, and 100 000 parts are the most that a parameter may have: arguments may be somebody else's choice.
+else is done to it, and a parameter may have 100 000 parts at most, because an attacker may choose the arguments.
 
 Equal dicts and sets are one parameter whatever their order; nothing else that differs shares a form. A record is all
 of its state, whatever its own equality leaves out: fields, attributes besides them, pydantic's private ones and which
 fields were set (not what a `cached_property` keeps). Enums and records stand under their class's name, so it must lead
-to that class. What has no such name, or state without a form, is refused; only a `__cache_key__` is taken at its word.
+to that class. A class without such a name, or state without a form, is refused; only a `__cache_key__` is trusted.
 No function here changes anything.
 """
 
@@ -140,7 +140,7 @@ def _zone(value: datetime | time) -> str:
 
 
 def _is_named(zone: ZoneInfo) -> bool:
-    """Whether a zone was looked up by its key. A file may be given any key; only `__reduce__` tells, by refusing it."""
+    """Whether a zone was looked up by its key. A zone from a file may have any key; only its `__reduce__` raises."""
     try:
         zone.__reduce__()
     except Exception as error:  # pickle's own class, and pickle is not imported here
@@ -223,7 +223,7 @@ def _other(value: object) -> str | None:
 
 
 def _member(value: Enum) -> str | None:
-    """A member's name in its class; for a combination of flags theirs, if none of them could be taken for several."""
+    """A member's name in its class; for a combination of flags the names of all, if they are unambiguous."""
     name, members = value._name_, type(value)._member_map_
     if members.get(name) is value:
         return name

@@ -92,7 +92,7 @@ class Sentinels:
                 let_out(error)
                 errors.append(describe(address, error))
                 continue
-            if self.learn(address, found):
+            if self.record_opinion(address, found):
                 self._prefer(address)
                 return found.primary
             known = found.epoch, found.primary
@@ -184,7 +184,7 @@ class Sentinels:
             reaches=reaches,
         )
 
-    def learn(self, address: Address, opinion: Opinion) -> bool:
+    def record_opinion(self, address: Address, opinion: Opinion) -> bool:
         """Whether the opinion is not older than what is known. If it names another primary, the pool is informed."""
         self.majority.record_opinion(address, opinion)
         known, before = self._known

@@ -39,7 +39,7 @@ class Service(Protocol):
     def connect(self, address: Address, deadline: float) -> tuple[Connection, str]: ...
     def questions(self) -> list[Command]: ...
     def opinion(self, name: str, asked_at: float, replies: list[Any]) -> Opinion: ...
-    def learn(self, address: Address, opinion: Opinion) -> bool: ...
+    def record_opinion(self, address: Address, opinion: Opinion) -> bool: ...
 
 
 class Watch:
@@ -110,7 +110,7 @@ class Watch:
                         continue
                     replies.append(message)
                     if len(replies) == len(sentinels.questions()):
-                        sentinels.learn(self.address, sentinels.opinion(name, requested_at.popleft(), replies))
+                        sentinels.record_opinion(self.address, sentinels.opinion(name, requested_at.popleft(), replies))
                         self.listening = True
                         replies = []
         finally:

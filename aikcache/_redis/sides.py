@@ -25,7 +25,7 @@ from typing import Self
 __all__ = ["Side", "Sides"]
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
-_NOBODY = "02:00:00:00:00:ff"
+_NO_HOST = "02:00:00:00:00:ff"
 _CABLE = "cable"
 
 
@@ -70,7 +70,7 @@ class Side:
     def reach(self, *, other: bool) -> None:
         """Whether packets to the other side arrive there."""
         host, ethernet = self._other
-        self.ip("neigh", "replace", host, "lladdr", ethernet if other else _NOBODY, "dev", _CABLE, "nud", "permanent")
+        self.ip("neigh", "replace", host, "lladdr", ethernet if other else _NO_HOST, "dev", _CABLE, "nud", "permanent")
 
 
 class Sides:

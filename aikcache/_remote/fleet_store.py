@@ -1,12 +1,12 @@
-"""Snapshots of the counters of each process of a cache, in Redis, with totals of the processes that have ended.
+"""Snapshots of the counters of each process of a cache, in Redis, with totals of exited processes.
 
 A list names the processes. Each replaces its own snapshot. A snapshot that has not been replaced for long is added to
-the totals of the dead and removed, in one step that happens only if nothing has changed since it was read. So each is
-counted once, whichever process adds it. All keys are in one slot and live for `RECORD_MS` after the last process
-published. Ages come from Redis alone: from the remaining life of a snapshot.
+the totals of exited processes and removed, in one step that happens only if nothing has changed since it was read. So
+each is counted once, whichever process adds it. All keys are in one slot and live for `RECORD_MS` after the last
+process published. Ages come from Redis alone: from the remaining life of a snapshot.
 
-If everything is gone (Redis was emptied), the first process to notice writes back what it read last. A process that was
-taken for dead learns so, and begins again at zero.
+If everything is gone (Redis was emptied), the first process to notice writes back what it read last. A process that
+others counted as exited finds that out when it publishes, and begins again at zero.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Published(NamedTuple):
 
 
 class FleetRecords(NamedTuple):
-    """All that is published, at one moment. `dead` are the totals of processes that have ended."""
+    """All that is published, at one moment. `exited`: the totals of exited processes."""
 
-    dead: bytes
+    exited: bytes
     processes: Mapping[str, Published]
 
 
@@ -52,7 +52,7 @@ class FleetStore:
         self._last = FleetRecords(b"", {})
 
     def publish(self, id: str, data: bytes, within: float) -> bool:
-        """Write a process's snapshot. False: the process was taken for dead, and must begin again under another id.
+        """Write a process's snapshot. False: the process counts as exited, and must begin again under another id.
 
         The first 16 characters of `data` grow with the counts: an older snapshot never replaces a newer one.
         """
@@ -94,7 +94,7 @@ class FleetStore:
             reply = self._remote.call(scripts.SNAPSHOTS, keys, within=left)
             if type(reply) is not list or len(reply) < 2 or type(reply[0]) is not bytes or type(reply[1]) is not bytes:
                 raise RemoteUnavailableError("the server answers something else than it was asked.")
-            listed, dead, *rest = reply
+            listed, exited, *rest = reply
             requested, ids = ids, _ids(listed)
             if requested == ids:
                 break
@@ -103,21 +103,21 @@ class FleetStore:
             for id, data, pttl in zip(ids, rest[::2], rest[1::2], strict=False)
             if type(data) is bytes and type(pttl) is int
         }
-        self._last = FleetRecords(dead, found)
+        self._last = FleetRecords(exited, found)
         return self._last
 
-    def fold(self, read: FleetRecords, gone: Sequence[str], dead: bytes, within: float) -> bool:
-        """Replace the snapshots `gone` by the totals `dead`, which include them. False: something has changed since."""
+    def fold(self, read: FleetRecords, gone: Sequence[str], exited: bytes, within: float) -> bool:
+        """Replace the snapshots `gone` by the totals `exited`, which include them. False: there was a change since."""
         keys = (*self._base, *(f"{self._prefix}p:{id}" for id in gone))
         pairs = [word for id in gone for word in (id, read.processes[id].data)]
-        return bool(self._remote.call(scripts.FOLD, keys, read.dead, dead, RECORD_MS, *pairs, within=within) == 1)
+        return bool(self._remote.call(scripts.FOLD, keys, read.exited, exited, RECORD_MS, *pairs, within=within) == 1)
 
     def _restore(self, within: float) -> None:
-        dead, processes = self._last
+        exited, processes = self._last
         lost = {id: published.data for id, published in processes.items() if published.data}
         keys = (*self._base, *(f"{self._prefix}p:{id}" for id in lost))
         listed = " ".join([os.urandom(8).hex(), *lost])
-        self._remote.call(scripts.RESTORE, keys, listed, dead, RECORD_MS, *lost.values(), within=within)
+        self._remote.call(scripts.RESTORE, keys, listed, exited, RECORD_MS, *lost.values(), within=within)
 
 
 def _ids(listed: bytes) -> list[str]:

@@ -98,7 +98,7 @@ def check_metrics(value: object) -> None:
 
 
 def check_secret(value: object) -> None:
-    """None, a key, or several. What can be guessed would be: whoever reads a sealed value can try at leisure."""
+    """None, a key, or several. Keys that can be guessed are refused: an attacker can try many on a sealed value."""
     if value is None or _is_ring(value):
         return
     if not value or not all(map(is_key, value if isinstance(value, tuple) else (value,))):
@@ -121,7 +121,7 @@ def is_key(value: object) -> bool:
 
 
 def _hiding(cls: C) -> C:
-    """Have what is secret hidden before the class's `__init__`, whose arguments a traceback may show."""
+    """Hide secrets before the class's `__init__`, whose arguments a traceback may show."""
     make = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(make)
@@ -185,7 +185,8 @@ class CacheConfig:
         all that returned before it began; each read asks Redis for the value and its stamps, and with Redis away the
         function runs. Without a url both are the same.
     publish_interval (60): seconds between two log lines of what the cache did (logger `aikcache`, level INFO), each
-        with a snapshot in Redis for whoever asks for all processes. None: neither; nor with `metrics=None`.
+        with a snapshot in Redis, from which the figures of all processes are read. None: neither; nor with
+        `metrics=None`.
     metrics ("aikernel"): what the names of exported metrics begin with: letters, digits, `_`. Caches with the same one
         are added up. None: this cache is not exported.
     secret (None): seals values in Redis (AES-GCM, extra `crypto`): 32 random bytes or more, or a list, of which the
@@ -324,7 +325,7 @@ FIELDS = {f.name: f for f in dataclasses.fields(CacheConfig)}
 
 
 def take(settings: Any, **more: object) -> dict[str, Any]:
-    """All settings, what is secret hidden; taken out of `settings`, so that they stand in no frame that may raise."""
+    """All settings, with secrets hidden. They are removed from `settings`, so no frame that may raise shows them."""
     taken = {**more, **settings}
     settings.clear()
     for name in ("client", "credential_provider"):
@@ -334,7 +335,7 @@ def take(settings: Any, **more: object) -> dict[str, Any]:
 
 
 def build(settings: Mapping[str, Any]) -> CacheConfig:
-    """A `CacheConfig`, or a `ConfigError` that names the setting nobody knows and the nearest one there is."""
+    """A `CacheConfig`. An unknown setting raises a `ConfigError` that names it and the nearest known one."""
     for name in settings:
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, 1)

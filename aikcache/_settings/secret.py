@@ -79,16 +79,16 @@ class SubKey:
 
 @runtime_checkable
 class KeySource(Protocol):
-    """A key ring, for who seals values with it."""
+    """A key ring, as the codec uses it to seal values."""
 
     def value_key(self) -> SubKey:
-        """The key that seals now. Raises `RemoteError` or `KeyRingError`: there is none, and none can be had."""
+        """The key that seals now. Raises `RemoteError` or `KeyRingError` if there is none."""
 
     def value_key_of(self, id: bytes) -> SubKey | None:
         """The key with this id; None: it is not known here, or opens nothing. May raise the same."""
 
     def must_outlive(self, what: str, seconds: float) -> None:
-        """Raises `ConfigError`: something that is sealed for so long would not open until its end."""
+        """Raises `ConfigError` if a key would be gone before data sealed for so long expires."""
 
 
 class Opaque:

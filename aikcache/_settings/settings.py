@@ -1,4 +1,4 @@
-"""What `Cache` and `configure` take by name, as type checkers read it: a misspelt setting fails before it runs.
+"""The keyword arguments of `Cache` and `configure` for type checkers, which find a misspelt setting.
 
 The fields are those of `CacheConfig`, which alone has their defaults and rules; a test holds the two together.
 """

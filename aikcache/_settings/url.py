@@ -1,15 +1,15 @@
-"""Where a URL says that Redis is, and how to connect: taken apart once, so that nothing below reads a URL again.
+"""Parses a URL: where Redis is, and how to connect. It is parsed once, so nothing below reads a URL again.
 
-The forms are redis-py's, and those of several hosts (Sentinel, Cluster), which it has no form for:
+The forms are redis-py's, and those with several hosts (Sentinel, Cluster), for which redis-py has none:
 
     redis[s]://[[user]:password@]host[:port][/database]         unix://[[user]:password@]/path[?db=0]
     redis[s]+sentinel://[[user]:password@]host[:port],…/SERVICE[/database]
     redis[s]+cluster://[[user]:password@]host[:port],…
 
-The query takes redis-py's names. Those of its client that have no meaning here are accepted and ignored; a name that
-nobody knows is an error, for it may be what was to make the connection safe. Pure; every error is a `ConfigError` that
-shows neither values nor names out of the URL: an unescaped '?' makes a password look like a name. Nor do the local
-variables of the frames that it leaves.
+The query takes redis-py's names. Those of its client that have no meaning here are accepted and ignored; an unknown
+name is an error, because it may be a misspelt option that was to make the connection safe. Pure; every error is a
+`ConfigError` that shows neither values nor names out of the URL: an unescaped '?' makes a password look like a name.
+Nor do the local variables of the frames that it leaves.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Own(NamedTuple):
 class Where(NamedTuple):
     """What a URL says. `hosts` is empty for a unix socket, `path` for all others; `service` is Sentinel's.
 
-    `secrets` are those of the `options` that nobody shall see, by their names. `provider` says who we log in as.
+    `secrets` are the `options` that are secret, by their names. `provider` gives the login.
     """
 
     tls: bool
@@ -90,12 +90,12 @@ def check(url: object) -> None:
     if not isinstance(url, Secret) or not isinstance(url.reveal(), str) or "://" not in url.reveal():
         raise ConfigError("url must look like redis://host:6379/0. Leave it out for a cache in this process alone.")
     if scheme(url) not in SCHEMES:
-        raise ConfigError(_odd_scheme(url))
+        raise ConfigError(_unknown_scheme(url))
     if scheme(url) != "embedded":
         parse(url)
 
 
-def _odd_scheme(url: Secret[str]) -> str:
+def _unknown_scheme(url: Secret[str]) -> str:
     found = scheme(url)
     near = difflib.get_close_matches(found, SCHEMES, 1) if _WORD.fullmatch(found) else []
     shown = repr(found) if near or found in _OTHERS else "(not shown, for it may be a password)"
@@ -112,7 +112,7 @@ def parse(url: str | Secret[str]) -> Where:
 
 
 def scheme(url: str | Secret[str]) -> str:
-    """What stands before `://`, which is no secret once the URL was found sound."""
+    """The scheme: the part before `://`, which is no secret once the URL is known to be valid."""
     return hidden(url).reveal().partition("://")[0]
 
 
@@ -190,7 +190,7 @@ class _Parts(NamedTuple):
 def _split(rest: str) -> _Parts:
     """Hosts with login, path, and query of what follows the scheme, as `urlsplit` would give them.
 
-    `urlsplit` itself takes the hosts for one, and since CVE-2025-0938 was mended it refuses a list with an IPv6 address
+    `urlsplit` itself takes the hosts for one, and since CVE-2025-0938 was fixed it refuses a list with an IPv6 address
     behind a comma.
     """
     rest = rest.rstrip().translate({ord(char): None for char in "\t\r\n"}).partition("#")[0]
@@ -240,7 +240,7 @@ def _check_options(where: Where, scheme: str) -> None:
 
 
 def weaknesses(url: str | Secret[str]) -> list[str]:
-    """What in a URL lets others have more than it seems to: each with what it allows, and the way out."""
+    """Options in a URL that weaken its security: each with what it allows, and the remedy."""
     if not scheme(url).startswith("rediss"):
         return [_OPEN_SENTINEL] if scheme(url) == "redis+sentinel" and _hands_out_password(parse(url)) else []
     options = parse(url).options
@@ -268,9 +268,9 @@ def tls_version(options: Mapping[str, str]) -> int:
 
 
 def announced(host: object, port: object, *, otherwise: tuple[str, int]) -> tuple[str, int]:
-    """An address that a server tells of, `otherwise` what it leaves out: input, so it may raise `ValueError`.
+    """An address in a server's reply; `otherwise` replaces a missing part. It is input, so it may raise `ValueError`.
 
-    `?` is how a node says that it does not know its own name.
+    A node sends `?` if it does not know its own name.
     """
     text = host.decode("utf-8", "replace") if isinstance(host, bytes) else str(host or "")
     text = "" if text in ("?", "None") else text.removeprefix("[").removesuffix("]")

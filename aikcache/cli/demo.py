@@ -98,7 +98,7 @@ def demo(url: str | None, processes: int, calls: int, *, as_json: bool) -> None:
 
 @contextmanager
 def _workers(url: str, database: str, calls: int, count: int) -> Iterator[Callable[[], list[Any]]]:
-    """Starts the processes; gives a function that waits for their figures. None outlives it."""
+    """Start the processes, and return a function that waits for their figures. On exit all are stopped."""
     command = [sys.executable, "-m", "aikcache.cli.demo_worker", url, database, str(calls)]
     processes: list[subprocess.Popen[str]] = []
     try:
@@ -113,7 +113,7 @@ def _workers(url: str, database: str, calls: int, count: int) -> Iterator[Callab
 
 
 def _figures(processes: Sequence[subprocess.Popen[str]], calls: int) -> list[Any]:
-    """What each process tells at its end, under a progress bar. Raises `Failure`: one has ended early."""
+    """What each process reports when it has finished, under a progress bar. Raises `Failure`: one exited early."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for process in processes:
         threading.Thread(target=_pass_on, args=(_stream(process), lines), daemon=True).start()
@@ -123,11 +123,11 @@ def _figures(processes: Sequence[subprocess.Popen[str]], calls: int) -> list[Any
         task = bar.add_task("asking", total=calls)
         while left:
             line = lines.get()
-            told = {} if line is None else json.loads(line)
+            report = {} if line is None else json.loads(line)
             left -= line is None
-            bar.advance(task, told.get("done", 0))
-            if "operations" in told:
-                found.append(told)
+            bar.advance(task, report.get("done", 0))
+            if "operations" in report:
+                found.append(report)
     if len(found) < len(processes):
         raise Failure("a process of the demo has ended early; what it said is above.")
     return found
@@ -144,11 +144,11 @@ def _stream(process: subprocess.Popen[str]) -> IO[str]:
     return process.stdout
 
 
-def _row(name: str, told: Sequence[dict[str, Any]]) -> Row:
+def _row(name: str, reports: Sequence[dict[str, Any]]) -> Row:
     def sum_of(what: str) -> int:
-        return sum(one[what] for one in told)
+        return sum(one[what] for one in reports)
 
-    bare, cached = ([took / 1e9 for one in told for took in one[what]] for what in ("bare", "cached"))
+    bare, cached = ([took / 1e9 for one in reports for took in one[what]] for what in ("bare", "cached"))
     return Row(
         name, sum_of("calls"), sum_of("local"), sum_of("remote") + sum_of("joined"), sum_of("misses"),
         (percentile(bare, 0.5), percentile(bare, 0.99)), (percentile(cached, 0.5), percentile(cached, 0.99)),

@@ -2,7 +2,7 @@
 
     python -m aikcache.cli.demo_worker URL DATABASE CALLS SEED
 
-It tells its progress and its figures as lines of JSON. The database is a real one (SQLite, shared by all processes);
+It prints its progress and its figures as lines of JSON. The database is a real one (SQLite, shared by all processes);
 each query waits a few milliseconds more, as one over a network would.
 """
 
@@ -77,7 +77,7 @@ class Shop:
 
 
 def work(url: str, path: str, calls: int, seed: int, say: Callable[[Any], object]) -> None:
-    """Ask, and tell. `calls`: of each operation, with the cache."""
+    """Make the calls, and print the figures. `calls`: of each operation, with the cache."""
     shop, chance = Shop(url, path), random.Random(seed)
     bare = {name: [_timed(query.bypass, chance.randrange(most)) for _ in range(BARE_CALLS)]
             for name, (query, most) in shop.queries.items()}  # fmt: skip

@@ -26,7 +26,7 @@ STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "unknow
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, target: Target, profile: str, monitor_url: str | None, *, as_json: bool) -> None:
-    """Say what is wrong with the server, worst first, and how to mend it.
+    """Say what is wrong with the server, worst first, and how to fix it.
 
     Exit status: 0 nothing, 1 warnings, 2 errors. What could not be looked at is "unknown" and counts as nothing.
     """
@@ -49,12 +49,12 @@ def report(place: str, found: Sequence[Finding]) -> Group:
     """All findings for people."""
     counts = {severity: sum(one.severity == severity for one in found) for severity in STYLES}
     verdict = Text.assemble((place, "bold"), ": ")
-    told = [
+    counted = [
         (f"{count} {severity}{'s' * (severity in ('error', 'warning') and count != 1)}", STYLES[severity])
         for severity, count in counts.items()
         if count
     ]
-    verdict.append_text(Text(", ").join([Text(text, style=style) for text, style in told]))
+    verdict.append_text(Text(", ").join([Text(text, style=style) for text, style in counted]))
     return Group(verdict, Text(), _findings(found))
 
 

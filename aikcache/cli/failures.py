@@ -1,4 +1,4 @@
-"""What ends a command: one line on standard error, and an exit status. No traceback, and no secret."""
+"""How a command fails: one line on standard error, and an exit status. No traceback, and no secret."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Commands(click.Group):
     """A group whose commands end with a line where the library raises an error."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with told_as_a_line():
+        with errors_on_one_line():
             return super().invoke(ctx)
 
 
 @contextmanager
-def told_as_a_line() -> Iterator[None]:
+def errors_on_one_line() -> Iterator[None]:
     """An error of the library ends the command."""
     try:
         yield
@@ -56,7 +56,7 @@ def told_as_a_line() -> Iterator[None]:
 
 @contextmanager
 def at(place: Callable[[], str]) -> Iterator[None]:
-    """A server that does not do what is asked inside is named, as it may be shown."""
+    """Errors of a server inside the block name it, without its password."""
     try:
         yield
     except RemoteError as error:

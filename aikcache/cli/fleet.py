@@ -1,7 +1,7 @@
 """What all processes of a cache have published, as `stats` and `top` show it.
 
-It only reads: the command is none of the processes. A process publishes every `publish_interval` (60 s), so its figures
-are that old at most.
+It only reads: the command itself does not count as a process. A process publishes every `publish_interval` (60 s), so
+its figures are that old at most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aikcache.cli.failures import Misuse
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is published, as of one moment. `total` also counts those that have ended; `alive` are the others."""
+    """All that is published, as of one moment. `total` also counts exited processes, `alive` does not."""
 
     total: Reading
     alive: Sequence[Member]
@@ -34,12 +34,12 @@ class Snapshot:
 
     @property
     def incoherent(self) -> int:
-        """Processes that do not hear of others' invalidations now."""
+        """Processes that do not receive others' invalidations now."""
         return sum(_gauge(member.reading, "coherent") == 0 for member in self.alive)
 
     @property
     def pending(self) -> int:
-        """Invalidations that Redis has not been told yet."""
+        """Invalidations that have not been sent to Redis yet."""
         return int(_gauge(self.total, "pending_invalidations"))
 
     @property

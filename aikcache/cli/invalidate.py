@@ -107,8 +107,8 @@ def carry_out(cache: Cache, what: Invalidation) -> int:
     while not handle.wait(LOOK):
         pass
     if handle.error is not None:
-        told = with_hint(str(handle.error))
-        raise Failure(f"not every process was told, and not all was removed: repeat it. {told}")
+        cause = with_hint(str(handle.error))
+        raise Failure(f"not every process was told, and not all was removed: repeat it. {cause}")
     return handle.removed
 
 

@@ -48,8 +48,8 @@ def list_keys(where: RingTarget, retention: float, *, as_json: bool) -> None:
     sealing = reading.ring.sealing(reading.now)
     seals = None if sealing is None else sealing.id
     if as_json:
-        told = {"server": where.place, "instance": where.instance, "seals": seals, "keys": keys}
-        say_json({**told, "unreadable": reading.ring.unreadable})
+        described = {"server": where.place, "instance": where.instance, "seals": seals, "keys": keys}
+        say_json({**described, "unreadable": reading.ring.unreadable})
         return
     console().print(listed(keys, seals))
     if reading.ring.unreadable:

@@ -42,8 +42,8 @@ def keys(target: Target, pattern: str, *, long: bool, limit: int, as_json: bool)
         names.sort()
         rows = _details(cache, names) if long else []
     if as_json:
-        told = [row._asdict() for row in rows] if long else names
-        say_json({"server": target.place, "keys": told, "more": more})
+        shown = [row._asdict() for row in rows] if long else names
+        say_json({"server": target.place, "keys": shown, "more": more})
         return
     if long:
         made = table("key", "size", "kept for")

@@ -41,9 +41,9 @@ def say(text: str | Text) -> None:
     console().print(text, soft_wrap=True)
 
 
-def say_json(told: object) -> None:
+def say_json(data: object) -> None:
     """One object, for programs; whatever it holds, it is ASCII."""
-    click.echo(json.dumps(told, indent=2, default=_plain))
+    click.echo(json.dumps(data, indent=2, default=_plain))
 
 
 def _plain(value: object) -> Any:

@@ -48,8 +48,8 @@ def show(target: Target, key: str, *, full: bool, no_value: bool, as_json: bool)
     with target.cache() as cache:
         found = look(cache, key)
     if as_json:
-        told = found.told()
-        say_json(told if no_value else {**told, "value": _jsonable(found.value)})
+        as_dict = found.as_dict()
+        say_json(as_dict if no_value else {**as_dict, "value": _jsonable(found.value)})
     else:
         console().print(Group(found.facts(), *([] if no_value else [Text(), Text(found.text(full=full))])))
 
@@ -74,7 +74,7 @@ class Found:
     compressed: bool
     sealed: bool
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For programs, without the value."""
         return {
             "key": self.key, "type": self.type, "form": self.form, "current": self.current,

@@ -38,14 +38,14 @@ def stats(target: Target, *, watched: bool, interval: float, limit: int, as_json
             return report(target, _fleet.read(cache), limit)
 
         if as_json:
-            say_json(told(target, _fleet.read(cache)))
+            say_json(as_dict(target, _fleet.read(cache)))
         elif watched:
             watch(draw, interval)
         else:
             console().print(draw())
 
 
-def told(target: Target, snapshot: Snapshot) -> dict[str, Any]:
+def as_dict(target: Target, snapshot: Snapshot) -> dict[str, Any]:
     """The same for programs; a hit rate is null before the first call."""
     stats = snapshot.stats
     return {

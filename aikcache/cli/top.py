@@ -1,6 +1,6 @@
-"""`aikcache top`: what flows now, drawn again and again.
+"""`aikcache top`: the current rates, drawn again and again.
 
-`View` keeps what a single look cannot know (rates, and the hit rate's course); it is handed each look, and draws it.
+`View` is given each snapshot and draws it. It keeps what one snapshot does not have: rates, and the hit rates so far.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def top(target: Target, *, once: bool, interval: float, as_json: bool) -> None:
     view = View(target.instance, target.place)
     with target.cache() as cache:
         if as_json:
-            say_json(view.told(_fleet.read(cache)))
+            say_json(view.as_dict(_fleet.read(cache)))
         elif once:
             console().print(view.draw(_fleet.read(cache)))
         else:
@@ -50,7 +50,7 @@ def top(target: Target, *, once: bool, interval: float, as_json: bool) -> None:
 
 
 def looks(view: View, read: Callable[[], Snapshot]) -> Callable[[], Group]:
-    """Draws what is read, and goes on drawing what was read last while Redis does not answer."""
+    """Draw each snapshot; while Redis does not answer, draw the last one."""
     last: list[Snapshot] = []
 
     def draw() -> Group:
@@ -66,14 +66,14 @@ def looks(view: View, read: Callable[[], Snapshot]) -> Callable[[], Group]:
 
 
 class View:
-    """What is drawn, and what it remembers."""
+    """What is drawn, and the earlier snapshots that it needs."""
 
     def __init__(self, instance: str, place: str) -> None:
         self._instance, self._place = instance, place
         self._rates = Rates()
         self._course: deque[float | None] = deque(maxlen=COURSE)
 
-    def told(self, snapshot: Snapshot) -> dict[str, Any]:
+    def as_dict(self, snapshot: Snapshot) -> dict[str, Any]:
         """The same for programs."""
         flows = self._rates.take(snapshot.alive)
         return {
@@ -87,13 +87,13 @@ class View:
             "operations": {name: _figures(flow) for name, flow in _busiest(flows)},
         }
 
-    def draw(self, snapshot: Snapshot, trouble: str = "") -> Group:
-        """One view. `trouble`: the snapshot is an old one."""
+    def draw(self, snapshot: Snapshot, problem: str = "") -> Group:
+        """One view. `problem`: the snapshot is an old one."""
         flows = self._rates.take(snapshot.alive)
         total = _sum(flows)
-        if not trouble:
+        if not problem:
             self._course.append(total.hit_rate)
-        parts: list[Any] = [self._head(snapshot), Text(trouble, style="bold red"), self._summary(total)]
+        parts: list[Any] = [self._head(snapshot), Text(problem, style="bold red"), self._summary(total)]
         parts += [Text(), _state(snapshot), Text(), _operations(_busiest(flows))]
         return Group(*parts)
 
@@ -110,7 +110,7 @@ class View:
 
 
 def sparkline(course: Sequence[float | None] | deque[float | None]) -> Text:
-    """Hit rates as bars from 0 to 1, each in its colour; a space where nothing flowed."""
+    """Hit rates as bars from 0 to 1, each in its colour; a space where there were no calls."""
     made = Text()
     for value in course:
         bar = " " if value is None else BARS[min(int(value * len(BARS)), len(BARS) - 1)]

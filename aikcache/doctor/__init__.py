@@ -1,4 +1,4 @@
-"""What the library needs of a Redis, asked of a live one.
+"""Whether a running Redis has what the library needs.
 
     for finding in examine("redis+sentinel://…", instance="shop"):
         print(finding)

@@ -1,6 +1,6 @@
-"""What the answers of servers and Sentinels mean: one function a question, each from facts to findings.
+"""Checks: functions from the facts about servers and Sentinels to findings, one function for each question.
 
-A check says something in every case, so that a report without complaints shows what was looked at.
+A check has a finding in every case, so a report without problems shows what was checked.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _version(server: Server, profile: Profile) -> Said:
         yield "ok", what, ""
 
 
-def _word(told: str) -> str:
-    """One of the words that are expected. A server that means harm could say anything: our password, too."""
-    return told if told in _WORDS else "something else"
+def _word(value: str) -> str:
+    """One of the expected words. A hostile server could send any text, even the password that it was sent."""
+    return value if value in _WORDS else "something else"
 
 
 def _is_sound(version: tuple[int, ...], sound: Sequence[tuple[int, ...]]) -> bool:
@@ -189,7 +189,7 @@ def _replication(server: Server, profile: Profile) -> Said:
         yield "error", "no replica is connected: there is nothing to fail over to", "Start the replicas."
     else:
         yield "ok", f"{replicas} replicas", ""
-    absent = [name for name, told in server.info.items() if _REPLICA.fullmatch(name) and "state=online" not in told]
+    absent = [name for name, value in server.info.items() if _REPLICA.fullmatch(name) and "state=online" not in value]
     if absent:
         yield "warning", f"{len(absent)} replicas are not online yet", "Wait; look at them if it stays so."
     if server.settings is not None and server.setting("min-replicas-to-write") == "0":
@@ -260,14 +260,14 @@ CHECKS: Final[dict[str, Callable[[Server, Profile], Said]]] = {
 
 def judge_sentinels(sentinels: Sequence[Sentinel], service: str) -> Iterable[Finding]:
     """All findings about the Sentinels of a service."""
-    heard = [sentinel for sentinel in sentinels if not sentinel.error]
+    answered = [sentinel for sentinel in sentinels if not sentinel.error]
     for sentinel in sentinels:
         for severity, evidence, cure in _sentinel(sentinel, len(sentinels)):
             yield Finding("sentinel", severity, sentinel.name, evidence, cure)
     if len(sentinels) < 3:
         evidence = f"the URL names {len(sentinels)} Sentinels: when one of them is gone, there may be no majority"
         yield Finding("sentinel", "warning", service, evidence, "Run three, on machines of their own, and name all.")
-    if len({(one.facts.get("ip"), one.facts.get("port")) for one in heard}) > 1:
+    if len({(one.facts.get("ip"), one.facts.get("port")) for one in answered}) > 1:
         yield Finding("sentinel", "error", service, "the Sentinels name different primaries", "See docs/runbook.md.")
 
 

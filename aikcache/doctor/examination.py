@@ -1,4 +1,4 @@
-"""`examine`: whom to ask, by the form of the URL, and all that was found in one list."""
+"""`examine`: asks the servers that the URL leads to, and gives all findings in one list."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from aikcache.doctor import checks, facts
 from aikcache.doctor.checks import SEVERITIES, Finding, Profile
 from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 
-ODD = (ValueError, TypeError, LookupError, ArithmeticError)
-"""What answers of another form may raise."""
+MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What parsing a malformed reply may raise."""
 _CURES = {
     "WRONGPASS": "Correct the user or the password in the URL.",
     "NOAUTH": "Put the password into the URL: redis://:PASSWORD@host:6379/0.",
@@ -86,7 +86,7 @@ def _examine_cluster(config: CacheConfig, profile: Profile, deadline: float) -> 
         try:
             nodes = cluster.current(deadline).primaries
         except RemoteError as error:
-            return [_away("cluster", error)]
+            return [_unreachable("cluster", error)]
         for host, port in sorted(nodes):
             found += _examine_server(cluster.node((host, port)), f"{host}:{port}", profile, deadline)
     return found
@@ -109,9 +109,9 @@ def _examine_server(
     except ConfigError:
         raise
     except (RemoteError, OSError) as error:
-        return [_away(name, error)]
-    except ODD as error:
-        return [_away(name, RemoteUnavailableError(_odd(error)))]
+        return [_unreachable(name, error)]
+    except MALFORMED as error:
+        return [_unreachable(name, RemoteUnavailableError(_malformed(error)))]
 
 
 def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> facts.Sentinel:
@@ -122,8 +122,8 @@ def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> fact
         )
     except (RemoteError, OSError) as error:
         return facts.Sentinel(facts.place(address), f"{type(error).__name__}: {error}"[:200])
-    except ODD as error:
-        return facts.Sentinel(facts.place(address), _odd(error))
+    except MALFORMED as error:
+        return facts.Sentinel(facts.place(address), _malformed(error))
 
 
 def _name(config: CacheConfig) -> str:
@@ -134,11 +134,11 @@ def _name(config: CacheConfig) -> str:
     return f"primary of {where.service}" if where.service else where.path or facts.place(where.hosts[0])
 
 
-def _odd(error: Exception) -> str:
+def _malformed(error: Exception) -> str:
     return f"it answers what no Redis does ({type(error).__name__})"
 
 
-def _away(name: str, error: Exception) -> Finding:
+def _unreachable(name: str, error: Exception) -> Finding:
     said = f"{error}".rstrip(".")[:200]
     cure = next((cure for word, cure in _CURES.items() if word in said), "Look at address, password and firewall.")
     return Finding("reachable", "error", name, said, cure)

@@ -49,7 +49,7 @@ class Server:
     replicas_wanted: bool = False
 
     def number(self, name: str) -> float:
-        """A figure of INFO, 0 where it is not told, or is none."""
+        """A figure of INFO; 0 if it is missing, or is no number."""
         try:
             value = float(self.info.get(name, "0"))
         except ValueError:
@@ -63,7 +63,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Sentinel:
-    """What one Sentinel says of the service; `error`: why it says nothing."""
+    """What one Sentinel reports of the service; `error`: why there is no report."""
 
     name: str
     error: str = ""
@@ -156,7 +156,7 @@ def ask_sentinel(sentinels: Sentinels, address: tuple[str, int], deadline: float
         link.close()
     if isinstance(facts, dict):
         return Sentinel(place(address), "", _text(quorum), {_text(key): _text(value) for key, value in facts.items()})
-    return Sentinel(place(address), kind(facts))  # what it says itself could be anything, our password too
+    return Sentinel(place(address), kind(facts))  # its text could be anything, even our password
 
 
 def _ping(link: Connection, deadline: float) -> float:
@@ -182,11 +182,11 @@ def _refused(replies: Mapping[str, Any]) -> dict[str, str]:
     return {name: code for name, code in refusals.items() if code not in _ALLOWED}
 
 
-def _time(told: Any, otherwise: float) -> float:
-    """Seconds, as TIME tells them; `otherwise` where it tells nothing of that form."""
-    if not are_like(told, (bytes, bytes)) or not all(part.isdigit() and len(part) < 16 for part in told):
+def _time(reply: Any, otherwise: float) -> float:
+    """The seconds in a reply of TIME; `otherwise` if the reply is malformed."""
+    if not are_like(reply, (bytes, bytes)) or not all(part.isdigit() and len(part) < 16 for part in reply):
         return otherwise
-    return int(told[0]) + int(told[1]) / 1e6
+    return int(reply[0]) + int(reply[1]) / 1e6
 
 
 def _lines(info: Any) -> dict[str, str]:

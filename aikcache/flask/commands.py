@@ -36,9 +36,9 @@ class CacheCommands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """The command, which finds the application's configuration where it looks for the environment."""
-        from aikcache.cli.failures import told_as_a_line
+        from aikcache.cli.failures import errors_on_one_line
         from aikcache.cli.target import ask_application
 
-        with told_as_a_line():
+        with errors_on_one_line():
             ask_application(ctx, _settings.of_cache(self._app), _settings.Configured(self._app).get)
             return super().invoke(ctx)

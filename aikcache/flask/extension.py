@@ -1,9 +1,9 @@
 """A Flask application's cache: `Aikcache(app)`, or `init_app` in an application factory.
 
-It makes the cache that the application's configuration says, and has it answer for `from aikcache import cached`; so
-modules decorate before there is an application. Beside that: `/metrics/cache` and `/health/cache`, the commands
-`flask cache …`, an operator's header that has calls run their functions, and invalidations that wait for a request's
-end where that is asked for.
+It makes a cache by the application's configuration, and makes it the default one, which `from aikcache import cached`
+uses; so modules decorate before there is an application. Beside that: `/metrics/cache` and `/health/cache`, the
+commands `flask cache …`, an operator's header that has calls run their functions, and invalidations that wait for a
+request's end where that is asked for.
 
 Threads and processes: as the application's. Nothing connects before the first call that needs Redis, so an application
 may be made before its workers are forked.
@@ -22,7 +22,7 @@ from flask import Flask, Response, current_app, request
 from aikcache._cache import Cache
 from aikcache._concurrency.reporter import log
 from aikcache._default import configure, default_cache
-from aikcache._engine.stats import told
+from aikcache._engine.stats import health_as_dict
 from aikcache._settings.secret import Secret
 from aikcache.errors import ConfigError
 from aikcache.flask import settings as _settings
@@ -71,13 +71,13 @@ class Aikcache:
 
     @property
     def cache(self) -> Cache:
-        """The cache of the application that answers now, or whose context is open."""
+        """The cache of the current application."""
         found: Cache = current_app.extensions[NAME]
         return found
 
 
 class _Requests:
-    """Around an application, teardown included: what a request's calls and invalidations are to do.
+    """A WSGI middleware around an application: what calls and invalidations of a request do, teardown included.
 
     Both blocks end before the first byte of the answer is sent, because the server sends after the application has
     returned. So a client that has its answer finds what it has changed. What a streamed answer does while it is sent
@@ -103,19 +103,19 @@ class _Requests:
             return self._app(environ, start_response)
 
     def _asks_bypass(self, given: str | None) -> bool:
-        """The time this takes says nothing of the token."""
+        """Compared in constant time, so the time reveals nothing of the token."""
         if given is None or self._token is None:
             return False
         return hmac.compare_digest(given.encode("latin-1", "replace"), self._token.reveal())
 
 
 def _add_endpoints(app: Flask, find: Callable[[], Cache], own: _settings.Extension) -> None:
-    """Routes as any other, so the application's own hooks decide who may see them."""
+    """Ordinary routes, so the application's own hooks decide who may see them."""
 
     def health() -> Any:
         """Asks the server, so it may take `connect_timeout` and `timeout`."""
         found = find().health()
-        return told(found), 200 if found.live and found.ready else 503, {"Cache-Control": "no-store"}
+        return health_as_dict(found), 200 if found.live and found.ready else 503, {"Cache-Control": "no-store"}
 
     app.add_url_rule("/health/cache", "aikcache_health", health)
     prefix = app.extensions[NAME].config.metrics

@@ -151,7 +151,7 @@ class CacheSessions:
 
 
 class _Interface(SessionInterface):
-    """What Flask asks for a session, and gives one back to."""
+    """What Flask calls to open a session and to save it."""
 
     def __init__(self, store: SessionStore, form: CookieForm) -> None:
         self._store, self._form = store, form
@@ -226,7 +226,7 @@ class _Settings(Configured):
         )
 
     def _permanent(self, absolute: float) -> float:
-        """Flask's own default is not taken for a wish."""
+        """Flask's own default does not count as a setting of the application."""
         lasts = self.config["PERMANENT_SESSION_LIFETIME"]
         seconds = lasts.total_seconds() if isinstance(lasts, timedelta) else float(lasts)
         if seconds == _RETENTION:

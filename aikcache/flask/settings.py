@@ -52,7 +52,7 @@ class Configured:
         self.config = app.config
 
     def names(self) -> list[str]:
-        """All that are ours."""
+        """The keys of `app.config` that begin with `AIKCACHE_`."""
         return [name for name in self.config if isinstance(name, str) and name.startswith(ENV)]
 
     def check(self, prefix: str, known: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def _parsed(name: str, value: object) -> dict[str, Any]:
 
 
 def of_extension(app: Flask) -> Extension:
-    """Raises `ConfigError`: a setting breaks a rule, or nobody knows it."""
+    """Raises `ConfigError`: a setting breaks a rule or is unknown."""
     configured = Configured(app)
     configured.check(f"{ENV}FLASK_", OF_FLASK)
     header = configured.get(HEADER) or "X-Cache-Bypass"

@@ -1,6 +1,6 @@
-"""What tests of cached code need: a clock they move themselves, polling with a deadline, real servers.
+"""What tests of cached code need: a clock that the test moves, polling with a deadline, real servers.
 
-Its one idea: nothing here imitates Redis. `Server` starts the real one and stages its failures for real (`kill`,
+Nothing here imitates Redis. `Server` starts the real one and stages its failures for real (`kill`,
 `pause`, `restart`); time is the only thing that is faked, where a cache takes a clock.
 
 Nothing is imported from a test framework; the plugin `pytest_aikcache` makes fixtures of this. Threading: a

@@ -1,4 +1,4 @@
-"""Caches for tests: the default one for a block, two that hear each other, and none at all."""
+"""Caches for tests: a default one for a block, two on one server, and none at all."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aikcache._engine.engine import all_passive
 from aikcache._settings.settings import Settings
 
 PATIENT: Final[Settings] = {"timeout": 10.0, "connect_timeout": 10.0, "lease_wait": 60.0}
-"""For a server that is well, on a machine that may be busy: what is slow there changes no outcome."""
+"""For a healthy server on a machine that may be busy: so slowness changes no outcome."""
 CONNECTED_WITHIN = 60.0
 _instances = itertools.count()
 
 
 def default_cache(url: str | None = None, **settings: Unpack[Settings]) -> AbstractContextManager[Cache]:
-    """A default cache for a block: that of the module-level `cached` and `invalidates`, and empty.
+    """A default cache for a block: an empty one, which the module-level `cached` and `invalidates` use.
 
     On a server it has an `instance` of its own, and waits longer than an application would; what you pass wins.
     Afterwards the former one's settings are in force again.
@@ -30,7 +30,7 @@ def default_cache(url: str | None = None, **settings: Unpack[Settings]) -> Abstr
 
 @contextmanager
 def two_caches(url: str, **settings: Unpack[Settings]) -> Iterator[tuple[Cache, Cache]]:
-    """Two caches that share a server, as two processes do, and hear of each other's invalidations.
+    """Two caches that share a server, as two processes do, and receive each other's invalidations.
 
     What one invalidates reaches the other a moment later: `wait_until(lambda: other.get(key) is None)`.
     """

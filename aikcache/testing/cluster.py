@@ -1,7 +1,7 @@
 """A Redis Cluster on loopback: started, resharded, and staged to fail, through CLUSTER commands alone.
 
-Its one idea: what an operator would do with a tool is done here step by step, so that a test can stand between the
-steps: a slot can be left half moved. Nothing is written but to temporary directories, and `stop` ends every node.
+What an operator would do with a tool is done here step by step, so a test can stop between two steps: a slot can be
+left half moved. Files are written to temporary directories only, and `stop` stops every node.
 
 Threading: a topology belongs to one thread at a time. Failure: `RemoteUnavailableError` when it does not come up.
 """
@@ -27,7 +27,7 @@ __all__ = ["ClusterTopology"]
 _WITHIN = 60.0
 _AGAIN = 3.0  # seconds between introductions
 _BEGINNING_MS = 2000
-"""The nodes' timeout while they make acquaintance, which then goes by it."""
+"""The nodes' timeout while the cluster forms, because their handshakes time out by it."""
 _SILENT = 5.0
 """Seconds after which a node does not answer, where that is the question."""
 _POLL = 0.02
@@ -47,7 +47,7 @@ class ClusterTopology:
         config: tuple[str, ...] = (),
         sides: Sequence[Side] = (),
     ) -> None:
-        """Says what to start; nothing happens before `start`.
+        """Define what to start; nothing happens before `start`.
 
         Args:
             binary: the server; None: the first that is found.
@@ -80,12 +80,12 @@ class ClusterTopology:
         self._stack = ExitStack()
 
     def host(self, server: Server) -> str:
-        """Under which address the others find it."""
+        """The address at which the others find it."""
         return self._hosts.get(server, "127.0.0.1")
 
     @property
     def url(self) -> str:
-        """Where the library finds it: the first primaries."""
+        """The URL for the library: the first primaries."""
         login = "" if self.password is None else f":{quote(self.password, safe='')}@"
         hosts = ",".join(f"{self.host(server)}:{server.port}" for server in self.servers[: self._primaries])
         return f"redis+cluster://{login}{hosts}"
@@ -123,7 +123,7 @@ class ClusterTopology:
             self.ask(server, "CONFIG", "SET", "cluster-replica-no-failover", "no" if allowed else "yes")
 
     def set_node_timeout(self, milliseconds: int) -> None:
-        """From now on a node that is silent for so long counts as gone, as those that answer see it."""
+        """From now on the nodes that answer count a node as down after so many milliseconds of silence."""
         for server in self.alive():
             self.ask(server, "CONFIG", "SET", "cluster-node-timeout", milliseconds)
 
@@ -143,7 +143,7 @@ class ClusterTopology:
         return server
 
     def _acquaint(self, *servers: Server) -> None:
-        """Introduce them to the others, and again: on a busy machine a handshake takes too long and is forgotten."""
+        """Send CLUSTER MEET, and repeat it: on a busy machine a handshake times out and is forgotten."""
         again = 0.0
 
         def acquainted() -> bool:
@@ -159,8 +159,8 @@ class ClusterTopology:
         self.until(acquainted, "the nodes to know each other")
 
     def _knows_all(self, server: Server) -> bool:
-        told = self.nodes(server)
-        return len(told) == len(self.servers) and all("handshake" not in flags for _, flags, *_ in told)
+        nodes = self.nodes(server)
+        return len(nodes) == len(self.servers) and all("handshake" not in flags for _, flags, *_ in nodes)
 
     def add(self) -> Server:
         """A new primary without slots, known to all."""
@@ -184,7 +184,7 @@ class ClusterTopology:
         return [[fields[0], *fields[2:]] for fields in map(str.split, lines)]
 
     def id(self, server: Server) -> str:
-        """A node's name among the others."""
+        """A node's id."""
         name: bytes = self.ask(server, "CLUSTER", "MYID")
         return name.decode()
 
@@ -213,7 +213,7 @@ class ClusterTopology:
         return [server for server in self.alive() if self.ask(server, "ROLE")[0] == b"master"]
 
     def owner(self, slot: int) -> Server:
-        """Who says that it owns a slot."""
+        """The primary that says it owns a slot."""
         for server in self.primaries():
             fields = next(fields for fields in self.nodes(server) if "myself" in fields[1])
             for part in fields[7:]:
@@ -225,14 +225,14 @@ class ClusterTopology:
     # Moving a slot, step by step
 
     def begin_move(self, slot: int, target: Server) -> Server:
-        """From here on both answer for the slot, each for the keys that it has. Gives who has had it."""
+        """Begin to move a slot: from now on both nodes answer, each for the keys that it has. Returns the source."""
         source = self.owner(slot)
         self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
         return source
 
     def move_keys(self, slot: int, source: Server, target: Server, most: int = 1_000_000) -> int:
-        """Take keys over, `most` of them; gives how many there were."""
+        """Migrate up to `most` keys, and return how many there were."""
         moved = 0
         login = () if self.password is None else ("AUTH", self.password)
         while moved < most:
@@ -245,20 +245,20 @@ class ClusterTopology:
         return moved
 
     def end_move(self, slot: int, target: Server) -> None:
-        """The slot is the target's alone."""
+        """Finish the move: only the target owns the slot."""
         name = self.id(target)
         self.ask(target, "CLUSTER", "SETSLOT", slot, "NODE", name)
         for server in self.primaries():
             self.ask(server, "CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def move(self, slot: int, target: Server) -> None:
-        """All three steps."""
+        """Move a slot in all three steps."""
         source = self.begin_move(slot, target)
         self.move_keys(slot, source, target)
         self.end_move(slot, target)
 
     def promote(self, replica: Server) -> None:
-        """A replica that is in step takes its primary's place.
+        """Make a replica that is in step the primary.
 
         Where an election fails, the node holds no other for four times its timeout, and the others have given their
         votes: from the second attempt on it takes over without one.
@@ -277,7 +277,7 @@ class ClusterTopology:
         self.until(promoted, "the promotion")
 
     def until(self, done: Callable[[], object], what: str) -> None:
-        """Polls until `done` gives something true; `RemoteUnavailableError` after a minute."""
+        """Poll until `done` returns something true; `RemoteUnavailableError` after a minute."""
         deadline = time.monotonic() + _WITHIN
         while not done():
             if time.monotonic() > deadline:
@@ -285,7 +285,7 @@ class ClusterTopology:
             time.sleep(_POLL)
 
     def stop(self) -> None:
-        """Ends all of it; idempotent."""
+        """Stop all servers; idempotent."""
         self._stack.close()
         self.servers.clear()
         self._hosts.clear()

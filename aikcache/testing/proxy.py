@@ -6,7 +6,7 @@
         ...
         network.heal()
 
-Each connection has threads of its own, which end with the proxy. Any thread may tell it to fail.
+Each connection has threads of its own, which end with the proxy. Any thread may stage a fault.
 """
 
 from __future__ import annotations
@@ -81,27 +81,27 @@ class Impostor:
 
 
 class Turn:
-    """Whose turn it is on a connection: the client's once all that it has sent has been answered.
+    """Counts round trips of a connection: one begins when a client sends and all earlier requests are answered.
 
     What it sends in one piece may arrive in several, with answers to the first in between.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked, self._answered = hiredis.Reader(), hiredis.Reader()
+        self._requests, self._replies = hiredis.Reader(), hiredis.Reader()
         self._open = 0
 
     def begins(self, data: bytes) -> bool:
-        """Take in what the client sends; whether it begins a round trip."""
+        """Note what the client sends; returns whether it begins a round trip."""
         with self._lock:
-            begins = self._open <= 0 and not self._asked.has_data()
-            self._open = max(self._open, 0) + _read(self._asked, data)
+            begins = self._open <= 0 and not self._requests.has_data()
+            self._open = max(self._open, 0) + _read(self._requests, data)
             return begins
 
     def answered(self, data: bytes) -> None:
-        """Take in what the server says, before it is passed on."""
+        """Note what the server sends, before it is passed on."""
         with self._lock:
-            self._open -= _read(self._answered, data)
+            self._open -= _read(self._replies, data)
 
 
 def _read(reader: hiredis.Reader, data: bytes) -> int:
@@ -163,7 +163,7 @@ class Proxy(Impostor):
 
 
 class FaultyProxy(Proxy):
-    """A network between a cache and its server, which fails when it is told to, in one way at a time."""
+    """A network between a cache and its server. A test stages its faults, one at a time."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(server.socket)
@@ -204,7 +204,7 @@ class FaultyProxy(Proxy):
         self._healthy.clear()
 
     def pass_back(self, link: socket.socket, data: bytes) -> None:
-        """Or do what the fault says."""
+        """Pass the data on, or do what the fault says."""
         if self._healthy.is_set():
             return super().pass_back(link, data)
         if self._resets:

@@ -1,10 +1,10 @@
 """A primary, its replicas and their Sentinels on loopback, from the very files that are deployed (`ops/redis`).
 
-Its one idea: what is tested, and tried out with `python -m aikcache.testing.sentinel`, is the shipped configuration.
+What is tested, and tried out with `python -m aikcache.testing.sentinel`, is the shipped configuration.
 Lines that only make sense where it is deployed (ports, directories) are left out, addresses and times are put in their
 place, and the rest is taken as it stands.
 
-Every server can be killed, paused and brought back; whose turn it is to be the primary is Sentinel's business.
+Every server can be killed, paused and restarted; Sentinel decides which one is the primary.
 Threading: a topology belongs to one thread at a time. Failure: `RemoteUnavailableError` when it does not come up,
 `ConfigError` without the files.
 """
@@ -92,7 +92,7 @@ class Topology:
         ops: Path = OPS,
         sides: Sequence[Side] = (),
     ) -> None:
-        """Says what to start; nothing happens before `start`.
+        """Define what to start; nothing happens before `start`.
 
         Args:
             binary: the server; None: the first that is found.
@@ -124,14 +124,14 @@ class Topology:
 
     @property
     def url(self) -> str:
-        """Where the library finds it."""
+        """The URL for the library."""
         login = "" if self.password is None else f":{quote(self.password, safe='')}@"
         hosts = ",".join(f"{self.host(sentinel)}:{sentinel.port}" for sentinel in self.sentinels)
         query = "" if self.sentinel_password is None else f"?sentinel_password={quote(self.sentinel_password, safe='')}"
         return f"redis+sentinel://{login}{hosts}/{SERVICE}/0{query}"
 
     def host(self, server: Server) -> str:
-        """Under which address the others find it."""
+        """The address at which the others find it."""
         return self._hosts[server]
 
     def start(self) -> Self:
@@ -189,12 +189,12 @@ class Topology:
         return [*lines, *self._sentinel_config]
 
     def _connected(self) -> int:
-        told = self.ask(self.servers[0], "INFO", "replication").decode()
-        return int(told.count("state=online"))
+        reply = self.ask(self.servers[0], "INFO", "replication").decode()
+        return int(reply.count("state=online"))
 
     def _ready(self, sentinel: Server) -> bool:
-        told = self.ask(sentinel, "SENTINEL", "MASTER", SERVICE), *self.ask(sentinel, "SENTINEL", "REPLICAS", SERVICE)
-        primary, *replicas = (dict(zip(reply[::2], reply[1::2], strict=True)) for reply in told)
+        found = self.ask(sentinel, "SENTINEL", "MASTER", SERVICE), *self.ask(sentinel, "SENTINEL", "REPLICAS", SERVICE)
+        primary, *replicas = (dict(zip(reply[::2], reply[1::2], strict=True)) for reply in found)
         alone = int(primary[b"num-other-sentinels"]) + 1 < self._counts[1] or primary[b"flags"] != b"master"
         linked = [facts[b"flags"] == b"slave" and facts[b"master-link-status"] == b"ok" for facts in replicas]
         return not alone and linked == [True] * self._counts[0]
@@ -205,7 +205,7 @@ class Topology:
         return ask(server, *command, login=own if server in self.sentinels else self._login)
 
     def primaries(self) -> list[Server]:
-        """The servers that take themselves for the primary; those that do not answer are left out."""
+        """The servers that report the role of primary; those that do not answer are left out."""
         found = []
         for server in self.servers:
             try:
@@ -216,12 +216,12 @@ class Topology:
         return found
 
     def primary(self) -> Server:
-        """The only server that takes itself for the primary, waiting for it to be the only one."""
+        """The only server with the role of primary; waits until there is only one."""
         self._until(lambda: len(self.primaries()) == 1, "one primary")
         return self.primaries()[0]
 
     def set_down_after(self, milliseconds: int) -> None:
-        """From now on a server that is silent for so long counts as down, as the Sentinels that answer see it."""
+        """From now on the Sentinels that answer count a server as down after so many milliseconds of silence."""
         for sentinel in self.sentinels:
             with contextlib.suppress(RemoteUnavailableError):
                 self.ask(sentinel, "SENTINEL", "SET", SERVICE, "down-after-milliseconds", milliseconds)
@@ -238,7 +238,7 @@ class Topology:
             time.sleep(_POLL)
 
     def stop(self) -> None:
-        """Ends all of it; idempotent."""
+        """Stop all servers; idempotent."""
         self._stack.close()
         self.servers.clear()
         self.sentinels.clear()

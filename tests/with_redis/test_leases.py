@@ -470,14 +470,14 @@ def test_a_load_that_needs_what_another_process_loads_waits_half_as_long(
 ) -> None:
     """A call that loads a key has waiters, so it must go on before they give up: two such may wait for each other."""
     patience: list[float] = []
-    real = Engine.patience_ends
+    real = Engine.wait_deadline
 
-    def patience_ends(engine: Engine) -> float:
+    def wait_deadline(engine: Engine) -> float:
         ends = real(engine)
         patience.append(ends - engine.clock())
         return ends
 
-    monkeypatch.setattr(Engine, "patience_ends", patience_ends)
+    monkeypatch.setattr(Engine, "wait_deadline", wait_deadline)
     shop = open_shop(spec.but(lease_wait=100.0))
 
     @shop.cache.cached("outer")
