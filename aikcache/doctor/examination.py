@@ -102,9 +102,9 @@ def _examine_server(
         if server.settings is None and monitor is not None:
             with closing(Pool(monitor)) as other:
                 server = facts.with_settings(server, other, deadline)
-        told = OTHERS.get(mode(server.info), "") if profile == "cache" else ""  # sessions may live on one node
-        if told and not _url.scheme(pool.config.url or "").endswith("+cluster"):
-            return [_away(name, RemoteUnavailableError(told))]
+        reason = OTHERS.get(mode(server.info), "") if profile == "cache" else ""  # sessions may live on one node
+        if reason and not _url.scheme(pool.config.url or "").endswith("+cluster"):
+            return [_unreachable(name, RemoteUnavailableError(reason))]
         return checks.judge(server, profile)
     except ConfigError:
         raise
