@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # What the installation is made of; the C part is built where there is a compiler and Python.h.
-SOURCES := setup.py aikcache/_fast.c
+SOURCES := setup.py aikcache/_fast.c aikcache/_entry.c aikcache/_fast.h
 
 .PHONY: demo test pure uncompiled lowest check docs ops-check ops-demo bench dist clean \
 	redis-up redis-status redis-failover redis-down

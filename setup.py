@@ -82,7 +82,11 @@ setup(
     packages=find_packages(include=["aikcache", "aikcache.*"]),
     package_data={"aikcache": ["py.typed"], "aikcache.testing": ["ops/*.conf", "ops/*.acl"]},
     # Optional: without a compiler, or Python.h, all is installed but this, and everything works without it.
-    ext_modules=[Extension("aikcache._fast", ["aikcache/_fast.c"], optional=True)],
+    ext_modules=[
+        Extension(
+            "aikcache._fast", ["aikcache/_fast.c", "aikcache/_entry.c"], depends=["aikcache/_fast.h"], optional=True
+        )
+    ],
     py_modules=["pytest_aikcache"],
     entry_points={
         "console_scripts": ["aikcache = aikcache.cli:main"],

@@ -1,14 +1,12 @@
-/* The compiled part of aikcache: what a local hit runs through, and the entry that it finds.
+/* The compiled part of aikcache: what a local hit runs through. `_entry.c` is the other half: the entry that it finds.
 
    `Wrapper` stands in for a cached function. It does the one case that nearly all calls are: it binds the arguments,
    makes the key of its region's table, compares one reading of the clock with the entry's `until` and with
-   `trusted_until`, counts the hit and returns the value. Anything else it hands on, as it came, to the wrapper that is
-   generated in Python (`_decorators/wrapper`), which decides. So what is written here decides nothing that is not
-   written there too, and wherever it is in doubt it hands on.
+   `trusted_until`, counts the hit and returns the value, or a copy of it. Anything else it hands on, as it came, to the
+   wrapper that is generated in Python (`_decorators/wrapper`), which decides. So what is written here decides nothing
+   that is not written there too, and wherever it is in doubt it hands on.
 
-   `Node` is what an entry of the local tier is made of: the attributes of `_local/entry.Entry`, as C fields.
-
-   Threads: both rely on the interpreter's lock. Between the look-up and `hits++` nothing runs that could give it up, so
+   Threads: it relies on the interpreter's lock. Between the look-up and `hits++` nothing runs that could give it up, so
    a hit is counted on an entry that is still in the table, and no count is lost. (`Py_mod_gil` is left out: a
    free-threaded interpreter then takes its lock when it imports this.)
 
@@ -16,95 +14,20 @@
    table or end the entry. So the table and the key are held during the look-up, and what was found is used before
    anything is let go. */
 
-#include <Python.h>
-#include <structmember.h>
+#include "_fast.h"
 #include <math.h>
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16
 
 typedef struct {
-    PyTypeObject *node_type, *uuid_type;
+    PyTypeObject *node_type, *uuid_type, *original_type;
     Py_ssize_t uuid_int; /* where a UUID keeps its `int`; 0: not in a slot, so that it is no key here */
 } State;
-
-/* Node *****************************************************************/
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *key, *value, *region, *local_key, *codec, *tags;
-    double until, refresh_at, fresh_until, deadline, created_at;
-    Py_ssize_t hits, spent, size, epoch;
-    char place;
-} Node;
-
-#define FIELD(name, type) {#name, type, offsetof(Node, name), 0, NULL},
-#define NODE_OBJECTS(DO) DO(key) DO(value) DO(region) DO(local_key) DO(codec) DO(tags)
-#define NODE_TIMES(DO) DO(until) DO(refresh_at) DO(fresh_until) DO(deadline) DO(created_at)
-#define NODE_COUNTS(DO) DO(hits) DO(spent) DO(size) DO(epoch)
-#define OBJECT(name) FIELD(name, T_OBJECT_EX)
-#define TIME(name) FIELD(name, T_DOUBLE)
-#define COUNT(name) FIELD(name, T_PYSSIZET)
-#define VISIT(name) Py_VISIT(self->name);
-#define CLEAR(name) Py_CLEAR(self->name);
-
-static PyMemberDef node_members[] = {
-    NODE_OBJECTS(OBJECT) NODE_TIMES(TIME) NODE_COUNTS(COUNT) FIELD(place, T_BYTE) {NULL},
-};
-
-/* As `s3fifo.Node`: of a key and a value; nothing hit, nowhere queued, and until something is set, expired. */
-static PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *key, *value;
-    if (!PyArg_ParseTuple(args, "OO:Node", &key, &value))
-        return NULL;
-    Node *self = (Node *)type->tp_alloc(type, 0); /* all of it zero */
-    if (self == NULL)
-        return NULL;
-    self->key = Py_NewRef(key);
-    self->value = Py_NewRef(value);
-    self->until = -INFINITY;
-    return (PyObject *)self;
-}
-
-static int node_traverse(Node *self, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(self));
-    NODE_OBJECTS(VISIT)
-    return 0;
-}
-
-static int node_clear(Node *self) {
-    NODE_OBJECTS(CLEAR)
-    return 0;
-}
-
-static void node_dealloc(Node *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    (void)node_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyType_Slot node_slots[] = {
-    {Py_tp_doc, "What an entry of the local tier is made of."},
-    {Py_tp_new, node_new},
-    {Py_tp_members, node_members},
-    {Py_tp_traverse, node_traverse},
-    {Py_tp_clear, node_clear},
-    {Py_tp_dealloc, node_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec node_spec = {
-    .name = "aikcache._fast.Node",
-    .basicsize = sizeof(Node),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = node_slots,
-};
 
 /* Wrapper **************************************************************/
 
@@ -124,7 +47,7 @@ typedef struct {
     PyObject *distinct;                  /* the types that may stand in a key with a mark */
     PyTypeObject *alone;                 /* the quick type where one argument is all; NULL: anything else. Borrowed */
     /* Of the state, which may be gone before the last call. */
-    PyTypeObject *node_type, *uuid_type;
+    PyTypeObject *node_type, *uuid_type, *original_type;
     Py_ssize_t uuid_int;
 } Wrapper;
 
@@ -210,6 +133,19 @@ static PyObject *make_key(Wrapper *self, PyObject *const *bound) {
     return key;
 }
 
+/* A copy of a value that is mutable, whose hit is counted. NULL: it is none or not live, or with an exception. */
+static Py_NO_INLINE PyObject *copy_of(Wrapper *self, Node *entry, double now) {
+    Original *original = (Original *)entry->value;
+    if (original == NULL || Py_TYPE(original) != self->original_type || !original->quick ||
+        !(entry->refresh_at > now && entry->fresh_until > now && entry->deadline > now && now < self->trusted_until))
+        return NULL;
+    entry->hits++;
+    Py_INCREF(original); /* from here on a finaliser may run, and end the entry */
+    PyObject *value = aikcache_copy(original);
+    Py_DECREF(original);
+    return value;
+}
+
 /* The value of a live entry, whose hit is counted. A new reference; NULL: there is none, or with an exception. */
 static inline PyObject *look_up(Wrapper *self, PyObject *key) {
     double now = monotonic(); /* before the look-up, as in the generated wrapper */
@@ -223,6 +159,8 @@ static inline PyObject *look_up(Wrapper *self, PyObject *key) {
             entry->hits++;
             value = Py_NewRef(entry->value);
         }
+        else if (entry->until == -INFINITY)
+            value = copy_of(self, entry, now);
     }
     Py_DECREF(table);
     return value;
@@ -268,7 +206,7 @@ static PyObject *wrapper_vectorcall(PyObject *op, PyObject *const *args, size_t 
 }
 
 #define WRAPPER_CHANGES(DO) DO(table) DO(dict)
-#define WRAPPER_STAYS(DO) DO(function) DO(names) DO(quick) DO(distinct) DO(node_type) DO(uuid_type)
+#define WRAPPER_STAYS(DO) DO(function) DO(names) DO(quick) DO(distinct) DO(node_type) DO(uuid_type) DO(original_type)
 
 static int wrapper_traverse(Wrapper *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
@@ -337,7 +275,7 @@ static PyObject *wrapper_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     State *state = PyType_GetModuleState(type);
     Py_ssize_t count = PyTuple_GET_SIZE(names);
     if (count > MAX_PARAMETERS || positional > count || positional_only > positional || positional_only < 0 ||
-        state == NULL || state->node_type == NULL)
+        state == NULL || state->original_type == NULL)
         return PyErr_Format(PyExc_ValueError, "at most %d parameters are taken, each of one kind", MAX_PARAMETERS);
     Wrapper *self = (Wrapper *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -350,6 +288,7 @@ static PyObject *wrapper_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->distinct = Py_NewRef(distinct);
     self->node_type = (PyTypeObject *)Py_NewRef(state->node_type);
     self->uuid_type = (PyTypeObject *)Py_NewRef(state->uuid_type);
+    self->original_type = (PyTypeObject *)Py_NewRef(state->original_type);
     self->uuid_int = state->uuid_int;
     self->positional_only = positional_only;
     self->positional = positional;
@@ -437,7 +376,7 @@ static PyType_Spec wrapper_spec = {
 
 /* The module ***********************************************************/
 
-#define STATE_OBJECTS(DO) DO(node_type) DO(uuid_type)
+#define STATE_OBJECTS(DO) DO(node_type) DO(uuid_type) DO(original_type)
 
 /* UUID, and where it keeps its `int`: in a slot, whose descriptor tells. */
 static int find_uuid(State *state) {
@@ -458,10 +397,12 @@ static int find_uuid(State *state) {
 
 static int module_exec(PyObject *module) {
     State *state = PyModule_GetState(module);
-    state->node_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &node_spec, NULL);
+    state->node_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &aikcache_node_spec, NULL);
+    state->original_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &aikcache_original_spec, NULL);
     PyObject *wrapper_type = PyType_FromModuleAndSpec(module, &wrapper_spec, NULL);
-    int failed = state->node_type == NULL || wrapper_type == NULL || find_uuid(state) < 0 ||
-                 PyModule_AddType(module, state->node_type) < 0 || PyModule_AddType(module, (void *)wrapper_type) < 0;
+    int failed = state->node_type == NULL || state->original_type == NULL || wrapper_type == NULL ||
+                 find_uuid(state) < 0 || PyModule_AddType(module, state->node_type) < 0 ||
+                 PyModule_AddType(module, state->original_type) < 0 || PyModule_AddType(module, (void *)wrapper_type) < 0;
     Py_XDECREF(wrapper_type);
     return failed || PyModule_AddIntMacro(module, INTERFACE) < 0 ? -1 : PyModule_AddIntMacro(module, MAX_PARAMETERS);
 }

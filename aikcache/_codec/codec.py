@@ -284,7 +284,7 @@ class Codec:
 
     def _encode_tagged(self, value: object) -> Encoded:
         table = self._get_table()
-        payload = write(value, table)
+        payload = bytes(memoryview(write(value, table)))  # as above
         round_tripped = read(payload, table)
         if not exactly_equal(value, round_tripped, table.record_types):
             raise cannot_store(f"{type(value).__qualname__}, or something in it,", "result")

@@ -27,7 +27,7 @@ _NO_TYPES: Final[Mapping[type, RecordType]] = {}
 
 # Where type and == say it all.
 _PLAIN_EQUAL: Final = frozenset({type(None), bool, int, str, bytes, dt.date, dt.timedelta})
-_ATOMS: Final = _PLAIN_EQUAL | {float, dt.datetime, dt.time, dt.timezone, zoneinfo.ZoneInfo, decimal.Decimal, uuid.UUID}
+ATOMS: Final = _PLAIN_EQUAL | {float, dt.datetime, dt.time, dt.timezone, zoneinfo.ZoneInfo, decimal.Decimal, uuid.UUID}
 
 _MISSING: Final = object()
 
@@ -55,12 +55,12 @@ def exactly_equal(a: Any, b: Any, types: Mapping[type, RecordType] = _NO_TYPES) 
 def immutable(value: Any, types: Mapping[type, RecordType] = _NO_TYPES) -> bool:
     """Whether all callers may get one object: nothing in it can be changed, at any depth."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return True
     if kind in by_type:
         return False
     if kind is tuple or kind is frozenset:
-        return set(map(type, value)) <= _ATOMS or all(immutable(item, types) for item in value)
+        return set(map(type, value)) <= ATOMS or all(immutable(item, types) for item in value)
     record_type = types.get(kind)
     if record_type is None or not record_type.frozen:
         return False

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from aikcache._codec.frame import Frame
 from aikcache._engine.call import MISSING, Attempt, Run
-from aikcache._engine.single_flight import FAILED, LANDED, CachedValue, Flight, hand_out
+from aikcache._engine.single_flight import FAILED, LANDED, CachedValue, Flight
 from aikcache._engine.versioned_store import VersionedStore
+from aikcache._local.entry import hand_out
 from aikcache._remote.leases import Lease
 from aikcache._remote.store import Read
 from aikcache.errors import RemoteError
@@ -108,5 +109,5 @@ class Batch:
         )
         attempt.region.counters.stale += 1
         assert attempt.fallback is not None
-        self.values[i] = hand_out(attempt.fallback, attempt.policy.codec)
+        self.values[i] = hand_out(attempt.fallback.value, attempt.fallback.codec, attempt.policy.codec)
         self.land(i, LANDED, attempt.fallback)

@@ -7,6 +7,7 @@ from typing import Any
 from aikcache._engine.call import Attempt, Call
 from aikcache._engine.engine import Engine
 from aikcache._local.entry import EncodedValue, Entry
+from aikcache._local.original import Original
 from aikcache.errors import RemoteError
 
 
@@ -41,8 +42,10 @@ def explain(engine: Engine, call: Call) -> dict[str, Any]:
 
 def _reads(call: Call, entry: Entry) -> bool:
     """Whether an entry's value has the expected type."""
-    codec, value = call.policy.codec, entry.value
-    return codec.reads(value.schema) if type(value) is EncodedValue else codec.takes(value, entry.codec)
+    codec, held = call.policy.codec, entry.value
+    if type(held) is EncodedValue:
+        return codec.reads(held.schema)
+    return codec.takes(held.copy() if type(held) is Original else held, entry.codec)
 
 
 def _remote(engine: Engine, call: Call) -> dict[str, Any] | None:

@@ -216,20 +216,19 @@ class Filler:
         deadline = min(deadline, now + self.bound(policy))
         if deadline <= now:
             return
-        encoded = cached.encoded
         size = 0
         if self.local.max_bytes is not None:
             arguments = None if is_long(where[2]) else where[2]
-            size = held_bytes(cached.value if encoded is None else encoded, arguments) + TAG_OVERHEAD * len(tags)
+            size = held_bytes(cached.value, arguments) + TAG_OVERHEAD * len(tags)
         self.local.fill(
             *where,
-            cached.value if encoded is None else encoded,
+            cached.value,
             codec=policy.codec,
             created_at=created_at,
             fresh_until=fresh_until,
             refresh_at=refresh_at if refresh_at < fresh_until else inf,
             deadline=deadline,
-            shared=encoded is None,
+            shared=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,
         )

@@ -21,7 +21,7 @@ from aikcache._engine.call import MISSING, Attempt
 from aikcache._engine.policy import Policy
 from aikcache._engine.refresh import Refresher
 from aikcache._engine.single_flight import CachedValue
-from aikcache._local.entry import EncodedValue, Entry
+from aikcache._local.entry import EncodedValue, Entry, hand_out
 from aikcache._local.tier import LocalTier
 from aikcache.errors import DecodeError
 
@@ -59,13 +59,14 @@ class Freshness:
         """The value of a trusted entry that has not expired, if it has the requested type; else `MISSING`."""
         if now >= entry.deadline or not self.trusted(entry, now) or not self._local.touch(entry):
             return MISSING
-        value = entry.value
-        if type(value) is EncodedValue:
-            try:
-                return codec.decode(value.codec, value.payload, value.schema, checked=True)
-            except DecodeError:
-                return MISSING
-        return value if entry.codec is codec or codec.takes(value, entry.codec) else MISSING
+        held = entry.value
+        try:
+            value = hand_out(held, entry.codec, codec)
+        except DecodeError:
+            return MISSING
+        if type(held) is EncodedValue and not held.decoded and held.schema == codec.schema:
+            self._local.keep_copied(entry, held, codec, value)
+        return value
 
     def fresh(self, entry: Entry, codec: Codec) -> Any:
         """An entry's value while it is fresh, else `MISSING`."""
@@ -116,7 +117,7 @@ class Freshness:
         if value is MISSING:
             return None
         self._relink(entry, attempt)
-        return value, share(entry, value)
+        return value, CachedValue(entry.value, entry.codec)
 
     def peek(self, attempt: Attempt) -> Any:
         """The fresh local value, without side effects."""
@@ -140,7 +141,7 @@ class Freshness:
         if value is MISSING:
             return value
         attempt.fresh_until = entry.fresh_until
-        if not self.answers(attempt, entry.refresh_at, share(entry, value)):
+        if not self.answers(attempt, entry.refresh_at, CachedValue(entry.value, entry.codec)):
             return MISSING
         if entry.refresh_at <= now < entry.fresh_until:  # renewed once; meanwhile the wrapper serves it
             entry.refresh_at = inf
@@ -161,10 +162,3 @@ class Freshness:
         answers = worth <= RENEW
         attempt.region.counters.stale += answers and now >= attempt.fresh_until
         return answers
-
-
-def share(entry: Entry, value: Any) -> CachedValue:
-    """An entry's value in a form that other callers can share."""
-    if type(entry.value) is EncodedValue:
-        return CachedValue(None, entry.value)
-    return CachedValue(value, codec=entry.codec)

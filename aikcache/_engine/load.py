@@ -24,8 +24,9 @@ from aikcache._engine import refreshing
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import load, run_uncached
-from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight, hand_out
+from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
 from aikcache._engine.versioned_store import VersionedStore
+from aikcache._local.entry import hand_out
 from aikcache._remote.store import Read
 from aikcache.errors import DecodeError, RemoteError
 
@@ -161,7 +162,7 @@ def _wait_for_flight(batch: Batch, i: int, flight: Flight, deadline: float) -> S
         batch.read_again(i, hit=True)  # a load that began before this call may be too old for it
     elif flight.state == LANDED and (attempt.policy.extra or not flight.cached.stale):
         try:
-            batch.values[i] = hand_out(flight.cached, attempt.policy.codec)
+            batch.values[i] = hand_out(flight.cached.value, flight.cached.codec, attempt.policy.codec)
         except DecodeError:
             return False
         counters.joined += 1

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aikcache._local.entry import EncodedValue
-from aikcache.errors import DecodeError
 
 UNDER_WAY, LANDED, FAILED, UNSHAREABLE = range(4)
 LEADER_CHECK = 0.25
@@ -26,27 +25,16 @@ LEADER_CHECK = 0.25
 
 
 class CachedValue(NamedTuple):
-    """A value and how to share it with several callers: itself, or a copy decoded from `encoded`."""
+    """A value in a form that several callers can share, as an entry's."""
 
     value: object
-    encoded: EncodedValue | None = None
-    codec: Any = None  # the value's codec, where it is not encoded
+    codec: Any = None  # the value's
     stale: bool = False
 
 
 def hold(value: object, encoded: EncodedValue, codec: Any, *, shared: bool) -> CachedValue:
     """`shared`: the value itself may be given to all callers."""
-    return CachedValue(value, codec=codec) if shared else CachedValue(None, encoded)
-
-
-def hand_out(cached: CachedValue, codec: Any) -> Any:
-    """The value for one more caller. Raises `DecodeError` where it has another type than requested."""
-    encoded = cached.encoded
-    if encoded is not None:
-        return codec.decode(encoded.codec, encoded.payload, encoded.schema, checked=True)
-    if cached.codec is not codec and not codec.takes(cached.value, cached.codec):
-        raise DecodeError("it was loaded as another type.")
-    return cached.value
+    return CachedValue(value if shared else encoded, codec)
 
 
 class Flight:

@@ -1,12 +1,18 @@
-"""What the local tier holds: one value, and the copy that mutable ones are decoded from."""
+"""What the local tier holds: one value, or what a mutable one is decoded or copied from."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cachetools
+
 from aikcache._compiled import fast
 from aikcache._local import s3fifo
+from aikcache._local.original import LEAVES, Original
+from aikcache._local.size import held_bytes
+from aikcache._settings.config import CacheConfig
+from aikcache.errors import DecodeError
 
 if TYPE_CHECKING:
     from aikcache._local.region import Region
@@ -22,6 +28,39 @@ class EncodedValue(NamedTuple):
     codec: int
     payload: bytes
     schema: bytes
+    decoded: bool = False
+    """It goes on being decoded for each caller: no `Original` can be made of it."""
+
+
+def hand_out(held: Any, giver: Any, codec: Any) -> Any:
+    """A held value, which `giver` decoded or accepted, for one more caller.
+
+    Raises `DecodeError` where it has another type than requested.
+    """
+    if type(held) is EncodedValue:
+        return codec.decode(held.codec, held.payload, held.schema, checked=True)
+    value = held.copy() if type(held) is Original else held
+    if giver is not codec and not codec.takes(value, giver):
+        raise DecodeError("it was loaded as another type.")
+    return value
+
+
+def decoded_once(encoded: EncodedValue, value: object, room: int | None, *, quick: bool) -> tuple[object, int]:
+    """What to hold of a value that was decoded, in place of `encoded`, and how many bytes more that takes.
+
+    An `Original`, if the value is of types that are copied, and takes no more than `room`. `quick`: nobody has to be
+    told of hits.
+    """
+    growth = 0
+    try:
+        original = Original(value, LEAVES, quick)
+    except TypeError:
+        return encoded._replace(decoded=True), 0
+    if room is not None:
+        growth = held_bytes(original) - held_bytes(encoded)
+        if growth > room:
+            return encoded._replace(decoded=True), 0
+    return original, growth
 
 
 class Entry(Node):
@@ -36,7 +75,7 @@ class Entry(Node):
 
     region: Region
     local_key: Hashable
-    codec: Any  # that gave the value, where it is not `EncodedValue`
+    codec: Any  # that gave the value, where it is not an `EncodedValue`
     size: int
     tags: tuple[Hashable, ...]  # of an entry in OTHER also its groups, each in a tuple
     until: float  # handed out as it is before this
@@ -66,3 +105,12 @@ class EntryStore(s3fifo.S3FIFOCache):
             raise KeyError("the cache is empty")
         node = self._choose()
         return node.key, node  # type: ignore[return-value]
+
+
+def make_store(config: CacheConfig) -> Any:
+    """The store of a policy."""
+    if config.policy == "s3fifo":
+        return EntryStore(config.local_max_entries)
+    if config.policy == "lru":
+        return cachetools.LRUCache(config.local_max_entries)
+    return config.policy(config.local_max_entries)  # type: ignore[operator]

@@ -5,8 +5,8 @@ the call's arguments, so a hit builds no key and takes no lock. One `cachetools.
 the keys' text, decides what is evicted. `table` and store hold the same entries. (Invalidating a group replaces its
 `table` by an empty one, whatever it holds; the store follows, a few entries at each later fill.)
 
-An entry is returned as it is until `until`. Where that is not allowed (its value is mutable and must be decoded for
-each caller, or the policy must be told of hits) `until` is minus infinity, and the wrapper takes the slower `late`.
+An entry is returned as it is until `until`. Where that is not allowed (a mutable value is copied or decoded for each
+caller, or the policy must be told of hits) `until` is minus infinity, and the wrapper takes the slower `late`.
 
 Threads: everything but a hit happens under `guard`. A fill is refused if the region's `epoch` has moved since its
 question was asked: something in the region was invalidated meanwhile, and the answer may be from before it. Counts are
@@ -20,13 +20,11 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Any, Protocol
 
-import cachetools
-
 from aikcache._concurrency.guard import Guard
 from aikcache._keys.chosen import held_as
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import groups_of
-from aikcache._local.entry import Entry, EntryStore
+from aikcache._local.entry import EncodedValue, Entry, decoded_once, make_store
 from aikcache._local.region import Region
 from aikcache._local.regions import Regions
 from aikcache._local.tag_index import TagIndex
@@ -58,7 +56,7 @@ class LocalTier(Regions):
         self.bytes = 0
         self.closed = False
         self.evictions = 0
-        self._store: Any = self._make_store(config)
+        self._store: Any = make_store(config)
         self._native = config.policy == "s3fifo"
         self._linked = 0
         self._tags = TagIndex()
@@ -66,14 +64,6 @@ class LocalTier(Regions):
         self._purging: list[Region] = []  # those that have ended entries
         self._lead = Keyspace(config.instance, config.version).namespace_prefix
         guard.mend = self._start_over
-
-    @staticmethod
-    def _make_store(config: CacheConfig) -> Any:
-        if config.policy == "s3fifo":
-            return EntryStore(config.local_max_entries)
-        if config.policy == "lru":
-            return cachetools.LRUCache(config.local_max_entries)
-        return config.policy(config.local_max_entries)  # type: ignore[operator]
 
     def __len__(self) -> int:
         if self.closed:
@@ -98,7 +88,7 @@ class LocalTier(Regions):
             while region.ended:
                 region.hits += sum(entry.hits for entry in region.ended[-1].values())
                 region.ended.pop()
-        self._store = self._make_store(self._config)
+        self._store = make_store(self._config)
         self._tags, self._purging, self._linked, self.bytes = TagIndex(), [], 0, 0
         for region in self.all_regions():
             self._divert(region)
@@ -212,10 +202,30 @@ class LocalTier(Regions):
         while len(self._store) >= self.max_entries or (
             self.max_bytes is not None and self.bytes + size > self.max_bytes and len(self._store)
         ):
-            _, entry = self._store.popitem()
-            self._depart(entry)
-            entry.region.counters.evictions += 1
-            self.evictions += 1
+            self._evict()
+
+    def _evict(self) -> None:
+        _, entry = self._store.popitem()
+        self._depart(entry)
+        entry.region.counters.evictions += 1
+        self.evictions += 1
+
+    def keep_copied(self, entry: Entry, encoded: EncodedValue, codec: object, value: object) -> None:
+        """From now on give copies of what `codec` has decoded for a caller, if its types allow it and there is room."""
+        if self.guard.held():
+            return
+        room = None if self.max_bytes is None else self.max_bytes - entry.size
+        held, growth = decoded_once(encoded, value, room, quick=self._native)
+
+        def work() -> None:
+            if entry.epoch >= 0 and entry.value is encoded:
+                entry.codec, entry.value = codec, held  # in this order: who reads the new value reads its codec after
+                entry.size += growth
+                self.bytes += growth
+                while self.max_bytes is not None and self.bytes > self.max_bytes:
+                    self._evict()
+
+        self.guard.run(work)
 
     def _resync(self) -> None:
         """Follow a store that dropped entries by itself, as cachetools.TTLCache does."""

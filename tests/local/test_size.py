@@ -64,6 +64,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "dicts": lambda n: {f"field {n}-{i}": n * i for i in range(20)},
     "lists, packed": lambda n: [f"{n}-{i}" for i in range(50)],
     "dicts, packed": lambda n: {f"field {i}": n * i for i in range(20)},
+    "records, packed": lambda n: {"rows": [{"id": n * 1000 + i, "name": f"{n}-{i}", "at": (n, [i])} for i in range(9)]},
 }
 
 
@@ -98,10 +99,17 @@ def test_what_is_counted_is_what_is_taken(what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "tagged"), [*((what, False) for what in VALUES), ("none", True), ("frozen dataclasses", True)]
+    ("what", "tagged", "hit"),
+    [
+        *((what, False, hit) for what in VALUES for hit in (False, True) if "packed" in what or not hit),
+        ("none", True, False),
+        ("frozen dataclasses", True, False),
+    ],
 )
-def test_the_local_tier_takes_what_local_max_bytes_says(what: str, tagged: bool) -> None:
-    """A local tier that is full takes its bound, within the stated factor, keys and entries included."""
+def test_the_local_tier_takes_what_local_max_bytes_says(what: str, tagged: bool, hit: bool) -> None:
+    """A local tier that is full takes its bound, within the stated factor, keys, entries and what copies are made of
+    included.
+    """
     make, bound = VALUES[what], 300_000
     with Cache(local_max_entries=100_000, local_max_bytes=bound, metrics=None) as cache:
         # The names are made as the values are: what the arguments take is held, too.
@@ -125,7 +133,8 @@ def test_the_local_tier_takes_what_local_max_bytes_says(what: str, tagged: bool)
             # What has been evicted is remembered for a while, which takes memory as well: so until that is full, too.
             while local.evictions < max(50, 3 * get.cache_info().currsize) and n < 20_000:
                 n += 1
-                get(f"{n:040}")
+                for _ in range(1 + hit):
+                    get(f"{n:040}")
             assert n < 20_000
 
         taken = grown(fill)

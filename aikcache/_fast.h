@@ -1,0 +1,28 @@
+/* What `_fast.c` knows of an entry, and `_entry.c` makes. */
+
+#include <Python.h>
+#include <structmember.h>
+
+/* What an entry of the local tier is made of: the attributes of `_local/entry.Entry`. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *key, *value, *region, *local_key, *codec, *tags;
+    double until, refresh_at, fresh_until, deadline, created_at;
+    Py_ssize_t hits, spent, size, epoch;
+    char place;
+} Node;
+
+/* A mutable value, of which each caller gets a copy. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *value;
+    char quick; /* whether the compiled wrapper may copy it: the policy need not be told of hits */
+} Original;
+
+extern PyType_Spec aikcache_node_spec, aikcache_original_spec;
+
+/* A new reference; NULL with an exception. */
+PyObject *aikcache_copy(Original *original);
+
+#define VISIT(name) Py_VISIT(self->name);
+#define CLEAR(name) Py_CLEAR(self->name);
