@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # What the installation is made of; the C part is built where there is a compiler and Python.h.
-SOURCES := setup.py aikcache/_fast.c aikcache/_entry.c aikcache/_fast.h
+# __init__.py has the version.
+SOURCES := setup.py aikcache/__init__.py aikcache/_fast.c aikcache/_entry.c aikcache/_fast.h
 
 .PHONY: demo test pure uncompiled lowest check docs ops-check ops-demo bench dist clean \
 	redis-up redis-status redis-failover redis-down
@@ -64,7 +65,7 @@ dist: $(VENV)/.made
 	$(BIN)/python -m build --sdist --outdir dist >/dev/null
 	@set -e; away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; cp tests/decorators/_oracle.py "$$away"; \
 	for python in $(PYTHONS); do \
-		$$python -c '' 2>/dev/null || continue; \
+		$$python -c '' 2>/dev/null || { echo "$$python is not here"; continue; }; \
 		rm -rf "$$away/wheel"; $$python -m venv --clear "$$away/env"; here="$$away/env/bin/python"; \
 		"$$here" -m pip --quiet --disable-pip-version-check wheel --no-deps -w "$$away/wheel" dist/*.tar.gz; \
 		"$$here" -m pip --quiet --disable-pip-version-check install "$$away"/wheel/*.whl; \

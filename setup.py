@@ -1,5 +1,6 @@
 """What is installed, and with what; the tools are configured in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -58,11 +59,14 @@ BENCH = [
     "Flask-Session>=0.8",
 ]
 
-README = Path(__file__).with_name("README.md")
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+# Read, not imported: what aikcache imports is not there yet.
+VERSION = re.findall(r'^__version__ = "(.+)"$', (HERE / "aikcache" / "__init__.py").read_text(encoding="utf-8"), re.M)
 
 setup(
     name="aikcache",
-    version="0.1.0",
+    version=VERSION[0],
     description="Function caching with a coherent local tier in front of Redis: decorators, invalidation, sessions",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -70,6 +74,10 @@ setup(
     license_files=["LICENSE"],
     keywords=["cache", "redis", "valkey", "decorator", "invalidation", "sentinel", "session"],
     classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Framework :: Django",
+        "Framework :: Flask",
+        "Framework :: Pytest",
         "Intended Audience :: Developers",
         "Operating System :: POSIX :: Linux",
         "Operating System :: MacOS",
@@ -77,6 +85,9 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Software Development :: Libraries :: Python Modules",
+        "Topic :: System :: Distributed Computing",
         "Typing :: Typed",
     ],
     packages=find_packages(include=["aikcache", "aikcache.*"]),

@@ -41,7 +41,7 @@ from aikcache.errors import (
     SessionUnavailableError,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "AikcacheError",
     "Cache",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,10 @@ print([name for name in ("redis", "ssl", "flask", "zstandard") if name in sys.mo
 def test_importing_starts_nothing() -> None:
     """Neither the import nor a local cache starts a thread."""
     assert run("import threading, aikcache; aikcache.Cache(); print(threading.active_count())") == "1"
+
+
+def test_the_version_is_the_changelogs() -> None:
+    """Its latest release has the number, and a date."""
+    log = (Path(aikcache.__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    latest = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", log, re.M)[0]
+    assert latest == aikcache.__version__
