@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
+def as_nobody() -> Iterator[None]:
     """The system takes this process for that of another user meanwhile."""
     groups = os.getgroups()
     os.setgroups([])
@@ -63,7 +63,7 @@ def test_another_user_reaches_neither_the_server_nor_the_journal(base: Path) -> 
             lambda: (base / "journal").write_bytes(b""),
             lambda: (base / "journal").unlink(),
         ]
-        with closing(link), nobody():
+        with closing(link), as_nobody():
             for attempt in attempts:
                 with pytest.raises(PermissionError):
                     attempt()
@@ -72,7 +72,7 @@ def test_another_user_reaches_neither_the_server_nor_the_journal(base: Path) -> 
 
 def test_what_another_user_has_put_there_is_refused(base: Path) -> None:
     """A directory and a file that another user made first are a `ConfigError`, and are left as they are."""
-    with nobody():
+    with as_nobody():
         (base / "home").mkdir()
         (base / "journal").touch()
         (base / "above").mkdir()
@@ -91,7 +91,7 @@ def test_no_connection_is_made_to_a_server_of_another_user(base: Path) -> None:
     place = base / "server.sock"
     held = Attachment(base, place, os.open(os.devnull, os.O_RDONLY))
     with closing(held), socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as link:
-        with nobody():
+        with as_nobody():
             server.bind(str(place))
             server.listen()
         link.connect(str(place))

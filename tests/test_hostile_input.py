@@ -57,9 +57,9 @@ PARTS = (
 
 def values() -> list[bytes]:
     plain: list[Any] = [[1, 2.5, None, True], {"a": {"b": ["c"] * 9}}, [[]] * 50, "x" * 99]
-    odd: list[Any] = [{1, 2, 3}, (1, {2: b"x"}), {UUID(int=1): Decimal(1)}, {frozenset({1}): 2.5}]
+    unusual: list[Any] = [{1, 2, 3}, (1, {2: b"x"}), {UUID(int=1): Decimal(1)}, {frozenset({1}): 2.5}]
     packed = [msgspec.msgpack.encode(value) for value in (*plain, [str(UUID(int=n)) for n in range(50)])]
-    return [*map(orjson.dumps, plain), *(Codec().encode(value).payload for value in odd), *packed]
+    return [*map(orjson.dumps, plain), *(Codec().encode(value).payload for value in unusual), *packed]
 
 
 def frames(framer: Framer) -> list[bytes]:
@@ -89,8 +89,8 @@ def match(data: bytes) -> object:
 
 def read_totals(data: bytes) -> object:
     """A snapshot, and totals of the dead, down to what a scrape answers."""
-    told = reading.parse(data) or {}
-    total = reading.merged([reading.unpack(told)], fleet._by_host(data).values())
+    parsed = reading.parse(data) or {}
+    total = reading.merged([reading.unpack(parsed)], fleet._by_host(data).values())
     return generate_latest(ReadingCollector("shop", total))
 
 

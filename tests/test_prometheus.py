@@ -218,6 +218,6 @@ def test_health_is_answered_beside_the_metrics(prefix: str) -> None:
     assert (status, json.loads(body)["live"]) == ("503 Service Unavailable", False)
     with Cache("unix:///nowhere/at/all", instance=prefix, metrics=prefix, publish_interval=None) as cache:
         status, body = ask(cache)
-        told = json.loads(body)
-        assert (status, told["status"], told["ready"]) == ("200 OK", "degraded", True)
-        assert all(problem["cure"] for problem in told["problems"])
+        answer = json.loads(body)
+        assert (status, answer["status"], answer["ready"]) == ("200 OK", "degraded", True)
+        assert all(problem["cure"] for problem in answer["problems"])

@@ -45,9 +45,9 @@ def test_the_server_is_that_of_the_environment_or_of_the_option(run: Callable[..
     """AIKCACHE_URL says where; --url says it otherwise; neither is wrong usage."""
     assert "Pass --url" in run("ping").stderr
     assert run("ping").exit_code == 2
-    told = run("ping", "--json", "--timeout", PATIENT, AIKCACHE_URL=redis_url)
-    assert told.exit_code == 0
-    assert json.loads(told.stdout)["seconds"] > 0
+    done = run("ping", "--json", "--timeout", PATIENT, AIKCACHE_URL=redis_url)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["seconds"] > 0
     assert run("ping", "--url", redis_url, "--timeout", PATIENT, AIKCACHE_URL="redis://127.0.0.1:1").exit_code == 0
 
 
@@ -81,9 +81,9 @@ def test_a_wrong_password_is_reported_and_not_shown(run: Callable[..., Result], 
     said = run("ping", "--url", wrong, "--timeout", PATIENT)
     assert (said.exit_code, "password is wrong" in said.stderr) == (1, True)
     assert "wants a password" in run("ping", "--url", tcp_server.url, "--timeout", PATIENT).stderr
-    told = run("ping", "--url", right, "--timeout", PATIENT)
-    assert told.stdout.startswith(f"redis://{place} answers in ")
-    for output in (said.output, told.output, run("doctor", "--url", right, "--timeout", PATIENT).output):
+    done = run("ping", "--url", right, "--timeout", PATIENT)
+    assert done.stdout.startswith(f"redis://{place} answers in ")
+    for output in (said.output, done.output, run("doctor", "--url", right, "--timeout", PATIENT).output):
         assert PASSWORD not in output
 
 

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.servers
 def test_the_counts_of_the_demo_add_up(run: Callable[..., Result], redis_url: str) -> None:
     """Two processes on a server: each call is local, remote or a miss, and none is older than its process's writes."""
     done = run("demo", "--url", redis_url, "--processes", "2", "--calls", "100", "--json")
-    told = json.loads(done.stdout)
-    assert (done.exit_code, told["calls_add_up"], told["older_than_own_write"]) == (0, True, 0)
-    for row in told["operations"]:
+    figures = json.loads(done.stdout)
+    assert (done.exit_code, figures["calls_add_up"], figures["older_than_own_write"]) == (0, True, 0)
+    for row in figures["operations"]:
         changes = 2 * 5 if row["name"] == "product:get" else 0
         assert row["calls"] == row["local"] + row["remote"] + row["misses"] == 200 + changes
 

@@ -21,9 +21,9 @@ PATIENT = "60"
 
 def test_findings_come_with_their_cures(run: Callable[..., Result], redis_url: str) -> None:
     """As text and as JSON; a default server has warnings, so the exit status is not 0."""
-    told = run("doctor", "--url", redis_url, "--json", "--timeout", PATIENT)
-    findings = json.loads(told.stdout)["findings"]
-    assert told.exit_code == json.loads(told.stdout)["status"] >= 1
+    done = run("doctor", "--url", redis_url, "--json", "--timeout", PATIENT)
+    findings = json.loads(done.stdout)["findings"]
+    assert done.exit_code == json.loads(done.stdout)["status"] >= 1
     memory = next(one for one in findings if one["check"] == "eviction" and one["severity"] == "warning")
     text = run("doctor", "--url", redis_url, "--timeout", PATIENT)
     assert memory["cure"] in text.stdout
@@ -48,10 +48,10 @@ def test_the_exit_code_is_0_where_nothing_is_wrong(run: Callable[..., Result], o
             "shop", enabled=True, passwords=["+sesame"], keys=["*"], channels=["*"], categories=["+@all"]
         )
     url = own_server.url.replace("://", "://shop:sesame@")
-    told = run("doctor", "--url", url, "--json", "--timeout", PATIENT)
-    wrong = {(one["severity"], one["check"]) for one in json.loads(told.stdout)["findings"] if one["severity"] != "ok"}
+    done = run("doctor", "--url", url, "--json", "--timeout", PATIENT)
+    wrong = {(one["severity"], one["check"]) for one in json.loads(done.stdout)["findings"] if one["severity"] != "ok"}
     assert wrong <= {("warning", "version")}
-    assert told.exit_code == len(wrong)
+    assert done.exit_code == len(wrong)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_the_cure_of_a_refused_login_names_the_url(
     """And not to look at the firewall."""
     with redis.Redis.from_url(own_server.url) as client:
         client.config_set("requirepass", "sesame")
-        told = run("doctor", "--url", own_server.url.replace("://", f"://{user}"), "--json", "--timeout", PATIENT)
+        done = run("doctor", "--url", own_server.url.replace("://", f"://{user}"), "--json", "--timeout", PATIENT)
         client.config_set("requirepass", "")
-    (away,) = [one for one in json.loads(told.stdout)["findings"] if one["check"] == "reachable"]
-    assert (told.exit_code, reason in away["evidence"], away["cure"].startswith(cure)) == (2, True, True)
+    (away,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "reachable"]
+    assert (done.exit_code, reason in away["evidence"], away["cure"].startswith(cure)) == (2, True, True)
 
 
 def test_terminal_escapes_in_a_servers_text_are_not_printed() -> None:

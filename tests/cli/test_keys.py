@@ -75,8 +75,8 @@ def test_keys_come_with_size_and_time_and_a_limit(cache: Cache, ask: Callable[..
     cache.set("a:f:1", "x" * 10, ttl=600)
     with redis.Redis.from_url(redis_url) as client:
         client.set("shop:v1:a:f:\x1b[2J", "evil")
-    told = json.loads(ask("keys", "--long", "--json").stdout)["keys"]
-    assert [row["kept_seconds"] is None for row in told] == [True, False]
+    shown = json.loads(ask("keys", "--long", "--json").stdout)["keys"]
+    assert [row["kept_seconds"] is None for row in shown] == [True, False]
     assert "\x1b" not in ask("keys").stdout + ask("keys", "-l").stdout
     cut = ask("keys", "--limit", "1")
     assert (len(cut.stdout.split()), "There are more" in cut.stderr) == (1, True)
@@ -85,14 +85,14 @@ def test_keys_come_with_size_and_time_and_a_limit(cache: Cache, ask: Callable[..
 def test_a_value_is_shown_with_all_that_is_known(cache: Cache, ask: Callable[..., Any]) -> None:
     """As text and as JSON."""
     cache.set("a:f:1", {"text": "\x9b2J" + "x" * 4000}, ttl=600, tags=("t:1",))
-    told = json.loads(ask("show", "a:f:1", "--json").stdout)
-    assert told.pop("value") == {"text": "\x9b2J" + "x" * 4000}
-    assert told.pop("stamps").keys() == {"*", "a", "a:f", "#t:1"}
-    assert 0 < told.pop("ttl_seconds") <= told.pop("kept_seconds") <= 600
-    assert 0 <= told.pop("age_seconds") < 600
-    assert told.pop("bytes") < 1000 < told.pop("payload_bytes")
-    assert told.pop("load_seconds") >= 0
-    assert told == {
+    shown = json.loads(ask("show", "a:f:1", "--json").stdout)
+    assert shown.pop("value") == {"text": "\x9b2J" + "x" * 4000}
+    assert shown.pop("stamps").keys() == {"*", "a", "a:f", "#t:1"}
+    assert 0 < shown.pop("ttl_seconds") <= shown.pop("kept_seconds") <= 600
+    assert 0 <= shown.pop("age_seconds") < 600
+    assert shown.pop("bytes") < 1000 < shown.pop("payload_bytes")
+    assert shown.pop("load_seconds") >= 0
+    assert shown == {
         "key": "shop:v1:a:f:1", "type": "dict", "form": "JSON", "current": True, "tags": ["t:1"], "compressed": True,
         "sealed": False,
     }  # fmt: skip
@@ -149,8 +149,8 @@ def test_a_key_that_is_not_text_belongs_to_no_operation(cache: Cache, ask: Calla
     with redis.Redis.from_url(redis_url) as client:
         client.set(b"shop:v1:a:f:\xff", 1)
     for words in (["keys"], ["keys", "--long"], ["keys", "--long", "--json"]):
-        assert (told := ask(*words)).exit_code == 0
-        assert told.stdout.count("a:f:") == 1
+        assert (shown := ask(*words)).exit_code == 0
+        assert shown.stdout.count("a:f:") == 1
     assert "1 key of shop would" in ask("invalidate", "--tag", "t", "--dry-run").stdout
     assert "1 key of shop would" in ask("invalidate", "a", "--dry-run").stdout
 
@@ -166,10 +166,10 @@ def test_a_number_too_long_to_print_is_not_shown(cache: Cache, ask: Callable[...
     """A number of thousands of digits: all else is told."""
     cache.set("a:f:1", value, ttl=600)
     for words in (["show", "a:f:1"], ["show", "a:f:1", "--json"]):
-        told = ask(*words)
-        assert told.exit_code == 0
-        assert "too large or too deep to be shown" in told.stdout
-        assert type(value).__name__ in told.stdout
+        shown = ask(*words)
+        assert shown.exit_code == 0
+        assert "too large or too deep to be shown" in shown.stdout
+        assert type(value).__name__ in shown.stdout
 
 
 def test_forged_nesting_is_shown_or_refused(run: Callable[..., Any], redis_url: str) -> None:

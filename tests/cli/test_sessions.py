@@ -52,13 +52,13 @@ def test_a_subjects_sessions_are_listed_and_ended(store: SessionStore, ask: Call
     """One by its handle, or all; those of others go on."""
     cookies = [log_in(store, "user-7", "phone\x1b[2J"), log_in(store, "user-7", "desk")]
     other = log_in(store, "user-8", "desk")
-    told = ask("list", "user-7", "--json")
-    found = {one["label"]: one["handle"] for one in json.loads(told.stdout)["sessions"]}
+    done = ask("list", "user-7", "--json")
+    found = {one["label"]: one["handle"] for one in json.loads(done.stdout)["sessions"]}
     assert found.keys() == {"phone\x1b[2J", "desk"}
     text = ask("list", "user-7")
     assert found["desk"] in text.stdout
     assert "\x1b" not in text.stdout
-    assert not [word for word in ("hunter2", *cookies) if word in told.output + text.output]
+    assert not [word for word in ("hunter2", *cookies) if word in done.output + text.output]
     foreign = ask("end", "user-8", "--handle", found["desk"], "--yes")
     assert (foreign.exit_code, "no session with that handle" in foreign.stderr) == (1, True)
     assert json.loads(ask("end", "user-7", "--handle", found["desk"], "--yes", "--json").stdout) == {"ended": 1}

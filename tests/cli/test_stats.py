@@ -73,11 +73,11 @@ def ask(run: Run, redis_url: str, metrics: str) -> Run:
 def test_stats_add_up_all_processes(fleet: Cache, ask: Run) -> None:
     """As JSON and as tables; asking adds no process and no call."""
     for _ in range(2):
-        told = json.loads(ask("stats", "--json").stdout)
-        counted = told["operations"]["p:twice"]
+        figures = json.loads(ask("stats", "--json").stdout)
+        counted = figures["operations"]["p:twice"]
         assert (counted["hits"], counted["misses"], counted["loads"]) == (2, 1, 1)
-        assert [process["pid"] for process in told["processes"]] == [os.getpid()]
-        assert told["pending_invalidations"] == told["open_breakers"] == 0
+        assert [process["pid"] for process in figures["processes"]] == [os.getpid()]
+        assert figures["pending_invalidations"] == figures["open_breakers"] == 0
     text = ask("stats").stdout
     assert "1 process on 1 host" in text
     assert "1 load, 0 stale, 1 write" in text
@@ -90,9 +90,9 @@ def test_top_shows_rates(fleet: Cache, ask: Run) -> None:
     text = ask("top", "--once").stdout
     assert "66.7%" in text
     assert "breaker closed" in text
-    told = json.loads(ask("top", "--json").stdout)
-    assert told["operations"]["p:twice"]["hit_rate"] == pytest.approx(2 / 3)
-    assert told["per_second"]["calls"] > 0
+    figures = json.loads(ask("top", "--json").stdout)
+    assert figures["operations"]["p:twice"]["hit_rate"] == pytest.approx(2 / 3)
+    assert figures["per_second"]["calls"] > 0
 
 
 def test_where_no_process_publishes_stats_says_so(ask: Run, redis_url: str) -> None:

@@ -129,9 +129,9 @@ def test_extra_zstd_data_is_refused() -> None:
     """Bytes after the zstd frame, and a second zstd frame, are refused."""
     good = zstandard.ZstdCompressor().compress(b"x" * 4000)
     assert Framer().unpack(KEY, with_payload(good)).payload == b"x" * 4000
-    for odd in (good + b"x", good + good, good[:-1], b"", b"no zstd", b"\x50\x2a\x4d\x18\x01\x00\x00\x00x"):
+    for changed in (good + b"x", good + good, good[:-1], b"", b"no zstd", b"\x50\x2a\x4d\x18\x01\x00\x00\x00x"):
         with pytest.raises(DecodeError):
-            Framer().unpack(KEY, with_payload(odd))
+            Framer().unpack(KEY, with_payload(changed))
 
 
 def test_other_key_is_refused() -> None:
@@ -168,19 +168,19 @@ def test_every_flipped_bit_is_refused(secret: str | None) -> None:
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    odd = bytearray(data)
+    changed = bytearray(data)
     choice = rng.randrange(5)
     if choice == 0:
-        del odd[rng.randrange(len(odd)) :]
+        del changed[rng.randrange(len(changed)) :]
     elif choice == 1:
         return rng.randbytes(rng.randrange(200))
     elif choice == 2:
-        at = rng.randrange(len(odd))
-        odd[at:at] = rng.randbytes(rng.randrange(1, 9))
+        at = rng.randrange(len(changed))
+        changed[at:at] = rng.randbytes(rng.randrange(1, 9))
     else:
         for _ in range(rng.randrange(1, 6)):
-            odd[rng.randrange(len(odd))] = rng.randrange(256)
-    return bytes(odd)
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("secret", [None, "s3cret"])
@@ -194,12 +194,12 @@ def test_mutations_never_give_a_wrong_value(secret: str | None) -> None:
         frames.append((value, pack(framer, encoded.payload, codec=encoded.codec, schema=codec.schema)))
     for _ in range(MUTATIONS // 2):
         value, data = rng.choice(frames)
-        odd = mutated(rng, data)
+        changed = mutated(rng, data)
         try:
-            frame = framer.unpack(KEY, odd)
+            frame = framer.unpack(KEY, changed)
         except DecodeError:
             continue
-        assert odd == data
+        assert changed == data
         assert codec.decode(frame.codec, frame.payload, frame.schema) == value
 
 

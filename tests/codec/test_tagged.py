@@ -323,11 +323,11 @@ def test_mutated_payloads() -> None:
     rng = random.Random(4)
     payload = Codec().encode({(1, 2): [dt.datetime(2024, 1, 1, tzinfo=dt.UTC), b"x", {1.5, Decimal(2)}, 2**80]}).payload
     for _ in range(5000):
-        odd = bytearray(payload)
+        changed = bytearray(payload)
         for _ in range(rng.randrange(1, 4)):
-            odd[rng.randrange(len(odd))] = rng.randrange(256)
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
         try:
-            Codec().decode(TAGGED, bytes(odd))
+            Codec().decode(TAGGED, bytes(changed))
         except DecodeError:
             continue
 

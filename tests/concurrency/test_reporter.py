@@ -13,25 +13,25 @@ from aikcache._concurrency.reporter import AGAIN, LONGEST, MOST_CAUSES, OTHER, R
 def test_causes_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """Beyond MOST_CAUSES whatever comes has one cause: nothing grows, and one line a minute is logged for all of it."""
     now = 1000.0
-    trouble = RateLimitedReporter(lambda: now)
+    reporter = RateLimitedReporter(lambda: now)
     for i in range(3 * MOST_CAUSES):
-        trouble.report(f"key:p:f{i}", f"trouble {i}")
-    assert len(trouble.counts) == MOST_CAUSES + 1
-    assert trouble.counts[OTHER] == 2 * MOST_CAUSES
+        reporter.report(f"key:p:f{i}", f"trouble {i}")
+    assert len(reporter.counts) == MOST_CAUSES + 1
+    assert reporter.counts[OTHER] == 2 * MOST_CAUSES
     assert len(caplog.records) == MOST_CAUSES + 1
-    trouble.report("key:p:f0", "known, and said already")
-    assert trouble.counts["key:p:f0"] == 2
+    reporter.report("key:p:f0", "known, and said already")
+    assert reporter.counts["key:p:f0"] == 2
     assert len(caplog.records) == MOST_CAUSES + 1
 
 
 def test_a_cause_is_logged_again_after_a_minute_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
     """What goes on is logged once a minute, with the number of times it was not."""
     now = 1000.0
-    trouble = RateLimitedReporter(lambda: now)
+    reporter = RateLimitedReporter(lambda: now)
     for _ in range(3):
-        trouble.report("redis", "away", level=logging.ERROR)
+        reporter.report("redis", "away", level=logging.ERROR)
     now += AGAIN
-    trouble.report("redis", "away", level=logging.ERROR)
+    reporter.report("redis", "away", level=logging.ERROR)
     assert [record.getMessage() for record in caplog.records] == ["away", "away (2 more since the last line)"]
 
 

@@ -803,14 +803,19 @@ class TestWrapper:
     def test_explain_says_where_the_answer_is(self, cache: Cache, clock: FakeClock) -> None:
         """`.explain` tells of a call what is held, for how long, and what would happen; it counts nothing."""
         f, counted = counting(cache, ttl=10, tags=("t:{x}",))
-        told = f.explain(1)
-        assert (told["key"], told["local"], told["remote"], told["answer"]) == ("aikernel:v1:p:f:1", None, None, "load")
+        explained = f.explain(1)
+        assert (explained["key"], explained["local"], explained["remote"], explained["answer"]) == (
+            "aikernel:v1:p:f:1",
+            None,
+            None,
+            "load",
+        )
         f(1)
         clock.advance(4)
-        told = f.explain(1)
-        assert told["local"] == {"fresh": True, "seconds_left": 6.0, "tags": ["t:1"]}
-        assert told["answer"] == "local"
-        assert set(told["groups"]) == {"*", "p", "p:f", "#t:1"}
+        explained = f.explain(1)
+        assert explained["local"] == {"fresh": True, "seconds_left": 6.0, "tags": ["t:1"]}
+        assert explained["answer"] == "local"
+        assert set(explained["groups"]) == {"*", "p", "p:f", "#t:1"}
         clock.advance(6)
         assert f.explain(1)["answer"] == "load"
         assert counted.runs == 1
@@ -902,16 +907,16 @@ class TestWrapper:
     def test_a_bound_method_has_the_name_docstring_and_signature_of_the_method(self, cache: Cache) -> None:
         """It compares, hashes, signs, documents and pickles as a method does; the class has the function itself."""
         assert inspect.isfunction(Counter.price)
-        counter, twin = Counter(), Counter()
+        counter, other_counter = Counter(), Counter()
         bound = counter.price
-        assert (bound == counter.price, hash(bound), bound == twin.price) == (True, hash(counter.price), False)
+        assert (bound == counter.price, hash(bound), bound == other_counter.price) == (True, hash(counter.price), False)
         assert list(inspect.signature(bound).parameters) == ["what", "count"]
         assert (bound.__name__, bound.__self__, bound.__func__) == ("price", counter, Counter.price)
         assert repr(bound) == f"<bound cached method Counter.price of {counter!r}>"
         assert pickle.loads(pickle.dumps(bound))("tea") == copy.copy(bound)("tea") == bound("tea") == "1 tea"
         assert pickle.loads(pickle.dumps(Counter.price)) is Counter.price
-        twin.price = lambda what: "mine"
-        assert twin.price("tea") == "mine"
+        other_counter.price = lambda what: "mine"
+        assert other_counter.price("tea") == "mine"
 
     def test_a_method_without_ignored_normalized_or_keyed_self_is_refused_with_its_class(self, cache: Cache) -> None:
         """As soon as the class is complete, by a `ConfigError` that says what to do (Python 3.11 wraps it)."""

@@ -199,7 +199,7 @@ class TestAnswers:
         def f(a: int) -> int:
             return a
 
-        class Odd:
+        class Unpredictable:
             def __hash__(self) -> int:
                 return hash(5)
 
@@ -208,7 +208,7 @@ class TestAnswers:
                 gc.collect()
                 return False
 
-        f._aikcache_table = {Odd(): 1}  # type: ignore[attr-defined]
+        f._aikcache_table = {Unpredictable(): 1}  # type: ignore[attr-defined]
         assert f(5) == 5
 
     def test_an_error_of_a_comparison_is_raised(self, cache: Cache) -> None:
@@ -340,12 +340,12 @@ class TestLikeAFunction:
             ((), {}), ((1, "x", 3), {}), ((1,), {"a": 1}), ((1,), {"c": 1}), ((), {"b": "x"}),
         ]  # fmt: skip
         for args, kwargs in wrong:
-            told = []
+            names = []
             for function in (named, named.__wrapped__):
                 with pytest.raises(TypeError) as caught:
                     function(*args, **kwargs)
-                told.append(str(caught.value))
-            assert told[0] == told[1]
+                names.append(str(caught.value))
+            assert names[0] == names[1]
         assert named(1, **{"".join(["b"]): "y"}) == "1 y"  # a name that is not interned
 
     def test_it_is_collected(self, cache: Cache) -> None:
@@ -367,20 +367,20 @@ class TestLikeAFunction:
 
     def test_a_finaliser_may_call_it_while_it_is_collected(self) -> None:
         """It answers, or says that it is being collected."""
-        told: list[str] = []
+        names: list[str] = []
 
         class Last:
             def __init__(self, function: Any) -> None:
                 self.function = function
 
             def __del__(self) -> None:
-                told.append(self.function(1))
+                names.append(self.function(1))
 
         function = Cache().cached("p")(lambda_("a"))
         function.last = Last(function)  # type: ignore[attr-defined]
         del function
         gc.collect()
-        assert told == ["f"]
+        assert names == ["f"]
 
 
 @compiled

@@ -41,8 +41,8 @@ def test_every_setting_is_explained_with_its_default() -> None:
         assert f"| `{setting.name}`" in page
         assert len(setting.meaning) > 20
         if field.default is not dataclasses.MISSING:
-            told = setting.default.replace(",", "").strip('"')
-            assert str(field.default) == told or float(str(field.default)) == float(told), setting.name
+            default = setting.default.replace(",", "").strip('"')
+            assert str(field.default) == default or float(str(field.default)) == float(default), setting.name
 
 
 def test_every_error_is_explained() -> None:

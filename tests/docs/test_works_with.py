@@ -140,8 +140,8 @@ def test_a_preloaded_application_shares_what_its_master_loaded(own_server: Serve
                 found: dict[int, int] = {}
                 with contextlib.suppress(OSError):
                     for _ in range(20):
-                        told = ask(listening)
-                        found[told["answered_by"]] = told["loaded_by"]
+                        answer = ask(listening)
+                        found[answer["answered_by"]] = answer["loaded_by"]
                 return found if len(found) == 2 else {}
 
             first = wait_until(answers, 120, "both workers")

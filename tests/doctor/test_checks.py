@@ -35,7 +35,7 @@ SOUND = Server("one", INFO, SETTINGS, {}, "cache", 0.0, 0.0001, True)
 DURABLE = replace(SOUND, info=INFO | {"maxmemory_policy": "noeviction", "used_memory": "1"})
 FACTS = {"ip": "a", "port": "1", "flags": "master", "num-other-sentinels": "2", "quorum": "2"}
 FACTS |= {"down-after-milliseconds": "5000"}
-HEARD = Sentinel("s", "", "OK 3 usable Sentinels", FACTS)
+HEALTHY = Sentinel("s", "", "OK 3 usable Sentinels", FACTS)
 
 
 @pytest.mark.parametrize(("server", "profile"), [(SOUND, "cache"), (DURABLE, "durable")])
@@ -135,11 +135,11 @@ def test_a_session_store_needs_more_than_a_cache(info: dict[str, str]) -> None:
 )
 def test_sentinels_are_judged_together(severity: str, facts: dict[str, str], other: dict[str, str]) -> None:
     """One that is broken, or of another opinion, is found among three."""
-    odd = replace(HEARD, facts=FACTS | facts, **other)
-    found = list(judge_sentinels([HEARD, HEARD, odd], "shop"))
+    changed = replace(HEALTHY, facts=FACTS | facts, **other)
+    found = list(judge_sentinels([HEALTHY, HEALTHY, changed], "shop"))
     assert min((one.severity for one in found), key=checks.SEVERITIES.index) == severity
 
 
 def test_fewer_than_three_sentinels_are_too_few() -> None:
     """Also where both of them are well."""
-    assert [one.severity for one in judge_sentinels([HEARD, HEARD], "shop")].count("warning") == 1
+    assert [one.severity for one in judge_sentinels([HEALTHY, HEALTHY], "shop")].count("warning") == 1

@@ -64,9 +64,9 @@ class User:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.hear() == "up"
+        assert self.read_line() == "up"
 
-    def hear(self) -> str:
+    def read_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -77,7 +77,7 @@ class User:
 
     def attach(self) -> Path:
         self.go_on()
-        return Path(self.hear())
+        return Path(self.read_line())
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def server_pid(place: str | Path) -> int:
         return pid
 
 
-def wait_until_ended(place: str | Path) -> None:
+def wait_until_stopped(place: str | Path) -> None:
     # The keeper clears up in this order: the server, its socket, a private directory.
     wait_until(lambda: not Path(place).exists(), what=f"the end of the server at {place}")
     wait_until(lambda: not answers(Path(place)), what="silence")
@@ -108,7 +108,7 @@ def attachment(tmp_path: Path) -> Iterator[Attachment]:
     held = attach(tmp_path / "shared")
     yield held
     held.close()
-    wait_until_ended(held.socket)
+    wait_until_stopped(held.socket)
 
 
 def test_a_process_has_one_private_server_that_stops_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_no_child_is_left_to_the_process_that_attached(tmp_path: Path) -> None:
     )
     place, children = done.stdout.split()
     assert children == "none"
-    wait_until_ended(place)
+    wait_until_stopped(place)
 
 
 def test_processes_that_name_a_directory_share_its_server(attachment: Attachment) -> None:
@@ -159,7 +159,7 @@ def test_processes_that_start_at_once_share_one_server(tmp_path: Path) -> None:
         users = [stack.enter_context(user(tmp_path)) for _ in range(6)]
         for each in users:
             each.go_on()
-        sockets = {Path(each.hear()) for each in users}
+        sockets = {Path(each.read_line()) for each in users}
         assert len(sockets) == 1
         socket = sockets.pop()
         pid = server_pid(socket)
@@ -168,7 +168,7 @@ def test_processes_that_start_at_once_share_one_server(tmp_path: Path) -> None:
         assert starts == 1
         users[0].process.kill()
         assert server_pid(socket) == pid
-    wait_until_ended(socket)
+    wait_until_stopped(socket)
 
 
 def test_the_server_stops_when_its_only_user_is_killed(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_server_stops_when_its_only_user_is_killed(tmp_path: Path) -> None:
         pid = server_pid(socket)
         only.process.send_signal(signal.SIGKILL)
         only.process.wait()
-        wait_until_ended(socket)
+        wait_until_stopped(socket)
     with pytest.raises(ProcessLookupError):
         wait_until(lambda: os.kill(pid, 0), what="the server's end")
 
@@ -201,7 +201,7 @@ def test_a_process_that_attaches_during_the_shutdown_gets_a_server(tmp_path: Pat
         assert server_pid(other.socket) == pid
         other.close()
         again.close()
-    wait_until_ended(tmp_path / "server.sock")
+    wait_until_stopped(tmp_path / "server.sock")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -222,7 +222,7 @@ def test_a_forked_child_keeps_the_server_alive(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     for end in from_child, to_parent, from_parent, to_child:
         os.close(end)
-    wait_until_ended(held.socket)
+    wait_until_stopped(held.socket)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -290,7 +290,7 @@ def test_the_directory_is_ours_alone(tmp_path: Path) -> None:
     assert held.directory.stat().st_mode & 0o777 == 0o700
     assert Path(held.socket).stat().st_mode & 0o077 == 0
     held.close()
-    wait_until_ended(held.socket)
+    wait_until_stopped(held.socket)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o770)
     with pytest.raises(ConfigError, match="mode 0770"):
@@ -332,7 +332,7 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     for _ in range(2):  # the second time it has what the first has left
         held = attach(empty)
         held.close()
-        wait_until_ended(held.socket)
+        wait_until_stopped(held.socket)
 
 
 def test_a_directory_below_one_that_others_can_write_is_refused(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_directory_below_one_that_others_can_write_is_refused(tmp_path: Path) 
     held = attach(above / "home" / "dir")
     assert (above / "home").stat().st_mode & 0o777 == 0o700  # whatever the umask is
     held.close()
-    wait_until_ended(held.socket)
+    wait_until_stopped(held.socket)
 
 
 def test_a_directory_above_of_another_user_is_refused(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_the_keeper_has_nothing_of_the_environment(tmp_path: Path, monkeypatch: 
     for pid in (server, filler):
         assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
     held.close()
-    wait_until_ended(held.socket)
+    wait_until_stopped(held.socket)
 
 
 def test_a_private_server_lives_in_the_session_s_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,5 +440,5 @@ def test_attaching_is_quick(tmp_path: Path) -> None:
             attach(held.directory).close()
             warm.append(time.perf_counter() - begin)
         held.close()
-        wait_until_ended(held.socket)
+        wait_until_stopped(held.socket)
     assert min(warm) < min(cold)

@@ -15,10 +15,10 @@ from aikcache.prometheus import ReadingCollector
 TIMES = [1] * (len(BOUNDS) + 1) + [1.0]
 
 
-def _shown(told: Any) -> str:
+def _shown(value: Any) -> str:
     """A scrape of one snapshot of ours and this one."""
     registry = CollectorRegistry(auto_describe=False)
-    total = reading.merged([reading.take(Tally()), reading.unpack(told)])
+    total = reading.merged([reading.take(Tally()), reading.unpack(value)])
     registry.register(ReadingCollector("shop", total))
     return generate_latest(registry).decode()
 

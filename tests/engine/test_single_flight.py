@@ -210,7 +210,7 @@ class TestOneLoad:
     def test_what_cannot_be_shared_is_run_by_each(self, cache: Cache, pool: ThreadPoolExecutor) -> None:
         """A result that cannot be kept is not given to waiters: each gets its own."""
 
-        class Odd:
+        class Unstorable:
             pass
 
         inside, go = threading.Event(), threading.Event()
@@ -220,7 +220,7 @@ class TestOneLoad:
             if not inside.is_set():
                 inside.set()
                 go.wait(20)
-            return Odd()
+            return Unstorable()
 
         calls = [pool.submit(f, 1)]
         assert inside.wait(20)
@@ -354,10 +354,15 @@ class TestNoStaleWriteBack:
 
         published = [0]
         readers = [pool.submit(read) for _ in range(4)]
-        ends = (lambda: f.invalidate(1), lambda: cache.invalidate("p"), lambda: cache.invalidate_tags("t"), cache.clear)
+        invalidations = (
+            lambda: f.invalidate(1),
+            lambda: cache.invalidate("p"),
+            lambda: cache.invalidate_tags("t"),
+            cache.clear,
+        )
         for step in range(400):
             version += 1
-            ends[step % len(ends)]()
+            invalidations[step % len(invalidations)]()
             published[0] = version
         stop.set()
         assert [reader.result(20) for reader in readers] == [0] * 4
@@ -553,8 +558,8 @@ def in_child(work: Callable[[], bool]) -> int:
             status = 0 if work() else 2
         finally:
             os._exit(status)
-    _, ended = os.waitpid(pid, 0)
-    return os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.WEXITSTATUS(ended)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -701,8 +701,12 @@ class TestOtherWays:
             (9, True, 1, "local"), (3, False, -2, "local"), (5, False, -7, "load"),
         ):  # fmt: skip
             clock.advance(step)
-            told = f.explain("a")
-            assert (told["local"]["fresh"], told["local"]["seconds_left"], told["answer"]) == (fresh, left, answer)
+            explained = f.explain("a")
+            assert (explained["local"]["fresh"], explained["local"]["seconds_left"], explained["answer"]) == (
+                fresh,
+                left,
+                answer,
+            )
         assert source.reads == 1
 
     def test_get_or_load_ages_too(self, cache: Cache, clock: FakeClock, source: Source) -> None:

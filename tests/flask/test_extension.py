@@ -167,19 +167,19 @@ class TestEndpoints:
     def test_health_is_served_as_json(self) -> None:
         """200 as long as calls are answered, 503 once the cache is closed; no proxy keeps it."""
         app = make_app(default=False)
-        told = app.test_client().get("/health/cache")
-        assert (told.status_code, told.json["status"], told.headers["Cache-Control"]) == (200, "ok", "no-store")  # type: ignore[index]
+        result = app.test_client().get("/health/cache")
+        assert (result.status_code, result.json["status"], result.headers["Cache-Control"]) == (200, "ok", "no-store")  # type: ignore[index]
         app.extensions["aikcache"].close()
-        told = app.test_client().get("/health/cache")
-        assert (told.status_code, told.json["ready"]) == (503, False)  # type: ignore[index]
+        result = app.test_client().get("/health/cache")
+        assert (result.status_code, result.json["ready"]) == (503, False)  # type: ignore[index]
 
     def test_health_shows_no_secret_and_stays_ready_with_redis_away(self) -> None:
         """A password in the URL is not told, and calls go on, so it is ready."""
-        told = make_app(
+        result = make_app(
             AIKCACHE_URL="redis://user:hunter2@127.0.0.1:1/0", AIKCACHE_INSTANCE="shop", AIKCACHE_CONNECT_TIMEOUT=30
         ).test_client().get("/health/cache")  # fmt: skip
-        assert (told.status_code, told.json["status"]) == (200, "degraded")  # type: ignore[index]
-        assert "hunter2" not in told.text
+        assert (result.status_code, result.json["status"]) == (200, "degraded")  # type: ignore[index]
+        assert "hunter2" not in result.text
 
     def test_metrics_are_served(self) -> None:
         """Those of the application's prefix, wherever it is mounted."""
@@ -324,9 +324,9 @@ class TestCommands:
         )  # fmt: skip
         app.test_client().get("/price")
         run = app.test_cli_runner()
-        told = run.invoke(args=["cache", "keys", "price", "--json", "--timeout", "60"])
-        assert told.exit_code == 0, told.output
-        assert [key["key"] if isinstance(key, dict) else key for key in json.loads(told.stdout)["keys"]] == [
+        result = run.invoke(args=["cache", "keys", "price", "--json", "--timeout", "60"])
+        assert result.exit_code == 0, result.output
+        assert [key["key"] if isinstance(key, dict) else key for key in json.loads(result.stdout)["keys"]] == [
             "price:price_of:tea"
         ]
         assert run.invoke(args=["cache", "invalidate", "price", "--timeout", "60"]).exit_code == 0
@@ -335,14 +335,14 @@ class TestCommands:
 
     def test_help_lists_what_is_about_an_application(self) -> None:
         """The command's own words, without its demo."""
-        told = make_app().test_cli_runner().invoke(args=["cache", "--help"])
-        assert "invalidate" in told.stdout
-        assert "demo" not in told.stdout
+        result = make_app().test_cli_runner().invoke(args=["cache", "--help"])
+        assert "invalidate" in result.stdout
+        assert "demo" not in result.stdout
 
     def test_errors_are_one_line(self) -> None:
         """As the command's: no traceback, and exit status 2 for what has to be configured."""
-        told = make_app().test_cli_runner().invoke(args=["cache", "ping"])
-        assert (told.exit_code, "which server?" in told.stderr) == (2, True)
+        result = make_app().test_cli_runner().invoke(args=["cache", "ping"])
+        assert (result.exit_code, "which server?" in result.stderr) == (2, True)
 
     def test_the_library_of_the_command_is_not_loaded_for_requests(self) -> None:
         """An application that only serves imports none of it."""

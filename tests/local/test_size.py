@@ -157,7 +157,7 @@ def test_a_count_ends_soon() -> None:
 def test_no_code_of_a_class_runs() -> None:
     """What a class says of itself is not asked."""
 
-    class Odd:
+    class Unsizable:
         def __init__(self) -> None:
             self.name = "x" * 1000
 
@@ -170,4 +170,4 @@ def test_no_code_of_a_class_runs() -> None:
         def __hash__(self) -> int:
             raise RuntimeError
 
-    assert 1000 < held_bytes(Odd()) < 2000
+    assert 1000 < held_bytes(Unsizable()) < 2000

@@ -348,7 +348,7 @@ class TestPolicies:
         def g(x: int) -> int:
             return x
 
-        ends: list[Callable[[], object]] = [
+        invalidations: list[Callable[[], object]] = [
             lambda: f.invalidate(1),
             lambda: cache.invalidate_tags("odd:2"),
             lambda: cache.invalidate("*:f:3"),
@@ -358,7 +358,7 @@ class TestPolicies:
         for x in range(5):
             f(x)
             g(x)
-        for end, expected in zip(ends, left, strict=True):
+        for end, expected in zip(invalidations, left, strict=True):
             end()
             assert [x for x in range(5) if f.peek(x) is not None] == expected
         assert [g.peek(x) for x in range(5)] == list(range(5))

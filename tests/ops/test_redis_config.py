@@ -135,8 +135,8 @@ def test_each_user_is_refused_every_other_command(user: str, deployed: Topology,
     others = {name: words for name, words in commands.items() if name not in mine}
     assert len(others) > 200
     with closing(Client(deployed.primary(), user)) as client:
-        heard = {name: str(client.ask(*words)) for name, words in others.items()}
-    assert {name: said for name, said in heard.items() if "NOPERM" not in said and "not allowed" not in said} == {}
+        answers = {name: str(client.ask(*words)) for name, words in others.items()}
+    assert {name: said for name, said in answers.items() if "NOPERM" not in said and "not allowed" not in said} == {}
 
 
 class Client:

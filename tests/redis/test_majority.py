@@ -91,15 +91,15 @@ def test_a_sentinel_that_forgot_the_others_does_not_lower_the_majority() -> None
 
 
 @pytest.mark.parametrize(
-    ("heard", "vouched"),
+    ("reporting", "confirmed"),
     [([0, 1], 98.0), ([0], None), ([0, -1], None), ([0, LATEST + 1], None), ([LATEST, 0], 99.0 - LATEST), ([], None)],
 )
-def test_all_replicas_are_evidence_even_against_sentinels(heard: list[int], vouched: float | None) -> None:
+def test_all_replicas_are_evidence_even_against_sentinels(reporting: list[int], confirmed: float | None) -> None:
     """With every known replica in step none is left that could have taken over, whatever Sentinels see."""
     majority = Majority()
     say(majority, 0, 99.0, reaches=False)
-    majority.record_followers(HERE, 100.0, heard)
-    assert majority.confirmed_at(HERE) == (-inf if vouched is None else vouched)
+    majority.record_followers(HERE, 100.0, reporting)
+    assert majority.confirmed_at(HERE) == (-inf if confirmed is None else confirmed)
 
 
 def test_most_replicas_are_evidence_unless_a_sentinel_is_cut_off() -> None:

@@ -304,7 +304,7 @@ FLEET = f"{LEAD}!{{fleet:aikernel}}:"
 class Case(NamedTuple):
     victim: Callable[[str], Victim]
     attack: Callable[[Any], int] = nothing
-    odd: tuple[str, str, bytes] | None = None
+    malformed: tuple[str, str, bytes] | None = None
     """For who is no client: the URL of a server, and what it answers to which command."""
 
 
@@ -379,14 +379,14 @@ CASES: dict[str, Case] = {
     "a journal of 9000 globs": Case(lambda url: journalled(url, 9000)),
     "arguments in tags and globs": Case(invalidator),
     "ids of one hash, and a million characters": Case(chooser),
-    "an error that quotes the password": Case(newcomer, odd=(ONE, "HELLO", QUOTED % PASSWORD.encode())),
-    "a reply of 100 GB": Case(newcomer, odd=(ONE, "GET", b"$99999999999\r\nx")),
-    "an array of 4 000 000": Case(newcomer, odd=(ONE, "GET", b"*4000000\r\n:1\r\n")),
-    "an array in arrays": Case(newcomer, odd=(ONE, "GET", b"*1\r\n" * 100_000)),
-    "slots to 40 000 000": Case(newcomer, odd=(CLUSTER, "CLUSTER SHARDS", shards(0, 40_000_000))),
-    "an endpoint that is none": Case(newcomer, odd=(CLUSTER, "CLUSTER SHARDS", shards(0, 9, b"evil/x", 99999))),
+    "an error that quotes the password": Case(newcomer, malformed=(ONE, "HELLO", QUOTED % PASSWORD.encode())),
+    "a reply of 100 GB": Case(newcomer, malformed=(ONE, "GET", b"$99999999999\r\nx")),
+    "an array of 4 000 000": Case(newcomer, malformed=(ONE, "GET", b"*4000000\r\n:1\r\n")),
+    "an array in arrays": Case(newcomer, malformed=(ONE, "GET", b"*1\r\n" * 100_000)),
+    "slots to 40 000 000": Case(newcomer, malformed=(CLUSTER, "CLUSTER SHARDS", shards(0, 40_000_000))),
+    "an endpoint that is none": Case(newcomer, malformed=(CLUSTER, "CLUSTER SHARDS", shards(0, 9, b"evil/x", 99999))),
     "a Sentinel that names nonsense": Case(
-        newcomer, odd=(SENTINEL, "SENTINEL GET-MASTER-ADDR-BY-NAME", array(bulk(b"evil/x"), bulk(b"99999")))
+        newcomer, malformed=(SENTINEL, "SENTINEL GET-MASTER-ADDR-BY-NAME", array(bulk(b"evil/x"), bulk(b"99999")))
     ),
 }  # fmt: skip
 
@@ -397,14 +397,14 @@ CASES: dict[str, Case] = {
 def victim(name: str, url: str) -> None:
     """This process's life: set up, be attacked, be measured."""
     life = CASES[name].victim(url)
-    told, before, began, used = next(life), 0.0, 0.0, 0.0
-    while told == "ready":
+    report, before, began, used = next(life), 0.0, 0.0, 0.0
+    while report == "ready":
         Path("/proc/self/clear_refs").write_text("5")  # the highest that memory has been is now what it is
         before, began, used = peak(), time.perf_counter(), time.process_time()
         print("ready", flush=True)
         sys.stdin.readline()
-        told = next(life)
-    cost = told, time.process_time() - used, time.perf_counter() - began, peak() - before
+        report = next(life)
+    cost = report, time.process_time() - used, time.perf_counter() - began, peak() - before
     print(json.dumps(cost), flush=True)
     os._exit(0)  # what is left behind is no matter, and closing might wait
 
@@ -423,10 +423,10 @@ def attack(name: str, url: str) -> Cost:
     with ExitStack() as stack:
         raw = stack.enter_context(redis.Redis.from_url(url))
         raw.flushall()
-        if case.odd is not None:
-            place, command, odd = case.odd
-            server = stack.enter_context(Hostile(command, odd))
-            url, sent = place.format(PASSWORD, server.port), len(odd)
+        if case.malformed is not None:
+            place, command, malformed = case.malformed
+            server = stack.enter_context(Hostile(command, malformed))
+            url, sent = place.format(PASSWORD, server.port), len(malformed)
         process = stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", "tests.with_redis._attacks", name, url],

@@ -69,7 +69,7 @@ class Updates:
 
     def __init__(self, pending: Callable[[], int]) -> None:
         self._returned: list[list[float]] = [[] for _ in range(NAMES)]  # of version 1, 2, …
-        self._told: list[list[float]] = [[] for _ in range(NAMES)]
+        self._sent: list[list[float]] = [[] for _ in range(NAMES)]
         self._pending = pending
         self._looking = threading.Lock()
 
@@ -80,10 +80,10 @@ class Updates:
         """If nothing is pending, Redis has been told of all that had returned."""
         with self._looking:
             counts = [len(returned) for returned in self._returned]
-            if any(count > len(told) for count, told in zip(counts, self._told, strict=True)) and not self._pending():
+            if any(count > len(sent) for count, sent in zip(counts, self._sent, strict=True)) and not self._pending():
                 now = time.monotonic()
-                for told, count in zip(self._told, counts, strict=True):
-                    told.extend([now] * (count - len(told)))
+                for sent, count in zip(self._sent, counts, strict=True):
+                    sent.extend([now] * (count - len(sent)))
 
     def refresh_at(self, n: int, when: float) -> int:
         """The version of the last update that had returned."""
@@ -94,7 +94,7 @@ class Updates:
 
         `refusing`: from when until when the server was known to refuse to be told.
         """
-        since = [*self._told[read.n][read.version : read.version + 1]]
+        since = [*self._sent[read.n][read.version : read.version + 1]]
         if read.ended < refusing[1]:
             since += [max(when, refusing[0]) for when in self._returned[read.n][read.version : read.version + 1]]
         return max(read.began - min(since), 0.0) if since else 0.0

@@ -35,7 +35,7 @@ _SCRIPTS = {
     scripts.RESTORE.sha: b":1\r\n",
 }
 NONE = b"$-1\r\n"
-ODD: dict[str, bytes] = {
+MALFORMED: dict[str, bytes] = {
     "a number": b":5\r\n",
     "a negative number": b":-9223372036854775808\r\n",
     "text": bulk(_HIDDEN + b"\x1b[31m"),
@@ -77,12 +77,12 @@ ODD: dict[str, bytes] = {
 
 
 class Hostile(Impostor):
-    """Listens on a TCP port. `asked` are the commands that came, `odd` is what one of them is answered."""
+    """Listens on a TCP port. `asked` are the commands that came, `malformed` is what one of them is answered."""
 
-    def __init__(self, command: str, odd: bytes) -> None:
+    def __init__(self, command: str, malformed: bytes) -> None:
         super().__init__(self._answer_all)
         self._command = command
-        self.odd = odd
+        self.malformed = malformed
         self.asked: set[str] = set()
 
     @property
@@ -99,7 +99,7 @@ class Hostile(Impostor):
                 name = b" ".join(words[: 2 if words[0] in (b"CLUSTER", b"SENTINEL") else 1]).decode()
                 self.asked.add(name)
                 newer = newer or words[:2] == [b"HELLO", b"3"]
-                link.sendall(self.odd if name == self._command else b"".join(self._answer(name, words, newer)))
+                link.sendall(self.malformed if name == self._command else b"".join(self._answer(name, words, newer)))
 
     def _answer(self, name: str, words: list[bytes], newer: bool) -> Iterator[bytes]:
         here = [bulk(b"127.0.0.1"), bulk(b"%d" % self.port)]

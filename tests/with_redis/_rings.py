@@ -31,12 +31,12 @@ def make_flask_patient(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sessions, "SessionStore", patient)
 
 
-Tell: TypeAlias = Callable[[bytes], object]
+Send: TypeAlias = Callable[[bytes], object]
 """Writes a line, which the process that forked reads."""
 
 
 @contextmanager
-def forked(count: int, work: Callable[[int, Tell], object]) -> Iterator[BinaryIO]:
+def forked(count: int, work: Callable[[int, Send], object]) -> Iterator[BinaryIO]:
     """Runs `work` in as many processes of its own, and gives what they tell. None of them outlives the block."""
     reading, writing = os.pipe()
     children = []
@@ -47,15 +47,15 @@ def forked(count: int, work: Callable[[int, Tell], object]) -> Iterator[BinaryIO
                 os.close(reading)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.alarm(int(6 * PATIENCE))
-                work(number, lambda told: os.write(writing, told + b"\n"))
+                work(number, lambda lines: os.write(writing, lines + b"\n"))
                 status = 0
             finally:
                 os._exit(status)
         children.append(child)
     os.close(writing)
-    with os.fdopen(reading, "rb") as told:
+    with os.fdopen(reading, "rb") as lines:
         try:
-            yield told
+            yield lines
         except BaseException:
             for child in children:
                 os.kill(child, signal.SIGKILL)

@@ -89,12 +89,12 @@ def pair(open_cache: Callable[[], Cache]) -> tuple[Cache, Cache]:
     one, other = open_cache(), open_cache()
     connect(one)
     connect(other)
-    hear(one, other)
-    hear(other, one)
+    wait_for_push(one, other)
+    wait_for_push(other, one)
     return one, other
 
 
-def hear(listener: Cache, teller: Cache) -> None:
+def wait_for_push(listener: Cache, teller: Cache) -> None:
     """Until `listener` has handled all that was pushed to it before: pushes are handled in order."""
     region = listener.engine.local.region("sign:of")
     for number in range(2):  # the second comes after the answers to what the channel had asked before the first

@@ -18,7 +18,7 @@ from aikcache.errors import InvalidKeyError
 from aikcache.testing import wait_until
 from aikcache.testing.proxy import Proxy
 
-from ._staging import hear
+from ._staging import wait_for_push
 from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -285,7 +285,7 @@ def test_a_batch_fills_the_local_tier(spec: Spec, database: Database, open_shop:
     connect(loader.cache)
     connect(reader.cache)
     assert loader.get_all(NAMES) == ALL
-    hear(reader.cache, loader.cache)  # of the stamps that this has made
+    wait_for_push(reader.cache, loader.cache)  # of the stamps that this has made
     assert reader.get_all(NAMES) == ALL
     assert database.client.delete(*map(reader.get.key, NAMES)) == len(NAMES)
     for shop in (loader, reader):

@@ -12,7 +12,7 @@ from aikcache._local.regions import MAX_BY_HAND, OTHER
 from aikcache.testing import wait_until
 from aikcache.testing.proxy import Proxy
 
-from ._staging import hear
+from ._staging import wait_for_push
 from ._workers import PATIENCE, Shop, Spec, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -87,12 +87,12 @@ def test_keys_that_share_a_region_are_invalidated_as_others(
     connect(other)
     for name in ("user:7:name", "user:8:name", "host:7:name"):
         cache.set(name, 1, tags=("t",) if name == "user:7:name" else ())
-    hear(other, cache)
+    wait_for_push(other, cache)
     for each in (cache, other):
         assert [each.get(name) for name in ("user:7:name", "user:8:name", "host:7:name")] == [1, 1, 1]
         assert each.engine.local.peek(f"{spec.instance}:v1:user:7:name") is not None
     ENDS[what](cache)
-    hear(other, cache)
+    wait_for_push(other, cache)
     left = [None, None, None] if what == "everything" else [None, None, 1] if what == "its prefix" else [None, 1, 1]
     for each in (cache, other):
         assert [each.get(name) for name in ("user:7:name", "user:8:name", "host:7:name")] == left

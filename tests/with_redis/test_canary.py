@@ -26,7 +26,7 @@ VALUE = "canary-v4lue-canary"
 KEY = "canary:v1:put:by:1"
 
 
-class Odd:
+class Malformed:
     """A value that no codec knows, and whose representation would give it away."""
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ def use(cache: Cache, attempt: Attempts) -> None:
 
     @cache.cached("thing", tags=("t:{n}",))
     def get(n: Any) -> Any:
-        return Odd() if n == 1 else [VALUE, n]
+        return Malformed() if n == 1 else [VALUE, n]
 
     for n in (1, 2, object()):
         attempt(lambda n=n: get(n))  # type: ignore[misc]
@@ -90,11 +90,11 @@ def use(cache: Cache, attempt: Attempts) -> None:
     attempt(lambda: get.explain(2))
     attempt(lambda: get.refresh(2))
     attempt(lambda: cache.set("put:by:1", [VALUE]))
-    attempt(lambda: cache.set("put:by:2", Odd()))
+    attempt(lambda: cache.set("put:by:2", Malformed()))
     attempt(lambda: cache.set("put:by:3", VALUE * 10**5))
     attempt(lambda: cache.set("put:by:4", VALUE, tags=("",)))
     attempt(lambda: cache.get("put:by:1"))
-    attempt(lambda: cache.get_or_load("put:by:5", lambda: {Odd(): VALUE}))
+    attempt(lambda: cache.get_or_load("put:by:5", lambda: {Malformed(): VALUE}))
     attempt(lambda: get.invalidate(2))
     attempt(lambda: cache.invalidate("thing:*9*"))
     attempt(lambda: cache.invalidate_tags("t:2"))

@@ -12,7 +12,7 @@ import pytest
 
 from aikcache import Cache
 
-from ._staging import hear, pair
+from ._staging import pair, wait_for_push
 from ._workers import PATIENCE, PATIENT, Background, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -179,5 +179,5 @@ def test_the_plain_group_has_every_version_in_it(
                 rows[1] += 1
                 end(teller)
                 for cache in {old, new} - {teller}:
-                    hear(cache, teller)
+                    wait_for_push(cache, teller)
                 assert [get(1) for get in gets] == [rows[1]] * 2

@@ -20,7 +20,7 @@ from aikcache._coherence import channel
 from aikcache.testing import Server, wait_until
 
 from . import _workers
-from ._staging import Listener, hear, kill_channel, pair
+from ._staging import Listener, kill_channel, pair, wait_for_push
 from ._workers import PATIENCE, PATIENT, Shop, Spec, Worker, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -77,7 +77,7 @@ def test_fills_and_leases_make_no_traffic(redis_server: Server, open_cache: Open
     here, there = pair(open_cache)
     get, get_there = Source().bind(here), Source().bind(there)
     get("first")
-    hear(here, there)
+    wait_for_push(here, there)
     with Listener(redis_server, f"{instance}:v1:~") as listener:
         pushes = here.stats().pushes
         for number in range(50):
@@ -123,7 +123,7 @@ def test_what_was_not_invalidated_stays_cached(open_cache: OpenCache) -> None:
     there.invalidate("nothing")
     there.invalidate_tags("nothing")
     there.invalidate_key("thing:get:tin")
-    hear(here, there)
+    wait_for_push(here, there)
     loads = source.loads
     assert get("box") == other("cup") == OLD
     assert here.engine.local.peek(here.space.full("thing:get:box")) is not None
@@ -194,7 +194,7 @@ def test_a_killed_channel_reconnects_and_empties_the_local_tier(open_cache: Open
         connects = kill_channel(here, redis_url)
         wait_until(lambda connects=connects: here.stats().channel_connects > connects, PATIENCE, "the channel")  # type: ignore[misc]
         wait_until(lambda: here.stats().coherent and there.stats().coherent, PATIENCE, "coherence")
-        hear(here, there)
+        wait_for_push(here, there)
         assert len(here.engine.local) == 0 or here.engine.local.peek(here.space.full("thing:get:box")) is None
         get("box")
         source.value = value

@@ -24,7 +24,7 @@ from aikcache._remote.stamps import Stamps
 from aikcache._remote.store import RedisStore
 from aikcache.testing import wait_until
 
-from ._staging import Pause, hear, kill_channel, lose_a_reply, pair
+from ._staging import Pause, kill_channel, lose_a_reply, pair, wait_for_push
 from ._workers import PATIENCE, PATIENT, Background, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -122,7 +122,7 @@ def test_an_answer_that_a_push_overtook_is_not_filed(
     pause.wait()
     source.value = NEW
     WAYS[way](there)
-    hear(here, there)
+    wait_for_push(here, there)
     assert Background(get, "box").result() == NEW
     pause.let_go()
     assert reader.result() == OLD  # it asked before
@@ -161,7 +161,7 @@ def test_a_fast_path_read_that_an_invalidation_overtook_is_not_filed(
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == OLD
-    hear(here, there)  # of the stamps that were made
+    wait_for_push(here, there)  # of the stamps that were made
     assert get("cup") == OLD  # so that here all are believed
     if rule == "taken out":
         fill = LocalTier.fill
@@ -177,7 +177,7 @@ def test_a_fast_path_read_that_an_invalidation_overtook_is_not_filed(
     pause.wait()
     source.value = NEW
     WAYS[way.removeprefix("own ")](here if "own" in way else there)
-    hear(here, there)
+    wait_for_push(here, there)
     pause.let_go()
     reader.result()  # it asked before: either will do
     assert (held(here) == OLD) is (rule == "taken out")
@@ -197,7 +197,7 @@ def test_a_value_read_by_key_is_not_filed_when_its_tag_was_invalidated(
     pause.wait()
     source.value = NEW
     there.invalidate_tags("things")
-    hear(here, there)
+    wait_for_push(here, there)
     pause.let_go()
     assert reader.result() == OLD
     assert held(here) is None
@@ -227,7 +227,7 @@ def test_a_stamp_that_a_push_overtook_is_not_cached(
     pause.wait()
     source.value = NEW
     there.invalidate_tags("things")
-    hear(here, there)
+    wait_for_push(here, there)
     pause.let_go()
     assert reader.result() == OLD
     assert get("cup") == (OLD if rule == "taken out" else NEW)
@@ -258,7 +258,7 @@ def test_after_ones_own_invalidation_the_stamp_is_unknown(
     assert get_third("box") == OLD  # under the stamp that `here` has just written
     source.value = NEW
     there.invalidate_tags("things")
-    hear(here, there)
+    wait_for_push(here, there)
     pause.let_go()
     writer.result()
     if rule == "taken out":
@@ -290,7 +290,7 @@ def test_an_invalidated_load_is_not_waited_for(open_cache: OpenCache, source: So
     assert source.loads == 2
     go.set()
     assert loading.result() == OLD
-    hear(here, there)  # under the old stamps it would load once more
+    wait_for_push(here, there)  # under the old stamps it would load once more
     assert get("box") == get_there("box") == NEW
     assert source.loads == 2
 
@@ -314,7 +314,7 @@ def test_an_invalidation_drops_what_its_own_process_holds(
             monkeypatch.setattr(LocalTier, name, skip)
     source.value = NEW
     WAYS[way](here)
-    hear(there, here)
+    wait_for_push(there, here)
     assert get("box") == (OLD if rule == "taken out" else NEW)
 
 
@@ -409,7 +409,7 @@ def test_creating_a_stamp_does_not_invalidate_the_load_that_created_it(
     pause = Pause(monkeypatch, here.engine.local, "fill")
     reader = Background(get, "box")
     pause.wait()
-    hear(here, open_cache())
+    wait_for_push(here, open_cache())
     pause.let_go()
     assert reader.result() == OLD
     assert held(here) == (None if rule == "taken out" else OLD)
@@ -425,7 +425,9 @@ def test_the_echo_of_an_own_invalidation_does_not_invalidate_the_next_load(
     here, there = pair(open_cache)
     get = source.bind(here)
     get("box")
-    hear(here, there)  # of the stamps that this has made; an echo still on its way would be taken for the next one
+    wait_for_push(
+        here, there
+    )  # of the stamps that this has made; an echo still on its way would be taken for the next one
     if rule == "taken out":
         monkeypatch.setattr(Stamps, "expected", lambda self, group: False)
     source.value, source.loads = NEW, 0
@@ -434,7 +436,7 @@ def test_the_echo_of_an_own_invalidation_does_not_invalidate_the_next_load(
     pause.wait()
     assert get("box") == NEW
     pause.let_go()
-    hear(here, there)
+    wait_for_push(here, there)
     assert held(here) == (None if rule == "taken out" and way != "key" else NEW)
     assert get("box") == NEW
     assert source.loads == 1
@@ -448,7 +450,7 @@ def test_an_echo_that_comes_with_an_invalidation_of_another_process_counts(
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("cup") == OLD
-    hear(here, there)  # of the stamps that were made
+    wait_for_push(here, there)  # of the stamps that were made
     if rule == "taken out":  # expected, and so believed to be ours
         monkeypatch.setattr(
             Stamps, "is_unchanged", lambda self, group, stamp: bool(self._expected.pop(group, ())) or True
@@ -459,7 +461,7 @@ def test_an_echo_that_comes_with_an_invalidation_of_another_process_counts(
     assert get("cup") == OLD == held(here, "thing:get:cup")
     source.value = NEW
     there.invalidate_tags("things")
-    hear(here, there)
+    wait_for_push(here, there)
     assert held(here, "thing:get:cup") == (OLD if rule == "taken out" else None)
     assert get("cup") == (OLD if rule == "taken out" else NEW)
     assert get_there("cup") == NEW
@@ -493,10 +495,10 @@ def test_a_stamp_that_was_merely_read_is_not_an_echo(
     pushes = here.stats().pushes
     channel.let_go()
     wait_until(lambda: here.stats().pushes > pushes, PATIENCE, "the push")
-    hear(here, there)
+    wait_for_push(here, there)
     seeing_to_it.let_go()
     assert reader.result() == NEW
-    hear(here, there)
+    wait_for_push(here, there)
     assert held(here) == (OLD if rule == "taken out" else None)
     assert get("box") == (OLD if rule == "taken out" else NEW)
 
@@ -517,7 +519,7 @@ def test_of_two_markers_of_one_key_in_one_push_that_of_the_other_process_counts(
         for writer in writers:
             together.set(here.space.key_marker(here.space.full("thing:get:box"), writer), "1")
         together.execute()
-    hear(here, there)
+    wait_for_push(here, there)
     assert held(here) == (None if rule == "in force" else OLD)
 
 
@@ -526,14 +528,14 @@ def test_an_extended_stamp_invalidates_nothing_once_its_push_was_handled(open_ca
     here, there = pair(open_cache)
     get = source.bind(here)
     get("box")
-    hear(here, there)
+    wait_for_push(here, there)
 
     @here.cached("thing", operation="longer", ttl=7200, tags=("things",))
     def longer(name: str) -> str:
         return source.value
 
     assert longer("box") == OLD
-    hear(here, there)
+    wait_for_push(here, there)
     assert held(here) == OLD
 
 
@@ -609,15 +611,15 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
     connect(cache)
     recovery = cache.engine.recovery
     assert recovery is not None
-    told: list[tuple[str, ...]] = []
+    sent: list[tuple[str, ...]] = []
     end = RedisStore.invalidate
 
-    def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
-        told.append(groups)
+    def record(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
+        sent.append(groups)
         end(self, groups, keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RedisStore, "invalidate", told_of)
+        patch.setattr(RedisStore, "invalidate", record)
         cache.invalidate_tags("a", "b")
         with cache.deferred():
             cache.invalidate("thing")
@@ -626,8 +628,8 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
         for tag in ("a", "b", "a"):
             recovery.add(invalidation.of(cache.engine, (), (tag,)))
         recovery.send()
-    assert len(told) == 3
-    for groups in told:
+    assert len(sent) == 3
+    for groups in sent:
         assert groups[0] == "#"
         assert {"#a", "#b"} <= set(groups)
 
@@ -712,7 +714,7 @@ def test_creating_a_stamp_drops_what_is_held_from_before(
     other = here.cached("thing", operation="other", consistency="strong")(lambda name: name)
     assert get("box") == OLD
     other("cup")
-    hear(here, there)
+    wait_for_push(here, there)
     assert get("box") == OLD
     if rule == "taken out":
         monkeypatch.setattr(LocalTier, "start_groups", lambda self, groups, asked: None)
@@ -723,5 +725,5 @@ def test_creating_a_stamp_drops_what_is_held_from_before(
     channel.wait()
     other("cup")  # it finds none, and makes one
     channel.let_go()
-    hear(here, there)
+    wait_for_push(here, there)
     assert get("box") == (OLD if rule == "taken out" else NEW)

@@ -86,21 +86,21 @@ def test_a_block_leaves_no_sweep_to_others(cache: Cache) -> None:
 
 def test_invalidations_of_a_block_are_sent_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is ended inside, it is one question to Redis, and each name stands in it once."""
-    told: list[tuple[object, object]] = []
+    sent: list[tuple[object, object]] = []
     end = RedisStore.invalidate
 
-    def told_of(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
-        told.append((groups, keys))
+    def record(self: RedisStore, groups: tuple[str, ...], keys: tuple[str, ...]) -> None:
+        sent.append((groups, keys))
         end(self, groups, keys)
 
-    monkeypatch.setattr(RedisStore, "invalidate", told_of)
+    monkeypatch.setattr(RedisStore, "invalidate", record)
     with cache.deferred():
         for _ in range(3):
             cache.invalidate_tags("a", "b")
             cache.invalidate("thing:get")
             cache.invalidate_key("thing:get:box", "thing:get:cup")
     full = cache.space.full
-    assert told == [(("#", "#a", "#b", "thing:get"), (full("thing:get:box"), full("thing:get:cup")))]
+    assert sent == [(("#", "#a", "#b", "thing:get"), (full("thing:get:box"), full("thing:get:cup")))]
 
 
 def test_an_inner_block_hands_on_to_the_outer_one(cache: Cache) -> None:

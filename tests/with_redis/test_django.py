@@ -96,8 +96,8 @@ def test_the_example_does_what_it_shows(configure: Configure) -> None:
     assert phone.cookies["sessionid"].value != before
     assert held(before) == {}
     assert phone.get("/", secure=True).json() == {"user": "ada", "visits": 2, "cart": ["tea"]}
-    told = phone.get("/devices", secure=True).json()["devices"]
-    assert sorted((one["label"], one["this"]) for one in told) == [("Laptop", False), ("Phone", True)]
+    devices = phone.get("/devices", secure=True).json()["devices"]
+    assert sorted((one["label"], one["this"]) for one in devices) == [("Laptop", False), ("Phone", True)]
     phone.post("/logout-everywhere", secure=True)
     assert phone.cookies["sessionid"].value == ""
     assert laptop.get("/", secure=True).json()["user"] is None

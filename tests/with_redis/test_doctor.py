@@ -19,7 +19,7 @@ from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology
 
 from .._canary import shown
-from ._hostile import ODD, Hostile, array, bulk
+from ._hostile import MALFORMED, Hostile, array, bulk
 from ._workers import PATIENCE, PATIENT
 
 PASSWORD = "hunter2-of-the-canary"
@@ -40,13 +40,13 @@ def test_missing_permissions_of_an_applications_user_are_named(binary: Path) -> 
         place = server.url.rpartition("@")[2].removeprefix("redis://")
         url, monitor = (f"redis://{user}:{quote(PASSWORD)}@{place}" for user in ("cache", "monitor"))
         found = examine(url)
-        told = examine(url, monitor_url=monitor)
+        findings = examine(url, monitor_url=monitor)
         refused = {(one.severity, one.evidence.split()[0]) for one in found if one.check == "commands"}
         optional = {("warning", name) for name in ("SCAN", "PUBLISH", "WAIT")}
         assert refused == {("error", "EVAL"), *optional}
         assert ("buffers", "unknown") in complaints(found)
-        assert ("buffers", "warning") in complaints(told)
-        assert PASSWORD not in repr([*found, *told]) + "".join(map(str, found))
+        assert ("buffers", "warning") in complaints(findings)
+        assert PASSWORD not in repr([*found, *findings]) + "".join(map(str, found))
         with redis.Redis.from_url(server.url) as client:
             assert client.dbsize() == 0
 
@@ -58,8 +58,8 @@ def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
         old = {("version", "warning")}
         wait_until(lambda: complaints(examine(topology.url)) - old == known, 3 * PATIENCE, "servers in order")
         url = f"redis://127.0.0.1:{topology.sentinels[0].port}"
-        (told,) = [one for one in examine(url) if one.severity != "ok"]
-        assert told.evidence.startswith("this is a Sentinel: the url begins with 'redis+sentinel'")
+        (finding,) = [one for one in examine(url) if one.severity != "ok"]
+        assert finding.evidence.startswith("this is a Sentinel: the url begins with 'redis+sentinel'")
         with Cache(url, instance="lost", **PATIENT) as cache, pytest.raises(RemoteError, match="this is a Sentinel"):
             cache.ping()
         topology.sentinels[0].kill()
@@ -70,13 +70,13 @@ def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
 def test_a_node_of_a_cluster_needs_the_url_of_a_cluster(binary: Path) -> None:
     """By `redis://` it answers PING and takes invalidations that nobody hears: the doctor and the cache refuse it."""
     with Server(binary=binary, config=["cluster-enabled yes"]) as node:
-        (told,) = [one for one in examine(node.url) if one.severity != "ok"]
-        assert (told.check, told.severity, told.cure) == ("reachable", "error", "Correct the URL.")
+        (finding,) = [one for one in examine(node.url) if one.severity != "ok"]
+        assert (finding.check, finding.severity, finding.cure) == ("reachable", "error", "Correct the URL.")
         with Cache(node.url, instance="lost", **PATIENT) as cache:
             assert cache.get_or_load("a:b:1", lambda: 1) == 1
             cache.invalidate("a")
             assert cache.stats().pending_invalidations == 1
-            assert (cache.health().status, cache.health().server) == ("degraded", told.evidence + ".")
+            assert (cache.health().status, cache.health().server) == ("degraded", finding.evidence + ".")
 
 
 def test_each_primary_of_a_cluster_is_examined(binary: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_server_that_is_away_or_hangs_is_a_finding(own_server: Server) -> None
         examine(own_server.url, timeout=0)
 
 
-class Odd(Hostile):
+class Malformed(Hostile):
     """A server in order, but for what it answers to some commands. It knows our password."""
 
     def __init__(self, **answers: bytes) -> None:
@@ -136,7 +136,7 @@ class Odd(Hostile):
 
 
 FIGURES = ("maxmemory", "used_memory", "connected_slaves", "connected_clients", "rejected_connections")
-ANSWERS = {name: odd for name, odd in ODD.items() if name not in ("silence", "half an answer")} | {
+ANSWERS = {name: odd for name, odd in MALFORMED.items() if name not in ("silence", "half an answer")} | {
     "a map of lists": b"%1\r\n" + array(bulk(b"a")) + bulk(b"b"),
     "no figures": array(bulk(b"nan"), bulk(b"x")),
     "long figures": array(bulk(b"9" * 5000), bulk(b"1")),
@@ -155,7 +155,7 @@ ANSWERS = {name: odd for name, odd in ODD.items() if name not in ("silence", "ha
 def test_what_no_redis_answers_is_a_finding_and_is_not_repeated(name: str) -> None:
     """Whatever one command is answered, also our password, which the server was told."""
     for command in ("INFO", "TIME", "CONFIG", "ACL", "MASTER", "CKQUORUM"):
-        with Odd(**{command: ANSWERS[name]}) as server:
+        with Malformed(**{command: ANSWERS[name]}) as server:
             place = f":{PASSWORD}@127.0.0.1:{server.port}"
             of_sentinel = command in ("MASTER", "CKQUORUM")
             url = f"redis+sentinel://{place}/main?sentinel_password={PASSWORD}" if of_sentinel else f"redis://{place}"

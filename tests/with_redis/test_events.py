@@ -21,15 +21,15 @@ class Recorder:
     """Keeps all that it is told."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
-        self.round_trips = self.told.extend
-        self.reads = lambda operation, all: self.told.extend(RoundTrip("get", operation, one, None) for one in all)
-        self.load = self.invalidated = self.channel = self.breaker = self.closed = self.told.append
+        self.events: list[Any] = []
+        self.round_trips = self.events.extend
+        self.reads = lambda operation, all: self.events.extend(RoundTrip("get", operation, one, None) for one in all)
+        self.load = self.invalidated = self.channel = self.breaker = self.closed = self.events.append
         self.flush: Callable[[], None] = lambda: None
 
     def all(self, kind: type[Any]) -> list[Any]:
         self.flush()
-        return [details for details in list(self.told) if type(details) is kind]
+        return [details for details in list(self.events) if type(details) is kind]
 
 
 def record(cache: Cache) -> Recorder:
@@ -47,12 +47,12 @@ def test_a_local_hit_is_no_event(redis_url: str, instance: str) -> None:
         assert cache.wait_coherent(PATIENCE)
         price("tea")
         recorder.flush()
-        told = len(recorder.told)
+        events = len(recorder.events)
         for _ in range(100):
             price("tea")
         assert cache.stats().local_hits >= 100
         recorder.flush()
-        assert not [d for d in recorder.told[told:] if type(d) in (RoundTrip, Load)]
+        assert not [d for d in recorder.events[events:] if type(d) in (RoundTrip, Load)]
 
 
 def test_round_trips_and_loads_are_events_with_their_operation(redis_url: str, instance: str) -> None:
@@ -103,8 +103,8 @@ def test_many_loads_are_one_event_each_and_a_batch_function_is_one(redis_url: st
         assert prices(["tea", "milk"]) == {"tea": 3, "milk": 4}
         with pytest.raises(KeyError):
             prices(["", "rice"])
-        told = [(load.operation, load.error) for load in recorder.all(Load)]
-        assert told == [("shop:price", None)] * 2 + [("shop:prices", None), ("shop:prices", "KeyError")]
+        events = [(load.operation, load.error) for load in recorder.all(Load)]
+        assert events == [("shop:price", None)] * 2 + [("shop:prices", None), ("shop:prices", "KeyError")]
         assert cache.stats().operations["shop:price"].loads == 2
 
 
@@ -140,12 +140,12 @@ def test_changes_of_the_channel_and_the_breaker_are_events(own_server: Server, i
         own_server.kill()
         for i in range(4):
             cache.get(f"shop:price:{i}")
-        wait_until(lambda: ChannelChange(False) in recorder.told)
+        wait_until(lambda: ChannelChange(False) in recorder.events)
         (opened,) = recorder.all(BreakerChange)[:1]
         assert opened.is_open
         assert opened.cause
         assert [trip.error for trip in recorder.all(RoundTrip) if trip.error]
         own_server.start()
         wait_until(lambda: cache.health().ok)
-        assert BreakerChange(False, "") in recorder.told
-        wait_until(lambda: recorder.told.count(ChannelChange(True)) > 1)
+        assert BreakerChange(False, "") in recorder.events
+        wait_until(lambda: recorder.events.count(ChannelChange(True)) > 1)

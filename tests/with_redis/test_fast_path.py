@@ -18,7 +18,7 @@ from aikcache.errors import EncodeError
 from aikcache.testing import wait_until
 
 from . import _workers
-from ._staging import Ahead, hear
+from ._staging import Ahead, wait_for_push
 from ._workers import PATIENCE, Database, Shop, Spec, Worker, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -340,7 +340,7 @@ def test_a_local_copy_expires_with_the_entry_in_redis(
     first.get("tea")
     left = 120  # the test is done long before that, and what is new lives longer
     database.client.pexpire(first.get.key("tea"), left * 1000)
-    hear(second.cache, first.cache)  # what is pushed about the stamps of that load
+    wait_for_push(second.cache, first.cache)  # what is pushed about the stamps of that load
     assert second.get("tea") == "tea as it is"
     assert second.get.explain("tea")["local"]["seconds_left"] <= left
     clock.advance(30)

@@ -64,8 +64,8 @@ class Process:
         stdin, stdout = self._streams()
         stdin.write(f"{times}\n")
         stdin.flush()
-        told: list[float] = json.loads(stdout.readline())
-        return told
+        answer: list[float] = json.loads(stdout.readline())
+        return answer
 
     def _streams(self) -> tuple[IO[str], IO[str]]:
         assert self._process.stdin is not None
@@ -291,9 +291,9 @@ def test_a_scrape_of_the_fleet_while_redis_hangs_has_this_process(own_server: Se
 
         own_server.pause()
         try:
-            told = scrape()
-            assert told[f"{instance}_cache_processes"] == 1
-            assert f"{instance}_cache_misses_total" not in told
+            answer = scrape()
+            assert answer[f"{instance}_cache_processes"] == 1
+            assert f"{instance}_cache_misses_total" not in answer
         finally:
             own_server.resume()
 

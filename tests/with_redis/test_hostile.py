@@ -19,7 +19,7 @@ from aikcache.errors import RemoteError, RemoteTimeoutError
 from aikcache.testing import wait_until
 
 from .._canary import chain, shown
-from ._hostile import ODD, PASSWORD, Hostile, array, bulk
+from ._hostile import MALFORMED, PASSWORD, Hostile, array, bulk
 from ._workers import PATIENCE
 
 LONG = 0.04
@@ -81,7 +81,7 @@ def use(cache: Cache, server: Hostile, command: str) -> list[str]:
         cache.ping()
     except RemoteError as error:
         said += [str(one) for one in chain(error)]
-        if server.odd.startswith(b"-"):
+        if server.malformed.startswith(b"-"):
             said.append(shown(error).replace("…", ""))
     if command in ("CLIENT", "SUBSCRIBE", "PING"):
         wait_until(lambda: command in server.asked, PATIENCE, f"{command} to be asked")
@@ -93,10 +93,10 @@ def use(cache: Cache, server: Hostile, command: str) -> list[str]:
 def test_no_answer_stops_a_call_or_is_repeated(url: str, command: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever one command is answered, calls return, `health()` says so, no thread dies, no line holds its text."""
     share = slice(None) if EVERY else slice(PLACES.index((url, command)) % 8, None, 8)
-    for name, odd in list(ODD.items())[share]:
+    for name, malformed in list(MALFORMED.items())[share]:
         with (
             surviving(name),
-            Hostile(command, odd) as server,
+            Hostile(command, malformed) as server,
             Cache(url.format(PASSWORD, server.port), instance="hostile", timeout=0.05, connect_timeout=0.2) as cache,
         ):
             said = use(cache, server, command)
@@ -154,7 +154,7 @@ GOOD = [bulk(b"ip"), bulk(b"127.0.0.1"), bulk(b"port"), bulk(b"1"), bulk(b"confi
 
 
 @pytest.mark.parametrize(
-    ("command", "odd"),
+    ("command", "malformed"),
     [
         ("SENTINEL GET-MASTER-ADDR-BY-NAME", array(bulk(b"evil/x"), bulk(b"99999"))),
         ("SENTINEL GET-MASTER-ADDR-BY-NAME", array(bulk(b"127.0.0.1"), bulk(b"-1"))),
@@ -165,10 +165,10 @@ GOOD = [bulk(b"ip"), bulk(b"127.0.0.1"), bulk(b"port"), bulk(b"1"), bulk(b"confi
         ("SENTINEL MASTER", b"%4\r\n" + b"".join([*GOOD, bulk(b"num-other-sentinels"), bulk(b"4000000000")])),
     ],
 )
-def test_a_sentinel_that_names_no_address_is_passed_over(command: str, odd: bytes) -> None:
+def test_a_sentinel_that_names_no_address_is_passed_over(command: str, malformed: bytes) -> None:
     """What a Sentinel says is input: an address or a number that cannot be is not believed; the next one is asked."""
     with (
-        Hostile(command, odd) as first,
+        Hostile(command, malformed) as first,
         Hostile("", b"") as second,
         Cache(
             f"redis+sentinel://127.0.0.1:{first.port},127.0.0.1:{second.port}/main",

@@ -23,7 +23,7 @@ from aikcache.prometheus import CacheCollector
 from aikcache.sessions import KeyInfo, KeyRing
 from aikcache.testing import Server, wait_until
 
-from ._rings import Tell, forked, make_rings_patient
+from ._rings import Send, forked, make_rings_patient
 from ._workers import PATIENCE, Background, in_threads
 
 MASTER, OTHER = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -118,14 +118,14 @@ def test_a_cold_start_makes_one_key(open_ring: Open, client: Any) -> None:
     """Twenty processes that begin at once, with clocks from five minutes behind to five ahead, make one key."""
     start = multiprocessing.get_context("fork").Barrier(20)
 
-    def begin(number: int, tell: Tell) -> None:
+    def begin(number: int, send: Send) -> None:
         now = 1_800_000_000.0 + (-300, 300, *range(-270, 270, 30))[number]
         ring = open_ring(clock=lambda: now)
         start.wait(3 * PATIENCE)
-        tell(ring.seal(b"data", "p").hex().encode())
+        send(ring.seal(b"data", "p").hex().encode())
 
-    with forked(20, begin) as told:
-        tokens = [bytes.fromhex(line.decode()) for line in told]
+    with forked(20, begin) as received:
+        tokens = [bytes.fromhex(line.decode()) for line in received]
     assert [name for name in client.hkeys(NAME) if name.startswith(b"k:")] == [b"k:" + tokens[0][1:9].hex().encode()]
     for skew in (-300, 300):
         ring = open_ring(clock=lambda skew=skew: 1_800_000_000.0 + skew)
@@ -192,18 +192,18 @@ def test_a_revocation_reaches_every_worker(open_ring: Open) -> None:
     ring = open_ring()
     token = ring.seal(b"data", "p")
 
-    def serve(number: int, tell: Tell) -> None:
+    def serve(number: int, send: Send) -> None:
         worker = open_ring(refresh=2.0)
         assert worker.unseal(token, "p") == b"data"
-        tell(b"serving")
+        send(b"serving")
         wait_until(lambda: not _opens(worker, token), 3 * PATIENCE, "the revocation")
-        tell(b"refused")
+        send(b"refused")
         assert worker.unseal(worker.seal(b"new", "p"), "p") == b"new"
 
-    with forked(4, serve) as told:
-        assert [told.readline() for _ in range(4)] == [b"serving\n"] * 4
+    with forked(4, serve) as received:
+        assert [received.readline() for _ in range(4)] == [b"serving\n"] * 4
         ring.revoke(ring.keys()[0].id)
-        assert told.readlines() == [b"refused\n"] * 4
+        assert received.readlines() == [b"refused\n"] * 4
 
 
 def test_all_keys_before_a_moment_are_revoked(open_ring: Open) -> None:
@@ -418,10 +418,10 @@ def test_a_forked_child_has_connections_of_its_own(open_ring: Open) -> None:
             os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        told = pipe.read()
+        received = pipe.read()
     os.waitpid(child, 0)
-    assert told[:4] == b"data"
-    assert ring.unseal(told[4:], "p") == b"child"
+    assert received[:4] == b"data"
+    assert ring.unseal(received[4:], "p") == b"child"
 
 
 def test_strangers_do_not_use_up_the_reading_for_a_new_key(open_ring: Open, client: Any) -> None:
@@ -527,9 +527,9 @@ def test_metrics_say_when_a_rotation_is_overdue(open_ring: Open) -> None:
 
     def exported() -> dict[str, float]:
         metrics = {metric.name: metric for metric in CacheCollector(prefix).collect()}
-        told = {sample.labels["state"]: sample.value for sample in metrics[f"{prefix}_keyring_keys"].samples}
+        received = {sample.labels["state"]: sample.value for sample in metrics[f"{prefix}_keyring_keys"].samples}
         due = metrics[f"{prefix}_keyring_next_rotation_seconds"].samples
-        return {**told, "due": due[0].value} if due else told
+        return {**received, "due": due[0].value} if due else received
 
     assert exported() == {}
     ring.seal(b"", "test")

@@ -16,7 +16,7 @@ from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server
 
-from ._staging import Pause, hear
+from ._staging import Pause, wait_for_push
 from ._workers import Background, Database, Shop, Spec, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -53,7 +53,7 @@ def test_a_value_read_under_cached_stamps_is_trusted_as_long_as_they_are(
     connect(reader.cache)
     writer.get(NAME)
     writer.get("other")
-    hear(reader.cache, writer.cache)  # of the stamps that were made
+    wait_for_push(reader.cache, writer.cache)  # of the stamps that were made
     reader.get("other")  # now it believes the stamps but one
     reader.get(NAME)
     reader.cache.engine.local.drop_group("thing:get")

@@ -18,7 +18,7 @@ from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology, ask
 
-from ._staging import Listener, hear
+from ._staging import Listener, wait_for_push
 from ._workers import PATIENCE, connect
 
 OLD, NEW = "old", "new"
@@ -148,7 +148,7 @@ def test_no_other_process_serves_an_invalidated_value_beyond_the_bound(
     wait_until(lambda: writer.stats().pending_invalidations == 0, PATIENCE, "the replay")
     wait_until(lambda: reader.stats().coherent and writer.stats().coherent, PATIENCE, "a heartbeat")
     wait_until(lambda: reader.health().ok, PATIENCE, "its health")
-    hear(reader, writer)
+    wait_for_push(reader, writer)
     assert read_here() == read_there() == shelf.bind(open_cache())() == {NEW}
 
 
@@ -310,7 +310,7 @@ def test_forged_news_invalidates_nothing(redis_url: str, instance: str) -> None:
         connects = cache.stats().channel_connects
         for message in FORGED:
             assert client.publish(cache.space.news, message) == 1
-        hear(cache, other)
+        wait_for_push(cache, other)
         assert cache.stats().pending_invalidations == 0
         assert cache.stats().channel_connects == connects
         shelf.value = NEW

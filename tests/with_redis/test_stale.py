@@ -318,10 +318,10 @@ class TestInvalidated:
         ending(second, g)
         assert fails(g, "tea")
         wait_until(lambda: fails(f, "tea"), PATIENCE, "the push")
-        told = first.stats().stale, second.stats().stale
+        found = first.stats().stale, second.stats().stale
         assert fails(f, "tea")
         assert fails(g, "tea")
-        assert (first.stats().stale, second.stats().stale) == told
+        assert (first.stats().stale, second.stats().stale) == found
         break_down(database, False)
         assert f("tea") == g("tea") == "new"
 
@@ -480,9 +480,9 @@ class TestOtherWays:
         f.invalidate("tea")
         database.get_stale("tea", f)
         loads = database.loads("tea")
-        told = f.explain("tea")
-        assert (told["local"]["fresh"], told["remote"]["fresh"], told["answer"]) == (False, False, "local")
-        assert told["remote"]["seconds_left"] <= 0
+        found = f.explain("tea")
+        assert (found["local"]["fresh"], found["remote"]["fresh"], found["answer"]) == (False, False, "local")
+        assert found["remote"]["seconds_left"] <= 0
         assert [x.explain("tea")["answer"] for x in (g, h)] == ["remote", "load"]
         assert database.loads("tea") == loads
 

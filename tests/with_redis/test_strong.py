@@ -80,11 +80,11 @@ def deafen(cache: Cache, patch: pytest.MonkeyPatch) -> None:
     for name in ("group_invalidated", "key_invalidated", "glob_invalidated"):
         real = getattr(InvalidationListener, name)
 
-        def hear(hearing: InvalidationListener, what: str, real: Callable[..., object] = real) -> None:
+        def wait_for_push(hearing: InvalidationListener, what: str, real: Callable[..., object] = real) -> None:
             if hearing._owner is not cache.engine:
                 real(hearing, what)
 
-        patch.setattr(InvalidationListener, name, hear)
+        patch.setattr(InvalidationListener, name, wait_for_push)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from aikcache._keys.globs import matcher
 from aikcache._remote.store import RedisStore
 from aikcache.testing import Server, wait_until
 
-from ._staging import Pause, hear, pair
+from ._staging import Pause, pair, wait_for_push
 from ._workers import PATIENCE, PATIENT, Background, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -79,14 +79,14 @@ def test_a_glob_invalidates_what_redis_would_match(
     get_there = there.cached("thing", operation="get")(lambda name: name)
     words = ["box", "bun", "bax", "cup", "a", "café", "c*p"]
     get(words[0])
-    hear(there, here)  # of the stamps that this has made
-    hear(here, there)
+    wait_for_push(there, here)  # of the stamps that this has made
+    wait_for_push(here, there)
     for word in words:
         get(word)
         get_there(word)
     before = names(here, raw)
     here.invalidate(glob)
-    hear(there, here)
+    wait_for_push(there, here)
     gone = {f"thing:get:{word}" for word in ended}
     assert names(here, raw) == before - gone
     for cache in (here, there):
@@ -377,7 +377,7 @@ def test_a_pushed_name_that_is_too_long_invalidates_everything(
     assert there.engine.local.peek(key) is not None
     raw.set(here.space.pushed + name, b"1")
     wait_until(lambda: there.engine.local.peek(key) is None, PATIENCE, "the push")
-    hear(there, here)
+    wait_for_push(there, here)
 
 
 def test_loads_of_other_keys_go_on(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:

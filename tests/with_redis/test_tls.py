@@ -365,10 +365,10 @@ def test_health_keeps_the_last_cause_while_the_breaker_is_open(tcp_server: Serve
     """While nothing is tried, what is told is why the last try failed."""
     url = f"redis://user:{'x' * 20}@127.0.0.1:{tcp_server.port}/0"
     with Cache(url, instance="health", breaker_failures=2, breaker_reset=600, **PATIENT) as cache:
-        told = [cache.health() for _ in range(4)]
-        assert [health.breaker_open for health in told] == [False, True, True, True]
-        assert all("WRONGPASS" in health.server for health in told), told
-        assert "the breaker is open" in told[-1].server
+        reports = [cache.health() for _ in range(4)]
+        assert [health.breaker_open for health in reports] == [False, True, True, True]
+        assert all("WRONGPASS" in health.server for health in reports), reports
+        assert "the breaker is open" in reports[-1].server
 
 
 def test_a_clients_certificates_are_used(secured: Secured, instance: str) -> None:

@@ -70,10 +70,10 @@ def test_loads_exchanges_and_invalidations_have_spans(redis_url: str, instance: 
         assert "db.operation.batch.size" not in got
         assert attributes(traced.named("MGET")[0])["db.operation.batch.size"] == 2
         (invalidate,) = traced.named("invalidate")
-        (told,) = traced.named("PIPELINE")
+        (span,) = traced.named("PIPELINE")
         assert invalidate.context is not None
-        assert told.parent is not None
-        assert told.parent.span_id == invalidate.context.span_id
+        assert span.parent is not None
+        assert span.parent.span_id == invalidate.context.span_id
         assert "secret" not in traced.everything()
 
 

@@ -72,8 +72,12 @@ def test_explain_agrees_with_the_call_on_a_value_without_expiry(redis_url: str, 
 
         f(1)
         assert client.persist(f.key(1))
-        told = f.explain(1)
-        assert (told["answer"], told["remote"]["fresh"], told["remote"]["seconds_left"]) == ("remote", True, 60.0)
+        explained = f.explain(1)
+        assert (explained["answer"], explained["remote"]["fresh"], explained["remote"]["seconds_left"]) == (
+            "remote",
+            True,
+            60.0,
+        )
         assert f(1) == 1
         assert runs == [1]
 

@@ -49,7 +49,7 @@ def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
 
 
 @pytest.fixture
-def open_met(open_shop: OpenShop) -> OpenShop:
+def open_synced(open_shop: OpenShop) -> OpenShop:
     """Opens shops that listen to all nodes. Meeting a node that has just started ends everything, once for each."""
 
     def opened(spec: Spec) -> Shop:
@@ -213,10 +213,10 @@ def test_no_node_answers(instance: str, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_the_read_path(
-    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """A value loaded here is another process's hit, whichever node it is on."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     names = on_each_node(cluster, shop.get.key, 2)
     assert len(names) == 3
     for name in itertools.chain(*names.values()):
@@ -228,9 +228,9 @@ def test_the_read_path(
         assert all(cluster.ask(server, "EXISTS", shop.get.key(name)) == 1 for name in some)
 
 
-def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: Database, open_met: OpenShop) -> None:
+def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: Database, open_synced: OpenShop) -> None:
     """However many ask at once, in however many processes, the function runs once."""
-    open_met(spec)
+    open_synced(spec)
     pending = [worker.start(_workers.rush, spec, "tea", 8, 4) for worker in workers[:4]]
     values = [value for rush in pending for value in rush.result()]
     assert values == ["tea as it is"] * 32
@@ -238,11 +238,11 @@ def test_one_load_among_processes(spec: Spec, workers: list[Worker], database: D
 
 
 def test_the_lease_of_a_killed_owner_expires(
-    spec: Spec, victim: Worker, database: Database, open_met: OpenShop
+    spec: Spec, victim: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """Who waits for a process that was killed loads within `lease_wait`."""
     quick = spec.but(lease_ttl=2)
-    shop = open_met(quick)
+    shop = open_synced(quick)
     database.hold("tea")
     victim.start(_workers.get, quick, "tea")
     database.wait_held("tea")
@@ -256,10 +256,10 @@ def test_the_lease_of_a_killed_owner_expires(
 
 @pytest.mark.parametrize("what", ["key", "operation", "prefix", "tag", "tag of many", "everything", "glob", "set"])
 def test_an_invalidation_reaches_other_processes(
-    what: str, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
+    what: str, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """Every kind of invalidation is pushed to the other process, whichever nodes it touches."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     worker.run(_workers.run, spec, _connect)
     for name in ("tea", "mate", "cocoa", "milk"):
         database.put(name, "old")
@@ -286,10 +286,10 @@ def _connect(shop: Shop) -> None:
 
 @pytest.mark.parametrize("how", ["key", "tag", "glob"])
 def test_a_load_that_an_invalidation_overtook_is_not_stored(
-    how: str, cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
+    how: str, cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """What was read before an invalidation is not there after it, for keys on every node."""
-    shop = open_met(spec.but(local_ttl=0))
+    shop = open_synced(spec.but(local_ttl=0))
     for (name,) in on_each_node(cluster, shop.get.key, 1).values():
         database.hold(name)
         loading = worker.start(_workers.get, spec, name)
@@ -306,10 +306,10 @@ def test_a_load_that_an_invalidation_overtook_is_not_stored(
 
 
 def test_any_tags_stamp_is_written_before_the_tags_own(
-    cluster: ClusterTopology, spec: Spec, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, open_synced: OpenShop
 ) -> None:
     """While the node of the stamp `#` carries out no write, no tag's own stamp is renewed, wherever it is."""
-    shop, hasty = open_met(spec), open_met(spec.but(timeout=0.4))
+    shop, hasty = open_synced(spec), open_synced(spec.but(timeout=0.4))
     first = cluster.owner(slot_of(stamp(spec, "#")))
     tag = next(f"t{n}" for n in range(100) if cluster.owner(slot_of(stamp(spec, f"#t{n}"))) is not first)
     shop.cache.invalidate_tags(tag)
@@ -333,10 +333,10 @@ def ask_in_step(cluster: ClusterTopology, tag: str, spec: Spec) -> Any:
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_tag_that_only_the_result_names_invalidates_a_running_load(
-    seen: bool, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
+    seen: bool, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """A load during which a tag of its result ended is not stored, whichever nodes the stamps are on."""
-    shop = open_met(spec.but(local_ttl=0))
+    shop = open_synced(spec.but(local_ttl=0))
     for name in ("tea", "mate", "cocoa", "milk"):
         if seen:
             shop.described(name)
@@ -353,10 +353,10 @@ def test_a_tag_that_only_the_result_names_invalidates_a_running_load(
 
 
 def test_a_sweep_takes_all_primaries(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
     """A glob ends its matches on every node, and only those."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     names = [f"n{n}" for n in range(300)]
     shop.get_all([*names, "tea"])
     slots = owners(cluster)
@@ -365,16 +365,16 @@ def test_a_sweep_takes_all_primaries(
     assert progress is not None
     assert progress.wait(PATIENCE)
     assert (progress.removed, progress.error) == (300, None)
-    bare = open_met(spec.but(local_ttl=0))
+    bare = open_synced(spec.but(local_ttl=0))
     assert not any(map(bare.get.peek, names))
     assert bare.get.peek("tea") == "tea as it is"
 
 
 def test_a_sweep_asks_each_primary_for_its_slots_twice(
-    cluster: ClusterTopology, spec: Spec, open_met: OpenShop, monkeypatch: pytest.MonkeyPatch
+    cluster: ClusterTopology, spec: Spec, open_synced: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before and after; while nothing moves the map is not asked for, and no part is looked through a second time."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     asked: list[object] = []
     begin, ask_for_map = Pool.begin, Cluster._ask_for_map
 
@@ -395,17 +395,17 @@ def test_a_sweep_asks_each_primary_for_its_slots_twice(
     assert progress.scanned == 6  # leases and values on each
 
 
-def test_a_lease_is_removed_before_its_key(spec: Spec, open_met: OpenShop) -> None:
+def test_a_lease_is_removed_before_its_key(spec: Spec, open_synced: OpenShop) -> None:
     """In an invalidation's commands, for where they are not carried out at once: else a load could store between."""
-    remote = open_met(spec).cache.engine.remote
+    remote = open_synced(spec).cache.engine.remote
     assert remote is not None
     (unlink, *_) = remote.commands.invalidations((), ("aik:v1:a:b:c",))
     assert unlink == ("UNLINK", remote.keyspace.lease("aik:v1:a:b:c"), "aik:v1:a:b:c")
 
 
-def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
+def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec: Spec, open_synced: OpenShop) -> None:
     """With `invalidate_wait` an invalidation is unheard as long as any primary's replica has not got it."""
-    shop = open_met(spec.but(invalidate_wait=1, timeout=1))
+    shop = open_synced(spec.but(invalidate_wait=1, timeout=1))
     shop.cache.invalidate("thing")
     wait_until(lambda: shop.cache.stats().pending_invalidations == 0, PATIENCE, "the replicas")
     for replica in cluster.servers[3:]:
@@ -422,10 +422,10 @@ def test_replicas_of_every_primary_are_waited_for(cluster: ClusterTopology, spec
 
 
 def test_many_hits_are_one_round_trip_for_each_node(
-    cluster: ClusterTopology, spec: Spec, open_met: OpenShop, monkeypatch: pytest.MonkeyPatch
+    cluster: ClusterTopology, spec: Spec, open_synced: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred hits on three nodes, and the stamps that are not known, take one round trip to each."""
-    shop, other = open_met(spec), open_met(spec.but(local_ttl=0))
+    shop, other = open_synced(spec), open_synced(spec.but(local_ttl=0))
     names = [f"n{n}" for n in range(100)]
     values = shop.get_all(names)
     counts = sends(monkeypatch)
@@ -437,10 +437,10 @@ def test_many_hits_are_one_round_trip_for_each_node(
 
 
 def test_many_misses_are_a_few_round_trips_for_each_node(
-    spec: Spec, database: Database, open_met: OpenShop, monkeypatch: pytest.MonkeyPatch
+    spec: Spec, database: Database, open_synced: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values, stamps, leases and stores: each is one round trip to each node, however many the keys."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     shop.get_all([f"warm{n}" for n in range(30)])
     counts = sends(monkeypatch)
     names = [f"n{n}" for n in range(100)]
@@ -451,10 +451,10 @@ def test_many_misses_are_a_few_round_trips_for_each_node(
 
 @pytest.mark.parametrize("group", ["*", "thing", "thing:get", "#thing:tea"])
 def test_a_foreign_value_is_removed_when_it_is_first_read(
-    group: str, cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
+    group: str, cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
     """A huge value, and a stamp of another type, are replaced by the call that meets them."""
-    shop = open_met(spec.but(local_ttl=0, max_value_bytes=1 << 20))
+    shop = open_synced(spec.but(local_ttl=0, max_value_bytes=1 << 20))
     key = shop.get.key("tea")
     ask(cluster, key, "SET", key, "x" * (20 << 20))
     name = stamp(spec, group)
@@ -467,9 +467,9 @@ def test_a_foreign_value_is_removed_when_it_is_first_read(
     assert database.loads("tea") == 1
 
 
-def test_a_batch_with_something_else_under_one_key(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
+def test_a_batch_with_something_else_under_one_key(cluster: ClusterTopology, spec: Spec, open_synced: OpenShop) -> None:
     """A list under a key is a miss of that key alone, as with MGET on one server."""
-    shop = open_met(spec.but(local_ttl=0))
+    shop = open_synced(spec.but(local_ttl=0))
     shop.get_all(["a", "b", "c"])
     key = shop.get.key("b")
     ask(cluster, key, "DEL", key)
@@ -484,10 +484,10 @@ def test_a_batch_with_something_else_under_one_key(cluster: ClusterTopology, spe
 
 
 def test_flushall_on_one_node_drops_all_local_values(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
     """FLUSHALL on any one node empties the local tier, for a stamp may have been there."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     for server in cluster.primaries():
         wait_until(lambda: shop.get("tea") and shop.cache.stats().local_entries, PATIENCE, "what is held")
         cluster.ask(server, "FLUSHALL")
@@ -498,10 +498,10 @@ def test_flushall_on_one_node_drops_all_local_values(
 
 
 def test_with_one_channel_cut_a_process_is_not_coherent(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
     """When any one node's channel is cut, what is held is forgotten, and coherence returns with a new channel."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     for server in cluster.primaries():
         connects = shop.cache.stats().channel_connects
         shop.get("tea")
@@ -514,10 +514,10 @@ def test_with_one_channel_cut_a_process_is_not_coherent(
 
 
 def test_trusted_until_is_the_least_of_all_channels(
-    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
     """While one node is silent, what others hold ends within `max_staleness`, although it is pushed by other nodes."""
-    shop = open_met(spec.but(max_staleness=1.0, timeout=0.2, connect_timeout=1.0))
+    shop = open_synced(spec.but(max_staleness=1.0, timeout=0.2, connect_timeout=1.0))
     names = on_each_node(cluster, shop.get.key, 1)
     silent = next(iter(cluster.primaries()))
     for (name,) in names.values():
@@ -532,10 +532,10 @@ def test_trusted_until_is_the_least_of_all_channels(
 
 
 def test_scripts_are_sent_to_each_node_that_forgot_them(
-    cluster: ClusterTopology, spec: Spec, database: Database, open_met: OpenShop
+    cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
     """SCRIPT FLUSH on any node costs a round trip, no error."""
-    shop = open_met(spec)
+    shop = open_synced(spec)
     for server in cluster.primaries():
         cluster.ask(server, "SCRIPT", "FLUSH")
     names = [f"n{n}" for n in range(30)]
@@ -545,7 +545,7 @@ def test_scripts_are_sent_to_each_node_that_forgot_them(
     assert shop.cache.stats().writes == 33
 
 
-def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, open_met: OpenShop) -> None:
+def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, open_synced: OpenShop) -> None:
     """After `close` no node has a connection of ours."""
 
     def ours() -> int:
@@ -553,7 +553,7 @@ def test_a_cache_leaves_nothing_behind(cluster: ClusterTopology, spec: Spec, ope
         return sum(text.count("name=aikcache") for text in lists)
 
     wait_until(lambda: ours() == 0, PATIENCE, "connections of other tests")
-    shop = open_met(spec)
+    shop = open_synced(spec)
     shop.get_all([f"n{n}" for n in range(10)])
     assert ours() >= 6
     shop.cache.close()

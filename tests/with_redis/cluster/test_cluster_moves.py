@@ -56,12 +56,12 @@ def plain(binary: Path) -> Iterator[ClusterTopology]:
 
 @pytest.fixture
 def doubled(binary: Path) -> Iterator[ClusterTopology]:
-    """Three primaries with a replica each, for failovers: where one dies, `haste` has it taken for dead soon."""
+    """Three primaries with a replica each, for failovers: `shorten_timeout` makes a stopped one count as down soon."""
     with ClusterTopology(binary=binary) as topology:
         yield topology
 
 
-def haste(topology: ClusterTopology) -> None:
+def shorten_timeout(topology: ClusterTopology) -> None:
     """From now on two seconds are enough to be taken for dead; nobody but who is dead should be silent for as long."""
     topology.set_node_timeout(2000)
 
@@ -237,7 +237,7 @@ def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open
     first, replica = doubled.servers[0], doubled.servers[3]
     with load.running():
         wait_until(lambda: load.writes > 100, PATIENCE, "the load")
-        haste(doubled)
+        shorten_timeout(doubled)
         if how == "killed":
             first.kill()
         elif how == "paused":
@@ -276,7 +276,7 @@ def test_invalidations_that_were_not_replicated_are_sent_to_the_new_primary(
     assert cache.stats().pending_invalidations == 0
     first.kill()
     replica.resume()
-    haste(doubled)
+    shorten_timeout(doubled)
     wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
     wait_until(lambda: cache.stats().coherent and other.stats().coherent, PATIENCE, "coherence")
     assert [get(name) for name in names] == ["new"] * 10
@@ -300,7 +300,7 @@ def test_connection_attempts_to_a_replaced_primary_are_interrupted(
         connections.drop_idle()
     call, view = Background(get, name), Background(cluster.scouts.view, address)
     wait_until(lambda: node._connecting and scout._connecting, PATIENCE, "the connections")
-    haste(doubled)
+    shorten_timeout(doubled)
     wait_until(lambda: doubled.ask(replica, "ROLE")[0] == b"master", TAKEOVER, "the promotion")
     assert call.result() == name
     with pytest.raises(RemoteUnavailableError):
@@ -317,7 +317,7 @@ def test_a_takeover_is_noticed_by_fast_heartbeats(
         monkeypatch.setattr(module, "HEARTBEAT", 600)
     wait_until(cache.engine.channel.missed, PATIENCE, "the last heartbeat")  # type: ignore[union-attr]
     first, replica = doubled.servers[0], doubled.servers[3]
-    haste(doubled)
+    shorten_timeout(doubled)
     first.pause()
     cluster = cache.engine.remote.connections  # type: ignore[union-attr]
     primaries = {("127.0.0.1", server.port or 0) for server in (*doubled.servers[1:3], replica)}

@@ -115,7 +115,7 @@ def _shop(spec: Spec) -> Shop:
     return _workers.shop(spec)
 
 
-def forget_soon(shop: Shop) -> None:
+def shorten_memory(shop: Shop) -> None:
     """A partition of a second outlasts what is sent again because it is recent."""
     recent.REPLAY = 0.2
 
@@ -228,7 +228,7 @@ def test_a_reader_beside_a_cut_off_primary_stops_trusting_it(net: Net) -> None:
 def test_invalidations_beside_a_cut_off_primary_are_sent_to_the_surviving_one(net: Net) -> None:
     """An invalidation that only the lost side has acknowledged is sent again, however long the network was cut."""
     net.warm(BOX, OTHER, LATER)
-    net.here.start(run, net.spec, forget_soon).result(PATIENCE)
+    net.here.start(run, net.spec, shorten_memory).result(PATIENCE)
     net.sides.cut()
     net.here.start(run, net.spec, update, BOX, "new").result(PATIENCE)
     net.cut()

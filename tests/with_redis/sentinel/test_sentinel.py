@@ -44,10 +44,10 @@ def one_topology(binary: Path) -> Iterator[Topology]:
 
 
 CALM = 30_000
-"""Milliseconds of silence until a server counts as down; `haste` makes it 600 where one is to be replaced."""
+"""Milliseconds of silence until a server counts as down; `shorten_timeout` makes it 600 where one is to be replaced."""
 
 
-def haste(topology: Topology) -> None:
+def shorten_timeout(topology: Topology) -> None:
     topology.set_down_after(600)
 
 
@@ -189,12 +189,12 @@ def crew() -> Iterator[list[Worker]]:
 
 
 def kill(topology: Topology, primary: Server) -> None:
-    haste(topology)
+    shorten_timeout(topology)
     primary.kill()
 
 
 def pause(topology: Topology, primary: Server) -> None:
-    haste(topology)
+    shorten_timeout(topology)
     primary.pause()
 
 
@@ -258,7 +258,7 @@ def test_a_primary_that_comes_back_is_not_used_until_it_is_one_again(topology: T
     old = topology.primary()
     with Cache(topology.url, instance=instance, local_ttl=0, **SOON) as cache:
         cache.set("thing:x:1", "one")
-        haste(topology)
+        shorten_timeout(topology)
         old.pause()
         wait_until(lambda: named(topology) not in (None, old.port), PATIENCE, "the failover")
         wait_until(lambda: cache.health().ok, PATIENCE, "the new primary")
@@ -755,7 +755,7 @@ def test_no_acknowledged_session_is_lost_in_a_failover(
         handle = store.open(gone).handle or ""
         wait_until(lambda: ended(handle), PATIENCE, "the logout")
         old = topology.primary()
-        haste(topology)
+        shorten_timeout(topology)
         old.kill()
         for number in range(40, 50):
             begin(number)
