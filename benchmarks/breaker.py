@@ -1,4 +1,4 @@
-"""With Redis hung, an open breaker adds at most 50 µs to a call, and Redis is used again within 2 s of its return.
+"""With Redis hung, an open breaker adds at most 10 µs to a call, and Redis is used again within 2 s of its return.
 
 With the default settings, but for `local_ttl=0`, so that every call would ask Redis. The server is stopped by SIGSTOP:
 its connections stay open and nothing answers. Once the breaker is open, calls of a function that costs nothing are
@@ -64,7 +64,7 @@ def run(settings: Settings) -> list[Row]:
             rival=f"without Redis: {duration(statistics.median(without))}",
             measured=added,
             unit=" µs",
-            bar=Bar(50, " µs"),
+            bar=Bar(10, " µs"),
         ),
         Row(
             question="Redis used again after it returned, worst",

@@ -27,14 +27,14 @@ class Breaker:
     """Counts the failures of one endpoint."""
 
     __slots__ = (
-        "_clock", "_eager_until", "_limit", "_on_change", "_probing", "_reset", "_retry_at", "cause", "failures",
-        "opened",
+        "_clock", "_eager_until", "_on_change", "_probing", "_retry_at", "cause", "failures", "limit", "opened",
+        "reset",
     )  # fmt: skip
 
     def __init__(self, limit: int, reset: float, clock: Callable[[], float], on_change: Changed) -> None:
         """`on_change` is called when it opens (True), with the cause, and when it closes."""
-        self._limit = limit
-        self._reset = reset
+        self.limit = limit
+        self.reset = reset
         self._clock = clock
         self._on_change = on_change
         self._probing = threading.RLock()
@@ -45,11 +45,21 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        return self.failures >= self._limit
+        return self.failures >= self.limit
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is open and no probe is due, so that `allows` would be False."""
+        return self.failures >= self.limit and self._clock() < self._retry_at
+
+    @property
+    def refusal(self) -> str:
+        """Why no call passes."""
+        return f"the server has failed repeatedly, so the breaker is open; the last: {self.cause}"
 
     def allows(self) -> bool:
         """Whether this call may use the server. While it is open, that is True for one call every `reset` seconds."""
-        if self.failures < self._limit:
+        if self.failures < self.limit:
             return True
         if self._clock() < self._retry_at:
             return False
@@ -66,19 +76,19 @@ class Breaker:
         self._eager_until = self._retry_at + EAGER_FOR
 
     def _next(self, now: float) -> float:
-        return now + (min(self._reset, EAGER) if now < self._eager_until else self._reset)
+        return now + (min(self.reset, EAGER) if now < self._eager_until else self.reset)
 
     def success(self) -> None:
         if self.failures:
             failures, self.failures = self.failures, 0
-            if failures >= self._limit:
+            if failures >= self.limit:
                 self._on_change(False, "")
 
     def failure(self, cause: object = "") -> None:
         self.cause = str(cause)
         self.failures += 1
-        if self.failures >= self._limit:
+        if self.failures >= self.limit:
             self._retry_at = self._next(self._clock())
-        if self.failures == self._limit:
+        if self.failures == self.limit:
             self.opened += 1
             self._on_change(True, self.cause)

@@ -12,6 +12,7 @@ import signal
 import threading
 from types import CodeType
 
+_PACKAGE = __file__.rpartition("_concurrency")[0]
 BUGS = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, MemoryError)
 """What Python raises where aikcache's code meets something unexpected, such as a reply that Redis never gives."""
 
@@ -20,12 +21,15 @@ def let_out(error: BaseException) -> None:
     """Raise `error` again if a signal handler raised it. For the first line of an `except` that may catch it."""
     if threading.get_ident() != threading.main_thread().ident:  # handlers run nowhere else
         return
-    codes = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    others: set[CodeType] = set()
     trace = error.__traceback__
-    while codes and trace is not None:
-        if trace.tb_frame.f_code in codes:
-            raise error
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            others.add(code)
         trace = trace.tb_next
+    if others and not others.isdisjoint(_code(signal.getsignal(number)) for number in signal.valid_signals()):
+        raise error
 
 
 def _code(handler: object) -> CodeType | None:

@@ -82,6 +82,7 @@ class VersionedStore:
         The attempts are all of one function, or of none.
         """
         reads = self._fast_reads(attempts)
+        self.remote.connections.rest()  # first: nothing below costs a call anything while the breaker is open
         self.ready()
         groups = list(dict.fromkeys([group for attempt in attempts for group in attempt.call.all_groups()]))
         (epoch, server_generation, current_at), requested_at = self._standing(), self.clock()

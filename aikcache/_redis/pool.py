@@ -7,12 +7,9 @@ as a whole (half the cost of `Redis.get`).
 An exchange returns a reply for every command or raises `RemoteError`. After any failure its connection is closed,
 because a late reply on it would be taken for another command's. If an idle connection turns out to be dead before the
 first reply, the exchange is tried once more on a new one. So any command may be sent twice, unless it is sent `once`.
-
-Every connection carries the generation in which its address was found. A new generation begins when Sentinel reports a
-switch, when an old primary refuses, or when a new connection finds another run or replication id. After that, earlier
-connections are not used again.
-Threads: idle connections are in a deque, whose ends any thread may use. One thread at a time uses a connection. After
-`fork` the child starts without any.
+Every connection carries the generation in which its address was found, and is not used after it. A new one begins when
+Sentinel reports a switch, when an old primary refuses, or when a connection finds another run or replication id.
+Threads: idle connections are in a deque, whose ends any thread may use; one thread at a time uses a connection.
 """
 
 from __future__ import annotations
@@ -161,8 +158,12 @@ class Pool:
         if self._backing is not None:
             self._backing.check()  # first, because the breaker's probe must be followed by a question
         if not self.breaker.allows():
-            cause = self.breaker.cause
-            raise RemoteUnavailableError(f"the server has failed repeatedly, so the breaker is open; the last: {cause}")
+            raise RemoteUnavailableError(self.breaker.refusal)
+
+    def rest(self) -> None:
+        """Raise `RemoteUnavailableError` if an exchange would now, because the breaker is open."""
+        if self.breaker.rests:
+            raise RemoteUnavailableError(self.breaker.refusal)
 
     def _checked(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
@@ -333,8 +334,7 @@ class Pool:
         self.drop_idle()
         self._connecting = set()
         self._identity.forget()
-        limit, reset = self.config.breaker_failures, self.config.breaker_reset
-        self.breaker = Breaker(limit, reset, time.monotonic, self.events.breaker)
+        self.breaker = Breaker(self.breaker.limit, self.breaker.reset, time.monotonic, self.events.breaker)
         self._route.forget()
         self._credentials.forget()
         if self.sentinels is not None:

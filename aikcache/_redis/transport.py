@@ -96,6 +96,9 @@ class Transport(Protocol):
     def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> list[Any] | None:
         """As `exchange`, for `count` commands that are packed already. None: not possible with several servers."""
 
+    def rest(self) -> None:
+        """Raise `RemoteUnavailableError` if every exchange would now, because the breaker is open. Sends nothing."""
+
     def age(self) -> float:
         """Seconds since the last evidence of a majority behind the server; -inf where none is needed."""
 

@@ -18,6 +18,7 @@ from aikcache import Cache
 from aikcache._concurrency.circuit_breaker import Breaker
 from aikcache._embedded.sockets import short_directory
 from aikcache._engine.single_flight import Flight
+from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.proxy import Impostor, Proxy, Turn
@@ -237,12 +238,15 @@ def test_without_the_server_one_load_of_a_key_runs_at_a_time(
     assert shop.cache.stats().joined == 14
 
 
-def test_while_the_breaker_is_open_no_call_touches_the_server(squares: Callable[..., Squares]) -> None:
-    """After the failures that open the breaker, hundreds of calls make no connection of their own."""
+def test_while_the_breaker_is_open_no_call_touches_the_server(
+    squares: Callable[..., Squares], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the failures that open the breaker, hundreds of calls make no connection of their own, nor a question."""
     with Impostor(hang_up) as impostor:
         shop = squares(impostor.url, breaker_reset=60, breaker_failures=3)
         while not shop.cache.health().breaker_open:
             shop.square(len(shop.loads))
+        monkeypatch.setattr(RedisStore, "read", lambda *args, **options: pytest.fail("a question was built"))
         before, began = impostor.accepted, time.monotonic()
         for n in range(1000, 1300):
             shop.square(n)

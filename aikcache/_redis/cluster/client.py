@@ -100,14 +100,14 @@ class Cluster:
         some = [*list(self._nodes.values()), *self.scouts.known()]
         return next((node.breaker for node in some if node.breaker.is_open), self._none)
 
+    def rest(self) -> None:
+        """Nothing: each primary has a breaker of its own."""
+
     def age(self) -> float:
         """Seconds since most primaries had told this process their view (`quorum`)."""
         return self.quorum.age()
 
-    # Nodes
-
     def drop_idle(self) -> None:
-        """Close idle connections, which may be out of step."""
         for node in list(self._nodes.values()):
             node.drop_idle()
 
@@ -149,7 +149,6 @@ class Cluster:
         self._events.new_server(NewServer(new.identity, replaces, ask_here))
 
     def servers(self) -> Sequence[Pool]:
-        """The primaries that are known. Sends nothing."""
         return list(self._nodes.values())
 
     def parts(self) -> Iterator[Pool]:
@@ -284,7 +283,7 @@ class Cluster:
     def hesitation(self, address: Address) -> int:
         """Where to ask first: 0 where nothing is sent because the breaker is open, 2 where an answer may not come."""
         scout = self.scouts.get(address)
-        return 0 if scout is not None and scout.breaker.is_open else 1 + self._failing(address)
+        return 0 if scout and scout.breaker.rests else 1 + self._failing(address)
 
     def _install(self, reported: Topology | None) -> None:
         """Use a new map; None: the same one with other views."""
