@@ -19,8 +19,8 @@ class Costs:
     push_each: float
     """The same, for each connection it is pushed to."""
     push_bytes: float
-    heard: float
-    """CPU of a process that is told."""
+    receive: float
+    """CPU of a process that receives pushes."""
     beat: float
     beat_bytes: float
     view_bytes_each: float
@@ -69,8 +69,8 @@ class Demand:
     connection_memory: float
     stamps: float
     stamp_memory: float
-    told: float
-    told_cpu: float
+    received: float
+    received_cpu: float
     stamp_memory_here: float
     most_names: float
     """Names a second at which the pushes take a whole core of a primary."""
@@ -81,7 +81,7 @@ def demand(costs: Costs, deployment: Deployment) -> Demand:
     d, share = deployment, 1 / deployment.primaries
     names = (d.keys + d.tags) * share + d.tags
     each = costs.push + costs.push_each * d.processes
-    told = d.keys + 2 * d.tags
+    received = d.keys + 2 * d.tags
     stamps = d.stamps * share
     others = d.threads + 1  # one asks for the map alone
     view = costs.view_bytes_each * d.nodes / BEATS_A_VIEW
@@ -97,8 +97,8 @@ def demand(costs: Costs, deployment: Deployment) -> Demand:
         connection_memory=d.processes * (costs.channel + others * costs.connection),
         stamps=stamps,
         stamp_memory=stamps * costs.stamp,
-        told=told,
-        told_cpu=told * costs.heard,
+        received=received,
+        received_cpu=received * costs.receive,
         stamp_memory_here=d.stamps_used * costs.stamp_here,
         most_names=1 / each,
     )

@@ -1,7 +1,7 @@
 """What coherence costs: a push to one more process takes a server some µs, so many processes bound the invalidations.
 
-Measured on real connections: the server's CPU for a push to 1 … 800 of them, bytes on the wire, heartbeats,
-and the memory of connections and stamps; the CPU of a process that is told; and on a cluster of three what a heartbeat
+Measured on real connections: the server's CPU for a push to 1 … 800 of them, bytes on the wire, heartbeats, and the
+memory of connections and stamps; the CPU of a process that receives pushes; and on a cluster of three what a heartbeat
 says and which connections a process opens. `_cluster_model.py` makes of it what a thousand processes would ask of a
 cluster; `docs/scaling.md` says how. CPU is the server's own count, so a busy machine distorts it less than a clock.
 """
@@ -34,7 +34,7 @@ COUNTS = (1, 10, 100, 400, 800)
 BATCHES, BATCH = 5, 100
 STAMPS = 10_000
 BEATS = 20
-TOLD = 2000
+PUSHED = 2000
 THREADS = 8
 _TAGS = tuple(f"{{{n}}}" for n in range(1000))
 MODELLED = [
@@ -133,7 +133,7 @@ def run(settings: Settings) -> list[Row | Plot]:
         new, channel = _connection_memory(server)
         stamp = _stamp_memory(server)
         beat_cpu, beat_bytes = _beat(server, ("PING",), _probe(""))
-        heard = _heard_cpu(server.url)
+        receive = _receiver_cpu(server.url)
     with ClusterTopology(replicas=0) as cluster:
         node = cluster.servers[0]
         mine = next(probe for probe in map(_probe, _TAGS) if cluster.owner(slot_of(probe[1])) is node)
@@ -141,21 +141,21 @@ def run(settings: Settings) -> list[Row | Plot]:
         view_bytes = _beat(node, ("CLUSTER", "SHARDS"))[1]
         opened = {threads: _opened(cluster, threads) for threads in (1, THREADS)}
     costs = Costs(
-        push=cpu[0], push_each=(cpu[-1] - cpu[0]) / (COUNTS[-1] - COUNTS[0]), push_bytes=push_bytes, heard=heard,
+        push=cpu[0], push_each=(cpu[-1] - cpu[0]) / (COUNTS[-1] - COUNTS[0]), push_bytes=push_bytes, receive=receive,
         beat=cluster_cpu, beat_bytes=cluster_bytes, view_bytes_each=view_bytes / 3, channel=channel, connection=new,
         stamp=stamp, stamp_here=_stamp_memory_here(),
     )  # fmt: skip
-    told = ", ".join(f"{count}: {duration(seconds)}" for count, seconds in zip(COUNTS, cpu, strict=True))
+    shown = ", ".join(f"{count}: {duration(seconds)}" for count, seconds in zip(COUNTS, cpu, strict=True))
     rows: list[Row | Plot] = [
         Row(
             question="push, CPU of the server by connections",
-            figure=told,
+            figure=shown,
             rival=f"{BATCH} keys at once: {duration(burst)} a key",
             measured=costs.push_each * 1e6,
             unit=" µs each",
         ),
         *pushes,
-        Row(question="push, CPU of a process that is told", figure=duration(heard)),
+        Row(question="push, CPU of a process that is told", figure=duration(receive)),
         Row(
             question="heartbeat, CPU of the server",
             figure=f"PING and a write {duration(beat_cpu)}, {beat_bytes} bytes",
@@ -177,17 +177,17 @@ def run(settings: Settings) -> list[Row | Plot]:
 
 def _modelled(deployment: Deployment, found: Demand) -> list[Row]:
     d, f = deployment, found
-    told = {
+    shown = {
         f"pushes at {d.keys:g} keys, {d.tags:g} tags a second": f"{number(f.pushes)} a second, "
         f"{number(f.push_bytes)}B a second, {f.push_cpu:.0%} of a core",
         "names a second that fill a core": number(f.most_names),
         "heartbeats": f"{number(f.beats)} a second, {number(f.beat_bytes)}B a second, {f.beat_cpu:.1%} of a core",
         "connections": f"{f.connections}, {number(f.connection_memory)}B",
         "stamps": f"{number(f.stamps)}, {number(f.stamp_memory)}B; in a process {number(f.stamp_memory_here)}B",
-        "a process is told": f"{f.told:g} names a second, {f.told_cpu:.2%} of a core",
+        "a process is told": f"{f.received:g} names a second, {f.received_cpu:.2%} of a core",
     }
     where = f"model, {d.processes} processes, busiest of {d.primaries} primaries"
-    return [Row(question=f"{where}: {what}", figure=figure) for what, figure in told.items()]
+    return [Row(question=f"{where}: {what}", figure=figure) for what, figure in shown.items()]
 
 
 def _cpu(client: Any) -> float:
@@ -209,7 +209,7 @@ def _listened() -> Iterator[tuple[Server, Cache, Listeners]]:
 
 
 def _push_cpu(count: int, *, burst: bool = False) -> float:
-    """Seconds of the server's CPU for ending a key that `count` processes are told of; one is who ends it."""
+    """Seconds of the server's CPU to invalidate a key that is pushed to `count` processes, the writer included."""
     with _listened() as (server, cache, others), redis.Redis.from_url(server.url) as client:
         others.open(count - 1)
         spent = 0.0
@@ -304,24 +304,24 @@ def _stamp_memory_here() -> float:
 
 @contextmanager
 def _listen(url: str) -> Iterator[Act]:
-    """A process that holds nothing and is told much. It gives its CPU time once it has been told of so many names."""
+    """A process that holds nothing and receives many pushes. It gives its CPU time after so many names."""
     with Cache(url, instance="bench") as cache:
         cache.wait_coherent(30)
 
-        def act(told: int) -> float:
-            wait_until(lambda: cache.stats().pushes >= told, 30, "pushes")
+        def act(shown: int) -> float:
+            wait_until(lambda: cache.stats().pushes >= shown, 30, "pushes")
             return time.process_time()
 
         yield act
 
 
-def _heard_cpu(url: str) -> float:
+def _receiver_cpu(url: str) -> float:
     with Crew(1, _listen, url) as crew, Cache(url, instance="bench") as cache:
         (before,) = crew.ask(0)
-        for i in range(TOLD):
+        for i in range(PUSHED):
             WAYS["a key"](cache, i)
-        (after,) = crew.ask(TOLD)
-    return float(after - before) / TOLD
+        (after,) = crew.ask(PUSHED)
+    return float(after - before) / PUSHED
 
 
 def _opened(cluster: ClusterTopology, threads: int) -> str:

@@ -36,8 +36,8 @@ def run(settings: Settings) -> list[Row | Plot]:
     rows: list[Row | Plot] = [
         Row(
             question=f"latency of a {ours}, p99",
-            figure=_told(samples[ours]),
-            rival=f"{rival}: {_told(samples[rival])}",
+            figure=_figure(samples[ours]),
+            rival=f"{rival}: {_figure(samples[rival])}",
             measured=_quantile(samples[ours], 0.99) / _quantile(samples[rival], 0.99),
         )
         for ours, rival in PAIRS.items()
@@ -113,6 +113,6 @@ def _quantile(ordered: list[int], share: float) -> int:
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
-def _told(ordered: list[int]) -> str:
+def _figure(ordered: list[int]) -> str:
     quantiles = ", ".join(f"p{100 * share:g} {duration(_quantile(ordered, share) / 1e9)}" for share in (0.99, 0.999))
     return f"median {duration(statistics.median(ordered) / 1e9)}, {quantiles}"

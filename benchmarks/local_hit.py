@@ -108,8 +108,8 @@ def _in_python(settings: Settings) -> list[Row]:
         [sys.executable, "-c", code], env=os.environ | {"AIKCACHE_PURE": "1"}, input=given, text=True, check=True,
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    told = json.loads(child.stdout)
-    return [Row(**row | {"bar": None if row["bar"] is None else Bar(**row["bar"])}) for row in told]
+    rows = json.loads(child.stdout)
+    return [Row(**row | {"bar": None if row["bar"] is None else Bar(**row["bar"])}) for row in rows]
 
 
 def tell() -> None:

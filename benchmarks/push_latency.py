@@ -86,10 +86,10 @@ def _measure(url: str, way: str, settings: Settings) -> Row:
             here.recv()
             began = time.monotonic()
             WAYS[way](cache)
-            heard: Any = here.recv()
-            if heard is None:
+            received_at: Any = here.recv()
+            if received_at is None:
                 raise RuntimeError(f"the other process did not hear of {way} within {PATIENCE:g} seconds")
-            seconds.append(heard - began)
+            seconds.append(received_at - began)
         here.send(False)
     child.join(PATIENCE)
     del seconds[:WARM_UP]

@@ -48,8 +48,8 @@ def run(settings: Settings) -> list[Row | Plot]:
             rows.append(
                 Row(
                     question=f"{ours} a second by {what}",
-                    figure=_told(rates[ours]),
-                    rival=f"{rival}: {_told(rates[rival])}",
+                    figure=_figure(rates[ours]),
+                    rival=f"{rival}: {_figure(rates[rival])}",
                     measured=most / one,
                     unit=f"× of one, with {rates[ours][-1][0]:g}",
                 )
@@ -71,7 +71,7 @@ def _rates(crew: Crew, settings: Settings, sizes: list[tuple[int, int]]) -> dict
     return {name: [(n * m, statistics.median(found[name, n * m])) for n, m in sizes] for name in names}
 
 
-def _told(line: list[tuple[float, float]]) -> str:
+def _figure(line: list[tuple[float, float]]) -> str:
     return ", ".join(f"{n:g}: {number(rate)}" for n, rate in line)
 
 

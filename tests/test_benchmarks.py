@@ -22,7 +22,7 @@ from benchmarks._harness.progress import Progress
 
 SVG = "{http://www.w3.org/2000/svg}"
 COSTS = Costs(
-    push=10e-6, push_each=3e-6, push_bytes=100, heard=20e-6, beat=5e-6, beat_bytes=900, view_bytes_each=300,
+    push=10e-6, push_each=3e-6, push_bytes=100, receive=20e-6, beat=5e-6, beat_bytes=900, view_bytes_each=300,
     channel=2000, connection=17_000, stamp=140, stamp_here=160,
 )  # fmt: skip
 THOUSAND = Deployment(
@@ -159,7 +159,7 @@ def test_more_primaries_share_all_but_the_stamp_of_any_tag() -> None:
     three, many = demand(COSTS, THOUSAND), demand(COSTS, dataclasses.replace(THOUSAND, primaries=3000))
     assert three.names == pytest.approx(30 / 3 + 60 / 3 + 60)
     assert many.names == pytest.approx(60, rel=0.001)
-    assert three.told == 30 + 2 * 60
+    assert three.received == 30 + 2 * 60
 
 
 def test_the_model_adds_up() -> None:

@@ -1,10 +1,10 @@
-"""Is any read staler than the laws allow, whatever fails? Counted in reads that were; the answer must be none.
+"""Is any read staler than guaranteed, whatever fails? Counted in reads that were; the answer must be none.
 
 Several processes with several threads each read versioned records of a SQLite table through cached functions, change
 them, and end what they changed in every way there is, while the main process lets things fail: connections are killed,
 commands paused, the server hangs, crashes, comes back empty or with old data, loses stamps or everything; workers are
 stopped and killed, and their channels fall silent. Everything is logged, and every read is checked afterwards; what
-exactly it must have seen is said in `verdict`. `--break` takes one rule away: that must be noticed.
+exactly it must have seen is said in `verdict`. `--break` removes one rule: that must be noticed.
 
     python -m benchmarks.consistency --seconds 600
     python -m benchmarks.consistency --topology sentinel --threads 8       # or cluster: takeovers, resharding
@@ -49,8 +49,8 @@ from benchmarks.consistency.verdict import judge
 from benchmarks.consistency.worker import READER, WRITES, Plan
 
 CALM = 1.5
-"""Seconds without faults at the end, in which what is pending must be told."""
-TOLD_WITHIN = 60.0
+"""Seconds without faults at the end, in which pending invalidations must be sent."""
+SENT_WITHIN = 60.0
 LATEST = 120.0
 """Seconds beyond its time that a run waits for a takeover: a Sentinel that was starved does nothing for 30 s (TILT)."""
 JUST_STARTED = 3
@@ -83,7 +83,7 @@ class Outcome:
             *self._takeovers(),
             f"violations:     {sum(v.violations.values())} {_counts(v.violations)}".rstrip(),
         ]
-        return lines + [f"  {law}: {text}" for law, text in v.first]
+        return lines + [f"  {guarantee}: {text}" for guarantee, text in v.first]
 
     def _takeovers(self) -> list[str]:
         if self.options.topology == "one":
@@ -96,7 +96,7 @@ class Outcome:
 
     def as_json(self) -> str:
         v = self.verdict
-        told: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "options": {**asdict(self.options), "keep": None},
             "reads": v.reads,
             "changes": v.changes,
@@ -113,9 +113,9 @@ class Outcome:
             "met_after": _summary(v.met),
             "used_after": _summary(v.used),
             "violations": v.violations,
-            "first": [f"{law}: {text}" for law, text in v.first],
+            "first": [f"{guarantee}: {text}" for guarantee, text in v.first],
         }
-        return json.dumps(told, indent=1) + "\n"
+        return json.dumps(summary, indent=1) + "\n"
 
 
 def check(options: Options) -> Outcome:
@@ -225,12 +225,12 @@ def _stage(options: Options, place: Server | Site, directory: Path, sides: Sides
 
 
 def _end(stage: Stage) -> list[str]:
-    """No more faults, then no more changes; what is pending is told; everything is read once more. What went wrong."""
+    """Stop faults, then changes; wait until all pending is sent; read all once more. Returns what went wrong."""
     _sleep(CALM)
     wrong = []
     for worker in stage.workers:
         worker.ask("stop")
-    deadline = clock() + TOLD_WITHIN
+    deadline = clock() + SENT_WITHIN
     for worker in stage.workers:
         while (pending := worker.ask("pending")) and clock() < deadline:
             _sleep(0.1)
@@ -260,10 +260,10 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _ages(seconds: Sequence[float]) -> str:
-    told = _summary(seconds)
-    if not told["count"]:
+    summary = _summary(seconds)
+    if not summary["count"]:
         return "none"
-    return f"{told['count']}, p50 {_ms(told['p50'])}, p99 {_ms(told['p99'])}, worst {_ms(told['worst'])}"
+    return f"{summary['count']}, p50 {_ms(summary['p50'])}, p99 {_ms(summary['p99'])}, worst {_ms(summary['worst'])}"
 
 
 def _ms(seconds: float) -> str:
@@ -271,7 +271,7 @@ def _ms(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, print, and give the exit status: 1 when a law was broken."""
+    """Run, print, and give the exit status: 1 when a guarantee was broken."""
     options, file = parse(arguments)
     print(options, flush=True)
     outcome = check(options)

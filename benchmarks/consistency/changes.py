@@ -1,4 +1,4 @@
-"""What the workers changed, and when the others had to know of it: the promises that reads are checked against."""
+"""What the workers changed, and when others had to see it: the requirements that reads are checked against."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks.consistency.records import Read
 from benchmarks.consistency.story import Events, Meetings, slot_of
 
 CALM = 1.5
-"""Seconds without another fault before a refusal, after which nobody does without Redis because of that."""
+"""Seconds without another fault before a refusal, after which no process avoids Redis because of that fault."""
 
 
 class Change(NamedTuple):
     """One record's change by one process. `refused`: until when the server refused its invalidation, if it did."""
 
-    told: float
+    acknowledged: float
     version: int
     record: int
     returned: float
@@ -32,7 +32,7 @@ class Change(NamedTuple):
     refused: float | None
 
     def unseen_by(self, read: Read) -> bool:
-        """Whether the read gives what this change has ended."""
+        """Whether the read gives what this change has invalidated."""
         return read.version == self.version - 1 if self.narrow else read.version < self.version
 
 
@@ -45,7 +45,7 @@ class Refusals:
         self._others += [h for h in happened if not h.refuses and h.name.startswith("kill-data")]
 
     def until(self, returned: float) -> float | None:
-        """Until when what could not be told at this time was refused; None: it may have been something else."""
+        """Until when an invalidation that failed at this time was refused; None: the cause may be another."""
         for span in self._spans:
             if span.began <= returned <= span.ended:
                 if any(h.ended > returned - CALM and h.began < returned for h in self._others):
@@ -57,7 +57,7 @@ class Refusals:
 def collect(
     verdict: Verdict, names: Sequence[str], events: Events, meetings: Meetings, happened: Sequence[Happened]
 ) -> list[Change]:
-    """All changes, each with the time at which Redis was told."""
+    """All changes, each with the time at which Redis acknowledged it."""
     refusals = Refusals(happened)
     slots: dict[int, list[str]] = defaultdict(list)
     for name in names:
@@ -70,21 +70,21 @@ def collect(
                 if event["what"] != "write":
                     continue
                 verdict.invalidations[event["way"]] += 1
-                told, teller, refused = event["returned"], name, None
+                acknowledged, sender, refused = event["returned"], name, None
                 if event["kept"] is not None:
                     verdict.kept += 1
                     refused = refusals.until(event["returned"])
                     verdict.refused += refused is not None
                     later = {follower: events[follower] for follower in followers[place:]}
-                    told, teller = _told(verdict, event["kept"], later, event["way"])
-                known = meetings.effective(told, teller, event["slots"] and frozenset(event["slots"]))
-                verdict.again += told < known < inf
-                verdict.lost += told < known == inf
+                    acknowledged, sender = _acknowledged(verdict, event["kept"], later, event["way"])
+                known = meetings.effective(acknowledged, sender, event["slots"] and frozenset(event["slots"]))
+                verdict.again += acknowledged < known < inf
+                verdict.lost += acknowledged < known == inf
                 for record, version in event["records"]:
                     verdict.changes += 1
                     changes.append(
                         Change(
-                            told=known,
+                            acknowledged=known,
                             version=version,
                             record=record,
                             returned=event["returned"],
@@ -98,32 +98,32 @@ def collect(
     return sorted(changes)
 
 
-def _told(verdict: Verdict, kept: float, histories: Events, way: str) -> tuple[float, str]:
-    """When what was kept at `kept` by the first of these processes was told, and by whom: it, or a follower."""
+def _acknowledged(verdict: Verdict, kept: float, histories: Events, way: str) -> tuple[float, str]:
+    """When the invalidation kept at `kept` by the first of these processes was sent, and by whom: it, or a follower."""
     names = list(histories)
     for number, (name, history) in enumerate(histories.items()):
-        telling = 0
+        sending = 0
         for event in history:
-            telling += (event["what"] == "settling") - (event["what"] == "settled")
+            sending += (event["what"] == "settling") - (event["what"] == "settled")
             if event["what"] == "settled" and event["kept_until"] and (number or event["kept_until"] >= kept):
                 verdict.late.append(float(event["at"]) - kept)
                 return float(event["at"]), name
         if number + 1 < len(names) and not _taken_over(histories[names[number + 1]]):
-            if not telling:
+            if not sending:
                 break
-            verdict.unknown += 1  # killed while telling: it had been told, but when is not known
+            verdict.unknown += 1  # killed while sending: it was sent, but when is not known
             return inf, name
     verdict.violate("never told", f"worker {names[0]}: an invalidation ({way}) kept at {kept:.3f} was never told")
     return inf, names[0]
 
 
 def _taken_over(history: list[dict[str, Any]]) -> bool:
-    """Whether this process found anything in its journal when it started; a journal is emptied when all was told."""
+    """Whether this process found anything in its journal when it started; a journal is emptied when all was sent."""
     return any(event["what"] == "start" and event["pending"] for event in history)
 
 
-class Promises:
-    """What reads of one record must have seen, by a time that changes are sorted by."""
+class Requirements:
+    """The changes of one record that reads must have seen, by a time that they are sorted by."""
 
     def __init__(self, changes: Sequence[Change], when: Callable[[Change], float]) -> None:
         self._wide = sorted((change for change in changes if not change.narrow), key=when)

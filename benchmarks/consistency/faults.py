@@ -79,12 +79,12 @@ class Worker:
         self.plan = self.plan._replace(number=self.plan.number + 1)
         self._start()
 
-    def ask(self, *told: object) -> Any:
+    def ask(self, *request: object) -> Any:
         """Tell it something, and wait for its answer. Raises what says that it hangs, or has ended."""
         pipe: Connection = self.pipe
-        pipe.send(told)
+        pipe.send(request)
         if not pipe.poll(PATIENCE):
-            raise TimeoutError(f"worker {self.plan.name} does not answer to {told[0]!r}")
+            raise TimeoutError(f"worker {self.plan.name} does not answer to {request[0]!r}")
         return pipe.recv()
 
     def end(self) -> None:

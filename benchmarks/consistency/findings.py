@@ -1,4 +1,4 @@
-"""What the checker found in a run: counts, ages of what was stale, and whatever broke a law."""
+"""What the checker found in a run: counts, ages of what was stale, and each violation of a guarantee."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 from benchmarks.consistency.sites import Takeover
 
 FIRST = 10
-"""Violations told in detail."""
+"""Violations of each guarantee that are reported in detail."""
 
 
 class Violation(NamedTuple):
-    """What was read although something newer had been promised; `change` is the oldest that was not seen."""
+    """A read that was older than guaranteed."""
 
-    law: str
+    guarantee: str
     text: str
 
 
@@ -41,7 +41,7 @@ class Verdict:
     violations: Counter[str] = field(default_factory=Counter)
     first: list[Violation] = field(default_factory=list)
 
-    def violate(self, law: str, text: str) -> None:
-        self.violations[law] += 1
-        if self.violations[law] <= FIRST:
-            self.first.append(Violation(law, text))
+    def violate(self, guarantee: str, text: str) -> None:
+        self.violations[guarantee] += 1
+        if self.violations[guarantee] <= FIRST:
+            self.first.append(Violation(guarantee, text))

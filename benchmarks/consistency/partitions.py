@@ -17,7 +17,7 @@ from benchmarks.consistency.sites import DOWN_AFTER_MS, POLL, WITHIN, BehindSent
 
 MINORITY = (0, 1)
 """The slots of workers who are cut off from most."""
-ASKED = 3.0
+ASK_SECONDS = 3.0
 """Seconds for one failover by hand to the side on which the primary is wanted."""
 
 
@@ -80,7 +80,7 @@ def _lead(site: Site, alone: object) -> Iterator[float]:
         with suppress(RemoteUnavailableError):
             site.failing[0] = ("manual", clock())
             site.fail_over(0)
-        until = clock() + ASKED
+        until = clock() + ASK_SECONDS
         while clock() < until and site.serving(0) is not alone:
             site.look()
             yield POLL

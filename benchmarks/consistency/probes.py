@@ -1,7 +1,7 @@
 """What is changed inside a worker of the checker: probes that log, a channel that goes silent, and broken variants.
 
 All of it by replacing functions of aikcache in the worker's own process; the package itself knows nothing of it. A
-broken variant takes one rule away, to show that the checker notices.
+broken variant removes one rule, to show that the checker notices.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _around(owner: type | ModuleType, name: str, wrap: Callable[[Function], Func
 
 
 class Probes:
-    """Logs when the channel came and went, and when an invalidation had to be kept and was told after all.
+    """Logs when the channel came and went, and when an invalidation was pending and when it was sent.
 
     And for each run of a primary when it was met, and when it was first of use: a value was read from it, or stored.
     Of a cluster also which port owned how many slots, whenever this process came to believe something else.
@@ -62,7 +62,7 @@ class Probes:
         _around(PendingInvalidations, "add", self._keep)
         _around(PendingInvalidations, "sent", self._sent)
         _around(PendingInvalidations, "send", self._send)
-        _around(PendingInvalidations, "on_new_server", self._greet)
+        _around(PendingInvalidations, "on_new_server", self._new_server)
         _around(Cluster, "_install", self._install)
         _around(RedisStore, "fast_get", self._use(lambda name: name, lambda answer: answer[0] is not None))
         _around(RedisStore, "fast_read", self._use(lambda names: names[0], lambda answer: any(answer[0])))
@@ -76,7 +76,7 @@ class Probes:
         _around(Pool, "send", _dawdling)
         _around(Exchange, "run", _dawdling)
 
-    def told(self) -> tuple[float | None, list[int] | None]:
+    def outcome(self) -> tuple[float | None, list[int] | None]:
         """When this thread's invalidations were kept, if any was since it asked last, and the slots they were for.
 
         None for slots: all of them.
@@ -86,7 +86,7 @@ class Probes:
         return mine.pop("kept", None), None if slots is None else sorted(slots)
 
     def silence(self, seconds: float) -> None:
-        """From now on the channel hears nothing, nor can it be made anew. What is sent to it arrives late, if ever."""
+        """From now on the channel receives nothing and cannot reconnect. What is sent to it arrives late, if ever."""
         until = clock() + seconds
         self._log.event("silent", began=clock(), ended=until)
         self._silent_until = until
@@ -130,7 +130,7 @@ class Probes:
         names = [*map(recovery._remote.keyspace.stamp, what.groups), *what.keys]
         slots.update(map(slot_of, names))
 
-    def _greet(self, original: Function) -> Function:
+    def _new_server(self, original: Function) -> Function:
         def on_new_server(recovery: PendingInvalidations, new: NewServer) -> None:
             original(recovery, new)
             self._log.event("met", run=new.identity.id)
@@ -233,7 +233,7 @@ def _dawdling(original: Function) -> Function:
     return exchange
 
 
-# Broken variants: each takes one rule away
+# Broken variants: each removes one rule
 
 
 def _nothing(original: Function) -> Function:
@@ -266,7 +266,7 @@ def _local_guard() -> None:
 
 
 def _stamps() -> None:
-    """A stamp once known is believed for as long as the channel lives, whatever ends."""
+    """A cached stamp counts for as long as the channel lives, whatever is invalidated."""
     _around(Stamps, "forget", _nothing)
 
 
@@ -281,8 +281,8 @@ def _trusted_until() -> None:
     _around(Engine, "trust_until", lambda original: lambda engine, trusted_until: original(engine, float("inf")))
 
 
-def _claim() -> None:
-    """What a server restored from its disk is believed."""
+def _forget_on_new_server() -> None:
+    """Data that a server restored from its disk is used."""
     _around(PendingInvalidations, "on_new_server", lambda original: lambda recovery, *args: recovery._forget())
 
 
@@ -292,7 +292,7 @@ def _replay() -> None:
 
 
 def _resend() -> None:
-    """A server that takes over is not told what the one before was."""
+    """A new primary is not sent the invalidations of the one before."""
 
     def wrap(original: Function) -> Function:
         def on_new_server(recovery: PendingInvalidations, *args: Any) -> None:
@@ -310,12 +310,12 @@ def _write_probe() -> None:
 
 
 def _strong() -> None:
-    """What is to be read strongly is judged by the stamps believed."""
+    """Strong reads are judged by cached stamps."""
     _around(Policy, "within", lambda original: lambda policy, config: replace(original(policy, config), strong=False))
 
 
 def _majority() -> None:
-    """A primary and a Sentinel that are alone are believed like any other."""
+    """A cut-off primary with one Sentinel is trusted like any other."""
     _around(Majority, "confirmed_at", lambda original: lambda majority, primary: time.monotonic())
 
 
@@ -340,7 +340,7 @@ BREAKS: dict[str, Callable[[], None]] = {
     "stamps": _stamps,
     "flight": _flight,
     "trusted_until": _trusted_until,
-    "claim": _claim,
+    "claim": _forget_on_new_server,
     "replay": _replay,
     "resend": _resend,
     "write-probe": _write_probe,

@@ -16,7 +16,7 @@ from aikcache.testing import Server
 from benchmarks.consistency.changes import CALM
 from benchmarks.consistency.faults import Fault, Stage
 
-NOBODY = "127.0.0.1", "1"
+NO_PRIMARY = "127.0.0.1", "1"
 """A primary that nobody answers for."""
 Refusing = Callable[[Server, Any], Any]
 
@@ -46,7 +46,7 @@ def noreplicas(server: Server, client: Any) -> Any:
 @contextmanager
 def readonly(server: Server, client: Any) -> Iterator[None]:
     """It is made a replica, and who reads from it is not told."""
-    client.replicaof(*NOBODY)
+    client.replicaof(*NO_PRIMARY)
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ UNASKED = 5.0
 class Takeover:
     """A shard is served by another run: of another server (`lossy`), or of the same one, restarted.
 
-    Clients are told of it from `named` on. What the one before has acknowledged since `began` may be lost.
+    Clients can know of it from `named` on. What the one before has acknowledged since `began` may be lost.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Takeover:
         return self.slots is None or slots is None or not self.slots.isdisjoint(slots)
 
 
-class Claim(NamedTuple):
+class Report(NamedTuple):
     """Who is said to be the primary, and in which epoch. `coming`: a failover to him is under way."""
 
     epoch: int
@@ -54,21 +54,21 @@ class Claim(NamedTuple):
 
 
 class Site(ABC):
-    """One topology, `one`. `away`: servers that cannot be asked now; `failing`: shards that are made to, since when."""
+    """One topology, `one`. `down`: servers that cannot be asked now; `failing`: shards that are made to, since when."""
 
     url: str
     shards: range
     one: Topology | ClusterTopology
 
     def __init__(self) -> None:
-        self.away: set[Server] = set()
+        self.down: set[Server] = set()
         self.takeovers: list[Takeover] = []
         self.failing: dict[int, tuple[str, float]] = {}
         self._epochs: dict[int, int] = {}
         self._serving: dict[int, tuple[Server, str, float]] = {}
 
     @abstractmethod
-    def claims(self, shard: int) -> list[Claim]:
+    def reports(self, shard: int) -> list[Report]:
         """Who is said to be the primary."""
 
     @abstractmethod
@@ -83,8 +83,8 @@ class Site(ABC):
         """By hand. Raises `RemoteUnavailableError` when it is refused."""
 
     @abstractmethod
-    def forget_saved(self, dead: Server) -> None:
-        """Before a server is started again, take away what it would bring back from long ago."""
+    def remove_saved(self, server: Server) -> None:
+        """Before a server is started again, remove the old data that it would restore."""
 
     @abstractmethod
     def lead_back(self, old: Server) -> None:
@@ -92,11 +92,11 @@ class Site(ABC):
 
     def owner(self, shard: int) -> Server | None:
         """Whom clients take for the primary: who is in the highest epoch that there has been."""
-        claim = max(self.claims(shard), key=lambda claim: claim[:2], default=None)
-        if claim is None or claim.epoch < self._epochs.get(shard, 0):
+        report = max(self.reports(shard), key=lambda report: report[:2], default=None)
+        if report is None or report.epoch < self._epochs.get(shard, 0):
             return None  # whoever knows better does not answer now
-        self._epochs[shard] = claim.epoch
-        return claim.server
+        self._epochs[shard] = report.epoch
+        return report.server
 
     @abstractmethod
     def members(self, shard: int) -> list[Server]:
@@ -104,14 +104,14 @@ class Site(ABC):
 
     def replicas(self, shard: int) -> list[Server]:
         owner = self.owner(shard)
-        return [server for server in self.members(shard) if server is not owner and server not in self.away]
+        return [server for server in self.members(shard) if server is not owner and server not in self.down]
 
     def ask(self, server: Server, *command: str | int) -> Any:
         return self.one.ask(server, *command)
 
     def primaries(self) -> list[Server]:
         """The primaries that answer."""
-        found = {self.owner(shard) for shard in self.shards} - self.away - {None}
+        found = {self.owner(shard) for shard in self.shards} - self.down - {None}
         return [server for server in self.one.servers if server in found]
 
     def serving(self, shard: int) -> Server:
@@ -122,7 +122,7 @@ class Site(ABC):
         """Note who serves which shard."""
         for shard in self.shards:
             now, owner = clock(), self.owner(shard)
-            if owner is None or owner in self.away:
+            if owner is None or owner in self.down:
                 continue
             with suppress(RemoteUnavailableError):
                 run = self._run(owner)
@@ -141,13 +141,13 @@ class Site(ABC):
 
     @contextmanager
     def paused(self, server: Server) -> Iterator[None]:
-        self.away.add(server)
+        self.down.add(server)
         server.pause()
         try:
             yield
         finally:
             server.resume()
-            self.away.discard(server)
+            self.down.discard(server)
 
     def until_whole(self, failed: int | None = None) -> Iterator[float]:
         """Seconds to wait, again and again, until all is as it should be, a shard that has failed too."""
@@ -180,16 +180,16 @@ class BehindSentinel(Site):
         self.one: Topology = topology
         self.url = topology.url
 
-    def claims(self, shard: int) -> list[Claim]:
+    def reports(self, shard: int) -> list[Report]:
         """As each Sentinel says."""
         servers = {server.port: server for server in self.one.servers}
-        told = []
+        found = []
         for sentinel in self.one.sentinels:
             with suppress(RemoteUnavailableError):
                 facts = _facts(self.ask(sentinel, "SENTINEL", "MASTER", SERVICE))
                 _, port = self.ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)  # no older than the facts
-                told.append(Claim(int(facts[b"config-epoch"]), port != facts[b"port"], servers[int(port)]))
-        return told
+                found.append(Report(int(facts[b"config-epoch"]), port != facts[b"port"], servers[int(port)]))
+        return found
 
     def members(self, shard: int) -> list[Server]:
         return self.one.servers
@@ -199,7 +199,7 @@ class BehindSentinel(Site):
 
     def whole(self) -> bool:
         primaries = self.one.primaries()
-        if self.away or len({claim.server for claim in self.claims(0)}) != 1 or primaries != [self.owner(0)]:
+        if self.down or len({report.server for report in self.reports(0)}) != 1 or primaries != [self.owner(0)]:
             return False
         others = len(self.one.servers) - 1
         online = self.ask(primaries[0], "INFO", "replication").count(b"state=online")
@@ -214,7 +214,7 @@ class BehindSentinel(Site):
     def fail_over(self, shard: int) -> None:
         self.one.fail_over()
 
-    def forget_saved(self, dead: Server) -> None:
+    def remove_saved(self, server: Server) -> None:
         """It keeps a log of all that it did."""
 
     def lead_back(self, old: Server) -> None:
@@ -236,17 +236,17 @@ class Clustered(Site):
     def members(self, shard: int) -> list[Server]:
         return self.one.servers[shard :: len(self.shards)]
 
-    def claims(self, shard: int) -> list[Claim]:
+    def reports(self, shard: int) -> list[Report]:
         """As those say who take themselves for it: one that comes back and has lost its slots is not yet a replica."""
-        told = []
+        found = []
         for server in self.members(shard):
-            if server in self.away:
+            if server in self.down:
                 continue
             with suppress(RemoteUnavailableError):
                 if self.ask(server, "ROLE")[0] == b"master" and self.slots(server):
                     facts = dict(line.split(":", 1) for line in self.ask(server, "CLUSTER", "INFO").decode().split())
-                    told.append(Claim(int(facts["cluster_my_epoch"]), False, server))
-        return told
+                    found.append(Report(int(facts["cluster_my_epoch"]), False, server))
+        return found
 
     def slots(self, owner: Server) -> frozenset[int]:
         found: set[int] = set()
@@ -257,7 +257,7 @@ class Clustered(Site):
         return frozenset(found)
 
     def whole(self) -> bool:
-        if self.away or not self.one.serving(*self.one.servers):
+        if self.down or not self.one.serving(*self.one.servers):
             return False
         for shard in self.shards:
             if self.owner(shard) is None or not all(map(self.one.in_step, self.replicas(shard))):
@@ -269,9 +269,9 @@ class Clustered(Site):
         for replica in self.replicas(shard):
             self.ask(replica, "CLUSTER", "FAILOVER")
 
-    def forget_saved(self, dead: Server) -> None:
+    def remove_saved(self, server: Server) -> None:
         """What it was sent when it became a replica lies on its disk, and would come back however old it is."""
-        for file in Path(dead.directory).glob("*.rdb"):
+        for file in Path(server.directory).glob("*.rdb"):
             file.unlink()
 
     def lead_back(self, old: Server) -> None:

@@ -1,4 +1,4 @@
-"""What became of each process: which servers it met, when its channel was disturbed, and what that vouched for."""
+"""What became of each process: which servers it met, when its channel was disturbed, and what it had delivered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.consistency.sites import Takeover
 
 LAG = 1.0
 """Seconds that replication may be behind before anything is done to it: a few milliseconds, but on a busy machine."""
-TELLING = ("live", "lost", "map", "met", "settled")
+RELEVANT = ("live", "lost", "map", "met", "settled")
 """Events of a process that help to understand what it read."""
 Events = dict[str, list[dict[str, Any]]]
 
@@ -39,12 +39,12 @@ class Meetings:
         """When the process met this server, or one that followed it; never: inf."""
         return self._met[process, takeover]
 
-    def effective(self, told: float, process: str, slots: frozenset[int] | None) -> float:
-        """From when on the server that serves knows of what the process told; inf: it never will."""
+    def effective(self, acknowledged: float, process: str, slots: frozenset[int] | None) -> float:
+        """From when on the current server has what the process sent; inf: never."""
         for takeover in self.takeovers:
-            if takeover.lossy and takeover.began - LAG <= told < (met := self.met(process, takeover)):
-                told = met if takeover.concerns(slots) else told
-        return told
+            if takeover.lossy and takeover.began - LAG <= acknowledged < (met := self.met(process, takeover)):
+                acknowledged = met if takeover.concerns(slots) else acknowledged
+        return acknowledged
 
 
 def _firsts(what: str, history: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -56,19 +56,19 @@ class Spans:
     """Times that may overlap, joined."""
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
-        self._began: list[float] = []
-        self._ended: list[float] = []
+        self._since: list[float] = []
+        self._until: list[float] = []
         for began, ended in sorted(spans):
-            if self._ended and began <= self._ended[-1]:
-                self._ended[-1] = max(self._ended[-1], ended)
+            if self._until and began <= self._until[-1]:
+                self._until[-1] = max(self._until[-1], ended)
             else:
-                self._began.append(began)
-                self._ended.append(ended)
+                self._since.append(began)
+                self._until.append(ended)
 
     def over_since(self, when: float) -> float:
-        """Since when, until `when`, there was none; `when` itself while there is one."""
-        place = bisect_right(self._began, when)
-        return min(self._ended[place - 1], when) if place else -inf
+        """The end of the last span before `when`; `when` itself inside a span."""
+        place = bisect_right(self._since, when)
+        return min(self._until[place - 1], when) if place else -inf
 
 
 class Story:
@@ -103,17 +103,17 @@ class Story:
         self._as_of = [as_of for _, as_of in alive]
 
     def around(self, since: float, until: float, start: float) -> str:
-        """What happened to the process meanwhile, in its own words; times are from `start` on."""
-        told = []
+        """The process's relevant events meanwhile; times are from `start` on."""
+        acknowledged = []
         for event in self._events:
-            tells = event["what"] in TELLING and event.get("kept_until", True)  # not each vain attempt
-            if since < event["at"] < until and tells:
+            relevant = event["what"] in RELEVANT and event.get("kept_until", True)  # not each vain attempt
+            if since < event["at"] < until and relevant:
                 more = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("what", "at"))
-                told.append(f"{event['what']} {more}".rstrip() + f" at {event['at'] - start:.4f}")
-        return "; ".join(told) or "nothing"
+                acknowledged.append(f"{event['what']} {more}".rstrip() + f" at {event['at'] - start:.4f}")
+        return "; ".join(acknowledged) or "nothing"
 
-    def vouched(self, when: float) -> float:
-        """As of when its channel had, at `when`, delivered all that was pushed.
+    def delivered_until(self, when: float) -> float:
+        """The time up to which its channel, at `when`, had delivered all pushes.
 
         By the heartbeat before the last: a push about a stamp that the process is itself writing is followed by a
         question, whose answer comes before the next heartbeat's.

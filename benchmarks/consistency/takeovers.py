@@ -43,13 +43,13 @@ def kill(site: Site, stage: Stage) -> Iterator[float]:
             if deaf:
                 site.ask(old, "CLIENT", "KILL", "TYPE", "replica")  # and with it what is on its way to them
                 yield stage.random.uniform(*A_MOMENT)
-            site.away.add(old)
+            site.down.add(old)
             old.kill()
 
     def undo(old: Server) -> None:
-        site.forget_saved(old)
+        site.remove_saved(old)
         old.restart()
-        site.away.discard(old)
+        site.down.discard(old)
         if stage.random.random() < 0.5:
             site.lead_back(old)
 
@@ -108,7 +108,7 @@ def restart(site: Site, stage: Stage) -> Iterator[float]:
     with stage.note(f"restart of shard {shard}"):
         site.failing[shard] = ("restart", clock())
         old.kill()
-        site.forget_saved(old)
+        site.remove_saved(old)
         old.restart()
     yield from site.until_whole(shard)
 

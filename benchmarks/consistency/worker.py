@@ -1,7 +1,7 @@
 """A worker of the checker: threads that read, change and invalidate records through cached functions, and log it.
 
 What ends a change is one of many ways (`Shop.ways`); each ends all that its family's functions hold of the records that
-were changed, and often more. A worker does what it is told through its pipe: fall silent, stop, read all once more.
+were changed, and often more. A worker takes requests through its pipe: fall silent, stop, read all once more.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ READ_WAYS = ("call", "many", "batch", "peek", "refresh", "after", "last")
 WRITES = {"many": 0.02, "few": 0.002}
 """The share of operations that change records: what is changed often is repaired before anybody sees that it is old."""
 READER = 0
-"""The slot whose worker changes nothing, and so is never told by an error of its own."""
+"""The slot whose worker changes nothing, so no error of its own tells it of a fault."""
 TTL = 600.0
 TICK, STALL = 0.02, 0.1
 """Seconds between two looks at the clock, and how late one of them is when the process has stalled."""
 
 
 class Plan(NamedTuple):
-    """What a worker is told when it is started."""
+    """What a worker is given when it is started."""
 
     url: str
     directory: Path
@@ -216,13 +216,13 @@ class Busy:
         way = self.random.choices(ways, [way.weight for way in ways])[0]
         records = sorted({self._record(family) for _ in range(self.random.randint(1, way.most))})
         began = clock()
-        self.probes.told()
+        self.probes.outcome()
         with self.shop.cache.deferred() if way.deferred else nullcontext():
             before, after = self.shop.table.change(records, self.random)
             committed = clock()
             way.end(before)
         returned = clock()
-        kept, slots = self.probes.told()
+        kept, slots = self.probes.outcome()
         self.log.event(
             "write",
             way=way.name + (", deferred" if way.deferred else ""),
@@ -293,7 +293,7 @@ def _watch(log: Log) -> None:
 
 
 def serve(plan: Plan, pipe: Connection) -> None:
-    """The worker's process: works until its pipe says stop, reads all once more when told, and ends with the pipe."""
+    """The worker's process: works until its pipe says stop, reads all once more on request, and exits with the pipe."""
     logging.getLogger("aikcache").addHandler(logging.NullHandler())  # it has much to say here
     log = Log(plan.directory, plan.name)
     if plan.broken is not None:
@@ -329,15 +329,15 @@ def serve(plan: Plan, pipe: Connection) -> None:
     }
     while True:
         try:
-            told, *details = pipe.recv()
+            request, *details = pipe.recv()
         except EOFError:
             return
-        if told == "silence":
+        if request == "silence":
             probes.silence(*details)
-        elif told == "stop":
+        elif request == "stop":
             stop.set()
             for thread in threads:
                 thread.join()
             pipe.send("stopped")
         else:
-            pipe.send(answers[told]())
+            pipe.send(answers[request]())

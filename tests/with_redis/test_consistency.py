@@ -1,4 +1,4 @@
-"""No read is staler than the laws allow, whatever fails: `benchmarks.consistency` for a while, and proof that it sees.
+"""No read is staler than guaranteed, whatever fails: `benchmarks.consistency` for a while, and proof that it sees.
 
 AIKCACHE_CONSISTENCY_SECONDS says how long; without it 15 seconds, and 20 where servers are required, as in CI.
 Longer runs, behind Sentinel and on a cluster too, are made by hand.
