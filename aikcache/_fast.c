@@ -19,7 +19,7 @@
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 2
+#define INTERFACE 3
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16

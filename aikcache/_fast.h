@@ -6,7 +6,7 @@
 /* What an entry of the local tier is made of: the attributes of `_local/entry.Entry`. */
 typedef struct {
     PyObject_HEAD
-    PyObject *key, *value, *region, *local_key, *codec, *tags;
+    PyObject *key, *value, *region, *local_key, *codec, *_tags;
     double until, refresh_at, fresh_until, deadline, created_at;
     Py_ssize_t hits, spent, size, epoch;
     char place;

@@ -68,8 +68,8 @@ class Entry(Node):
 
     __slots__ = (
         () if fast is not None else (
-            "codec", "created_at", "deadline", "epoch", "fresh_until", "local_key", "refresh_at", "region", "size",
-            "tags", "until",
+            "_tags", "codec", "created_at", "deadline", "epoch", "fresh_until", "local_key", "refresh_at", "region",
+            "size", "until",
         )
     )  # fmt: skip
 
@@ -77,13 +77,23 @@ class Entry(Node):
     local_key: Hashable
     codec: Any  # that gave the value, where it is not an `EncodedValue`
     size: int
-    tags: tuple[Hashable, ...]  # of an entry in OTHER also its groups, each in a tuple
+    _tags: str | tuple[Hashable, ...]  # one alone as it is: a tuple for it would take 64 bytes
     until: float  # handed out as it is before this
     refresh_at: float  # to be renewed in the background from here on
     fresh_until: float  # stale from here on
     deadline: float  # not handed out at all from here on
     created_at: float  # when the question that gave it was asked
     epoch: int  # of its region, when it was filled
+
+    @property
+    def tags(self) -> tuple[Hashable, ...]:
+        """Of an entry in OTHER also its groups, each in a tuple."""
+        tags = self._tags
+        return (tags,) if type(tags) is str else tags  # type: ignore[return-value]
+
+    @tags.setter
+    def tags(self, tags: tuple[Hashable, ...]) -> None:
+        self._tags = tags[0] if len(tags) == 1 and type(tags[0]) is str else tags
 
     def served(self) -> None:
         """Count a hit that was decided on after the look-up: the entry may have left its table, and been counted."""

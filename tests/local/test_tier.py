@@ -552,3 +552,13 @@ def test_collected_wrappers_are_not_kept() -> None:
     last = define()
     assert last(1) == 1
     assert len(cache.engine.local.region("p:f")._readers) <= 2
+
+
+@pytest.mark.parametrize("tags", [(), ("a",), ("a", "b"), (("group",),), ("a", ("group",))])
+def test_an_entry_gives_back_its_tags_and_holds_no_tuple_for_one(tags: tuple[Any, ...]) -> None:
+    """One alone is kept as it is: each of many entries has a tag of its own."""
+    entry = Entry("k", "v")
+    entry.tags = tags
+    assert entry.tags == tags
+    held = [part for part in gc.get_referents(entry) if type(part) is tuple]
+    assert held == ([] if tags == ("a",) else [tags])
