@@ -2,7 +2,7 @@
 
 CPython runs signal handlers, and raises what another thread has set, when a Python function begins, when a call has
 returned, and when a loop jumps back. The first two can be met one by one, by a profile function that raises; all of
-them at random, by a timer.
+them at random, by a timer. Finalisers run where a collection does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import random
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -121,3 +122,32 @@ class Storm:
         while self.raised < count:
             name = self.random.choice(names)
             self.once(name, works[name], self.random.choice(kinds))
+
+
+def in_time(work: Callable[[], object], seconds: float = 300.0) -> None:
+    """Run `work` in a thread of its own, and fail when it hangs."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    if failed:
+        raise failed[0]
+
+
+class Finaliser:
+    """Garbage that only a collection finds, and that calls `work` when it does."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work = work
+        self.myself = self
+
+    def __del__(self) -> None:
+        self.work()

@@ -4,44 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from aikcache._concurrency.guard import Guard
 
-from .._interrupts import interrupt
+from .._interrupts import Finaliser, in_time, interrupt
 
 COUNT = 2000
-
-
-def in_time(work: Callable[[], object], seconds: float = 120.0) -> None:
-    """Run `work` in a thread of its own, and fail when it hangs."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
-    if failed:
-        raise failed[0]
-
-
-class Finaliser:
-    """Garbage that only a collection finds, and that calls `work` when it does."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.work = work
-        self.myself = self
-
-    def __del__(self) -> None:
-        self.work()
 
 
 def test_sections_of_threads_exclude_each_other() -> None:

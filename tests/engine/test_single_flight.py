@@ -18,6 +18,8 @@ from aikcache import Cache
 from aikcache._engine.single_flight import LANDED, Flight, Flights
 from aikcache.testing import wait_until
 
+from .._interrupts import Finaliser, in_time
+
 THREADS = 16
 PACKAGE = str(Path(aikcache.__file__).parent)
 
@@ -402,35 +404,6 @@ class TestCounts:
         totals = cache.stats()
         assert totals.hits + totals.misses == 16 * calls
         assert 0 < totals.hit_rate < 1
-
-
-class Finaliser:
-    """Garbage that only a collection finds, and that then calls `work`."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.work = work
-        self.myself = self
-
-    def __del__(self) -> None:
-        self.work()
-
-
-def in_time(work: Callable[[], object], seconds: float = 300.0) -> None:
-    """Run `work` in a thread of its own, and fail when it hangs."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
-    if failed:
-        raise failed[0]
 
 
 class TestAnywhere:

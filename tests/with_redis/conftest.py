@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+import redis
 
 from aikcache._coherence import channel
 from aikcache.testing import Server
@@ -27,6 +28,13 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def instance() -> str:
     """An instance name that no other test has, for workers outlive tests."""
     return f"test{next(_instances)}"
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    """A plain client of bytes."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -19,13 +19,6 @@ pytestmark = pytest.mark.usefixtures("unhurried")
 
 OpenShop = Callable[[Spec], Shop]
 DAY = 86_400
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    """A plain client of bytes."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 @pytest.fixture

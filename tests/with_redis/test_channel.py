@@ -36,12 +36,6 @@ def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
         yield lambda: stack.enter_context(Cache(redis_url, instance=instance, **PATIENT))
 
 
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 class Source:
     """A value, read by functions of the same name in several caches."""
 

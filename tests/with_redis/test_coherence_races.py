@@ -41,12 +41,6 @@ def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
         yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**LONG, **settings}))
 
 
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 class Source:
     """What the cached functions of a test read, and how often they did."""
 

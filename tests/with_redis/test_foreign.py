@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -20,13 +20,6 @@ from ._workers import PATIENCE, Database, Shop, Spec
 
 OpenShop = Callable[[Spec], Shop]
 HUGE = 40 * 2**20
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    """A plain client of bytes."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def sent(raw: redis.Redis) -> int:

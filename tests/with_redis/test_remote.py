@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from operator import gt
 from pathlib import Path
@@ -19,13 +19,6 @@ from ._workers import PATIENCE, PATIENT, Database, Shop, Spec, connect
 
 OpenShop = Callable[[Spec], Shop]
 DAY = 86_400
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    """A plain client of bytes."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def but_for_the_channel(caplog: pytest.LogCaptureFixture) -> list[str]:

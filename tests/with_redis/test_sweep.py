@@ -36,12 +36,6 @@ def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
         yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**PATIENT, **settings}))
 
 
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 def names(cache: Cache, raw: redis.Redis) -> set[str]:
     """What there is of values, below the lead."""
     lead = cache.space.namespace_prefix
