@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ class BatchCall:
             return self._unkeyed(engine, error, ids, args, kwargs)
 
         def run(places: Sequence[int]) -> list[Any]:
-            found = self._run([ids[rest[i]] for i in places], args, kwargs)
+            found = self._load([ids[rest[i]] for i in places], args, kwargs)
             extra.update(found)
             return [found.get(ids[rest[i]], MISSING) for i in places]
 
@@ -115,8 +115,15 @@ class BatchCall:
         found: dict[Any, Any] = self.fn(*args[: self._place], ids, *args[self._place + 1 :], **kwargs)
         return found
 
+    def _load(self, ids: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[Any, Any]:
+        found: object = self._run(ids, args, kwargs)
+        if not isinstance(found, Mapping):
+            name, kind = self.fn.__qualname__, type(found).__name__
+            raise TypeError(f"{name} must return a dict of the ids that there are and their values, got {kind}.")
+        return found
+
     def _load_one(self, one: object, extra: dict[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = self._run([one], args, kwargs)
+        found = self._load([one], args, kwargs)
         extra.update(found)
         return found.get(one, MISSING)
 

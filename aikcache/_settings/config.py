@@ -69,9 +69,10 @@ def check_seconds(what: str, value: object, *, least: float = 0.0, zero: str | N
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{what} must be seconds (a number or a timedelta), got {type(value).__name__}.")
     if not least <= value <= MAX_TTL:  # nan fails too
+        stored = what.rpartition(" ")[2].partition("[")[0] in ("ttl", "default_ttl", "ttls")  # not a local or stale one
         raise ConfigError(
-            f"{what} must be between {least:g} and {MAX_TTL:g} seconds, got {_shown(value)}. "
-            + ("0 means: do not store." if zero is None else "")
+            f"{what} must be between {least:g} and {MAX_TTL:.0f} seconds, got {_shown(value)}."
+            + (" 0 means: do not store." if stored else "")
         )
     if value == 0 and zero is not None:
         raise ConfigError(f"{what} must be greater than 0, got 0. {zero}")

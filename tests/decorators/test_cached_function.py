@@ -1034,7 +1034,7 @@ class TestBadInput:
         [
             (
                 {"ttl": -1},
-                "@cached on .*f: ttl must be between 0 and 3.1536e\\+08 seconds, got -1. 0 means: do not store.",
+                "@cached on .*f: ttl must be between 0 and 315360000 seconds, got -1. 0 means: do not store.",
             ),
             ({"ttl": float("nan")}, "ttl must be between 0 and .* got nan"),
             ({"ttl": True}, "ttl must be seconds \\(a number or a timedelta\\), got bool"),

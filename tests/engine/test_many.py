@@ -42,6 +42,20 @@ class TestCachedMany:
         assert many([1, 2, 3, 4]) == {i: [f"{i} en"] for i in (1, 2, 3, 4)}
         assert asked == [[1, 2], [3, 4]]
 
+    @pytest.mark.parametrize("answer", [None, [1, 2]])
+    def test_a_function_that_returns_no_dict_is_named(self, cache: Cache, answer: Any) -> None:
+        """What the annotation would have said."""
+
+        @cache.cached_many("p")
+        def rows(ids: list[int]) -> dict[int, int]:
+            return answer  # type: ignore[no-any-return]
+
+        named = rf"rows must return a dict of the ids .* got {type(answer).__name__}\."
+        with pytest.raises(TypeError, match=named):
+            rows([1, 2])
+        with pytest.raises(TypeError, match=named):
+            rows([1])
+
     def test_gives_the_ids_in_the_order_asked(self, cache: Cache) -> None:
         """The result's order is that of the ids, hits and misses mixed."""
         many, _ = batch(cache)

@@ -146,15 +146,15 @@ def test_creating_a_cache_makes_no_connection() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"default_ttl": -1}, "default_ttl must be between 0 and 3.1536e+08 seconds, got -1. 0 means: do not store."),
-        ({"default_ttl": float("nan")}, "default_ttl must be between 0 and 3.1536e+08 seconds, got nan."),
-        ({"default_ttl": 10**12}, "default_ttl must be between 0 and 3.1536e+08 seconds, got 1000000000000."),
+        ({"default_ttl": -1}, "default_ttl must be between 0 and 315360000 seconds, got -1. 0 means: do not store."),
+        ({"default_ttl": float("nan")}, "default_ttl must be between 0 and 315360000 seconds, got nan."),
+        ({"default_ttl": 10**12}, "default_ttl must be between 0 and 315360000 seconds, got 1000000000000."),
         ({"default_ttl": True}, "default_ttl must be seconds (a number or a timedelta), got bool."),
         ({"default_ttl": "5"}, "default_ttl must be seconds (a number or a timedelta), got str."),
         ({"timeout": 0}, "timeout must be greater than 0, got 0. Without a bound a call could wait for ever."),
         ({"timeout": timedelta(0)}, "timeout must be greater than 0, got 0."),
-        ({"max_staleness": -1}, "max_staleness must be between 0 and 3.1536e+08 seconds, got -1."),
-        ({"ttls": {"p": -1}}, "ttls['p'] must be between 0 and 3.1536e+08 seconds, got -1."),
+        ({"max_staleness": -1}, "max_staleness must be between 0 and 315360000 seconds, got -1."),
+        ({"ttls": {"p": -1}}, "ttls['p'] must be between 0 and 315360000 seconds, got -1."),
         ({"ttls": {"p:q": 1}}, "a prefix in ttls must be letters, digits, '_', '-' or '.'"),
         ({"ttls": [("p", 1)]}, "ttls must map prefixes to seconds, got list."),
         (
@@ -207,6 +207,13 @@ def test_the_message_never_holds_a_refused_secret() -> None:
     with pytest.raises(ConfigError) as caught:
         Cache(secret="tooshort")
     assert "tooshort" not in str(caught.value)
+
+
+def test_what_0_means_is_said_only_where_it_means_that() -> None:
+    """A `local_ttl` of 0 is no local tier."""
+    with pytest.raises(ConfigError) as caught:
+        Cache(local_ttl=-1)
+    assert str(caught.value) == "local_ttl must be between 0 and 315360000 seconds, got -1."
 
 
 @pytest.mark.parametrize(
