@@ -87,7 +87,7 @@ def test_what_another_user_has_put_there_is_refused(base: Path) -> None:
 
 
 def test_no_connection_is_made_to_a_server_of_another_user(base: Path) -> None:
-    """Whoever listens at the socket is asked for by the system: another user's server is sent nothing."""
+    """The system says which user listens at the socket: another user's server is sent nothing."""
     place = base / "server.sock"
     held = Attachment(base, place, os.open(os.devnull, os.O_RDONLY))
     with closing(held), socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as link:

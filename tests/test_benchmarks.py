@@ -155,7 +155,7 @@ def test_the_progress_bar_is_shown_in_a_terminal_only(out: io.StringIO, bar: boo
 
 
 def test_more_primaries_share_all_but_the_stamp_of_any_tag() -> None:
-    """Keys and tags are divided among the primaries; the one stamp that every tag's end renews is not."""
+    """Keys and tags are divided among the primaries; the one stamp that every tag's invalidation renews is not."""
     three, many = demand(COSTS, THOUSAND), demand(COSTS, dataclasses.replace(THOUSAND, primaries=3000))
     assert three.names == pytest.approx(30 / 3 + 60 / 3 + 60)
     assert many.names == pytest.approx(60, rel=0.001)

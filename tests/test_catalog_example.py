@@ -298,7 +298,7 @@ class TestQueries:
         assert queries.get_by_id.bypass(known.id).revision == 1
 
     def test_bulk_run_renews_each_resource(self, small: sqlite3.Connection) -> None:
-        """What `reindex` ends for one is ended for each of the batch, after the commit."""
+        """What `reindex` invalidates for one it invalidates for each of the batch, after the commit."""
         ids = [resource_id_of(name) for name in ("teapot", "kettle", "sys")]
         queries.reindex_many([queries.get_by_id(resource_id) for resource_id in ids])
         assert [queries.get_by_id(resource_id).revision for resource_id in ids] == [2, 2, 2]

@@ -74,7 +74,7 @@ def test_without_configure_the_environment_decides(default: Default, monkeypatch
 def test_a_mistake_in_the_environment_costs_no_call(
     default: Default, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Decorated calls run their functions and report it once; whoever asks for the cache itself is told."""
+    """Decorated calls run their functions and report it once; asking for the cache itself raises."""
     monkeypatch.setenv("AIKCACHE_TIMEOUT", "soon")
     f, runs = counting(default)
 

@@ -88,7 +88,7 @@ def match(data: bytes) -> object:
 
 
 def read_totals(data: bytes) -> object:
-    """A snapshot, and totals of the dead, down to what a scrape answers."""
+    """A snapshot, and totals of exited processes, up to the answer of a scrape."""
     parsed = reading.parse(data) or {}
     total = reading.merged([reading.unpack(parsed)], fleet._by_host(data).values())
     return generate_latest(ReadingCollector("shop", total))

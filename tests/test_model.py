@@ -18,14 +18,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_protocol_keeps_every_guarantee() -> None:
-    """Every interleaving of the quick scenarios keeps every law."""
+    """Every interleaving of the quick scenarios keeps every guarantee."""
     done = run("--small")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all hold" in done.stdout
 
 
 def test_no_rule_of_the_protocol_is_idle() -> None:
-    """With any one rule removed, a law breaks in one of the quick scenarios."""
+    """With any one rule removed, a guarantee breaks in one of the quick scenarios."""
     done = run("--small", "--broken")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "NOT CAUGHT" not in done.stdout

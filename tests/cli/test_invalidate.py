@@ -1,4 +1,4 @@
-"""`aikcache invalidate`: every process hears of it, nothing is done without a word, and what failed is said to have."""
+"""`aikcache invalidate`: it reaches every process, each step is reported, and a failure is an error."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_invalidating_everything_asks_for_confirmation(cache: Cache, ask: Callab
 
 
 def test_other_processes_drop_what_they_hold(ask: Callable[..., Any], redis_url: str) -> None:
-    """A local tier is told."""
+    """A local tier drops the entry."""
     with Cache(redis_url, instance="shop", timeout=60, connect_timeout=60, max_staleness=600) as other:
         other.get("a:f:1")  # the channel's start empties the local tier
         assert other.wait_coherent(60)

@@ -102,7 +102,7 @@ def test_a_master_key_is_exchanged(ring: KeyRing, ask: Ask, tmp_path: Path, run:
 
 
 def test_the_key_ring_is_on_the_server_of_the_sessions(ring: KeyRing, run: Any, redis_url: str) -> None:
-    """AIKCACHE_SESSION_URL goes before AIKCACHE_URL, and --url before both; a missing master key is told."""
+    """AIKCACHE_SESSION_URL goes before AIKCACHE_URL, and --url before both; a missing master key is an error."""
     there = {"AIKCACHE_SESSION_URL": redis_url, "AIKCACHE_URL": "redis://127.0.0.1:1", "AIKCACHE_INSTANCE": "shop"}
     assert run("keyring", "list", "--timeout", PATIENT, AIKCACHE_MASTER_KEY=MASTER, **there).exit_code == 0
     away = run(

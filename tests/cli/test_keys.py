@@ -105,7 +105,7 @@ def test_a_value_is_shown_with_all_that_is_known(cache: Cache, ask: Callable[...
 
 
 def test_an_invalidated_value_is_shown_as_invalidated(cache: Cache, ask: Callable[..., Any]) -> None:
-    """It lies there, and answers nobody."""
+    """It is still in Redis, and answers no call."""
     cache.set("a:f:1", 1, ttl=600, tags=("t",))
     cache.invalidate_tags("t")
     assert "is invalidated" in ask("show", "a:f:1").stdout
@@ -163,7 +163,7 @@ def _nested(depth: int, value: Any) -> Any:
 
 @pytest.mark.parametrize("value", [2**20000, [2**20000]], ids=["int", "ints"])
 def test_a_number_too_long_to_print_is_not_shown(cache: Cache, ask: Callable[..., Any], value: Any) -> None:
-    """A number of thousands of digits: all else is told."""
+    """A number of thousands of digits: all other facts are shown."""
     cache.set("a:f:1", value, ttl=600)
     for words in (["show", "a:f:1"], ["show", "a:f:1", "--json"]):
         shown = ask(*words)

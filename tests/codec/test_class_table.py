@@ -97,7 +97,7 @@ def test_schemas_are_those_of_every_python_version(annotation: Any, schema: str)
 
 @pytest.mark.parametrize("value", [7, "text", [1, 2], {"a": 1}, (1, 2), dt.date(2024, 1, 1), Decimal(1)], ids=str)
 def test_a_value_put_by_hand_is_read_where_it_is_of_the_type(value: Any) -> None:
-    """What was put without a type is read by whose annotation it is provably of, and by nobody else."""
+    """A value put without a type is read only by functions whose annotation it provably fits."""
     encoded = Codec(by_hand=True).encode(value)
     kinds = [int, str, list[int], dict[str, int], tuple[int, ...], dt.date, Decimal, list[str], Product]
     readers = [

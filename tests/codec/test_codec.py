@@ -336,7 +336,7 @@ def test_without_annotation_records_are_refused() -> None:
 
 
 def test_handed_out_records_are_private() -> None:
-    """What a caller does to a record shows in nobody else's, nor in the original."""
+    """Changing a record changes neither another caller's copy nor the original."""
     codec, value = Codec(Node), Node(1, Node(2))
     encoded = codec.encode(value)
     for taken in (encoded.value, codec.decode(encoded.codec, encoded.payload, codec.schema)):

@@ -1,4 +1,4 @@
-"""Payloads that somebody has forged: what they can make a reader build."""
+"""Forged payloads: what they can make a reader build."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ ANOTHER: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("annotation", "value"), ANOTHER, ids=str)
 def test_json_that_is_not_of_the_annotation_is_refused(annotation: Any, value: Any) -> None:
-    """Plain JSON of another type than was promised is handed to nobody, in whichever form, however deep it lies."""
+    """Plain JSON of another type than the annotation is a decode error, in each form, however deep it is."""
     codec = Codec(annotation)
     for form in (JSON, TAGGED):
         with pytest.raises(DecodeError, match="not of the type expected"):
@@ -132,7 +132,7 @@ def test_json_that_is_not_of_the_annotation_is_refused(annotation: Any, value: A
 
 @pytest.mark.parametrize(("annotation", "value"), ANOTHER, ids=str)
 def test_what_is_not_of_its_annotation_is_not_stored(annotation: Any, value: Any) -> None:
-    """What nobody would read is an error that says which type it is, and the way out."""
+    """A value that no reader would accept is an error that names its type and the remedy."""
     with pytest.raises(EncodeError, match=r"^result: \w+, or something in it, is not what its annotation"):
         Codec(annotation).encode(value)
 

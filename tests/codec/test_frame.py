@@ -204,7 +204,7 @@ def test_mutations_never_give_a_wrong_value(secret: str | None) -> None:
 
 
 def test_forged_checksums_raise_decode_error_only() -> None:
-    """Whoever repairs the checksum after a change gets a DecodeError or a frame, from codec and framer alike."""
+    """After a change with a repaired checksum, codec and framer give a DecodeError or a frame."""
     framer, rng, codec = Framer(), random.Random(19), Codec()
     payloads = [codec.encode(value) for value in ({"a": [1.5]}, (1, 2), {(1, 2): {3}}, ["abcdefgh"] * 400)]
     frames = [pack(framer, encoded.payload, codec=encoded.codec, schema=codec.schema) for encoded in payloads]
@@ -300,7 +300,7 @@ def test_seal_needs_the_secret_and_the_key() -> None:
 
 
 def test_a_sealed_frame_ends_by_the_clock() -> None:
-    """What was sealed is read until a minute after its time, and never again, whoever puts it back."""
+    """A sealed value is read until a minute after its expiry, and not later, even if it was put back."""
     now = [1_000_000.0]
     framer, plain = Framer(secret="s3cret", wall=lambda: now[0]), Framer()
     data = pack(framer, redis_ttl_ms=360_000)
@@ -316,7 +316,7 @@ def test_a_sealed_frame_ends_by_the_clock() -> None:
 
 
 def test_a_sealed_frame_that_stays_too_long_is_over() -> None:
-    """A sealed value without end in Redis, or with a longer one than it was sealed with, is neither fresh nor kept."""
+    """A sealed value without a TTL in Redis, or with a longer one than at sealing, is neither fresh nor kept."""
     now = [1_000_000.0]
     framer, plain = Framer(secret="s3cret", wall=lambda: now[0]), Framer()
     sealed, unsealed = framer.unpack(KEY, pack(framer)), plain.unpack(KEY, pack(plain))

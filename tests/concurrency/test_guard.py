@@ -41,7 +41,7 @@ def test_sections_of_threads_exclude_each_other() -> None:
 
 
 def test_held_is_true_only_in_the_thread_that_holds_the_guard() -> None:
-    """A thread outside is not told that it is inside because another is."""
+    """A thread outside a section is outside, also while another thread is inside."""
     guard = Guard()
     answers = []
 
@@ -137,7 +137,7 @@ def test_a_collection_at_any_point_of_a_section_neither_hangs_nor_loses_work() -
 
 
 def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
-    """Wherever a signal handler raises in a section, other threads enter the next one, after what was broken is mended.
+    """Wherever a signal handler raises in a section, other threads enter the next one, after a repair.
 
     What was to be done at the section's end is done in the next at the latest.
     """

@@ -61,7 +61,7 @@ class Counter:
 
 
 class Counted:
-    """A function that counts its runs and gives what it is told to."""
+    """A function that counts its runs and returns a given value."""
 
     def __init__(self, give: Callable[[Any], Any] = lambda x: x) -> None:
         self.runs = 0
@@ -334,7 +334,7 @@ class TestTime:
         assert "was not cached: cache_if or ttl failed" in caplog.text
 
     def test_local_ttl_bounds(self, cache: Cache, clock: FakeClock) -> None:
-        """`local_ttl` ends an entry before its `ttl`; 0 holds nothing locally."""
+        """`local_ttl` expires an entry before its `ttl`; 0 holds nothing locally."""
         f, counted = counting(cache, ttl=100, local_ttl=10)
         f(1)
         clock.advance(10)
@@ -445,7 +445,7 @@ class TestWhatIsKept:
 
 class TestCallersCannotHurtEachOther:
     def test_changing_a_result_changes_no_other(self, cache: Cache) -> None:
-        """What one caller does to his result, the first included, nobody else sees."""
+        """Changing a result, also the first one, changes no other caller's."""
 
         @cache.cached("p")
         def f(x: int) -> Box:
@@ -476,7 +476,7 @@ class TestCallersCannotHurtEachOther:
         assert f(1) == cache.get("k") == [1]
 
     def test_immutable_values_are_one_object(self, cache: Cache) -> None:
-        """What nobody can change is handed to all without a copy."""
+        """Immutable values are given to all callers without a copy."""
 
         @cache.cached("p")
         def f(x: int) -> Point:
@@ -511,7 +511,7 @@ class TestCallersCannotHurtEachOther:
 
 class TestTags:
     def test_invalidating_a_tag_invalidates_the_entries_with_it(self, cache: Cache) -> None:
-        """`invalidate_tags` ends the entries of that tag, in all functions, and no others."""
+        """`invalidate_tags` invalidates the entries of that tag, in all functions, and no others."""
 
         @cache.cached("p", tags=("user:{user}", "all"))
         def f(user: int) -> int:
@@ -602,7 +602,9 @@ class TestPastTheCache:
 
     @pytest.mark.parametrize("version", [2, "b"])
     def test_another_version_leaves_behind_what_was_cached(self, cache: Cache, version: int | str) -> None:
-        """Versions have keys of their own; a pattern that names the operation plainly, or its prefix, ends each."""
+        """Versions have keys of their own; a pattern that names the operation without a version, or its prefix,
+        invalidates all.
+        """
 
         def define(version: int | str | None) -> Any:
             @cache.cached("p", version=version)
@@ -773,7 +775,7 @@ class TestWrapper:
         assert [f(1), f.bypass(1), f(1)] == [1, 2, 1]
 
     def test_invalidate_invalidates_one_call(self, cache: Cache) -> None:
-        """`.invalidate` ends this call's value and no other."""
+        """`.invalidate` invalidates this call's value and no other."""
         f, _counted = counting(cache)
         f(1)
         f(2)
@@ -782,7 +784,7 @@ class TestWrapper:
         f.invalidate(99)
 
     def test_cache_clear_invalidates_all_calls_of_the_function(self, cache: Cache) -> None:
-        """`.cache_clear` ends the operation, and nothing beside it."""
+        """`.cache_clear` invalidates the operation, and nothing else."""
         f, _ = counting(cache)
         g, _ = counting(cache, operation="g")
         for x in range(3):
@@ -801,7 +803,7 @@ class TestWrapper:
         assert (info.hits, info.misses, info.maxsize, info.currsize) == (2, 2, 10_000, 2)
 
     def test_explain_says_where_the_answer_is(self, cache: Cache, clock: FakeClock) -> None:
-        """`.explain` tells of a call what is held, for how long, and what would happen; it counts nothing."""
+        """`.explain` describes what is held for a call, for how long, and what would happen; it counts nothing."""
         f, counted = counting(cache, ttl=10, tags=("t:{x}",))
         explained = f.explain(1)
         assert (explained["key"], explained["local"], explained["remote"], explained["answer"]) == (
@@ -1078,7 +1080,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("prefix", ["a:b", "a*", "a b", "", "\t", "~a", "é", "-a", 5, None])
     def test_prefixes(self, cache: Cache, prefix: Any) -> None:
-        """A prefix with a separator, a wildcard or a space is refused, and the rule is told."""
+        """A prefix with a separator, a wildcard or a space is refused, and the message has the rule."""
 
         def f(x: int) -> int:
             return x

@@ -66,7 +66,7 @@ class TestPresence:
             assert is_compiled(named)
 
     def test_it_can_be_switched_off(self) -> None:
-        """`AIKCACHE_PURE=1` leaves the extension out, and the reason is told."""
+        """`AIKCACHE_PURE=1` leaves the extension out, and the reason is shown."""
         code = "from aikcache import _compiled as c; print(c.fast, c.WHY_NOT)"
         assert pure(code, AIKCACHE_PURE="1") == "None AIKCACHE_PURE is set"
 
@@ -193,7 +193,7 @@ class TestAnswers:
         assert stats.local_hits > stats.misses > 0
 
     def test_a_key_that_compares_in_python_may_do_anything(self, cache: Cache) -> None:
-        """Comparing may end the entry and replace the table: the call is answered all the same."""
+        """A comparison may invalidate the entry and replace the table: the call is answered all the same."""
 
         @cache.cached("p")
         def f(a: int) -> int:
@@ -349,7 +349,7 @@ class TestLikeAFunction:
         assert named(1, **{"".join(["b"]): "y"}) == "1 y"  # a name that is not interned
 
     def test_it_is_collected(self, cache: Cache) -> None:
-        """A function that nobody holds is collected with all that is held for it."""
+        """An unreferenced function is collected with all that is held for it."""
 
         def define() -> weakref.ref[Any]:
             @cache.cached("p")

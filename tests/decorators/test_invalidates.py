@@ -1,4 +1,4 @@
-"""`@invalidates` in one process: what ends, when, and that it is never in the way of the function."""
+"""`@invalidates` in one process: what it invalidates, when, and that it never makes the function fail."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def held(get: Any) -> list[Any]:
 def test_invalidates_what_its_templates_name(
     cache: Cache, get: Any, search: Any, patterns: Any, tags: Any, left: list[Any], searches: int
 ) -> None:
-    """Patterns and tags are filled from arguments and result, and end that and nothing else."""
+    """Patterns and tags are filled from arguments and result, and invalidate exactly what they name."""
 
     @cache.invalidates(*patterns, tags=tags)
     def update(resource: Resource) -> Resource:
@@ -89,7 +89,7 @@ def test_invalidates_what_its_templates_name(
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_field_invalidates_exactly_its_own_keys(cache: Cache, get: Any, search: Any, id: Any) -> None:
-    """Whatever an argument holds, wildcards and separators included, only that argument's entry ends."""
+    """Whatever an argument holds, also wildcards and separators, only that argument's entry is invalidated."""
 
     @cache.invalidates("resource:get:{id}")
     def update(id: Any) -> None: ...
@@ -100,7 +100,7 @@ def test_a_field_invalidates_exactly_its_own_keys(cache: Cache, get: Any, search
 
 
 def test_after_is_after_the_function_and_only_on_success(cache: Cache, get: Any, search: Any) -> None:
-    """By default the end comes when the function has returned; when it raises nothing ends."""
+    """By default it invalidates when the function has returned; if that raises, nothing is invalidated."""
 
     @cache.invalidates("resource")
     def update(fail: bool) -> list[Any]:
@@ -117,7 +117,7 @@ def test_after_is_after_the_function_and_only_on_success(cache: Cache, get: Any,
 
 
 def test_before_is_before_the_function(cache: Cache, get: Any, search: Any) -> None:
-    """With `when="before"` the end comes first, also for a function that then raises."""
+    """With `when="before"` it invalidates first, also if the function then raises."""
 
     @cache.invalidates("resource", when="before")
     def update(fail: bool) -> list[Any]:
@@ -134,7 +134,7 @@ def test_before_is_before_the_function(cache: Cache, get: Any, search: Any) -> N
 
 
 def test_both_invalidates_what_was_cached_meanwhile(cache: Cache, get: Any, search: Any) -> None:
-    """With `when="both"` what the function itself caused to be cached ends too."""
+    """With `when="both"` what the function itself caused to be cached is invalidated too."""
 
     @cache.invalidates("resource", when="both")
     def update() -> list[Any]:
@@ -208,7 +208,7 @@ def test_a_field_that_cannot_be_filled_invalidates_more_and_never_less(
     left: list[Any],
     searches: int,
 ) -> None:
-    """Then what the template could have named ends and nothing else, with one warning, and the result is returned."""
+    """Then all that the template could have named is invalidated, with one warning, and the result is returned."""
 
     @cache.invalidates(*patterns, tags=tags)
     def update(x: object) -> str:
@@ -224,7 +224,7 @@ def test_a_field_that_cannot_be_filled_invalidates_more_and_never_less(
 
 @pytest.mark.parametrize("tag", ["x" * 600, "€" * 60, "x:" * 300, "\ud800" * 100], ids=ascii)
 def test_a_long_argument_invalidates_what_it_names(cache: Cache, get: Any, search: Any, tag: str) -> None:
-    """A tag that is too long is a digest, when a value is cached and when it is ended, and ends nothing else."""
+    """A tag that is too long becomes a digest, on caching and on invalidating, and covers nothing else."""
 
     @cache.cached("page", tags=("page:{name}",))
     def page(name: str) -> str:
@@ -261,7 +261,7 @@ def test_many_long_arguments_name_their_key(cache: Cache) -> None:
 def test_an_argument_that_makes_no_tag_invalidates_all_with_such_tags(
     cache: Cache, get: Any, search: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a field that cannot be filled might have named ends, and not what is tagged otherwise, or not at all."""
+    """All that the field might have named is invalidated, and nothing with other tags or without tags."""
 
     @cache.cached("page", tags=("page:{name}",))
     def page(name: str) -> str:
@@ -349,7 +349,7 @@ class TestBadInput:
 
 class TestDeferred:
     def test_waits_for_the_block_to_succeed(self, cache: Cache, get: Any, search: Any) -> None:
-        """Inside `deferred()` nothing ends, though the block itself no longer sees it; then everything does."""
+        """Inside `deferred()` nothing is invalidated, but the block itself no longer sees it; at its end all is."""
 
         @cache.invalidates("resource:get:{id}")
         def update(id: Any) -> None: ...
@@ -367,7 +367,7 @@ class TestDeferred:
         assert search.peek("x") is None
 
     def test_invalidates_also_when_the_block_raises(self, cache: Cache, get: Any, search: Any) -> None:
-        """What a block that raises was to end may have been cached from what it has undone."""
+        """A block that raises may have cached what it has rolled back, so its invalidations are made."""
         fill(get, search)
 
         def roll_back() -> None:

@@ -55,7 +55,7 @@ def answers(place: Path) -> bool:
 
 
 class User:
-    """Another process that attaches when told, and lives until told."""
+    """Another process that attaches and exits on request."""
 
     def __init__(self, directory: Path | None) -> None:
         self.process = subprocess.Popen(
@@ -192,7 +192,7 @@ def test_a_killed_private_user_leaves_no_directory() -> None:
 
 
 def test_a_process_that_attaches_during_the_shutdown_gets_a_server(tmp_path: Path) -> None:
-    """Whoever attaches while the keeper clears up ends with a server that answers and stays."""
+    """A process that attaches during the clean-up gets a server that answers and stays."""
     for _ in range(8):
         attach(tmp_path).close()
         again = attach(tmp_path)
@@ -206,7 +206,7 @@ def test_a_process_that_attaches_during_the_shutdown_gets_a_server(tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_keeps_the_server_alive(tmp_path: Path) -> None:
-    """The lock is inherited: closing it in the parent or in a child alone ends nothing."""
+    """The lock is inherited: closing it in the parent or in a child alone stops nothing."""
     held = attach(tmp_path / "shared")
     pid = server_pid(held.socket)
     from_child, to_parent = os.pipe()
@@ -336,7 +336,7 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_below_one_that_others_can_write_is_refused(tmp_path: Path) -> None:
-    """Whoever owns or may write to a directory above could put another in its place."""
+    """A user who owns or may write to a directory above could put another in its place."""
     above = tmp_path / "above"
     above.mkdir()
     above.chmod(0o777)
@@ -363,7 +363,7 @@ def test_a_directory_above_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_no_connection_is_made_to_a_server_of_another_user(
     attachment: Attachment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel says who listens at a unix socket; somebody else is refused before anything is sent."""
+    """The kernel says who listens at a unix socket; another user is refused before anything is sent."""
     if not hasattr(socket, "SO_PEERCRED"):
         pytest.skip("this system does not say who listens")
     with Cache(f"embedded://{attachment.directory}", instance="peer") as cache:

@@ -141,7 +141,7 @@ class TestCachedMany:
         assert asked[2:] == [[1]]
 
     def test_ids_of_another_type_are_other_entries(self, cache: Cache) -> None:
-        """The integer 5 is not taken for the UUID that is 5, nor for the text, by either function."""
+        """The integer 5, the UUID of 5 and the text "5" are different ids for both functions."""
 
         @cache.cached_many("p", operation="one")
         def many(ids: list[Any]) -> dict[Any, str]:
@@ -398,7 +398,7 @@ class TestByKey:
         assert cache.get("k") == 1
 
     def test_set_with_tags(self, cache: Cache) -> None:
-        """Values set by key end with their tags."""
+        """Values set by key are invalidated by their tags."""
         cache.set("k", 1, tags=("t",))
         cache.set("l", 1)
         cache.invalidate_tags("t")

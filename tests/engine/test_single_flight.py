@@ -193,7 +193,7 @@ class TestOneLoad:
         assert leader.result(20) == ["old"]
 
     def test_two_functions_that_wait_for_each_other_do_not_deadlock(self, pool: ThreadPoolExecutor) -> None:
-        """Two loads that each need the other's key end after the bounded wait, with the right results."""
+        """Two loads that each need the other's key finish after the bounded wait, with the right results."""
         cache = Cache(lease_wait=0.1)
         barrier = threading.Barrier(2)
         local = threading.local()

@@ -44,7 +44,7 @@ def cache(clock: FakeClock) -> Iterator[Cache]:
 
 
 class Source:
-    """What a cached function reads: it counts its reads, and fails or waits when told to."""
+    """What a cached function reads: it counts its reads, and fails or waits on request."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -151,7 +151,7 @@ class TestStaleTtl:
         assert cache.stats().stale == 0
 
     def test_a_value_is_served_until_the_end_of_stale_ttl(self, cache: Cache, clock: FakeClock, source: Source) -> None:
-        """Just before its end a stale value still answers."""
+        """Just before `stale_ttl` is over a stale value still answers."""
         f = reading(cache, source, stale_ttl=STALE)
         f("a")
         clock.advance(TTL + STALE - 0.001)
@@ -357,7 +357,7 @@ class TestErrorTtl:
 
 class TestLoadTimeout:
     def test_the_stale_value_answers_and_the_load_goes_on(self, cache: Cache, clock: FakeClock, source: Source) -> None:
-        """A load that takes too long is not waited for, by nobody, and its result is kept when it comes."""
+        """No caller waits for a load that takes too long, and its result is stored when it arrives."""
         f = reading(cache, source, error_ttl=ERROR, load_timeout=0.05)
         f("a")
         clock.advance(TTL)
@@ -392,7 +392,7 @@ class TestLoadTimeout:
     def test_a_load_that_fails_late_is_not_repeated_at_once(
         self, cache: Cache, clock: FakeClock, source: Source
     ) -> None:
-        """A load that fails after nobody waited for it any more is not attempted again for a second."""
+        """A load that fails when no caller waits any more is not attempted again for a second."""
         f = reading(cache, source, error_ttl=ERROR, load_timeout=0.05)
         f("a")
         clock.advance(TTL)
@@ -572,7 +572,7 @@ class TestEarlyRefresh:
     def test_it_renews_before_the_expiry(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A value whose load took a second is renewed a second or more before its end, and nobody waits for it."""
+        """A value whose load took a second is renewed a second or more before it expires, and no caller waits."""
         monkeypatch.setattr(chance, "random", lambda: 0.0)  # XFetch's draw at its least
         source.before = lambda: clock.advance(1)
         f = reading(cache, source, early_refresh=1)
@@ -623,7 +623,7 @@ class TestEarlyRefresh:
     def test_a_renewal_that_fails_keeps_the_value(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When an early renewal fails, the value goes on to its own end."""
+        """When an early renewal fails, the value is served until it expires."""
         monkeypatch.setattr(chance, "random", lambda: 0.0)
         source.before = lambda: clock.advance(1)
         f = reading(cache, source, early_refresh=1)
@@ -726,7 +726,7 @@ class TestOtherWays:
     def test_a_function_that_calls_itself(
         self, cache: Cache, clock: FakeClock, window: float, load_timeout: float | None
     ) -> None:
-        """A function that calls itself for the same arguments while it is renewed waits for nobody."""
+        """A function that calls itself for the same arguments while it is renewed does not wait."""
         runs: list[int] = []
 
         @cache.cached("p", TTL, stale_ttl=STALE, error_ttl=ERROR, load_timeout=load_timeout)

@@ -174,7 +174,7 @@ class TestEndpoints:
         assert (result.status_code, result.json["ready"]) == (503, False)  # type: ignore[index]
 
     def test_health_shows_no_secret_and_stays_ready_with_redis_away(self) -> None:
-        """A password in the URL is not told, and calls go on, so it is ready."""
+        """A password in the URL is not shown, and calls go on, so it is ready."""
         result = make_app(
             AIKCACHE_URL="redis://user:hunter2@127.0.0.1:1/0", AIKCACHE_INSTANCE="shop", AIKCACHE_CONNECT_TIMEOUT=30
         ).test_client().get("/health/cache")  # fmt: skip
@@ -278,7 +278,7 @@ class TestDeferred:
 
     @pytest.mark.parametrize("how", ["succeed", "fail"])
     def test_a_requests_invalidations_wait_for_its_end(self, how: str) -> None:
-        """Until all hooks have run everybody else has the old value, then nobody; also when the request failed."""
+        """Other requests get the old value until all hooks have run, and then never; also if the request failed."""
         app = self.shop(AIKCACHE_FLASK_DEFERRED=True)
         cache: Cache = app.extensions["aikcache"]
         cache.set("price:kept:1", "old")

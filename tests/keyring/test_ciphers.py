@@ -54,7 +54,7 @@ def test_a_wrapped_key_is_bound_to_its_times() -> None:
 
 
 def test_plain_keys_are_read_only_where_that_is_allowed() -> None:
-    """Whoever can write to Redis cannot put a key of his own into a ring that has a master key."""
+    """A user who can write to Redis cannot put a key into a ring that has a master key."""
     plain = wrapper(None, allow_plaintext=True).wrap(KEY, b"bound")
     assert wrapper(OLD, allow_plaintext=False).unwrap(plain, b"bound") is None
     assert wrapper(OLD, allow_plaintext=True).unwrap(plain, b"bound") == KEY

@@ -1,4 +1,4 @@
-"""What somebody who chooses a function's arguments can cost: no more than the arguments are long."""
+"""The cost of arguments that an attacker chooses: in proportion to their length."""
 
 from __future__ import annotations
 

@@ -110,20 +110,20 @@ class TestEnds:
         ],
     )
     def test_what_a_pattern_names_and_nothing_else(self, pattern: str, survivors: list[str]) -> None:
-        """Groups, keys and globs end exactly what they match, prefixes not being taken for shorter ones."""
+        """Groups, keys and globs invalidate exactly what they match; a prefix does not match a longer one."""
         cache = full_cache()
         cache.invalidate(pattern)
         assert left(cache) == survivors
 
     def test_several_at_once(self) -> None:
-        """All patterns of one call are ended."""
+        """All patterns of one call are invalidated."""
         cache = full_cache()
         cache.invalidate("p", "q:f:1", "pp*")
         assert left(cache) == ["q:f:", "q", "q:f"]
 
     @given(anything)
     def test_a_field_names_its_own_key_and_no_other(self, value: str) -> None:
-        """Whatever user input fills a pattern's field, only the entry of that very value ends."""
+        """Whatever user input fills a pattern's field, only the entry of that value is invalidated."""
         cache = Cache()
 
         @cache.cached("p")

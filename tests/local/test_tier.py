@@ -78,7 +78,7 @@ class LocalTierMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def fill_with_what_was_asked_before(self, key: str) -> None:
-        """A fill that began at `look`: refused exactly when something of its region ended since."""
+        """A fill that began at `look`: refused exactly when something of its region was invalidated since."""
         self.put(key, self.epochs[key], "late", (), 0)
 
     def put(self, key: str, epoch: int, value: object, tags: tuple[str, ...], size: int) -> None:
@@ -188,7 +188,7 @@ class LocalTierMachine(RuleBasedStateMachine):
 
 
 def stored(tier: LocalTier) -> dict[str, Entry]:
-    """All that the store holds, entries of ended groups among them, without counting uses."""
+    """All that the store holds, also entries of invalidated groups, without counting uses."""
     store = tier._store
     if hasattr(store, "peek"):
         return {key: cast(Entry, store.peek(key)) for key in store}
@@ -337,7 +337,7 @@ class TestPolicies:
         assert 1 <= f.cache_info().currsize <= 4
 
     def test_invalidations_drop_what_they_name(self, policy: Policy) -> None:
-        """Keys, groups, tags and globs end their entries, and no others."""
+        """Keys, groups, tags and globs invalidate their entries, and no others."""
         cache = Cache(policy=policy)
 
         @cache.cached("p", tags=("odd:{x}",))
@@ -420,7 +420,7 @@ def test_entries_of_an_invalidated_group_are_not_counted() -> None:
 
 
 def test_invalidated_entries_are_removed_from_the_store_by_later_fills() -> None:
-    """The memory of an ended group is given back as the cache is used, and evicts nothing that lives."""
+    """The memory of an invalidated group is freed as the cache is used, without evicting live entries."""
     cache = Cache(local_max_entries=200)
 
     @cache.cached("p")
@@ -482,7 +482,7 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize("by", ["group", "key"])
 def test_an_interrupted_group_invalidation_leaves_nothing_that_a_later_one_misses(by: str) -> None:
-    """Wherever a signal handler raises, a later invalidation ends all that its wrapper serves, and fills go on."""
+    """Wherever a signal handler raises, a later invalidation covers all that the wrapper serves; fills go on."""
     for step in range(1, MANY_STEPS):
         cache, current, runs = Cache(), 0, []
 

@@ -55,7 +55,7 @@ def reasoned(name: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", ["redis.conf", "durable.conf"])
 def test_every_line_is_no_default_and_has_its_reason(name: str, binary: Path) -> None:
-    """A line that says what the server does anyway, or that nobody explains, is not there."""
+    """No line repeats a default, and each has an explanation."""
     with Server(binary=binary) as bare, Server(binary=binary, config=configuration("redis.conf")) as base:
         under = bare if name == "redis.conf" else base
         lines = configuration(name)

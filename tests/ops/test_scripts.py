@@ -422,7 +422,7 @@ def test_a_changed_secret_that_no_server_has_yet_fails_no_probe(half_changed: Fl
 
 
 def test_a_primary_with_an_unknown_role_does_not_stop_silently(running: Fleet) -> None:
-    """Nobody says that it is a replica: it is asked again, and at last that is an error."""
+    """While the role is unknown the script asks again, and at last fails."""
     primary, replica = running.wait(), replicas(running)[0]
     (running.secrets / "monitor").write_text("another")
     try:

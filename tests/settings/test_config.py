@@ -139,7 +139,7 @@ def test_secrets_and_urls_are_not_shown() -> None:
 
 
 def test_creating_a_cache_makes_no_connection() -> None:
-    """A URL that nobody answers at makes a cache all the same."""
+    """A cache can be made with a URL that no server answers at."""
     Cache("redis://localhost:1/0").close()
 
 
@@ -296,7 +296,7 @@ def test_a_shared_cache_without_an_instance_warns(
     ],
 )
 def test_a_password_behind_an_open_sentinel_warns(url: str, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever can command a Sentinel is sent the password by all clients, unless TLS proves who is there; said once."""
+    """A hostile Sentinel gets the password from all clients unless TLS proves its identity; warned of once."""
     Cache(url, instance="mine").close()
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == warns
@@ -405,7 +405,7 @@ def test_local_ttl_is_refused_for_a_strong_function() -> None:
 
 
 def test_without_a_url_all_reads_are_strong() -> None:
-    """One process sees all that it has ended; its own memory is then all there is to ask."""
+    """One process sees all its own invalidations, and its memory is the only tier."""
     with Cache(consistency="strong") as cache:
         runs: list[int] = []
 

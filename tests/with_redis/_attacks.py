@@ -79,7 +79,7 @@ def reader(url: str, annotation: Any = Any, **settings: Any) -> Victim:
 
 
 def listener(url: str) -> Victim:
-    """Holds 5000 entries whose keys are as long as keys can be, and is told of invalidations until `probe` is ended."""
+    """Holds 5000 entries with keys of the greatest length, and receives invalidations until that of `probe`."""
     with open_cache(url, local_ttl=600) as cache:
         cached = cache.cached("x", operation="get")(lambda *texts: len(texts))
         probe = cache.cached("probe", operation="get")(lambda text: len(text))
@@ -233,7 +233,7 @@ def of_another_type(raw: Any) -> int:
 
 
 def push(raw: Any, *names: str) -> int:
-    """Write names that are pushed to all, and then the end of `probe`."""
+    """Write names that are pushed to all, and then invalidate `probe`."""
     for start in range(0, len(names), 1000):
         raw.mset(dict.fromkeys(names[start : start + 1000], "1"))
     raw.set(f"{LEAD}~stamp:probe", os.urandom(8))
@@ -247,7 +247,7 @@ def publish(raw: Any, message: bytes) -> int:
 
 
 def leased(raw: Any) -> int:
-    """Somebody else's lease, without an end, on a key whose value is gone."""
+    """A foreign lease without a TTL, on a key whose value is gone."""
     raw.delete(KEY)
     raw.set(f"{LEAD}!lease:{{{KEY}}}", "evil")
     return 100

@@ -65,7 +65,7 @@ class Read(NamedTuple):
 
 
 class Updates:
-    """When updates of each name returned, and when Redis was known to have been told of them."""
+    """When updates of each name returned, and when Redis was known to have received them."""
 
     def __init__(self, pending: Callable[[], int]) -> None:
         self._returned: list[list[float]] = [[] for _ in range(NAMES)]  # of version 1, 2, …
@@ -77,7 +77,7 @@ class Updates:
         self._returned[n].append(time.monotonic())
 
     def look(self) -> None:
-        """If nothing is pending, Redis has been told of all that had returned."""
+        """If nothing is pending, Redis has received all that had returned."""
         with self._looking:
             counts = [len(returned) for returned in self._returned]
             if any(count > len(sent) for count, sent in zip(counts, self._sent, strict=True)) and not self._pending():
@@ -92,7 +92,7 @@ class Updates:
     def age(self, read: Read, refusing: tuple[float, float]) -> float:
         """Since when the other process had to see a newer version than was read; 0: it had not.
 
-        `refusing`: from when until when the server was known to refuse to be told.
+        `refusing`: from when until when the server was known to refuse writes.
         """
         since = [*self._sent[read.n][read.version : read.version + 1]]
         if read.ended < refusing[1]:
@@ -193,7 +193,7 @@ def measure(name: str, binary: Path, lasting: float, other: Worker, **settings: 
 
 
 def _usable(cache: Cache) -> bool:
-    """Whether values are stored and found, the channel lives, and nothing waits to be told."""
+    """Whether values are stored and found, the channel lives, and no invalidation is pending."""
     key = f"probe:x:{random.random()}"
     cache.set(key, 1)
     stats = cache.stats()
@@ -232,7 +232,7 @@ class _Threads:
 class Calls(_Threads):
     """Threads that read and update, and check that no answer is older than an update that has returned.
 
-    Of even names the key is ended, of odd ones the tag.
+    Of even names the key is invalidated, of odd ones the tag.
     """
 
     def __init__(self, cache: Cache, database: Database) -> None:

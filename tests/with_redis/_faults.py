@@ -80,7 +80,7 @@ class Loop:
 
 
 class Faulty(Proxy):
-    """A proxy that, while told to, does something else with what the server says."""
+    """A proxy that, while its fault is on, does something else with the server's replies."""
 
     def __init__(self, upstream: Path, instead: Callable[[socket.socket, socket.socket, bytes], object]) -> None:
         super().__init__(upstream)

@@ -37,7 +37,7 @@ Send: TypeAlias = Callable[[bytes], object]
 
 @contextmanager
 def forked(count: int, work: Callable[[int, Send], object]) -> Iterator[BinaryIO]:
-    """Runs `work` in as many processes of its own, and gives what they tell. None of them outlives the block."""
+    """Runs `work` in as many processes of its own, and gives their output. All exit with the block."""
     reading, writing = os.pipe()
     children = []
     for number in range(count):

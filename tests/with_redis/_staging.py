@@ -1,4 +1,4 @@
-"""Races made by hand: a method that stops when told, a certain way to know what was heard, a listener of one's own."""
+"""Races made by hand: a method that stops on request, a sure way to wait for a push, a listener of the test's own."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Ahead:
 
 
 def pair(open_cache: Callable[[], Cache]) -> tuple[Cache, Cache]:
-    """Two caches that hear each other."""
+    """Two caches that receive each other's invalidations."""
     one, other = open_cache(), open_cache()
     connect(one)
     connect(other)
@@ -117,7 +117,7 @@ def kill_channel(cache: Cache, url: str) -> int:
 
 
 class Listener:
-    """A connection of the test's own that is told what channels are told."""
+    """A connection of the test's own that receives the same pushes as channels."""
 
     def __init__(self, server: Server, prefix: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -151,7 +151,7 @@ class Listener:
 
 
 def lose_a_reply(patch: pytest.MonkeyPatch, cache: Cache, then: Callable[[], object]) -> None:
-    """The reply to the next invalidation of `cache` does not arrive: its connection dies, after `then` has run."""
+    """The reply to the next invalidation of `cache` does not arrive: its connection is cut after `then` has run."""
     mine, end, receive = threading.local(), RedisStore.invalidate, Connection.receive
     armed = [True]
 

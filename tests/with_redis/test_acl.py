@@ -135,7 +135,7 @@ def test_waiting_for_replicas_is_allowed(guarded: Server) -> None:
 def test_without_info_and_scan_the_rest_works_silently(
     binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A user without INFO, SCAN and WAIT has a working cache and nothing in the log; a glob is told as pending."""
+    """A user without INFO, SCAN and WAIT has a working cache and nothing in the log; a glob is counted as pending."""
     with serve(binary, tmp_path, "+info", "+scan", "+wait") as server, Cache(url(server), **MINE) as cache:
         do_everything(cache, globs=False)
         assert caplog.messages == []

@@ -214,7 +214,7 @@ def test_duplicates_are_asked_for_once_and_not_shared(counted: Counted) -> None:
 
 @pytest.mark.parametrize("how", ["a tag", "a key", "the operation"])
 def test_an_invalidation_is_one_round_trip_and_covers_entries_of_batches(how: str, counted: Counted) -> None:
-    """An invalidation by key or group takes one round trip and ends what a batch stored, and nothing else."""
+    """An invalidation by key or group takes one round trip and covers what a batch stored, and nothing else."""
     ids = list(range(100))
     counted.many(ids)
     end = {

@@ -74,7 +74,7 @@ ENDS: dict[str, Callable[[Cache], object]] = {
 def test_keys_that_share_a_region_are_invalidated_as_others(
     what: str, cache: Cache, spec: Spec, open_shop: OpenShop
 ) -> None:
-    """Whatever names a key ends it, here and elsewhere, and no other key than is named."""
+    """Each way to name a key invalidates it, here and elsewhere, and no other key."""
     other = open_shop(spec).cache
     crowd(other)
     connect(other)
@@ -106,7 +106,9 @@ def test_a_load_that_an_invalidation_overtook_is_not_kept_by_a_shared_region(wha
 
 
 def test_a_function_made_later_takes_its_keys_over(cache: Cache) -> None:
-    """What was put by hand under a function's key, before there was the function, is its hit, and ends with it."""
+    """What was put by hand under a function's key, before there was the function, is its hit, and is invalidated with
+    it.
+    """
     cache.set("user:name:7", "by hand")
 
     @cache.cached("user")

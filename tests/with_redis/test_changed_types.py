@@ -152,7 +152,7 @@ def test_by_key_and_without_a_type_what_is_there_is_given(kind: Any, caches: tup
 def test_the_plain_group_has_every_version_in_it(
     versions: tuple[Any, Any], decorated: bool, redis_url: str, instance: str
 ) -> None:
-    """While a deploy mixes versions, whoever names `prefix:operation` ends the value of each, and so do tags."""
+    """While a deploy mixes versions, an invalidation of `prefix:operation` covers all values, and so do tags."""
     with ExitStack() as stack:
         old, new = pair(lambda: stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)))
         rows = {1: 0}

@@ -297,7 +297,7 @@ def test_an_invalidated_load_is_not_waited_for(open_cache: OpenCache, source: So
 def test_an_invalidation_drops_what_its_own_process_holds(
     way: str, rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When an invalidation returns, its own local tier holds nothing of it: its own push is not heeded."""
+    """When an invalidation returns, its own local tier holds nothing of it, because its own push is ignored."""
     here, there = pair(open_cache)
     get = source.bind(here)
     assert get("box") == OLD == held(here)
@@ -364,7 +364,7 @@ def test_while_the_channel_is_cut_stamps_are_asked_for(
 def test_a_starved_channel_cannot_make_hits_stale_for_long(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hit compares with the channel's horizon by itself, so a process that was paused serves nothing beyond it."""
+    """A hit compares with `trusted_until` by itself, so a process that was paused serves nothing beyond it."""
     here, there = open_cache(max_staleness=1), open_cache()
     connect(here)
     connect(there)
@@ -440,7 +440,9 @@ def test_the_echo_of_an_own_invalidation_does_not_invalidate_the_next_load(
 def test_an_echo_that_comes_with_an_invalidation_of_another_process_counts(
     rule: str, open_cache: OpenCache, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a stamp written twice in one cycle Redis tells once: what was expected counts if it stands there still."""
+    """Redis pushes once for a stamp written twice in one cycle: the push is an echo if the expected stamp is still
+    there.
+    """
     here, there = pair(open_cache)
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("cup") == OLD

@@ -1,4 +1,4 @@
-"""Connections: never shared, never leaked, and nothing to be heard of them at the end."""
+"""Connections: never shared, never leaked, and silent at the interpreter's exit."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_call_interrupted_while_it_waits_leaves_no_answer_for_the_next(own_ser
 
 
 def test_a_connection_whose_answer_came_too_late_is_not_used_again(own_server: Server, instance: str) -> None:
-    """An answer that arrives after the timeout is nobody's: the next call gets its own."""
+    """A reply that arrives after the timeout is dropped: the next call gets its own."""
     hasty = {**PATIENT, "timeout": 1.0}
     with (
         Cache(own_server.url, instance=instance, local_ttl=0, breaker_failures=100, **hasty) as cache,

@@ -85,7 +85,7 @@ def test_no_read_is_staler_than_guaranteed_in_a_partition(kind: str, tmp_path: P
 
 
 def test_strong_reads_see_all_that_had_returned(kind: str, tmp_path: Path) -> None:
-    """With consistency="strong" nothing is read that any process had ended before, whatever happens to channels."""
+    """With consistency="strong" no read returns what a process had invalidated before, whatever happens to channels."""
     faults = "kill-channel,kill-data,silence-channel,stop-worker,kill-worker,restart-old,flushall"
     options = ["--server", kind, "--consistency", "strong", "--faults", faults]
     status, outcome = run(tmp_path, 10, *options)
@@ -114,7 +114,7 @@ def test_the_checker_notices_a_rule_that_is_removed(broken: str, kind: str, tmp_
 
 
 def test_the_checker_notices_a_new_primary_that_is_sent_nothing(kind: str, tmp_path: Path) -> None:
-    """The same check fails when what a primary acknowledged after it was replaced is not told to the next one."""
+    """The same check fails when what a primary acknowledged after its replacement is not sent to the next one."""
     options = ["--topology", "sentinel", "--server", kind, "--faults", "manual", "--break", "resend"]
     for _ in range(10):
         status, outcome = run(tmp_path, 8, *options)

@@ -1,4 +1,4 @@
-"""`deferred()`: what is ended inside a block is ended when the block ends; inside, it is as if it had been already."""
+"""`deferred()`: invalidations inside a block are made at its end; inside, it is as if they were made already."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def held(cache: Cache) -> bool:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_invalidations_are_made_when_the_block_succeeds(way: str, cache: Cache) -> None:
-    """Inside the block nothing is ended yet for anybody else; when it has ended well, all of it is."""
+    """Inside the block nothing is invalidated for others; when it has succeeded, all is."""
     with cache.deferred():
         WAYS[way](cache)
         assert held(cache)
@@ -68,7 +68,7 @@ def test_invalidations_are_made_when_the_block_succeeds(way: str, cache: Cache) 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_invalidations_are_made_when_the_block_raises(way: str, cache: Cache) -> None:
-    """When the block raises, what was ended inside is ended all the same: it may be of rows that never were."""
+    """When the block raises, its invalidations are made too: values may come from rows that were rolled back."""
     with suppress(Rollback), cache.deferred():
         WAYS[way](cache)
         assert held(cache)
@@ -85,7 +85,7 @@ def test_a_block_leaves_no_sweep_to_others(cache: Cache) -> None:
 
 
 def test_invalidations_of_a_block_are_sent_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much is ended inside, it is one question to Redis, and each name stands in it once."""
+    """However much is invalidated inside, it is one exchange with Redis, and each name is in it once."""
     sent: list[tuple[object, object]] = []
     end = RedisStore.invalidate
 
@@ -104,7 +104,7 @@ def test_invalidations_of_a_block_are_sent_at_once(cache: Cache, monkeypatch: py
 
 
 def test_an_inner_block_hands_on_to_the_outer_one(cache: Cache) -> None:
-    """A block within a block ends nothing by itself: the outer one decides."""
+    """A block within a block invalidates nothing by itself: the outer one does at its end."""
     with cache.deferred():
         with cache.deferred():
             cache.invalidate_tags("things")
@@ -119,7 +119,7 @@ def test_the_exception_goes_on(cache: Cache) -> None:
 
 
 def test_an_inner_block_that_raises_hands_on_all_the_same(cache: Cache) -> None:
-    """What an inner block that raised had ended is ended with the outer one's own."""
+    """What an inner block that raised had invalidated is invalidated with the outer one's own."""
     cache.set("thing:get:cup", "old")
     with cache.deferred():
         cache.invalidate_key("thing:get:cup")
@@ -133,7 +133,7 @@ def test_an_inner_block_that_raises_hands_on_all_the_same(cache: Cache) -> None:
 
 
 def test_an_outer_block_that_raises_invalidates_what_the_inner_one_named(cache: Cache) -> None:
-    """What an inner block handed on is ended with the outer one."""
+    """What an inner block handed on is invalidated with the outer one."""
     with suppress(Rollback), cache.deferred():
         with cache.deferred():
             cache.invalidate_tags("things")
@@ -142,7 +142,7 @@ def test_an_outer_block_that_raises_invalidates_what_the_inner_one_named(cache: 
 
 
 def test_threads_do_not_mix(cache: Cache) -> None:
-    """A block is its thread's: what another thread ends meanwhile is ended at once."""
+    """A block is its thread's: what another thread invalidates meanwhile is invalidated at once."""
     inside, go = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -163,7 +163,7 @@ def test_threads_do_not_mix(cache: Cache) -> None:
 
 
 def test_contexts_do_not_mix(cache: Cache) -> None:
-    """A block that another context of the same thread has open does not catch what is ended here."""
+    """A block that another context of the same thread has open does not hold back invalidations here."""
     context = contextvars.copy_context()
     block = cache.deferred()
     context.run(block.__enter__)
@@ -182,7 +182,7 @@ def test_two_caches_do_not_mix(cache: Cache, redis_url: str, instance: str) -> N
 
 
 def test_values_put_inside_are_put_at_once(cache: Cache) -> None:
-    """`set` and `store` write when they are called, and the block's end ends what they wrote if it was told to."""
+    """`set` and `store` write when they are called, and the block's end invalidates what they wrote if it was named."""
 
     @cache.cached("thing")
     def stored(name: str) -> str:

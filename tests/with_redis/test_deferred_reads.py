@@ -1,4 +1,6 @@
-"""Reading inside `deferred()`: a block's own context sees past the cache what the block will end, and keeps nothing."""
+"""Reading inside `deferred()`: a block's own context reads past the cache what the block will invalidate, and stores
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,7 @@ def shop(request: pytest.FixtureRequest, redis_url: str, instance: str) -> Itera
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 @pytest.mark.parametrize("read", READS)
 def test_a_rollback_leaves_no_uncommitted_value(read: str, warm: bool, shop: Shop) -> None:
-    """The writer sees its own write, nobody else does, and after the rollback nobody ever."""
+    """Only the writer sees its own write, and after the rollback no reader ever does."""
     get = READS[read]
     for end in ENDS.values():
         shop.cache.clear()
@@ -125,7 +127,7 @@ def inside(shop: Shop, end: Callable[[Cache], object], get: Callable[[Shop], Any
 
 @pytest.mark.parametrize("read", READS)
 def test_after_the_commit_everybody_sees_what_was_written(read: str, shop: Shop) -> None:
-    """What others have cached while the block was open is ended with it."""
+    """What others have cached while the block was open is invalidated at its end."""
     get = READS[read]
     for end in ENDS.values():
         shop.committed["tea"] = "old"
@@ -138,7 +140,7 @@ def test_after_the_commit_everybody_sees_what_was_written(read: str, shop: Shop)
 
 
 def test_what_is_not_covered_stays_cached_inside(shop: Shop) -> None:
-    """A block ends what it names and nothing else: other keys are hits inside, and are cached there."""
+    """A block invalidates what it names and nothing else: other keys are hits inside, and are cached there."""
     shop.price("milk")
     with shop.cache.deferred():
         shop.cache.invalidate_tags("price:tea")
@@ -169,7 +171,7 @@ def test_a_local_hit_needs_no_detour_once_the_block_has_ended(shop: Shop) -> Non
 
 
 def test_what_a_load_itself_names_is_not_kept(shop: Shop) -> None:
-    """A function that ends its own key while it runs, in a block, is not cached: it may have read what it wrote."""
+    """A function that invalidates its own key in a block is not cached: it may have read what it wrote."""
 
     @shop.cache.cached("price", operation="raised")
     def raised(name: str) -> str:
@@ -183,7 +185,7 @@ def test_what_a_load_itself_names_is_not_kept(shop: Shop) -> None:
 
 
 def test_a_block_waits_for_no_load_of_others(shop: Shop) -> None:
-    """A covered call joins nobody's load, and nobody joins its own."""
+    """A covered call joins no load, and no call joins its own."""
     began, go = threading.Event(), threading.Event()
 
     @shop.cache.cached("price", operation="slow")
@@ -208,7 +210,7 @@ def test_a_block_waits_for_no_load_of_others(shop: Shop) -> None:
 
 
 def test_renewals_keep_nothing_that_is_covered(shop: Shop) -> None:
-    """A value is not renewed in the background of a block that will end it."""
+    """A value is not renewed in the background of a block that will invalidate it."""
 
     @shop.cache.cached("price", operation="aging", ttl=0.05, stale_ttl=600)
     def aging(name: str) -> str:
@@ -228,7 +230,7 @@ def test_renewals_keep_nothing_that_is_covered(shop: Shop) -> None:
 
 
 def test_a_copy_of_the_context_may_outlive_the_block(shop: Shop) -> None:
-    """What is ended in a copy of the block's context is ended at once when the block is over."""
+    """An invalidation in a copy of the block's context is made at once when the block is over."""
     shop.price("tea")
     with shop.cache.deferred():
         context = contextvars.copy_context()
@@ -249,7 +251,7 @@ def test_threads_with_a_copy_of_the_context_add_to_the_block(shop: Shop) -> None
 
 @pytest.mark.parametrize("way", ["entered", "dropped", "ended in another context"])
 def test_nothing_is_lost_to_a_block_that_is_not_left_as_usual(way: str, shop: Shop) -> None:
-    """What waits is ended by the block's end, wherever that comes from, or when the block is dropped."""
+    """Waiting invalidations are made at the block's end, however it ends, or when the block is dropped."""
     shop.price("tea")
     block: Deferred | None = shop.cache.deferred()
     assert block is not None

@@ -68,7 +68,7 @@ def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
 
 
 def test_a_node_of_a_cluster_needs_the_url_of_a_cluster(binary: Path) -> None:
-    """By `redis://` it answers PING and takes invalidations that nobody hears: the doctor and the cache refuse it."""
+    """By `redis://` it answers PING and takes invalidations that no process receives: doctor and cache refuse it."""
     with Server(binary=binary, config=["cluster-enabled yes"]) as node:
         (finding,) = [one for one in examine(node.url) if one.severity != "ok"]
         assert (finding.check, finding.severity, finding.cure) == ("reachable", "error", "Correct the URL.")

@@ -1,4 +1,4 @@
-"""Redis away, dying, hung, or somebody else: every call is answered, soon, and with few words about it."""
+"""Redis down, stopping, hung, or another program: every call is answered, soon, with few log lines."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_without_a_usable_server_every_call_is_answered_soon_and_quietly(
 def test_without_a_server_the_local_tier_still_caches(
     where: str, binary: Path, squares: Callable[..., Squares]
 ) -> None:
-    """With Redis away a call repeated at once is a local hit, and an invalidation here still ends it."""
+    """With Redis down a call repeated at once is a local hit, and an invalidation here still removes it."""
     with nobody(where, binary) as url:
         shop = squares(url, max_staleness=600)
         assert [shop.square(7) for _ in range(50)] == [49] * 50
@@ -182,14 +182,14 @@ def test_without_a_server_the_local_tier_still_caches(
 
 @pytest.fixture(params=[Server.kill, Server.pause], ids=["refused", "hung"])
 def leave(request: pytest.FixtureRequest, own_server: Server) -> Callable[[], None]:
-    """Takes the server away."""
+    """Stops the server."""
     return lambda: request.param(own_server)
 
 
 def test_what_is_loaded_without_the_server_is_kept_for_max_staleness(
     own_server: Server, leave: Callable[[], None], squares: Callable[..., Squares], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With Redis away a key is loaded once in `max_staleness`, however often it is asked for."""
+    """With Redis down a key is loaded once in `max_staleness`, however often it is called."""
     clock = Ahead(monkeypatch)
     shop = squares(own_server.url, max_staleness=100, local_ttl=1000)
     connect(shop.cache)
@@ -209,7 +209,7 @@ def test_what_is_loaded_without_the_server_is_kept_for_max_staleness(
 def test_without_the_server_one_load_of_a_key_runs_at_a_time(
     own_server: Server, leave: Callable[[], None], squares: Callable[..., Squares], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With Redis away the threads of a process wait for one load of each key, and get what it gives."""
+    """With Redis down the threads of a process wait for one load of each key, and get its result."""
     waiting: list[str] = []
 
     def wait(flight: Flight, seconds: float) -> bool:
@@ -293,7 +293,7 @@ def test_a_server_that_drips_bytes_does_not_hold_a_call_longer_than_its_timeout(
 
 
 class Dripping(Proxy):
-    """A proxy that, when told, passes the server's bytes on one by one, 100 ms apart."""
+    """A proxy that passes the server's bytes on one by one, 100 ms apart, once that is switched on."""
 
     def __init__(self, upstream: Path) -> None:
         super().__init__(upstream)
@@ -398,7 +398,7 @@ def test_a_call_that_a_hung_server_fails_does_not_also_replay_what_is_pending(
 def test_a_server_that_stops_during_a_load_only_prevents_the_storing(
     own_server: Server, squares: Callable[..., Squares]
 ) -> None:
-    """A load under way when Redis dies returns its value, and raises nothing."""
+    """A load that runs when Redis stops returns its value, and raises nothing."""
     shop = squares(own_server.url)
 
     @shop.cache.cached("thing")

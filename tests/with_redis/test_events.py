@@ -1,4 +1,4 @@
-"""What observers are told, by whom, and of what they are not."""
+"""Which events observers get, from which cache, and what is no event."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 class Recorder:
-    """Keeps all that it is told."""
+    """Keeps all events."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -40,7 +40,7 @@ def record(cache: Cache) -> Recorder:
 
 
 def test_a_local_hit_is_no_event(redis_url: str, instance: str) -> None:
-    """A call that the wrapper answers tells nobody anything."""
+    """A call that the wrapper answers causes no event."""
     with Cache(redis_url, instance=instance, **{**PATIENT, "max_staleness": 3600}) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
         recorder = record(cache)
@@ -56,7 +56,7 @@ def test_a_local_hit_is_no_event(redis_url: str, instance: str) -> None:
 
 
 def test_round_trips_and_loads_are_events_with_their_operation(redis_url: str, instance: str) -> None:
-    """A miss tells of its read, its lease, its load and its store; a remote hit of one `get`."""
+    """A miss is four events: read, lease, load and store; a remote hit is one `get`."""
     with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
         recorder = record(cache)
@@ -109,7 +109,7 @@ def test_many_loads_are_one_event_each_and_a_batch_function_is_one(redis_url: st
 
 
 def test_an_operation_that_is_not_known_is_other(redis_url: str, instance: str) -> None:
-    """What a key by hand begins with is told by name only while it has a region of its own."""
+    """The prefix of a key by hand is named only while it has a region of its own."""
     with Cache(redis_url, instance=instance, local_ttl=0, **PATIENT) as cache:
         recorder = record(cache)
         for i in range(120):
@@ -120,7 +120,7 @@ def test_an_operation_that_is_not_known_is_other(redis_url: str, instance: str) 
 
 
 def test_an_invalidation_is_an_event_where_it_is_made_and_where_it_arrives(redis_url: str, instance: str) -> None:
-    """The cache that makes an invalidation tells of one going out, the other of one coming in."""
+    """The cache that makes an invalidation has an event "out", the other one "in"."""
     with ExitStack() as stack:
         mine, other = (stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)) for _ in range(2))
         assert mine.wait_coherent(PATIENCE)
@@ -132,7 +132,9 @@ def test_an_invalidation_is_an_event_where_it_is_made_and_where_it_arrives(redis
 
 
 def test_changes_of_the_channel_and_the_breaker_are_events(own_server: Server, instance: str) -> None:
-    """A server that goes away and comes back: the channel is down, the breaker opens; both are told when they end."""
+    """A server that goes away and comes back: the channel is down, the breaker opens; both have an event at their begin
+    and end.
+    """
     settings: Any = {**PATIENT, "breaker_failures": 2, "breaker_reset": 0.05}
     with Cache(own_server.url, instance=instance, **settings) as cache:
         recorder = record(cache)

@@ -252,7 +252,7 @@ def test_what_one_cache_does_by_hand_the_other_sees(bare: Spec, database: Databa
 
 
 def test_none_is_a_value(bare: Spec, open_shop: OpenShop) -> None:
-    """`None` is cached like any value, in Redis too, and told from a missing one."""
+    """`None` is cached like any value, in Redis too, and differs from a missing one."""
     first, second = open_shop(bare), open_shop(bare)
     runs = []
 
@@ -291,7 +291,7 @@ def test_a_mutable_value_is_each_callers_own(spec: Spec, open_shop: OpenShop) ->
 
 
 def test_a_value_lives_in_redis_for_its_ttl(bare: Spec, database: Database, open_shop: OpenShop) -> None:
-    """Redis is told the ttl: the function's, the prefix's, one made from the result, or the default."""
+    """Redis gets the ttl: the function's, the prefix's, one made from the result, or the default."""
     cache = open_shop(bare.but(default_ttl=77, ttls={"search": 55})).cache
 
     @cache.cached("search")
@@ -369,7 +369,7 @@ def test_a_result_that_cannot_be_kept_is_returned_all_the_same(
 
 
 def test_instances_and_versions_share_nothing(spec: Spec, open_shop: OpenShop) -> None:
-    """Caches that differ in instance or version neither see nor end each other's values."""
+    """Caches that differ in instance or version neither see nor invalidate each other's values."""
     caches = [
         open_shop(one).cache for one in (spec, spec._replace(instance=spec.instance + ".b"), spec.but(version="v2"))
     ]

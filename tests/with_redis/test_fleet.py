@@ -53,7 +53,7 @@ for line in sys.stdin:
 
 
 class Process:
-    """A worker that makes calls, and answers a scrape, when told."""
+    """A worker that makes calls, and answers a scrape, on request."""
 
     def __init__(self, url: str, instance: str) -> None:
         command = [sys.executable, "-c", WORKER, url, instance]
@@ -73,7 +73,7 @@ class Process:
         return self._process.stdin, self._process.stdout
 
     def end(self) -> None:
-        """As a worker that is told to stop."""
+        """As a worker that gets SIGTERM."""
         self._streams()[0].close()
         assert self._process.wait(PATIENCE) == 0
 
@@ -136,7 +136,7 @@ class Member:
 def test_totals_of_exited_processes_are_kept_once(
     remote: RedisStore, monkeypatch: pytest.MonkeyPatch, redis_url: str, instance: str
 ) -> None:
-    """Their snapshots become a part of the totals, and go; whoever comes back begins anew at zero."""
+    """Their snapshots become a part of the totals, and go; a process that comes back begins at zero."""
     monkeypatch.setattr(_fleet, "FOLD_AFTER", -1.0)
     members = [Member(remote) for _ in range(3)]
     for times, member in zip((1, 10, 100), members, strict=True):
@@ -157,7 +157,7 @@ def test_totals_of_exited_processes_are_kept_once(
 
 
 def test_what_redis_has_lost_is_put_back(remote: RedisStore, redis_url: str) -> None:
-    """After a flush the first that publishes restores all that it read last, the dead too; nobody counts twice."""
+    """After a flush the first that publishes restores all that it read last, totals included; none counts twice."""
     alive, other, dead = (Member(remote) for _ in range(3))
     for times, member in ((1, alive), (10, other), (100, dead)):
         member.count(times, last=member is dead)
@@ -220,7 +220,7 @@ def test_foreign_values_do_not_stop_publishing(
 
 
 def test_a_full_list_of_exited_processes_is_emptied(remote: RedisStore, redis_url: str, instance: str) -> None:
-    """Ids that have no snapshot are taken for dead by whoever tidies, so others find room again."""
+    """Ids without a snapshot count as exited and are removed, so others find room again."""
     one = Member(remote)
     with redis.Redis.from_url(redis_url) as client:
         client.set(f"{instance}:v1:!{{fleet:aikernel}}:list", _ids(1000))
@@ -299,7 +299,7 @@ def test_a_scrape_of_the_fleet_while_redis_hangs_has_this_process(own_server: Se
 
 
 def test_merged_gauges_are_what_their_meaning_says(remote: RedisStore) -> None:
-    """The least coherence, the longest uptime, and the number of processes; a dead one's do not count."""
+    """The least coherence, the longest uptime, and the number of processes; an exited one's do not count."""
     one, two, gone = (reading.take(Tally()) for _ in range(3))
     two.samples["coherent"], two.samples["uptime_seconds"] = {(): 0}, {(): 1e6}
     gone.samples["uptime_seconds"] = {(): 1e9}

@@ -1,4 +1,4 @@
-"""What stands at our names and is not ours: too large, or of another type. It ends at the first meeting."""
+"""Foreign values at our names: too large, or of another type. The first read removes them."""
 
 from __future__ import annotations
 

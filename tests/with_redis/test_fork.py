@@ -105,7 +105,7 @@ assert int(client.get("db:loads")) == 2
 
 
 def test_invalidations_of_a_child_reach_its_parent_and_siblings(redis_url: str, instance: str) -> None:
-    """A child's marks are its own, not its parent's: the parent heeds them."""
+    """A child's invalidation markers are its own, so its parent applies them."""
     run(
         """
 client.set("db:value", "old")
@@ -261,7 +261,7 @@ wait_until(lambda: client.llen("reports") == 2, 30, "the child's end")
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_by_any_method(method: str, redis_url: str, instance: str) -> None:
-    """Processes of multiprocessing, however started, share what is cached and hear what is ended."""
+    """Processes of multiprocessing, however started, share what is cached and receive invalidations."""
     script = f"""
 import multiprocessing, sys
 from tests.with_redis import _forked
@@ -293,7 +293,7 @@ assert get("box") == "old"
 
 
 def test_a_child_forked_during_a_groups_invalidation_serves_nothing_of_it(redis_url: str, instance: str) -> None:
-    """A thread that the child does not have was between the new table and the wrapper's: what it ended is gone."""
+    """A thread that the child lacks was between the new table and the wrapper's: what it invalidated is gone."""
     run(
         """
 import threading
@@ -331,7 +331,7 @@ assert get("box") == "new"
 
 
 def test_a_child_inherits_what_is_pending(own_server: Server, instance: str) -> None:
-    """What a daemon's parent could not tell Redis its child tells it, and serves nothing of what was ended."""
+    """A daemon's child sends its parent's pending invalidations, and serves nothing that they cover."""
     run(
         """
 import logging, signal

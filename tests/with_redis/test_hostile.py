@@ -166,7 +166,7 @@ GOOD = [bulk(b"ip"), bulk(b"127.0.0.1"), bulk(b"port"), bulk(b"1"), bulk(b"confi
     ],
 )
 def test_a_sentinel_that_names_no_address_is_passed_over(command: str, malformed: bytes) -> None:
-    """What a Sentinel says is input: an address or a number that cannot be is not believed; the next one is asked."""
+    """What a Sentinel says is input: an impossible address or number is refused; the next one is asked."""
     with (
         Hostile(command, malformed) as first,
         Hostile("", b"") as second,

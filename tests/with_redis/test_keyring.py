@@ -171,7 +171,7 @@ def test_a_key_opens_until_its_retention_ends(open_ring: Open) -> None:
 
 
 def test_a_revoked_key_opens_nothing_anywhere(open_ring: Open) -> None:
-    """Other processes hear of a revocation by themselves, and a new key seals at once."""
+    """Other processes learn of a revocation by themselves, and a new key seals at once."""
     ring, other = open_ring(), open_ring(refresh=0.05)
     token = ring.seal(b"data", "p")
     assert other.unseal(token, "p") == b"data"
@@ -280,7 +280,7 @@ def test_one_entry_that_does_not_open_is_left_out(open_ring: Open, client: Any) 
 
 @pytest.mark.parametrize("master", [OTHER, MASTER], ids=["the new one", "the old one"])
 def test_a_ring_that_opens_by_half_gets_no_key(open_ring: Open, client: Any, master: str) -> None:
-    """Between a change of masters and `rewrap`, a process with one of them makes none; nor does one that is told to."""
+    """Between a change of masters and `rewrap`, a process with one of them makes no key, even on request."""
     clock = Clock()
     token = open_ring(clock=clock).seal(b"data", "p")
     both = open_ring(clock=clock, master_key=f"{OTHER},{MASTER}")
@@ -406,7 +406,7 @@ def _opens(ring: KeyRing, token: bytes) -> bool:
 
 
 def test_a_forked_child_has_connections_of_its_own(open_ring: Open) -> None:
-    """The child seals and opens what the parent does, and hears of changes."""
+    """The child seals and opens what the parent does, and sees changes."""
     ring = open_ring()
     token = ring.seal(b"data", "p")
     read, write = os.pipe()
@@ -476,7 +476,7 @@ def test_of_two_readings_that_overlap_the_newer_one_is_known(open_ring: Open) ->
 def test_a_reading_that_others_overtook_is_no_loss(
     open_ring: Open, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was read before a key was made, and arrives after, is neither believed nor taken for a loss."""
+    """What was read before a key was made, and arrives after, is neither used nor treated as a loss."""
     ring, other = open_ring(), open_ring()
     read = ring._live._store.read
     asked, known = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The lease: the right to load a key and to store the result, and everything that can end it."""
+"""The lease: the right to load a key and to store the result, and everything that can void it."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_lease_under_older_stamps_is_taken_over_without_waiting(
 def test_a_lease_without_expiry_is_taken_over(
     life: int | None, bare: Spec, database: Database, open_shop: OpenShop
 ) -> None:
-    """Nobody holds a lease without an end, or with one that is days away: the value is loaded and stored at once."""
+    """A lease without a TTL, or with one of days, counts as free: the value is loaded and stored at once."""
     shop = open_shop(bare.but(lease_wait=10 * PATIENCE))
     database.hold("tea")
     first = Background(shop.get, "tea")

@@ -1,4 +1,4 @@
-"""What was read or believed before the world changed, and is used after: staged, one interleaving each.
+"""Values and stamps read before a change and used after it: each interleaving staged.
 
 Each was found by `benchmarks.consistency`, or by reading what it might find.
 """
@@ -95,9 +95,10 @@ def _fail(*args: object) -> None:
 def test_what_a_server_restored_is_not_judged_by_stamps_of_before(
     tags: tuple[str, ...], open_shop: OpenShop, own_server: Server, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that knew its stamps before a crash is sent to the restored server, which holds an ended value again.
+    """A call that knew its stamps before a crash is sent to the restored server, which holds an invalidated value
+    again.
 
-    Who ended it is gone as well, and cannot tell the server anew.
+    The process that invalidated it is gone as well, and cannot send that again.
     """
     here = spec.but()._replace(url=own_server.url, database=spec.url)
     value = ["old"]

@@ -81,7 +81,7 @@ def open_cache(request: pytest.FixtureRequest, own_server: Server, instance: str
 
 
 class Shelf:
-    """Values that are ended in every way."""
+    """Values that are invalidated in every way."""
 
     def __init__(self) -> None:
         self.value = OLD
@@ -181,7 +181,7 @@ def test_calls_cost_nothing_while_writes_are_refused(
 def test_refused_invalidations_reach_other_processes_before_the_bound_and_are_kept(
     refusal: Refusal, open_cache: OpenCache
 ) -> None:
-    """What was refused is published: others end it soon, and tell the server when its writer is long gone."""
+    """What was refused is published: others apply it soon, and send it to the server when its writer is long gone."""
     shelf = Shelf()
     writer, reader = open_cache(max_staleness=600), open_cache(max_staleness=600)
     read_there = shelf.bind(reader)
@@ -228,7 +228,7 @@ def test_news_lost_with_a_channel_arrive_when_it_is_back(
 
 
 def served(url: str, instance: str, refuse: Callable[[int], object]) -> None:
-    """The same as on one server: nothing that was ended is served beyond the bound, and all is well afterwards."""
+    """The same as on one server: nothing that was invalidated is served beyond the bound, and then all is well."""
     shelf = Shelf()
     with Cache(url, instance=instance, **SETTINGS) as writer, Cache(url, instance=instance, **SETTINGS) as reader:
         read_here, read_there = shelf.bind(writer), shelf.bind(reader)

@@ -36,7 +36,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work(store: SessionStore, told: int) -> None:
-    """Begin a session and change one, for ever, and tell of what was acknowledged."""
+    """Begin a session and change one, for ever, and print what was acknowledged."""
     first, number = "", 0
     while True:
         for cookie in ("", first):

@@ -30,7 +30,7 @@ def ttl(value: str) -> float:
 
 
 class Aging(Database):
-    """A database, and how time goes by: nobody waits for it, and however late a call comes, it is not later."""
+    """A database and a clock that the test moves, so a slow machine changes nothing."""
 
     def __init__(self, url: str, realm: str, clock: Ahead) -> None:
         super().__init__(url, realm)
@@ -164,7 +164,7 @@ class TestOneRenews:
         assert database.loads("tea") == loads + 1
 
     def test_early_refresh(self, open_aged: Open, database: Aging) -> None:
-        """A value that two caches hold is renewed before its end, by one of them, and nobody is served stale."""
+        """A value that two caches hold is renewed before it expires, by one of them, and no call gets a stale one."""
         options = {"early_refresh": 100, "ttl": lambda value: 2 * LONG if value == "old" else 10 * LONG}
         (f, first), (g, second) = open_aged(**options), open_aged(**options)
         database.put("tea", "old")
@@ -228,7 +228,7 @@ class TestErrors:
     def test_a_channel_that_was_cut_during_a_failing_load(
         self, open_aged: Open, database: Aging, spec: Spec, local_ttl: float, invalidated: bool
     ) -> None:
-        """Reconnecting ends all that is held and under way; what was not invalidated meanwhile answers all the same."""
+        """Reconnecting drops all that is held and under way; what was not invalidated meanwhile still answers."""
         f, cache = open_aged({"local_ttl": local_ttl}, error_ttl=LONG)
         _, other = open_aged()
         database.get_stale("tea", f)
@@ -349,7 +349,7 @@ class TestInvalidated:
     def test_while_it_is_renewed(
         self, open_aged: Open, database: Aging, ending: Callable[[Cache, Any], object], local_ttl: float
     ) -> None:
-        """What a renewal read before another cache's invalidation is stored and served by nobody."""
+        """What a renewal read before another cache's invalidation is neither stored nor served."""
         (f, first), (g, second) = (open_aged({"local_ttl": local_ttl}, stale_ttl=LONG) for _ in range(2))
         database.get_stale("tea", f, g)
         database.put("tea", "in between")

@@ -1,7 +1,7 @@
 """A load that began before an invalidation leaves nothing behind, in any process.
 
 Every test stages the same race: a load reads the old value and is held up; the value changes and is invalidated; the
-load finishes. Its own caller may have the old value, for it asked before. Nobody who asks later may.
+load finishes. Its own caller may get the old value, because it called before. No later call may.
 """
 
 from __future__ import annotations

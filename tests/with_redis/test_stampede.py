@@ -45,7 +45,7 @@ def test_a_load_that_ends_while_others_ask_is_still_the_only_one(
 def test_a_leader_killed_while_loading_costs_one_more_load(
     workers: list[Worker], victim: Worker, spec: Spec, database: Database
 ) -> None:
-    """When the loading process is killed its lease ends, and one other loads while the others still wait."""
+    """When the loading process is killed its lease expires, and one other loads while the others still wait."""
     others = workers[:7]
     database.hold("tea")
     victim.start(_workers.get, spec, "tea")

@@ -1,4 +1,4 @@
-"""Strong reads: whatever any process has ended before one began, it is not answered with."""
+"""Strong reads: none returns what any process had invalidated before the read began."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STRONG: dict[str, Any] = {**PATIENT, "consistency": "strong"}
 
 
 class Shop:
-    """Three cached functions of one record, in a cache that may be deaf: what others push is then heard too late."""
+    """Three cached functions of one record, in a cache that may be deaf: it then receives pushes too late."""
 
     def __init__(self, cache: Cache, shelf: dict[str, str]) -> None:
         self.cache = cache
@@ -105,7 +105,7 @@ def coherent(opened: ExitStack, url: str, instance: str, **settings: Any) -> Cac
 def test_a_strong_read_sees_an_invalidation_before_its_push_arrives(
     redis_url: str, instance: str, opened: ExitStack, monkeypatch: pytest.MonkeyPatch, way: str, local_ttl: float
 ) -> None:
-    """A reader asked right after another cache's invalidation returned sees it, whatever it was told before."""
+    """A reader asked right after another cache's invalidation returned sees it, whatever it had received before."""
     shelf = {"tea": "old"}
     reader = Shop(coherent(opened, redis_url, instance, local_ttl=local_ttl, **STRONG), shelf)
     writer = Shop(coherent(opened, redis_url, instance, **PATIENT), shelf)
@@ -212,7 +212,7 @@ def test_a_strong_hit_takes_one_round_trip(proxy: Proxy, instance: str, opened: 
 def test_with_redis_away_the_function_runs_and_its_result_is_kept_nowhere(
     own_server: Server, instance: str, opened: ExitStack
 ) -> None:
-    """What nobody can vouch for is handed to its caller alone."""
+    """A value that cannot be proved current is given to its caller alone."""
     cache = coherent(opened, own_server.url, instance, **STRONG)
     runs: list[int] = []
 
@@ -261,7 +261,9 @@ def test_a_stampede_is_one_load(redis_url: str, instance: str, opened: ExitStack
 def test_a_strong_call_is_not_handed_what_a_flight_began_to_load_before_it(
     redis_url: str, instance: str, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that finds a load under way waits for it, and then asks for itself: it may have been ended elsewhere."""
+    """A call that finds a load under way waits for it, and then asks for itself: it may have been invalidated
+    elsewhere.
+    """
     cache = coherent(opened, redis_url, instance, **STRONG)
     other = coherent(opened, redis_url, instance, **PATIENT)
     shelf = {"x": "old"}
@@ -292,7 +294,7 @@ def test_a_strong_call_is_not_handed_what_a_flight_began_to_load_before_it(
 def test_calls_that_wait_share_a_flight_that_began_after_them(
     own_server: Server, instance: str, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With Redis away, those who wait for one load share the next: not each runs the function in its turn."""
+    """With Redis down, callers that wait for one load share the next: not each runs the function in its turn."""
     cache = coherent(opened, own_server.url, instance, **STRONG)
     own_server.kill()
     runs: list[int] = []

@@ -124,7 +124,7 @@ def test_what_a_user_gave_is_never_a_wildcard(open_cache: OpenCache, raw: redis.
 
 
 def test_other_instances_and_versions_are_left_alone(redis_url: str, instance: str, raw: redis.Redis) -> None:
-    """A sweep ends nothing of another instance or version, whose names begin otherwise."""
+    """A sweep removes nothing of another instance or version, whose names begin differently."""
     with ExitStack() as stack:
         caches = [
             stack.enter_context(Cache(redis_url, instance=instance, version=version, **PATIENT))
@@ -219,7 +219,7 @@ def test_many_in_the_background_are_one_sweep_at_a_time(
 
 
 def test_groups_and_keys_wait_for_no_sweep(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `background=True` only globs are left to the thread: the rest is told when the call returns."""
+    """With `background=True` only globs are left to the thread: the rest is sent when the call returns."""
     here, there = pair(open_cache)
     for name in ("group:get:box", "key:get:box", "thing:get:box"):
         here.set(name, "old")
@@ -259,7 +259,7 @@ def test_beyond_a_bound_the_caller_sweeps(open_cache: OpenCache, monkeypatch: py
 def test_a_sweep_that_waits_when_the_cache_closes_is_kept(
     open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its handle says so, and what it was to end is in the journal for the next process."""
+    """Its handle says so, and what it was to remove is in the journal for the next process."""
     path = tmp_path / "journal"
     cache = open_cache(journal=str(path))
     connect(cache)
@@ -317,7 +317,7 @@ def test_several_globs_are_one_sweep(
 def test_a_sweep_that_redis_interrupts_is_kept(
     background: bool, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When Redis dies under a sweep the handle has the error, and the glob waits to be swept again."""
+    """When Redis stops during a sweep the handle has the error, and the glob is pending."""
     with Cache(own_server.url, instance=instance, breaker_reset=0.05, timeout=5) as cache:
         cache.set("thing:get:n1", "old")
         connect(cache)
@@ -343,7 +343,7 @@ def test_a_sweep_that_redis_interrupts_is_kept(
 
 
 def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others hear of a glob before its sweep has begun on Redis, not when it is done."""
+    """Others receive a glob before its sweep begins in Redis, not when it is done."""
     here, there = pair(open_cache)
     for cache in (here, there):
         cache.set("thing:get:box", 1)
@@ -363,7 +363,7 @@ def test_other_processes_drop_their_matches_at_once(open_cache: OpenCache, monke
 def test_a_pushed_name_that_is_too_long_invalidates_everything(
     name: str, open_cache: OpenCache, raw: redis.Redis
 ) -> None:
-    """Nobody here would push one; whoever did, it costs a process its entries and no time."""
+    """aikcache never pushes one; if another program does, it costs a process its entries and no time."""
     here, there = pair(open_cache)
     there.set("thing:get:box", 1)
     assert there.get("thing:get:box") == 1

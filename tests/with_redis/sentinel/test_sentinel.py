@@ -70,7 +70,7 @@ def named(topology: Topology) -> int | None:
 
 
 def heal(topology: Topology) -> None:
-    """Bring back whoever was killed or paused, as a replica of the primary that the Sentinels name."""
+    """Restart servers that were killed or paused, as replicas of the primary that the Sentinels name."""
     for server in (*topology.servers, *topology.sentinels):
         server.resume()
         with contextlib.suppress(AikcacheError):
@@ -254,7 +254,7 @@ def test_a_failover_under_load_fails_no_call_and_loses_no_invalidation(
 
 
 def test_a_primary_that_comes_back_is_not_used_until_it_is_one_again(topology: Topology, instance: str) -> None:
-    """A primary stopped and replaced still takes itself for one when it goes on; nobody is sent to it."""
+    """A primary that was paused and replaced still reports that role when it resumes; no call goes to it."""
     old = topology.primary()
     with Cache(topology.url, instance=instance, local_ttl=0, **SOON) as cache:
         cache.set("thing:x:1", "one")
@@ -282,7 +282,7 @@ def test_a_primary_that_comes_back_is_not_used_until_it_is_one_again(topology: T
 
 
 def test_stopped_and_hung_sentinels_cost_little(topology: Topology, instance: str) -> None:
-    """With one Sentinel dead, one silent and one alive, the first call finds the primary within `connect_timeout`."""
+    """With one Sentinel stopped, one hung and one alive, the first call finds the primary within `connect_timeout`."""
     with Impostor(silent) as impostor, socket.create_server(("127.0.0.1", 0)) as taken:
         dead = taken.getsockname()[1]
         taken.close()
@@ -302,7 +302,7 @@ def silent(link: socket.socket) -> None:
 
 
 def test_a_stopped_sentinel_is_not_needed(topology: Topology, instance: str) -> None:
-    """When a Sentinel ends, the others tell of the next switch."""
+    """When a Sentinel stops, the others announce the next switch."""
     with Cache(topology.url, instance=instance, local_ttl=0, **SOON) as cache:
         cache.ping()
         sentinels = cache.engine.remote.connections.sentinels  # type: ignore[union-attr]
@@ -350,7 +350,7 @@ def test_sentinels_that_are_all_away_cost_a_healthy_primary_nothing(topology: To
 def test_a_primary_that_has_lost_its_replicas_is_used_while_sentinels_name_it(
     topology: Topology, instance: str
 ) -> None:
-    """Without any replica a primary is vouched for by the Sentinels, for longer than the bound."""
+    """Without any replica the Sentinels are evidence for a primary, for longer than the bound."""
     with Cache(topology.url, instance=instance, local_ttl=0, max_staleness=2, **SOON) as cache:
         cache.ping()
         for server in topology.servers:
@@ -362,7 +362,7 @@ def test_a_primary_that_has_lost_its_replicas_is_used_while_sentinels_name_it(
 
 @pytest.mark.parametrize("replicas", [0, 1])
 def test_one_sentinel_is_enough_where_there_is_one(replicas: int, binary: Path, instance: str) -> None:
-    """A primary with a single Sentinel, and no replica or one that is dead, is used for longer than the bound."""
+    """A primary with a single Sentinel, and no replica or a stopped one, is used for longer than the bound."""
     config = ("min-replicas-to-write 0",)
     with (
         Topology(binary=binary, replicas=replicas, sentinels=1, down_after_ms=9999, config=config) as topology,
@@ -377,7 +377,7 @@ def test_one_sentinel_is_enough_where_there_is_one(replicas: int, binary: Path, 
 
 
 def test_without_any_sentinel_calls_are_answered(instance: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Sentinels that are all away are Redis being away: few words, and no error for callers."""
+    """With all Sentinels down Redis counts as down: few log lines, and no error for callers."""
     with Cache("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mine", instance=instance, local_ttl=0) as cache:
         assert [cache.get_or_load(f"thing:x:{n}", lambda: 1) for n in range(20)] == [1] * 20
         with pytest.raises(RemoteError, match=r"no Sentinel tells where 'mine' is: .*127\.0\.0\.1:1: Connection"):
@@ -396,7 +396,7 @@ def test_an_unknown_service_is_reported(topology: Topology, instance: str) -> No
 
 
 def test_passwords_of_servers_and_sentinels(binary: Path, instance: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Servers and Sentinels each have their password, with any characters; a wrong one is told without showing it."""
+    """Servers and Sentinels each have their password, with any characters; a wrong one is reported and not shown."""
     with Topology(
         binary=binary,
         replicas=1,
@@ -464,7 +464,7 @@ class Two(NamedTuple):
     url: str
 
     def promote(self) -> None:
-        """The second stops following the first; nobody has been told yet."""
+        """The second stops following the first; no client knows yet."""
         wait_until(lambda: b"master_link_status:up" in ask(self.second, "INFO", "replication"), PATIENCE, "the replica")
         ask(self.first, "SET", "last", "of all")  # WAIT would be about this connection's own writes
         wait_until(lambda: ask(self.second, "GET", "last") == b"of all", PATIENCE, "the replica to have it all")
@@ -494,7 +494,7 @@ def test_a_replica_is_refused(two: Two, instance: str) -> None:
 
 
 def test_a_lagging_sentinel_does_not_restore_the_old_primary(two: Two, instance: str) -> None:
-    """Of two Sentinels that disagree the one that has seen the later failover is believed, whichever is asked first."""
+    """Of two Sentinels that disagree, the one that has seen the later failover counts, whichever is asked first."""
     late = Chooser()
     late.port = two.chooser.port
     with Impostor(late.serve) as other:
@@ -550,7 +550,7 @@ def test_the_new_primary_is_sent_recent_invalidations_before_it_is_read(
 def test_many_invalidations_are_all_sent_to_the_new_primary(
     two: Two, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More invalidations than are kept by name are one of everything for a server that has not heard them."""
+    """More invalidations than are kept by name become one of everything for a server that may lack them."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)
     monkeypatch.setattr(recent, "MAX_RECENT", 10)
     with Cache(two.url, instance=instance, local_ttl=0, **SOON) as cache:
@@ -582,7 +582,7 @@ def moved(two: Two, cache: Cache) -> bool:
 def test_under_distrust_nothing_older_than_the_failover_is_trusted(
     two: Two, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`failover="distrust"` ends all that the new primary holds, once: what is stored after it stays."""
+    """`failover="distrust"` invalidates all that the new primary holds, once: what is stored after it stays."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)
     settings: dict[str, Any] = {**SOON, "failover": "distrust"}
     with (
@@ -605,7 +605,7 @@ def test_under_distrust_nothing_older_than_the_failover_is_trusted(
 def test_an_invalidation_that_the_old_primary_acknowledges_after_the_move_is_sent_again(
     two: Two, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An invalidation under way while another thread meets the new primary counts as not told, and is told to it."""
+    """An invalidation that runs while another thread finds the new primary is sent to it again."""
     monkeypatch.setattr(pending, "JUST_STARTED", 0)
     with Cache(two.url, instance=instance, local_ttl=0, timeout=5) as cache:
         cache.set("thing:x:1", "old")
@@ -699,7 +699,7 @@ def outward_address() -> str:
 
 @pytest.mark.parametrize(("password", "answer"), [(None, b"-DENIED"), ("own", b"-NOAUTH")])
 def test_a_sentinel_as_shipped_answers_no_stranger(binary: Path, password: str | None, answer: bytes) -> None:
-    """From another address nobody can ask or command a Sentinel that has no password, nor one that has, without it."""
+    """From another address a Sentinel without a password refuses all commands, and one with it needs it."""
     lines = [line.strip() for line in (OPS / "sentinel.conf").read_text().splitlines()]
     lines = [line for line in lines if line.startswith(("bind", "protected-mode", "sentinel resolve"))]
     with (
