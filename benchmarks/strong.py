@@ -2,7 +2,7 @@
 
 Both are remote hits of one record with `local_ttl=0`, in one process and one run. A strong hit asks for three stamps in
 the value's own round trip, with a tag for four, and fills in the tag's template to know which; a strong batch asks for
-them once. What it saves is the watch over what is believed.
+them once. What it saves is the watch over cached stamps.
 """
 
 from __future__ import annotations

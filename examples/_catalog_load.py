@@ -85,7 +85,7 @@ class Call:
         return QUERIES[self.name](*self.arguments)
 
     def uncached(self) -> object:
-        """The database's answer; the cache is neither asked nor told."""
+        """The database's answer; the cache is not involved."""
         return QUERIES[self.name].bypass(*self.arguments)
 
 

@@ -36,7 +36,7 @@ _SHOWN_DIFFERENCES = 5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every worker is told when it starts."""
+    """What every worker gets when it starts."""
 
     database: Path
     url: str

@@ -29,7 +29,7 @@ def moved(topology: Topology, old: int | None) -> bool:
 
 
 def settled(cache: Cache) -> bool:
-    """Whether it hears of invalidations again, and nothing is left to be told."""
+    """Whether it receives invalidations again, and none of its own is pending."""
     stats = cache.stats()
     return stats.coherent and not stats.pending_invalidations
 

@@ -47,7 +47,9 @@ class Scenario:
         self._break([faults.Slow(self.stack, primary)], 35 * scale)
         self._wait(40 * scale)
         self._event("the primary is full and evicts, callers ask for new things, one source fails")
-        load = [faults.Told(self.stack, *words) for words in (("cold", "warm"), ("source-down", "source-up"))]
+        load = [
+            faults.ApplicationFault(self.stack, *words) for words in (("cold", "warm"), ("source-down", "source-up"))
+        ]
         self._break([faults.Flood(self.stack, primary), *load], 40 * scale)
         self._event("mended")
         self._wait(75 * scale)

@@ -1,4 +1,4 @@
-"""Real faults of a running stack. Each is begun once, may be kept up by `again`, and is mended."""
+"""Real faults of a running stack. Each is begun once, may be kept up by `again`, and is repaired."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITHIN = 60.0
 
 
 class Fault:
-    """What `begin` breaks, `mend` repairs; `again` is called about once a second in between."""
+    """What `begin` breaks, `repair` repairs; `again` is called about once a second in between."""
 
     def __init__(self, stack: Stack, node: Node) -> None:
         self.stack, self.node = stack, node
@@ -36,7 +36,7 @@ class Fault:
     def again(self) -> None:
         """Keep it up, where that takes more than leaving it alone."""
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Repair it, also where `begin` failed midway."""
 
     def set(self, **settings: str | int) -> None:
@@ -59,7 +59,7 @@ class Frozen(Fault):
     def begin(self) -> None:
         self._send(signal.SIGSTOP)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
@@ -92,7 +92,7 @@ class Flood(Fault):
             pipeline.execute(raise_on_error=False)
         self._written += max(count, 0)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.set(maxmemory="3gb", repl_backlog_size="64mb", repl_timeout=30, maxmemory_clients="5%")
         self._client.close()
 
@@ -123,7 +123,7 @@ class Crowded(Fault):
     def _connect(self) -> socket.socket:
         return socket.create_connection((HOST, self.node.port), 20)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         for one in self._held:
             one.close()
         self.set(maxclients=10000)
@@ -135,7 +135,7 @@ class NeverEvicting(Fault):
     def begin(self) -> None:
         self.set(maxmemory_clients=0, maxmemory_policy="noeviction", maxmemory=self.fact("used_memory"))
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.set(maxmemory="3gb", maxmemory_policy="allkeys-lru", maxmemory_clients="5%")
 
 
@@ -149,7 +149,7 @@ class WrongReplicationPassword(Fault):
     def again(self) -> None:
         self.node.ask("CLIENT", "KILL", "TYPE", "master")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.set(masterauth=(self.node.secrets / "replication").read_text())
 
 
@@ -181,13 +181,13 @@ class PasswordsChanged(Fault):
         for user in self.USERS:
             self.node.ask("CLIENT", "KILL", "USER", user)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         if self._kept.exists():
             shutil.copy(self._kept, self._users)
             self._load()
 
 
-class Told(Fault):
+class ApplicationFault(Fault):
     """The application's own load: one word makes it worse, another better."""
 
     def __init__(self, stack: Stack, worse: str, better: str) -> None:
@@ -195,17 +195,17 @@ class Told(Fault):
         self._worse, self._better = worse, better
 
     def begin(self) -> None:
-        self.stack.tell(self._worse)
+        self.stack.send(self._worse)
 
-    def mend(self) -> None:
-        self.stack.tell(self._better)
+    def repair(self) -> None:
+        self.stack.send(self._better)
 
 
 class Later(Fault):
-    """The key ring's next key is due: under `PasswordsChanged` it cannot be made. Nothing is to be mended."""
+    """The key ring's next key is due: under `PasswordsChanged` it cannot be made. Nothing is to be repaired."""
 
     def begin(self) -> None:
-        self.stack.tell("later")
+        self.stack.send("later")
 
 
 def client(stack: Stack, node: Node) -> redis.Redis:
@@ -223,7 +223,7 @@ def client(stack: Stack, node: Node) -> redis.Redis:
 
 
 def during(faults: list[Fault], seen: Callable[[], bool], within: float) -> bool:
-    """Begins the faults, keeps them up until `seen`, at most so many seconds; mends them. Gives whether it was seen."""
+    """Begins the faults, keeps them up until `seen`, or for `within` seconds; repairs them. Whether it was seen."""
     deadline = time.monotonic() + within
     try:
         for fault in faults:
@@ -237,4 +237,4 @@ def during(faults: list[Fault], seen: Callable[[], bool], within: float) -> bool
     finally:
         for fault in faults:
             with suppress(AttributeError):  # one that never began
-                fault.mend()
+                fault.repair()

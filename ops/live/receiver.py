@@ -1,4 +1,4 @@
-"""Who is told of alerts, as Alertmanager tells a webhook."""
+"""A webhook that receives Alertmanager's notifications."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 
-class Told(NamedTuple):
+class Notification(NamedTuple):
     """One alert as it was delivered. `receiver` is Alertmanager's name of it, `status` firing or resolved."""
 
     receiver: str
@@ -18,18 +18,20 @@ class Told(NamedTuple):
 
 
 class Receiver:
-    """An HTTP server that keeps what it is told."""
+    """An HTTP server that keeps the notifications."""
 
     def __init__(self, host: str, port: int) -> None:
-        told: list[Told] = []
-        self.told = told
+        notifications: list[Notification] = []
+        self.notifications = notifications
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 for alert in message["alerts"]:
                     labels = alert["labels"]
-                    told.append(Told(self.path[1:], labels["alertname"], labels["severity"], alert["status"]))
+                    notifications.append(
+                        Notification(self.path[1:], labels["alertname"], labels["severity"], alert["status"])
+                    )
                 self.send_response(200)
                 self.end_headers()
 
@@ -41,9 +43,9 @@ class Receiver:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def last(self) -> dict[tuple[str, str], Told]:
+    def last(self) -> dict[tuple[str, str], Notification]:
         """The latest word on each alert, by name and severity."""
-        return {(one.name, one.severity): one for one in list(self.told)}
+        return {(one.name, one.severity): one for one in list(self.notifications)}
 
     def close(self) -> None:
         self._server.shutdown()

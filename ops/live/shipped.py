@@ -36,34 +36,34 @@ def rules(times: Times) -> str:
         if window not in text:
             raise ValueError(f"No rule has the window {window} any more: take it out of WINDOWS.")
         text = text.replace(window, f"[{times.window}]")
-    told: Any = yaml.safe_load(text)
-    for group in told["groups"]:
+    config: Any = yaml.safe_load(text)
+    for group in config["groups"]:
         group["interval"] = times.scrape
         for rule in group["rules"]:
             if "alert" in rule:
                 rule["for"] = times.hold
             if rule.get("alert") == "AikcachePendingInvalidations":
                 rule["expr"] = re.sub(r"> \d+$", times.pending, rule["expr"])
-    return dump(told)
+    return dump(config)
 
 
 def prometheus(times: Times, targets: Mapping[str, Iterable[str]], addresses: Mapping[str, str]) -> str:
     """`targets` by job; `addresses` in place of what the file names, as in `exporter:9121`."""
     text = (OPS / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
-    told: Any = yaml.safe_load(_moved(text, addresses))
-    told["global"] = {"scrape_interval": times.scrape, "scrape_timeout": times.scrape, "evaluation_interval": "2s"}
-    for job in told["scrape_configs"]:
+    config: Any = yaml.safe_load(_moved(text, addresses))
+    config["global"] = {"scrape_interval": times.scrape, "scrape_timeout": times.scrape, "evaluation_interval": "2s"}
+    for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
-    return dump(told)
+    return dump(config)
 
 
 def alertmanager(receiver: str) -> str:
     """Every receiver is a path of `receiver`, an address; messages leave at once."""
-    told: Any = yaml.safe_load((OPS / "prometheus" / "alertmanager.yml").read_text(encoding="utf-8"))
-    told["route"] |= {"group_wait": "1s", "group_interval": "1s"}
-    for one in told["receivers"]:
+    config: Any = yaml.safe_load((OPS / "prometheus" / "alertmanager.yml").read_text(encoding="utf-8"))
+    config["route"] |= {"group_wait": "1s", "group_interval": "1s"}
+    for one in config["receivers"]:
         one["webhook_configs"] = [{"url": f"http://{receiver}/{one['name']}", "send_resolved": True}]
-    return dump(told)
+    return dump(config)
 
 
 def _moved(text: str, addresses: Mapping[str, str]) -> str:

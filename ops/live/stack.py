@@ -132,7 +132,7 @@ class Stack:
         stack.callback(_end, process)
         return process
 
-    def tell(self, word: str) -> None:
+    def send(self, word: str) -> None:
         """Changes the applications' load."""
         for application in self.applications:
             assert application.stdin is not None

@@ -85,8 +85,8 @@ def status(fleet: Fleet) -> int:
         print(f"{node.name:<12}port {node.port}  pid {node.pid() or '-':<8} {role}{link}")
     for node in fleet.sentinels:
         facts = sentinel_facts(node)
-        told = f"primary is {facts['port']}, {facts['num-other-sentinels']} other Sentinels" if facts else "down"
-        print(f"{node.name:<12}port {node.port}  pid {node.pid() or '-':<8} {told}")
+        state = f"primary is {facts['port']}, {facts['num-other-sentinels']} other Sentinels" if facts else "down"
+        print(f"{node.name:<12}port {node.port}  pid {node.pid() or '-':<8} {state}")
     well = fleet.healthy()
     print(f"\n{'All is well.' if well else 'Something is missing. `make redis-up` starts it again.'}")
     print(f"Passwords and logs: {fleet.base}\nAIKCACHE_URL='{fleet.url()}'")

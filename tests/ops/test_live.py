@@ -98,7 +98,7 @@ class Waiting:
     def __call__(self) -> bool:
         self._watch.look()
         last = self._watch.stack.receiver.last()
-        self.left -= {key for key, told in last.items() if told.status == self._status}
+        self.left -= {key for key, one in last.items() if one.status == self._status}
         return not self.left
 
 
@@ -135,8 +135,8 @@ def test_every_alert_comes_and_goes_and_every_expression_returns_data(stack: Sta
         faults.Slow(stack, primary),
         faults.Crowded(stack, third),
         faults.NeverEvicting(stack, third),
-        faults.Told(stack, "cold", "warm"),
-        faults.Told(stack, "source-down", "source-up"),
+        faults.ApplicationFault(stack, "cold", "warm"),
+        faults.ApplicationFault(stack, "source-down", "source-up"),
     ]
     links = [
         faults.WrongReplicationPassword(stack, third),
@@ -150,4 +150,4 @@ def test_every_alert_comes_and_goes_and_every_expression_returns_data(stack: Sta
         assert faults.during(broken, firing, WITHIN), f"did not fire: {firing.left}\n{stack.logs()}"
         see(over, lambda over=over: over.left, stack)  # type: ignore[misc]
     see(watch.look, lambda: watch.silent, stack)
-    assert {(one.severity, one.receiver) for one in stack.receiver.told} == set(BY_SEVERITY.items())
+    assert {(one.severity, one.receiver) for one in stack.receiver.notifications} == set(BY_SEVERITY.items())

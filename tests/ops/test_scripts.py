@@ -394,7 +394,7 @@ class calling:
 
 @pytest.fixture
 def half_changed(running: Fleet) -> Iterator[Fleet]:
-    """The Secret has new passwords beside the previous ones, and nothing that runs has been told."""
+    """The Secret has new passwords beside the previous ones, and no running process has them yet."""
     for name, password in running.passwords.items():
         (running.secrets / name).write_text("next" + password)
         (running.secrets / f"{name}.previous").write_text(password)

@@ -225,7 +225,7 @@ def test_what_0_means_is_said_only_where_it_means_that() -> None:
     ],
 )
 def test_an_unknown_setting_suggests_the_nearest(name: str, message: str) -> None:
-    """A misspelt setting is told what it may have meant; one that resembles nothing, what there is."""
+    """For a misspelt setting the message suggests the nearest name; if none is near, it lists all."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         Cache(**cast(Any, {name: 1}))
 
