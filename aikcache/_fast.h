@@ -6,9 +6,12 @@
 /* What an entry of the local tier is made of: the attributes of `_local/entry.Entry`. */
 typedef struct {
     PyObject_HEAD
-    PyObject *key, *value, *region, *local_key, *codec, *_tags;
-    double until, refresh_at, fresh_until, deadline, created_at;
-    Py_ssize_t hits, spent, size, epoch;
+    PyObject *value; /* what a hit looks at comes first, in one line of the processor's cache */
+    double until;
+    Py_ssize_t hits;
+    PyObject *key, *region, *local_key, *codec, *_tags;
+    double refresh_at, fresh_until, deadline, created_at;
+    Py_ssize_t spent, size, epoch;
     char place;
 } Node;
 
