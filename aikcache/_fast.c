@@ -6,6 +6,8 @@
    wrapper that is generated in Python (`_decorators/wrapper`), which decides. So what is written here decides nothing
    that is not written there too, and wherever it is in doubt it hands on.
 
+   `alike` is a step of a batch of remote hits, and the same as `_codec/alike.alike_in_python`.
+
    Threads: it relies on the interpreter's lock. Between the look-up and `hits++` nothing runs that could give it up, so
    a hit is counted on an entry that is still in the table, and no count is lost. (`Py_mod_gil` is left out: a
    free-threaded interpreter then takes its lock when it imports this.)
@@ -16,10 +18,12 @@
 
 #include "_fast.h"
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 3
+#define INTERFACE 4
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16
@@ -373,7 +377,71 @@ static PyType_Spec wrapper_spec = {
     .slots = wrapper_slots,
 };
 
+/* Frames ***************************************************************/
+
+/* Where a frame has what, as in `_codec/frame`: the head ends with the cost, a float; then come two u64, and the sizes of
+   key and tags. */
+#define COST_AT 29
+#define LIFE_AT 33
+#define SIZES_AT 49
+#define HEADER_BYTES 57
+#define CRC_BYTES 4
+
+static uint32_t little_endian(const unsigned char *at) {
+    return at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+/* The payload of a frame that begins as `first` does, or None. All other bytes may be anybody's. */
+static PyObject *payload_of(const unsigned char *first, PyObject *name, PyObject *frame, Py_ssize_t largest,
+                            Py_ssize_t longest, int timed) {
+    const unsigned char *data = (unsigned char *)PyBytes_AS_STRING(frame);
+    Py_ssize_t key = PyBytes_GET_SIZE(name), size = PyBytes_GET_SIZE(frame), payload = size - HEADER_BYTES - CRC_BYTES;
+    if (size <= longest && payload >= key && (payload -= key) <= largest && memcmp(data, first, COST_AT) == 0 &&
+        data[LIFE_AT - 1] < 0x7F && /* the cost is not negative, and below 2**127 */
+        little_endian(data + SIZES_AT) == (size_t)key && little_endian(data + SIZES_AT + 4) == 0 &&
+        memcmp(data + HEADER_BYTES, PyBytes_AS_STRING(name), key) == 0 &&
+        (memcmp(data + LIFE_AT, first + LIFE_AT, SIZES_AT - LIFE_AT) == 0 ||
+         (!timed && memcmp(data + LIFE_AT, data + LIFE_AT + 8, 8) == 0)))
+        return PyBytes_FromStringAndSize((char *)data + HEADER_BYTES + key, payload);
+    return Py_NewRef(Py_None);
+}
+
+/* As `_codec/alike.alike_in_python`, of exact types. Nothing here runs Python code, so the lists stay as they are. */
+static PyObject *alike(PyObject *module, PyObject *args) {
+    PyObject *first, *names, *frames;
+    Py_ssize_t largest, longest;
+    int timed;
+    if (!PyArg_ParseTuple(args, "SO!O!nnp:alike", &first, &PyList_Type, &names, &PyList_Type, &frames, &largest, &longest,
+                          &timed))
+        return NULL;
+    PyObject *found = PyList_New(PyList_GET_SIZE(frames));
+    if (found == NULL)
+        return NULL;
+    int fits = PyBytes_GET_SIZE(first) >= HEADER_BYTES && PyList_GET_SIZE(frames) == PyList_GET_SIZE(names) &&
+               PyList_GET_SIZE(frames) == PyList_GET_SIZE(found);
+    for (Py_ssize_t i = 0; fits && i < PyList_GET_SIZE(found); i++) {
+        PyObject *name = PyList_GET_ITEM(names, i), *frame = PyList_GET_ITEM(frames, i), *payload;
+        fits = PyBytes_Check(name) && PyBytes_Check(frame);
+        if (fits && (payload = payload_of((unsigned char *)PyBytes_AS_STRING(first), name, frame, largest, longest,
+                                          timed)) != NULL)
+            PyList_SET_ITEM(found, i, payload);
+        else
+            break;
+    }
+    if (fits && !PyErr_Occurred())
+        return found;
+    Py_DECREF(found);
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "alike: a frame, and as many names as frames, all bytes");
+    return NULL;
+}
+
 /* The module ***********************************************************/
+
+static PyMethodDef module_functions[] = {
+    {"alike", alike, METH_VARARGS, "The payloads of frames that begin as the first; None for the others."},
+    {NULL},
+};
 
 #define STATE_OBJECTS(DO) DO(node_type) DO(uuid_type) DO(original_type)
 
@@ -425,8 +493,9 @@ static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}}
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "aikcache._fast",
-    .m_doc = "What a local hit runs through; `_decorators/wrapper` decides all else.",
+    .m_doc = "What a local hit runs through, and a batch; `_decorators/wrapper` and `_codec` decide all else.",
     .m_size = sizeof(State),
+    .m_methods = module_functions,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

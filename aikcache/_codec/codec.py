@@ -14,8 +14,7 @@ threads may share one. `encode` raises only `EncodeError`, `decode` only `Decode
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -27,7 +26,7 @@ from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.registry import by_type, register_type
 from aikcache._codec.tagged_reader import read
 from aikcache._codec.tagged_writer import cannot_store, write
-from aikcache._concurrency.outside import let_out
+from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._records import RecordType
 from aikcache.errors import DecodeError, EncodeError
 
@@ -52,16 +51,6 @@ _JSON_DEPTH: Final = 254  # orjson's own limit
 _MAX_ITEMS: Final = 1 << 23
 _NO_ANNOTATION: Final = (None, Any, object, inspect.Parameter.empty)
 _EMPTY_TABLE: Final = Table(None)
-
-
-class QuickSteps(NamedTuple):
-    """The steps of `Codec.decode` for short JSON."""
-
-    parse: Callable[[bytes], object]
-    plain: frozenset[type]
-    """Types all of whose values fit."""
-    conform: Callable[[Collection[object]], bool]
-    """Whether values of other types all fit the annotation."""
 
 
 class Encoded(NamedTuple):
@@ -199,9 +188,23 @@ class Codec:
             raise DecodeError("what was put under this key by hand is not of the type expected.")
         return value
 
-    def quick(self) -> QuickSteps:
-        """`decode` for JSON of at most MAX_CONTAINERS bytes, for loops."""
-        return QuickSteps(self._loads, self._plain, partial(self._conform, json=True))
+    def decode_all(self, codec: int, payloads: Sequence[bytes], refused: object) -> list[Any]:
+        """As `decode`, for many payloads of one form and this schema. `refused`: in place of what that would refuse."""
+        if codec == JSON and max(map(len, payloads), default=0) <= MAX_CONTAINERS:
+            try:
+                values = list(map(self._loads, payloads))
+                # Parsed, and not looked into yet: all at once that takes a fifth of the time.
+                if self._plain.issuperset(map(type, values)) or self._conform(values, True):
+                    return values
+            except BUGS as error:
+                let_out(error)
+        found = []
+        for payload in payloads:
+            try:
+                found.append(self.decode(codec, payload))
+            except DecodeError:
+                found.append(refused)
+        return found
 
     def reads(self, schema: bytes | None) -> bool:
         """Whether values with this schema may be read here; one that was put by hand is checked when it is read."""

@@ -17,9 +17,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+from aikcache._codec.alike import alike
 from aikcache._codec.sealing import SEAL_BYTES, RingSeal, Seal
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._settings.limits import MAX_EXTRA
@@ -34,9 +36,6 @@ ZSTD: Final = 1
 SEALED: Final = 2
 
 _HEADER: Final = struct.Struct("<2sBBB16s8sfQQII")
-# The header without its head. The head says how to decode a payload, and by which stamps it is fresh.
-_REST: Final = struct.Struct("<fQQII")
-_HEAD_BYTES: Final = _HEADER.size - _REST.size
 _CRC: Final = struct.Struct("<I")
 _CRC_OF_ALL: Final = 0x2144DF1C  # what crc32 gives of anything that is followed by its own crc32
 # Never part of UTF-8, with or without surrogates, so it can end every str.
@@ -53,12 +52,8 @@ MAX_TAGS: Final = 4096
 _QUICK: Final = -1
 _LARGE: Final = 2048
 
-Alike = Callable[[bytes, bytes], bytes | None]
-"""Returns the payload of a frame, given the key's bytes and the frame's; None: it has to be unpacked."""
-
 _new = tuple.__new__  # half the time of Frame(...), on the path of every remote hit
 _unpack_header = _HEADER.unpack_from
-_unpack_rest = _REST.unpack_from
 _HEADER_BYTES: Final = _HEADER.size
 _FRAME_MIN: Final = _HEADER.size + _CRC.size
 
@@ -228,41 +223,37 @@ class Framer:
             let_out(error)
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
 
-    def alike(self, data: bytes) -> Alike | None:
-        """A quick way to the payloads of frames that begin as the intact frame `data` does; for batches.
+    def alike(self, first: bytes, names: list[bytes], frames: list[bytes], *, timed: bool) -> list[bytes | None]:
+        """The payloads of frames that begin as the intact frame `first` does, for batches; None: it has to be unpacked.
 
-        It checks what `unpack` checks, and skips frames that have tags, or are kept for longer than they are fresh. For
-        this thread alone. None where frames are sealed: they have nothing in common.
+        It checks what `unpack` checks. Frames have to be unpacked that are sealed, have tags, or live otherwise:
+        `timed`: than `first`, else than Redis keeps them.
         """
         if self._seal is not None:
-            return None
-        head, largest, longest = data[:_HEAD_BYTES], self._max_value, self._max_data
-        zstd = self._zstd() if data[3] & ZSTD else None
+            return [None] * len(frames)
+        found = alike(first, names, frames, self._max_value, self._max_data, timed)
+        checksums = list(map(crc32, frames))
+        if set(checksums) != {_CRC_OF_ALL}:
+            found = [payload if crc == _CRC_OF_ALL else None for payload, crc in zip(found, checksums, strict=True)]
+        return self._inflate_all(found) if first[3] & ZSTD else found
 
-        def payload(name: bytes, data: bytes) -> bytes | None:
+    def _inflate_all(self, payloads: list[Any]) -> list[bytes | None]:
+        """As `_inflate`; None stays None, and stands for what that refuses."""
+        zstd, largest = self._zstd(), self._max_value
+        try:
+            sizes = list(map(zstd.content_size, payloads))
+            if min(sizes) >= 0 and max(sizes) <= min(largest, _SMALL):
+                return list(map(zstd.inflate, payloads, sizes, repeat(False), repeat(False)))
+        except _damage() as error:  # of one of them; or it is None
+            let_out(error)
+        found: list[bytes | None] = []
+        for payload in payloads:
             try:
-                cost, ttl_ms, redis_ttl_ms, key_bytes, tag_bytes = _unpack_rest(data, _HEAD_BYTES)
-                start = _HEADER_BYTES + key_bytes
-                if (
-                    data[:_HEAD_BYTES] != head
-                    or data[_HEADER_BYTES:start] != name
-                    or tag_bytes
-                    or ttl_ms != redis_ttl_ms
-                    or not 0.0 <= cost < _INFINITY
-                    or not start + _CRC.size <= len(data) <= longest
-                    or crc32(data) != _CRC_OF_ALL
-                ):
-                    return None
-                found = data[start:-4]
-                size = len(found) if zstd is None else zstd.content_size(found)
-                if not 0 <= size <= largest or (size > _SMALL and size > len(found) * _INFLATES_AT_MOST):
-                    return None
-                return found if zstd is None else zstd.inflate(found, size, False, False)
-            except _damage() as error:  # `unpack` reports what is wrong
+                found.append(None if payload is None else self._inflate("", payload))
+            except _damage() as error:
                 let_out(error)
-                return None
-
-        return payload
+                found.append(None)
+        return found
 
     def _deflate(self, payload: bytes) -> bytes | None:
         """The payload compressed, or None where that is not worth a decompression per hit."""

@@ -19,8 +19,6 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from aikcache._codec.codec import JSON
-from aikcache._codec.costs import MAX_CONTAINERS
 from aikcache._codec.frame import Frame
 from aikcache._coherence.pending import PendingInvalidations
 from aikcache._concurrency import spans
@@ -58,6 +56,20 @@ class FastPathMiss(NamedTuple):
     first: Read | Exception | None = None
     looked: bool = True
     """Whether the local tier was found to have nothing under the key."""
+
+
+class Judged(NamedTuple):
+    """Values that are intact and fresh, by their places."""
+
+    places: list[int]
+    frames: list[Frame]
+    """Of each its own, or of one with the same head, life and tags."""
+    payloads: list[bytes]
+
+    def add(self, places: list[int], frame: Frame, payloads: list[bytes]) -> None:
+        self.places.extend(places)
+        self.frames.extend([frame] * len(places))
+        self.payloads.extend(payloads)
 
 
 class Answer(NamedTuple):
@@ -151,8 +163,10 @@ class FastPath:
             return NOTHING
         if stamps.epoch != base[0]:
             return NOTHING  # something has ended meanwhile
-        if timed and not self._file((key, region, local_key, epoch), policy, frame, value, pttl, asked, began):
-            return NOTHING
+        if timed:
+            packed = EncodedValue(frame.codec, frame.payload, frame.schema)
+            if not self._file((key, region, local_key, epoch), policy, frame, packed, value, pttl, asked, began):
+                return NOTHING
         region.counters.remote_hits += 1
         return value
 
@@ -166,52 +180,58 @@ class FastPath:
         question = self._ask(keys, region, asked, timed)
         if isinstance(question, FastPathMiss):
             return [question] * len(keys)
-        base, began, names, (values, pttls) = question
-        # In two rounds, which is faster than taking turns: what was there is judged, and then decoded.
-        judge, alike = self._judge, None
-        decode, (loads, plain, conform) = policy.codec.decode, policy.codec.quick()
-        codec, schema = 0, policy.codec.schema
+        base, began, _, (values, pttls) = question
         found: list[Any] = [NOTHING] * len(keys)
-        accepted: list[tuple[int, int, bytes]] = []
-        framed: list[tuple[int, Frame]] = []
-        for i, data in enumerate(values):
+        for i, data in enumerate(values) if None in values else ():
             if data is None:
                 found[i] = FastPathMiss(Read(None, pttls[i], []))
-            elif alike is not None and (payload := alike(names[i], data)) is not None:
-                accepted.append((i, codec, payload))
-            elif (frame := judge(keys[i], names[i], region, data, base, timed)) is not None and frame.schema == schema:
-                codec = frame.codec
-                accepted.append((i, codec, frame.payload))
-                if timed:
-                    framed.append((i, frame))
-                elif len(keys) > 1:  # those that follow have the same codec, schema and stamps
-                    alike = None if frame.tags else self._shared.framer.alike(data)
-        hits = len(accepted)
-        parsed: list[int] = []  # and not looked into yet: all at once that takes a fifth of the time
-        for i, codec, payload in accepted:
-            try:
-                if codec == JSON and len(payload) <= MAX_CONTAINERS:
-                    value = found[i] = loads(payload)
-                    if type(value) not in plain:
-                        parsed.append(i)
-                else:
-                    found[i] = decode(codec, payload)
-            except (DecodeError, *BUGS) as error:  # said on the full read path
-                let_out(error)
-                hits -= 1
-        for i in _unlike(conform, found, parsed):
-            found[i] = NOTHING
-            hits -= 1
+        judged = self._judge_all(keys, region, question, policy.codec.schema, timed)
+        for codec, (places, _, payloads) in judged.items():
+            for i, value in zip(places, policy.codec.decode_all(codec, payloads, NOTHING), strict=True):
+                found[i] = value
         if self._stamps.epoch != base[0]:
             return nothing  # something has ended meanwhile
-        for i, frame in framed:
-            where = keys[i], region, local_keys[i] if local_keys else None, epoch
-            if found[i] is not NOTHING and not self._file(where, policy, frame, found[i], pttls[i], asked, began):
-                found[i] = NOTHING
-                hits -= 1
-        region.counters.remote_hits += hits
+        for places, frames, payloads in judged.values() if timed else ():
+            for i, frame, payload in zip(places, frames, payloads, strict=True):
+                where = keys[i], region, local_keys[i] if local_keys else None, epoch
+                packed = EncodedValue(frame.codec, payload, frame.schema)
+                value = found[i]
+                if value is not NOTHING and not self._file(where, policy, frame, packed, value, pttls[i], asked, began):
+                    found[i] = NOTHING
+        region.counters.remote_hits += len(found) - list(map(type, found)).count(FastPathMiss)
         region.counters.bytes_read += sum(map(len, filter(None, values)))
         return found
+
+    def _judge_all(
+        self, keys: Sequence[str], region: Region, answer: Answer, schema: bytes, timed: bool
+    ) -> dict[int, Judged]:
+        """What was found and is intact and fresh, by codec. Judging all before decoding any is faster than in turns."""
+        base, _, names, (values, _) = answer
+        judged: dict[int, Judged] = {}
+        waiting = deque([i for i, data in enumerate(values) if data])
+        alone = len(values) == 1
+        while waiting:
+            i = waiting.popleft()
+            data: Any = values[i]
+            frame = self._judge(keys[i], names[i], region, data, base, timed)
+            if frame is None or frame.schema != schema:
+                continue
+            group = judged.setdefault(frame.codec, Judged([], [], []))
+            group.add([i], frame, [frame.payload])
+            if alone or frame.tags:
+                continue
+            alone, rest = True, [*waiting]  # most that follow have the same codec, schema and stamps
+            whole = len(rest) == len(values) - i - 1
+            others: Any = values[i + 1 :] if whole else [values[i] for i in rest]
+            payloads = self._shared.framer.alike(
+                data, names[i + 1 :] if whole else [names[i] for i in rest], others, timed=timed
+            )
+            waiting = deque()
+            if not all(payloads):
+                waiting.extend([i for i, payload in zip(rest, payloads, strict=True) if not payload])
+                rest = [i for i, payload in zip(rest, payloads, strict=True) if payload]
+            group.add(rest, frame, list(filter(None, payloads)))
+        return judged
 
     def _ask(self, keys: Sequence[str], region: Region, asked: float, timed: bool) -> Answer | FastPathMiss:
         """The stamps held for a region, since when they count, names, and what Redis answers; or why it does not."""
@@ -277,25 +297,22 @@ class FastPath:
         return frame if frame.digest == expected else None
 
     def _file(
-        self, where: Where, policy: Policy, frame: Frame, value: Any, pttl: int, asked: float, began: float
+        self,
+        where: Where,
+        policy: Policy,
+        frame: Frame,
+        packed: EncodedValue,
+        value: Any,
+        pttl: int,
+        asked: float,
+        began: float,
     ) -> bool:
-        """File a value locally. False: it is not fresh any more."""
+        """File a value locally. False: it is not fresh any more. `packed`: of a frame with the same life and tags."""
         left, kept = frame.seconds_left(pttl)
         fresh_until = asked + left
         if self._clock() >= fresh_until:
             return False
         shared = policy.share or policy.codec.shareable(value)
-        packed = EncodedValue(frame.codec, frame.payload, frame.schema)
         held = hold(value, packed, policy.codec, shared=shared)
         self._filler.fill(where, policy, began, held, fresh_until, inf, asked + kept, frame.tags)
         return True
-
-
-def _unlike(conform: Callable[[list[object]], bool], found: Sequence[object], places: Sequence[int]) -> Sequence[int]:
-    """The places of those values that are not of the annotation."""
-    try:
-        if not places or conform([found[i] for i in places]):
-            return ()
-    except BUGS as error:
-        let_out(error)
-    return places if len(places) == 1 else [i for place in places for i in _unlike(conform, found, [place])]

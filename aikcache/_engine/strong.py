@@ -14,7 +14,9 @@ Threads: it stores only names. Failure: `FastPathMiss` carries the error, and th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aikcache._codec.frame import Frame
@@ -101,27 +103,28 @@ class StrongPath:
             else:
                 values, groups = remote.consult_many(names, region.groups)
                 pttls = [NOT_READ] * len(keys)
-            frames: dict[int, Frame] = {}
-            payloads: dict[int, tuple[int, bytes, bytes]] = {}
-            tagged: dict[str, None] = {}
-            first: Frame | None = None  # later ones have its codec, schema and stamps
-            alike = None
             base = None if None in groups else b"".join(groups)  # type: ignore[arg-type]
-            for i, (key, name, data) in enumerate(zip(keys, names, values, strict=True)):
-                if data is None:
-                    continue
-                if first is not None and alike is not None and (payload := alike(name, data)) is not None:
-                    payloads[i] = first.codec, payload, first.schema
-                    continue
-                frame = self._unpack(key, name, data)
-                if frame is None or base is None or frame.put_back(pttls[i]):
-                    continue
-                if len(tagged) + len(frame.tags) > MOST_BATCH_TAGS:
+            frames: dict[int, Frame] = {}
+            alike: dict[int, bytes] = {}
+            tagged: dict[str, None] = {}
+            first: Frame | None = None
+            waiting = deque([i for i, data in enumerate(values) if data is not None and base is not None])
+            while waiting:
+                i = waiting.popleft()
+                data: Any = values[i]
+                frame = self._unpack(keys[i], names[i], data)
+                if frame is None or frame.put_back(pttls[i]) or len(tagged) + len(frame.tags) > MOST_BATCH_TAGS:
                     continue
                 frames[i] = frame
                 tagged.update((tag_group(tag), None) for tag in frame.tags)
-                if not frame.tags and frame.digest == digest(base):
-                    first, alike = frame, framer.alike(data)
+                usual = frame.schema == policy.codec.schema and not frame.tags
+                if first is None and usual and frame.digest == digest(base):
+                    # Most that follow have its codec, schema and stamps.
+                    first, rest = frame, [*waiting]
+                    others: Any = [values[i] for i in rest]
+                    payloads = framer.alike(data, [names[i] for i in rest], others, timed=False)
+                    alike = {i: payload for i, payload in zip(rest, payloads, strict=True) if payload is not None}
+                    waiting = deque([i for i in rest if i not in alike])
             tag_stamps = dict(zip(tagged, remote.read_stamps(list(tagged)), strict=True)) if tagged else {}
         except RemoteError as error:
             return [FastPathMiss(error)] * len(keys)
@@ -130,14 +133,13 @@ class StrongPath:
         for i, frame in frames.items():
             current = [tag_stamps[tag_group(tag)] for tag in frame.tags]
             if None not in current and digest(base + b"".join(current)) == frame.digest:  # type: ignore[arg-type]
-                payloads[i] = frame.codec, frame.payload, frame.schema
-        hits = 0
-        for i, (codec, payload, schema) in payloads.items():
-            try:
-                found[i] = policy.codec.decode(codec, payload, schema)
-                hits += 1
-            except DecodeError:  # said on the full read path
-                pass
+                with suppress(DecodeError):  # said on the full read path
+                    found[i] = policy.codec.decode(frame.codec, frame.payload, frame.schema)
+        if first is not None:
+            decoded = policy.codec.decode_all(first.codec, list(alike.values()), NOTHING)
+            for i, value in zip(alike, decoded, strict=True):
+                found[i] = value
+        hits = len(found) - list(map(type, found)).count(FastPathMiss)
         region.counters.remote_hits += hits
         region.counters.bytes_read += sum(len(data) for data in values if data is not None)
         return found

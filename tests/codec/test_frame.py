@@ -217,44 +217,81 @@ def test_forged_checksums_raise_decode_error_only() -> None:
             continue
 
 
+def alike(
+    framer: Framer, first: bytes, data: bytes, name: bytes = KEY.encode(), *, timed: bool = False
+) -> bytes | None:
+    """What a batch reads of one frame: the same alone and among others."""
+    (alone,) = framer.alike(first, [name], [data], timed=timed)
+    among = framer.alike(first, [b"first", name, b"first"], [first, data, first], timed=timed)
+    assert among[1] == alone
+    assert among[0] == among[2] == framer.unpack("first", first).payload
+    return alone
+
+
 def test_what_is_alike_is_read_as_by_unpack() -> None:
     """Of frames with one head the quick way gives the payload that `unpack` gives, or leaves them to it."""
     framer, rng = Framer(max_value_bytes=4000), random.Random(20)
     whole: dict[str, Any] = {"tags": (), "redis_ttl_ms": 300_000}
     for body in (b"[1,2]", b"abcdefgh" * 400):
         first = pack(framer, body, "first", **whole)
-        alike = framer.alike(first)
-        assert alike is not None
         frames = [pack(framer, other, **whole) for other in (body, body[1:], body + body[:100])]
         name = KEY.encode()
         for data in frames:
-            assert alike(name, data) == framer.unpack(KEY, data).payload
-            assert alike(name + b"x", data) is None
-            assert alike(name[:-1], data) is None
-        bomb = zstandard.ZstdCompressor().compress(bytes(4001))
+            assert alike(framer, first, data) == framer.unpack(KEY, data).payload
+            assert alike(framer, first, data, name + b"x") is None
+            assert alike(framer, first, data, name[:-1]) is None
+        large = zstandard.ZstdCompressor().compress(bytes(4001)) if len(body) > 1024 else bytes(4001)
+        endless = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100))
+        head = frames[0][: 57 + len(name)]
         for data in (
             pack(framer, body, tags=()),
             pack(framer, body, redis_ttl_ms=300_000),
             pack(framer, body, **whole, digest=bytes(16)),
             pack(framer, body, **whole, schema=bytes(8)),
             pack(framer, body, **whole, codec=1),
-            resum(pack(framer, **whole)[:-9] + (bomb if len(body) > 1024 else bytes(4001)) + bytes(4)),
+            pack(framer, body, **whole, cost=-1.0),
+            pack(framer, body, **whole, cost=float("inf")),
+            pack(framer, body, **whole, cost=float("nan")),
+            resum(head + large + bytes(4)),
         ):
-            assert alike(name, data) is None
+            assert alike(framer, first, data) is None
         empty_blocks = b"\x28\xb5\x2f\xfd\x20\x00" + bytes(3 * 360_000) + b"\x01\x00\x00"  # no value, but a large frame
         if len(body) > 1024:
-            assert alike(name, resum(frames[0][: 57 + len(name)] + empty_blocks + bytes(4))) is None
-        bare = struct.pack("<fQQII", 0.5, 1, 1, 8, 0)
+            assert alike(framer, first, resum(head + empty_blocks + bytes(4))) is None
+            assert alike(framer, first, resum(head + endless + bytes(4))) is None
+        bare = struct.pack("<fQQII", 0.5, 300_000, 300_000, 8, 0)
         short = first[:29] + bare + b"abcd"
         short += struct.pack("<I", zlib.crc32(short))
-        assert alike(short[-8:], short) is None  # its checksum would be a part of its key
+        assert alike(framer, first, short, short[-8:]) is None  # its checksum would be a part of its key
         for _ in range(MUTATIONS // 4):
             data = mutated(rng, rng.choice(frames))
             data = resum(data + bytes(4)) if rng.random() < 0.5 else data
-            payload = alike(name, data)
+            payload = alike(framer, first, data)
             if payload is not None:
                 assert payload == framer.unpack(KEY, data).payload
-    assert Framer(secret="s3cret").alike(pack(Framer(secret="s3cret"))) is None
+
+
+def test_what_is_alike_lives_as_the_first_where_that_is_asked_for() -> None:
+    """A batch that is filed locally reads the life of the first frame for all; another reads only what Redis ends."""
+    framer = Framer()
+    first = pack(framer, key="first", tags=())
+    lives: list[tuple[dict[str, Any], bool, bool]] = [
+        ({}, True, True),
+        ({"ttl_ms": 1}, False, False),
+        ({"redis_ttl_ms": 1}, False, False),
+        ({"ttl_ms": 7, "redis_ttl_ms": 7}, False, True),
+    ]
+    for life, timed, untimed in lives:
+        data = pack(framer, tags=(), **life)
+        assert (alike(framer, first, data, timed=True) is not None) == timed
+        assert (alike(framer, first, data) is not None) == untimed
+
+
+def test_sealed_frames_are_not_alike() -> None:
+    """Each of them is opened by itself."""
+    framer = Framer(secret="s3cret")
+    data = pack(framer, tags=())
+    assert framer.alike(data, [KEY.encode()] * 2, [data] * 2, timed=False) == [None, None]
 
 
 @given(st.binary() | st.none() | st.text() | st.integers())
@@ -378,7 +415,7 @@ def test_empty_secret() -> None:
 def test_missing_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package a secret is refused when the framer is made, with what to install."""
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
-    with pytest.raises(ConfigError, match=r"pip install aikcache\[crypto\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'aikcache\[crypto\]'"):
         Framer(secret="s3cret")
 
 
@@ -419,10 +456,10 @@ def test_what_inflates_too_much_is_neither_written_nor_read() -> None:
         Framer().unpack(KEY, with_payload(packed))
     kept: dict[str, Any] = {"tags": (), "redis_ttl_ms": 300_000}
     first = pack(Framer(), b"abcdefgh" * 400, **kept)
-    alike = Framer().alike(first)  # as batches read
-    assert alike is not None
-    assert alike(KEY.encode(), first) == b"abcdefgh" * 400
-    assert alike(KEY.encode(), resum(first[: 57 + len(KEY)] + packed + bytes(4))) is None
+    bomb = resum(first[: 57 + len(KEY)] + packed + bytes(4))
+    assert Framer().alike(first, [KEY.encode()] * 3, [first, bomb, first], timed=False) == [  # as batches read
+        *(b"abcdefgh" * 400, None, b"abcdefgh" * 400)
+    ]
     for size in (2**12, 2**13, 3 * 2**20):
         data = pack(Framer(), bytes(size))
         assert (len(data) > size) == (size > 2**12)
