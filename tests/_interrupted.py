@@ -15,6 +15,8 @@ from aikcache import Cache
 from aikcache._settings.secret import hidden
 from aikcache.testing import wait_until
 
+from ._interrupts import in_threads
+
 PATIENCE = 60.0
 
 
@@ -116,30 +118,17 @@ class Used:
         engine = self.cache.engine
         assert not engine.guard.held()
         assert engine.flights.loading == set()
-        failed: list[BaseException] = []
 
         def use() -> None:
-            try:
-                for work in self.works().values():
-                    work()
-                for x in range(10):
-                    self.mutable(x)
-                    self.change(x)
-                    assert self.mutable(x) == [x, self.version]
-            except BaseException as error:
-                failed.append(error)
+            for work in self.works().values():
+                work()
+            for x in range(10):
+                self.mutable(x)
+                self.change(x)
+                assert self.mutable(x) == [x, self.version]
 
-        threads = [threading.Thread(target=use, daemon=True) for _ in range(1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), "a thread hangs"
-        if failed:
-            raise failed[0]
+        in_threads(use, seconds=PATIENCE)
         use()
-        if failed:
-            raise failed[0]
         assert engine.flights.loading == set()
         assert all(flight.over() for flight in engine.flights.flying.copy().values())
         if engine.remote_tier is not None:

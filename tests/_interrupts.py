@@ -124,8 +124,8 @@ class Storm:
             self.once(name, works[name], self.random.choice(kinds))
 
 
-def in_time(work: Callable[[], object], seconds: float = 300.0) -> None:
-    """Run `work` in a thread of its own, and fail when it hangs."""
+def in_threads(work: Callable[[], object], count: int = 1, seconds: float = 300.0) -> None:
+    """Run `work` in `count` threads, raise what one of them raises, and fail when one hangs."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -134,10 +134,12 @@ def in_time(work: Callable[[], object], seconds: float = 300.0) -> None:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+        assert not thread.is_alive(), "a thread hangs"
     if failed:
         raise failed[0]
 

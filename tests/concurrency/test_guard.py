@@ -9,7 +9,7 @@ import pytest
 
 from aikcache._concurrency.guard import Guard
 
-from .._interrupts import Finaliser, in_time, interrupt
+from .._interrupts import Finaliser, in_threads, interrupt
 
 COUNT = 2000
 
@@ -102,7 +102,7 @@ def test_an_error_releases_the_guard() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         guard.run(int, "no")
     assert not guard.held()
-    in_time(lambda: guard.do(lambda: None))
+    in_threads(lambda: guard.do(lambda: None))
 
 
 def test_a_collection_at_any_point_of_a_section_neither_hangs_nor_loses_work() -> None:
@@ -133,7 +133,7 @@ def test_a_collection_at_any_point_of_a_section_neither_hangs_nor_loses_work() -
             gc.set_threshold(*thresholds)
             gc.unfreeze()
 
-    in_time(sweep)
+    in_threads(sweep)
 
 
 def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
@@ -160,7 +160,7 @@ def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
         late.clear()
         reached, _ = interrupt(point, lambda: guard.do(section), KeyboardInterrupt)
         asked = bool(guard._later) or bool(late)
-        in_time(lambda: guard.do(lambda: seen.append(state[0] == state[1])))
+        in_threads(lambda: guard.do(lambda: seen.append(state[0] == state[1])))
         assert bool(late) == asked, point
         if not reached:
             break

@@ -18,7 +18,7 @@ from aikcache import Cache
 from aikcache._engine.single_flight import LANDED, Flight, Flights
 from aikcache.testing import wait_until
 
-from .._interrupts import Finaliser, in_time
+from .._interrupts import Finaliser, in_threads
 
 THREADS = 16
 PACKAGE = str(Path(aikcache.__file__).parent)
@@ -474,7 +474,7 @@ class TestAnywhere:
             while once(points + 1):
                 points += 3  # each kind of section is entered many times, so a third of the points meets all of them
 
-        in_time(sweep)
+        in_threads(sweep)
         assert points > 500
         assert not cache.engine.guard.held()
 
@@ -515,7 +515,7 @@ class TestAnywhere:
                 gc.unfreeze()
             assert collected > 10
 
-        in_time(sweep)
+        in_threads(sweep)
 
 
 def in_child(work: Callable[[], bool]) -> int:

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -22,9 +23,12 @@ import redis
 from aikcache import Cache
 from aikcache.testing import wait_until
 
+from .. import _interrupts
+
 CONTEXT = multiprocessing.get_context("spawn")
 PATIENCE = 20.0
 """Seconds until a test that hangs is given up."""
+in_threads = partial(_interrupts.in_threads, seconds=PATIENCE)
 PATIENT: dict[str, Any] = {"timeout": 10.0, "connect_timeout": 10.0, "lease_wait": 120.0, "lease_ttl": 600.0}
 """For caches whose server is well: a slow machine changes no outcome, and who waits wrongly is taken to hang."""
 
@@ -180,26 +184,6 @@ def rush(spec: Spec, name: str, threads: int, processes: int) -> list[str]:
 
     in_threads(call, threads)
     return values
-
-
-def in_threads(function: Callable[[], object], count: int) -> None:
-    """Run `function` in `count` threads and wait for all; what one raises is raised here."""
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    running = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "a call hangs"
-    if errors:
-        raise errors[0]
 
 
 class Background:
