@@ -68,6 +68,9 @@ class DecodeError(AikcacheError, ValueError):
 class RemoteError(AikcacheError):
     """Redis did not do what it was asked to do. Of what an application calls only `Cache.ping` and `fleet` raise it."""
 
+    sent = True
+    """False if it was not asked: the circuit breaker is open, no majority stands behind it, or the cache is closed."""
+
 
 class RemoteTimeoutError(RemoteError):
     """Redis did not answer in time. It may or may not have done what it was asked to do."""

@@ -92,6 +92,7 @@ class Channel:
         self.live = Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
+        self.failure: str | None = None
         self.connects = 0
         self.pushes = 0
         self._remote = remote
@@ -154,6 +155,7 @@ class Channel:
             try:
                 self._connect_and_listen()
             except (RemoteError, OSError) as error:
+                self.failure = str(error)
                 if not closed.is_set() and not self._giving_up:
                     self._reporter.report(
                         "channel", f"the invalidation channel is down and will be reconnected: {error}"
@@ -161,7 +163,8 @@ class Channel:
             except Exception as error:  # a bug here must not stop the channel for good
                 if closed.is_set():
                     return
-                self._reporter.report("channel", f"the invalidation channel failed: {type(error).__name__}")
+                self.failure = type(error).__name__
+                self._reporter.report("channel", f"the invalidation channel failed: {self.failure}")
             finally:
                 self._lost()
             if self._clock() - started > LONGEST_BACKOFF:
@@ -196,6 +199,7 @@ class Channel:
             confirmed_at = min(started_at, self._confirmed_at(connection)) if self._write_error is None else -inf
             self._listener.channel_live(emptied=True, alive_at=confirmed_at)
             self._report_write_error(connection, connected=True)
+            self.failure = None
             self._listener.send_pending()
             self.live.set()
             self._listen(connection)

@@ -155,12 +155,19 @@ class ClusterChannel:
         self.live = Event()
         self.live_since: float | None = None
         self.alive_at: float | None = None
+        self._failure: str | None = None
         self._lock = threading.RLock()  # reentrant: a finalizer inside may call a cached function
         self._by_address: dict[Address, _PrimaryChannel] = {}
         self._before = [0, 0]  # connects and pushes of former channels
         self._finder = Daemon(self._find, "aikcache-channels")
         self._closed = self._finder.stopping
         self._wanted = False  # whether to listen to new primaries
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last attempt to listen to one of the primaries failed, or to find the cluster."""
+        failures = (primary.channel.failure for primary in list(self._by_address.values()))
+        return next(filter(None, failures), self._failure)
 
     @property
     def connects(self) -> int:
@@ -189,8 +196,10 @@ class ClusterChannel:
             try:
                 self.cluster.current(time.monotonic() + self.cluster.config.timeout)
                 self.primaries_changed()
+                self._failure = None
                 return
             except RemoteError as error:
+                self._failure = str(error)
                 self.reporter.report("channel", f"the cluster is not found, and will be looked for: {error}")
             except Exception as error:  # a bug here must not stop the channels for good
                 self.reporter.report("channel", f"the cluster is not found: {type(error).__name__}")

@@ -25,6 +25,10 @@ class InvalidationFeed(Protocol):
     """When the last answered heartbeat was sent."""
 
     @property
+    def failure(self) -> str | None:
+        """Why the last attempt to listen failed; None: it did not."""
+
+    @property
     def connects(self) -> int:
         """The number of connections made for listening."""
 

@@ -139,6 +139,7 @@ class FastPath:
             if spans.active is None:
                 answer = self._shared.remote.fast_get(name, timed=timed)
             else:
+                self._shared.remote.connections.rest()  # no span of what is not sent
                 with spans.active.exchange("get", 1):
                     answer = self._shared.remote.fast_get(name, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
@@ -246,6 +247,7 @@ class FastPath:
             if spans.active is None:
                 answer = self._shared.remote.fast_read(names, timed=timed)
             else:
+                self._shared.remote.connections.rest()
                 with spans.active.exchange("many", len(names)):
                     answer = self._shared.remote.fast_read(names, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
@@ -258,7 +260,7 @@ class FastPath:
 
     def _failed(self, command: str, region: Region, started: float, error: Exception) -> FastPathMiss:
         let_out(error)
-        if self._events.timed:
+        if self._events.timed and getattr(error, "sent", True):
             self._events.add(command, region.name, self._clock() - started, type(error).__name__)
         return FastPathMiss(error)
 

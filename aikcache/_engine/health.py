@@ -12,15 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from time import monotonic
-from typing import Literal
+from typing import Final, Literal
 
 from aikcache._engine.engine import Engine
 from aikcache._engine.stats import Health, Problem
 from aikcache._redis.transport import Server
 from aikcache.errors import RemoteError
 
-FIXED = {(7, 2): 16, (7, 4): 11, (8, 2): 9}
-"""Redis releases, by line, in which the known remote code executions are fixed."""
+SOUND: Final = {"redis": ((7, 2, 16), (7, 4, 11), (8, 2, 9)), "valkey": ((9, 1, 2),)}
+"""The first release of each line without the known holes in Lua and TLS."""
 FULL = 0.9
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,6})")
 
@@ -74,12 +74,12 @@ def _of_connection(engine: Engine, server: str, latency: float | None, *, ok: bo
         what = f"a round trip took {latency:.3f} s, more than half of timeout ({timeout:g} s)"
         yield Problem("latency", "degraded", what, "Look at SLOWLOG, the server's CPU and the network.")
     channel, recovery = engine.channel, engine.recovery
-    silence = None if channel is None or channel.alive_at is None else engine.clock() - channel.alive_at
-    if silence is not None and not engine.coherent:
-        what = f"the invalidation channel has been silent for {silence:.1f} s"
-        cure = (
-            "It reconnects by itself. If it does not: may this user CLIENT TRACKING, and does a proxy cut idle links?"
-        )
+    if channel is not None and not engine.coherent and (channel.alive_at is not None or channel.failure):
+        what = "the invalidation channel does not open"
+        if channel.alive_at is not None:
+            what = f"the invalidation channel has been silent for {engine.clock() - channel.alive_at:.1f} s"
+        what += f"; the last failure: {channel.failure}" if channel.failure else ""
+        cure = "It connects again by itself. If it does not: may this user CLIENT TRACKING, and does a proxy cut links?"
         yield Problem("channel", "degraded", what, cure)
     if recovery is not None and len(recovery):
         what = f"{len(recovery)} invalidations wait for Redis, the oldest for {recovery.oldest() or 0:.1f} s"
@@ -131,22 +131,28 @@ def judge(facts: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem("loading", "degraded", "the server is loading its data", cure)
 
 
+def version_of(facts: Mapping[str, str]) -> tuple[Literal["redis", "valkey"], tuple[int, ...]]:
+    """Whose server it is, and its version; an empty one if it does not say."""
+    kind: Literal["redis", "valkey"] = "valkey" if facts.get("server_name", "").strip() == "valkey" else "redis"
+    found = _VERSION.match(facts.get(f"{kind}_version", ""))
+    return kind, () if found is None else tuple(map(int, found.groups()))
+
+
+def is_sound(kind: Literal["redis", "valkey"], version: tuple[int, ...]) -> bool:
+    """Whether a release has none of the known holes."""
+    first = next((first for first in SOUND[kind] if first[:2] == version[:2]), None)
+    return version > max(SOUND[kind]) if first is None else version >= first
+
+
 def _of_version(facts: Mapping[str, str]) -> Iterator[Problem]:
-    if facts.get("server_name", "redis").strip() == "valkey":
-        return  # its `redis_version` is only what it is compatible with
-    found = _VERSION.match(facts.get("redis_version", ""))
-    if found is None:
+    kind, version = version_of(facts)
+    if not version or is_sound(kind, version):
         return
-    major, minor, patch = map(int, found.groups())
-    shown, least = f"{major}.{minor}.{patch}", FIXED.get((major, minor))
-    if least is not None and patch < least:
-        what = f"Redis {shown} has known holes that let Lua scripts run code on the server"
-        yield Problem("version", "warning", what, f"Upgrade to {major}.{minor}.{least} or newer.")
-    elif (major, minor) < (7, 2):
-        what = f"Redis {shown} is no longer supported upstream, so known holes stay open unless your system mends them"
-        yield Problem(
-            "version", "warning", what, "Upgrade to 7.2.16 or newer, or see whether your system's package is."
-        )
+    cure = f"Upgrade to {', '.join('.'.join(map(str, first)) for first in SOUND[kind])} or newer"
+    if kind == "redis" and version < (7, 2):
+        cure += ", or see whether your system's package mends it under this number"
+    what = f"{kind.title()} {'.'.join(map(str, version))} has known holes that let Lua scripts run code on the server"
+    yield Problem("version", "warning", what, f"{cure}.")
 
 
 def _number(text: str | None) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from aikcache._redis.failures import unsent
 from aikcache._redis.majority import lags
 from aikcache._redis.sentinel import Sentinels
 from aikcache.errors import RemoteUnavailableError
@@ -60,7 +61,7 @@ class Backing:
         self._started = False
 
     def _missing(self) -> RemoteUnavailableError:
-        return RemoteUnavailableError(
+        return unsent(
             f"no majority stands behind the primary: for max_staleness ({self._max_staleness:g} s) neither most "
             "Sentinels named it nor did its replicas follow it. It is used again when they do."
         )

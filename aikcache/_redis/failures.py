@@ -18,6 +18,13 @@ class LostReplyError(RemoteUnavailableError):
     """The connection died before the reply. A command sent `once` may have been carried out, and is not sent again."""
 
 
+def unsent(why: str) -> RemoteUnavailableError:
+    """The error where nothing is sent: no exchange that took time, and no failure of one."""
+    error = RemoteUnavailableError(why)
+    error.sent = False
+    return error
+
+
 def translate(error: BaseException, within: float) -> BaseException:
     """Return the `RemoteError` for an error after `within` seconds, or the error itself if it comes from outside."""
     if not isinstance(error, (RemoteError, *IO_ERRORS)):

@@ -25,7 +25,7 @@ from aikcache._concurrency.circuit_breaker import Breaker
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.backing import BEAT, Backing
 from aikcache._redis.credentials import Credentials
-from aikcache._redis.failures import ELSEWHERE, UNSERVING, LostReplyError, hint_at_tls, translate
+from aikcache._redis.failures import ELSEWHERE, UNSERVING, LostReplyError, hint_at_tls, translate, unsent
 from aikcache._redis.identity import Identity
 from aikcache._redis.origin import origin
 from aikcache._redis.reply import Command, ErrorReply, pack
@@ -154,16 +154,16 @@ class Pool:
 
     def _admit(self) -> None:
         if self._closed:
-            raise RemoteUnavailableError("this cache is closed.")
+            raise unsent("this cache is closed.")
         if self._backing is not None:
             self._backing.check()  # first, because the breaker's probe must be followed by a question
         if not self.breaker.allows():
-            raise RemoteUnavailableError(self.breaker.refusal)
+            raise unsent(self.breaker.refusal)
 
     def rest(self) -> None:
         """Raise `RemoteUnavailableError` if an exchange would now, because the breaker is open."""
         if self.breaker.rests:
-            raise RemoteUnavailableError(self.breaker.refusal)
+            raise unsent(self.breaker.refusal)
 
     def _checked(self, replies: list[Any]) -> list[Any]:
         for reply in replies:

@@ -1,5 +1,7 @@
 """Reports each exchange with Redis: its duration, its subject, and the error it raised.
 
+What the circuit breaker refuses is no exchange: it took no time of Redis, and would hide that Redis is slow.
+
 Threads: any. An exception from outside (a signal handler's) is no reply of Redis, and is not reported.
 """
 
@@ -11,6 +13,7 @@ from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from aikcache._concurrency import spans
+from aikcache._redis.transport import Transport
 from aikcache.errors import RemoteError
 
 Report = Callable[[str, Any, float, str | None], object]
@@ -22,6 +25,8 @@ class Reporting(Protocol):
 
     @property
     def report(self) -> Report | None: ...
+    @property
+    def connections(self) -> Transport: ...
 
 
 S = TypeVar("S", bound=Reporting)
@@ -44,6 +49,7 @@ def round_trip(
             about: Any = args[0] if keyed else None
             name = several if several is not None and len(about) > 1 else command
             if spans.active is not None:
+                store.connections.rest()
                 with spans.active.exchange(name, len(about) if type(about) is list or type(about) is tuple else 1):
                     return reported(store, name, about, *args, **kwargs)
             return reported(store, name, about, *args, **kwargs)
@@ -56,7 +62,8 @@ def round_trip(
             try:
                 answer = method(store, *args, **kwargs)
             except RemoteError as error:
-                report(name, about, perf_counter() - started, type(error).__name__)
+                if error.sent:
+                    report(name, about, perf_counter() - started, type(error).__name__)
                 raise
             if answer is not None or not maybe:
                 report(name, about, perf_counter() - started, None)

@@ -23,6 +23,8 @@ from aikcache.cli.output import say
 from aikcache.cli.target import Target, targeted
 from aikcache.errors import RemoteError
 
+LONGEST = 0.45
+"""Seconds to wait for Redis, and as many for a connection: an answer is there within a second, whatever it is."""
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -35,7 +37,12 @@ def serve_metrics(target: Target, host: str, port: int) -> None:
 
     Scrape only one of these for a cache. A process publishes its figures every `publish_interval` (60 s).
     """
-    with target.cache() as cache, server(cache, host, port) as listening, ended_by_sigterm():
+    wait = min(target.timeout, LONGEST)
+    with (
+        target.cache(timeout=wait, connect_timeout=wait) as cache,
+        server(cache, host, port) as listening,
+        ended_by_sigterm(),
+    ):
         place = f"[{host}]" if ":" in host else host
         say(f"http://{place}:{listening.server_port}/metrics/cache (Ctrl-C ends it)")
         try:

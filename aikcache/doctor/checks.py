@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from aikcache._engine.health import is_sound, version_of
 from aikcache.doctor.facts import Sentinel, Server
 
 Severity: TypeAlias = Literal["error", "warning", "unknown", "ok"]
@@ -17,8 +18,6 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "unknown", "ok")
 Profile: TypeAlias = Literal["cache", "durable"]
 
 OLDEST: Final = (7, 0, 0)
-SOUND: Final = {"redis": ((7, 2, 16), (7, 4, 11), (8, 2, 9)), "valkey": ((9, 1, 2),)}
-"""The first release of each line without the known holes in Lua and TLS."""
 SLOW, SKEWED, FAR_OFF, FULL = 0.010, 1.0, 5.0, 0.9
 LONGEST_FAILOVER: Final = 60_000
 _OPTIONAL: Final = {
@@ -66,15 +65,13 @@ def judge(server: Server, profile: Profile) -> list[Finding]:
 
 
 def _version(server: Server, profile: Profile) -> Said:
-    kind = "valkey" if server.info.get("server_name") == "valkey" else "redis"
-    text = server.info.get("valkey_version") or server.info.get("redis_version", "")
-    version = tuple(int(part) for part in re.findall(r"\d{1,6}", text)[:3])
+    kind, version = version_of(server.info)
     what = f"{kind.title()} {'.'.join(map(str, version))}"
     if not version:
         yield "unknown", "the version is not told", "Allow INFO."
     elif kind == "redis" and version < OLDEST:
         yield "error", f"{what} is older than 7.0", "Update to Redis 7.2.16, 7.4.11, 8.2.9 or Valkey 9.1.2."
-    elif not _is_sound(version, SOUND[kind]):
+    elif not is_sound(kind, version):
         cure = "Update, unless your distribution has mended them under this number (Debian: 5:7.0.15-1~deb12u10)."
         yield "warning", f"{what} is known for remote code execution in Lua and TLS", cure
     else:
@@ -84,11 +81,6 @@ def _version(server: Server, profile: Profile) -> Said:
 def _word(value: str) -> str:
     """One of the expected words. A hostile server could send any text, even the password that it was sent."""
     return value if value in _WORDS else "something else"
-
-
-def _is_sound(version: tuple[int, ...], sound: Sequence[tuple[int, ...]]) -> bool:
-    line = next((first for first in sound if first[:2] == version[:2]), None)
-    return version >= line if line is not None else version > max(sound)
 
 
 def _commands(server: Server, profile: Profile) -> Said:

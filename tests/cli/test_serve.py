@@ -13,10 +13,11 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from aikcache import Cache
 from aikcache.cli import serve
-from aikcache.cli.failures import Misuse
+from aikcache.cli.failures import Failure, Misuse
 from aikcache.testing import Server
 
 pytestmark = pytest.mark.servers
@@ -74,6 +75,21 @@ def test_without_redis_a_scrape_fails(own_server: Server) -> None:
         own_server.kill()
         response, text = fetch("/metrics/cache")
         assert (response.status, "Redis does not tell" in text) == (503, True)
+
+
+def test_redis_is_waited_for_less_than_prometheus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever --timeout allows other commands: half a second for a connection, and as much for an answer."""
+    waited: list[tuple[float, float]] = []
+
+    def server(cache: Cache, host: str, port: int) -> Any:
+        waited.append((cache.config.timeout, cache.config.connect_timeout))
+        raise Failure("seen")
+
+    monkeypatch.setattr(serve, "server", server)
+    for timeout in ("5", "0.1"):
+        CliRunner().invoke(serve.serve_metrics, ["--url", "redis://127.0.0.1:1", "--timeout", timeout])
+    assert waited == [(serve.LONGEST, serve.LONGEST), (0.1, 0.1)]
+    assert serve.LONGEST < 0.5
 
 
 def test_a_port_in_use_is_named(run: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 
 from aikcache import Cache, Health
@@ -58,3 +59,21 @@ def test_a_full_server_that_evicts_nothing_is_named_with_its_cure(own_server: Se
         (problem,) = [problem for problem in cache.health().problems if problem.kind == "eviction"]
         assert problem.severity == "degraded"
         assert "allkeys-lru" in problem.cure
+
+
+@pytest.mark.parametrize("denied", ["-client|tracking", "-client"])
+def test_a_channel_that_never_opens_is_named_with_the_reason(own_server: Server, instance: str, denied: str) -> None:
+    """The server answers everything else, so that nothing but this says why other processes are not heard."""
+    admin = redis.Redis.from_url(own_server.url)
+    everything: Any = {"categories": ["+@all"], "keys": ["*"], "channels": ["*"], "nopass": True, "enabled": True}
+    admin.acl_setuser("deaf", commands=[denied], **everything)
+    url = own_server.url.replace("://", "://deaf:any@")
+    with Cache(url, instance=instance, **PATIENT) as cache:
+        cache.get("some:key")
+        wait_until(lambda: "channel" in kinds(cache.health()), PATIENCE, "the channel's problem")
+        health = cache.health()
+        (problem,) = (problem for problem in health.problems if problem.kind == "channel")
+        assert (health.status, health.coherent) == ("degraded", False)
+        assert "the server refuses tracking: NOPERM" in problem.what
+        assert "CLIENT TRACKING" in problem.cure
+    admin.close()

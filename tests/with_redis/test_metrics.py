@@ -70,6 +70,39 @@ def test_a_scrape_does_not_wait_for_a_server_that_hangs(own_server: Server, inst
             own_server.resume()
 
 
+def test_what_the_open_breaker_refuses_is_no_round_trip(own_server: Server, instance: str) -> None:
+    """Else thousands of refusals, a few microseconds each, hide that Redis answers nothing."""
+    prefix = f"open{next(_prefixes)}"
+    settings: Any = {"timeout": 0.2, "connect_timeout": 0.2, "breaker_failures": 1, "breaker_reset": 3600}
+
+    def exchanges() -> tuple[float, float]:
+        families = [family for family in CacheCollector(prefix).collect() if "_cache_command_" in family.name]
+        samples = [sample for family in families for sample in family.samples]
+        names = f"{prefix}_cache_command_seconds_count", f"{prefix}_cache_command_errors_total"
+        counted = [sum(sample.value for sample in samples if sample.name == name) for name in names]
+        return counted[0], counted[1]
+
+    with Cache(own_server.url, instance=instance, metrics=prefix, **settings) as cache:
+        price = cache.cached("shop", operation="price")(lambda name: len(name))
+        price("tea")
+        own_server.pause()
+        try:
+            while not cache.health().breaker_open:
+                price("milk")
+                cache.invalidate_key(price.key("milk"))
+            wait_until(lambda: not cache.engine.stamps.trusted, PATIENCE, "the channel's end")
+            before = exchanges()
+            for number in range(50):
+                price(f"a{number}")
+                price.many([f"b{number}", f"c{number}"])
+                price.invalidate(f"a{number}")
+                cache.invalidate("shop:*")
+            assert exchanges() == before
+            assert before[1] >= 1
+        finally:
+            own_server.resume()
+
+
 def test_waits_refreshes_and_bytes_read_are_counted(redis_url: str, instance: str) -> None:
     """A call that waits for another's load, a stale value renewed in the background, and what a remote hit read."""
     prefix = f"counted{next(_prefixes)}"

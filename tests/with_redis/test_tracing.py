@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import SpanKind, Tracer
 
 from aikcache import Cache, tracing
 from aikcache._concurrency import spans
@@ -30,6 +30,9 @@ class Traced:
 
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    def exchanges(self) -> int:
+        return sum(span.kind is SpanKind.CLIENT for span in self._exporter.get_finished_spans())
 
     def everything(self) -> str:
         return " ".join(span.to_json() for span in self._exporter.get_finished_spans())
@@ -108,6 +111,25 @@ def test_an_exchange_that_fails_says_why(own_server: Server, instance: str, trac
         errors = {attributes(span).get("error.type") for name in ("GET", "MGET") for span in traced.named(name)}
         assert errors & {"RemoteTimeoutError", "RemoteUnavailableError"}
         assert "secret" not in traced.everything()
+
+
+def test_what_the_open_breaker_refuses_has_no_span(own_server: Server, instance: str, traced: Traced) -> None:
+    """The function's own run has one."""
+    settings: Any = {"timeout": 0.2, "connect_timeout": 0.2, "breaker_failures": 1, "breaker_reset": 3600}
+    with Cache(own_server.url, instance=instance, **settings) as cache:
+        price = cache.cached("shop", operation="price")(lambda name: len(name))
+        own_server.pause()
+        try:
+            while not cache.health().breaker_open:
+                price("tea")
+            before = traced.exchanges()
+            for number in range(20):
+                price(f"a{number}")
+                price.invalidate(f"a{number}")
+            assert traced.exchanges() == before
+            assert len(traced.named("load shop:price")) >= 20
+        finally:
+            own_server.resume()
 
 
 def test_without_a_tracer_nothing_is_traced() -> None:

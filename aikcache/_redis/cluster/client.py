@@ -34,6 +34,7 @@ from aikcache._redis.cluster.layout import layout_of
 from aikcache._redis.cluster.quorum import Quorum, confirm
 from aikcache._redis.cluster.scouts import Scouts
 from aikcache._redis.cluster.topology import Address, Topology
+from aikcache._redis.failures import unsent
 from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
@@ -84,7 +85,7 @@ class Cluster:
         Blocks for at most `within` seconds (`timeout` by default), plus `connect_timeout` for each new node.
         """
         if self._closed:
-            raise RemoteUnavailableError("this cache is closed.")
+            raise unsent("this cache is closed.")
         deadline = time.monotonic() + (within or self.config.timeout)
         self.current(deadline)
         if self.quorum.age() >= self.config.max_staleness:

@@ -19,7 +19,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from aikcache._redis.cluster.topology import Address, Topology
-from aikcache.errors import RemoteUnavailableError
+from aikcache._redis.failures import unsent
 
 if TYPE_CHECKING:
     from aikcache._redis.cluster.client import Cluster
@@ -83,7 +83,7 @@ def confirm(cluster: Cluster, deadline: float) -> None:
         # Those with an open breaker are first: they refuse at once. Those that may hang are last.
         left = sorted((address for address in silent if address not in tried), key=cluster.hesitation)
         if len(left) < missing:
-            raise RemoteUnavailableError(
+            raise unsent(
                 f"most primaries of the cluster have not answered for max_staleness ({cluster.config.max_staleness:g} "
                 "s), so this process may be cut off from them. Redis is used again when they answer."
             )
