@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aikcache._concurrency.foreign import clean
+from aikcache._concurrency.outside import let_out
 
 log = logging.getLogger("aikcache")
 AGAIN = 60.0
@@ -45,4 +46,12 @@ class RateLimitedReporter:
         self._seen[cause] = (now, count)
         more = f" ({count - before - 1} more since the last line)" if count - before > 1 else ""
         message = clean(message, LONGEST - len(more))
-        log.log(level, "%s%s", message, more, extra={"aikcache_cause": cause, "aikcache_count": count})
+        emit(level, "%s%s", message, more, extra={"aikcache_cause": cause, "aikcache_count": count})
+
+
+def emit(level: int, message: str, *args: object, extra: Mapping[str, object]) -> None:
+    """Log a line. What the application's log handler raises there is not the call's failure."""
+    try:
+        log.log(level, message, *args, extra=extra)
+    except Exception as error:
+        let_out(error)

@@ -11,10 +11,11 @@ once a minute; the next interval tries again.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 
-from aikcache._concurrency.reporter import RateLimitedReporter, log
+from aikcache._concurrency.reporter import RateLimitedReporter, emit
 from aikcache._concurrency.thread import Daemon
 from aikcache._engine import reading
 from aikcache._engine.events import BreakerChange, ChannelChange, Closed, Invalidated, Load, RoundTrip
@@ -79,7 +80,7 @@ class Publisher:
         figures = {"uptime": stats.uptime, "hit_rate": stats.hit_rate, "hits": stats.hits, "misses": stats.misses}
         figures |= {name: getattr(stats, name) for name in ("writes", "evictions", "errors", "bytes_written")}
         more = {f"aikcache_{name}": value for name, value in (self._names | figures).items()}
-        log.info("%s", line(stats), extra=more)
+        emit(logging.INFO, "%s", line(stats), extra=more)
 
     def close(self) -> None:
         """Publish a last time, and stop."""

@@ -8,6 +8,7 @@ import pytest
 
 from aikcache import Cache, EncodeError
 from aikcache._concurrency.reporter import AGAIN, LONGEST, MOST_CAUSES, OTHER, RateLimitedReporter
+from aikcache._engine.publisher import Publisher
 
 
 def test_causes_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -57,3 +58,22 @@ def test_a_log_line_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     assert len(line) == LONGEST
     assert line.startswith("what x")
     assert line.endswith("x and what to do")
+
+
+def test_a_log_handler_that_raises_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the application's, and so is its failure; the line counts as logged."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("the disk is full")
+
+    handler = Broken()
+    logging.getLogger("aikcache").addHandler(handler)
+    try:
+        reporter = RateLimitedReporter()
+        reporter.report("redis", "away")
+        with Cache() as cache:
+            Publisher(cache.stats, None, 3600, 1, reporter, {}).log()
+    finally:
+        logging.getLogger("aikcache").removeHandler(handler)
+    assert reporter.counts == {"redis": 1}
