@@ -19,6 +19,7 @@ def check() -> list[str]:
         *lint(yaml.safe_load(FILE.read_text(encoding="utf-8")), ROOT),
         *complaints("promtool", "check", "config", PROMETHEUS / "prometheus.yml"),
         *complaints("amtool", "check-config", PROMETHEUS / "alertmanager.yml"),
+        *inhibited((PROMETHEUS / "alertmanager.yml").read_text(encoding="utf-8")),
     ]
 
 
@@ -64,3 +65,13 @@ def targets(services: dict[str, Any], prometheus: str) -> list[str]:
             if host not in services:
                 found.append(f"prometheus.yml asks {target}, which is no service")
     return found
+
+
+def inhibited(alertmanager: str) -> list[str]:
+    """Whom an alert silences is no stranger: they share labels."""
+    rules = yaml.safe_load(alertmanager).get("inhibit_rules", ())
+    return [
+        f"alertmanager.yml: {one['source_matchers']} silences others everywhere: it has no `equal`"
+        for one in rules
+        if not one.get("equal")
+    ]

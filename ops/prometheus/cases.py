@@ -40,11 +40,11 @@ class Redis:
 
 A, B, C = Redis("a"), Redis("b"), Redis("c")
 S, T, U = (Redis(name, "sentinel") for name in "stu")
-SHOP = Redis("shop", "shop")
+SHOP, LARGE = Redis("shop", "shop"), Redis("large", "large")
 ON_A, ON_B, ON_SHOP = ({"job": one.job, "instance": one.instance} for one in (A, B, SHOP))
 UP = {one(name): "1x100" for one in (A, B, C) for name in ("up", "redis_up")}
+OF_SHOP = {"job": SHOP.job}
 MIB = 1024 * 1024
-HITS, MISSES = SHOP("aikernel_cache_hits_total", tier="local"), SHOP("aikernel_cache_misses_total")
 
 
 def memory(used: int, policy: str = "allkeys-lru", limit: int = 1000) -> dict[str, str]:
@@ -52,11 +52,11 @@ def memory(used: int, policy: str = "allkeys-lru", limit: int = 1000) -> dict[st
     return {A("redis_memory_used_bytes"): f"{used}x100", A("redis_memory_max_bytes"): f"{limit}x100", info: "1x100"}
 
 
-def latency(fast: int, slow: int) -> dict[str, str]:
+def latency(fast: int, slow: int, of: Redis = SHOP) -> dict[str, str]:
     """So many round trips each half minute below 0.1 s and between 0.1 and 0.25 s."""
     bucket = "aikernel_cache_latency_seconds_bucket"
     counts = {"0.1": fast, "0.25": fast + slow, "+Inf": fast + slow}
-    return {SHOP(bucket, le=le): f"0+{count}x100" for le, count in counts.items()}
+    return {of(bucket, le=le): f"0+{count}x100" for le, count in counts.items()}
 
 
 def connections(clients: int, limit: int) -> dict[str, str]:
@@ -68,8 +68,14 @@ def replication(behind: int, state: str = "online") -> dict[str, str]:
     return {A("redis_master_repl_offset"): f"{100 * MIB}x100", offset: f"{100 * MIB - behind}x100"}
 
 
-def traffic(hits: int, misses: int) -> dict[str, str]:
-    return {HITS: f"0+{hits}x100", MISSES: f"0+{misses}x100"}
+def traffic(hits: int, misses: int, of: Redis = SHOP) -> dict[str, str]:
+    hit, missed = of("aikernel_cache_hits_total", tier="local"), of("aikernel_cache_misses_total")
+    return {hit: f"0+{hits}x100", missed: f"0+{misses}x100"}
+
+
+def by_worker(*values: int) -> str:
+    """Each scrape is answered by another process."""
+    return " ".join(map(str, values * (100 // len(values))))
 
 
 def quorum(*values: str) -> dict[str, str]:
@@ -108,7 +114,8 @@ CASES = (
     Case("RedisHighMemoryUsage", memory(950), ON_A, "95%", severity="info"),
     Case("RedisHighMemoryUsage", memory(900), None),
     Case("RedisHighMemoryUsage", memory(950, "noeviction", limit=0), None),
-    Case("RedisHighLatency", latency(95, 5), {}, "220ms"),
+    Case("RedisHighLatency", latency(95, 5), OF_SHOP, "220ms"),
+    Case("RedisHighLatency", {**latency(95, 5), **latency(100_000, 0, LARGE)}, OF_SHOP, "220ms"),
     Case("RedisHighLatency", latency(1000, 5), None),
     Case("RedisTooManyConnections", connections(5001, 10000), ON_A),
     Case("RedisTooManyConnections", connections(850, 1000), ON_A),
@@ -122,7 +129,8 @@ CASES = (
     Case("RedisReplicationLag", replication(12 * MIB), ON_LAG, "12Mi"),
     Case("RedisReplicationLag", replication(9 * MIB), None),
     Case("RedisReplicationLag", replication(50 * MIB, "wait_bgsave"), None),  # it is copying, RedisMasterLinkDown
-    Case("RedisCacheHitRateLow", traffic(60, 60), {}, "50%"),
+    Case("RedisCacheHitRateLow", traffic(60, 60), OF_SHOP, "50%"),
+    Case("RedisCacheHitRateLow", {**traffic(0, 60), **traffic(6000, 0, LARGE)}, OF_SHOP, "0%"),
     Case("RedisCacheHitRateLow", traffic(90, 30), None),
     Case("RedisCacheHitRateLow", traffic(4, 4), None),  # hardly any calls
     Case("RedisCacheHitRateLow", traffic(0, 0), None),
@@ -133,15 +141,19 @@ CASES = (
     Case("RedisSentinelQuorumLost", {**sentinels("1x100", "1x100", "0x100"), **quorum("1x100", "1x100", "_x9")}, None),
     Case("RedisSentinelQuorumLost", UP, None),  # a cluster has none
     Case("AikcacheCoherenceLost", {COHERENT: "1x70 0x30"}, ON_SHOP),
-    Case("AikcacheCoherenceLost", {COHERENT: "1x70 0x2 1x30"}, None),
+    Case("AikcacheCoherenceLost", {COHERENT: by_worker(1, 1, 0)}, ON_SHOP),
+    Case("AikcacheCoherenceLost", {COHERENT: "1x70 0x2 1x30"}, None, at="38m40s"),
     Case("AikcachePendingInvalidations", {PENDING: "90x100"}, ON_SHOP, "1m 30s"),
-    Case("AikcachePendingInvalidations", {PENDING: "30x100"}, None),
+    Case("AikcachePendingInvalidations", {PENDING: by_worker(0, 0, 90)}, ON_SHOP, "1m 30s"),
+    Case("AikcachePendingInvalidations", {PENDING: by_worker(0, 0, 30)}, None),
     Case("AikcacheBreakerOpen", {OPEN: "0x70 1x30"}, ON_SHOP),
-    Case("AikcacheBreakerOpen", {OPEN: "0x70 1x1 0x30"}, None),
+    Case("AikcacheBreakerOpen", {OPEN: by_worker(0, 0, 1)}, ON_SHOP),
+    Case("AikcacheBreakerOpen", {OPEN: "0x70 1x1 0x30"}, None, at="38m10s"),
     Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x100"}, ON_SHOP),
     Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x42 7776000-30x60"}, None),  # late, and made
     Case("AikcacheKeyRotationOverdue", {ROTATION: "7776000-30x100"}, None),
-    Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0+5x100"}, {}, "5%"),
+    Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0+5x100"}, OF_SHOP, "5%"),
+    Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0+5x100", **traffic(6000, 0, LARGE)}, OF_SHOP, "5%"),
     Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0x100"}, None),
 )  # fmt: skip
 

@@ -3,7 +3,9 @@
 Times and limits are those of the runbook. An expression takes its metrics from the library's own table or from
 redis_exporter (`make ops-check` knows both), and survives what it is for: a pod that is gone has no metrics, a counter
 that rose once never falls, a failover changes labels and would begin `for` anew. The scrape jobs are named `redis` and
-`sentinel`; the applications' may have any name.
+`sentinel`; the applications' may have any name, and each is judged by itself: beside a large one nobody would see a
+small one. Under several worker processes each scrape may be answered by another of them, and with Redis away each knows
+only its own gauges: what one of them says counts for two minutes, and `for` is as much longer.
 """
 
 from __future__ import annotations
@@ -39,15 +41,12 @@ CALLS = "aikernel_cache:calls:rate5m"
 HIT_RATIO = "aikernel_cache:hit_ratio:rate15m"
 P99 = "aikernel_cache:latency_seconds:p99_5m"
 
+_CALLS = "sum by (job) (rate(aikernel_cache_hits_total[{0}])) + sum by (job) (rate(aikernel_cache_misses_total[{0}]))"
 RECORDINGS = (
-    Recording(CALLS, "sum(rate(aikernel_cache_hits_total[5m])) + sum(rate(aikernel_cache_misses_total[5m]))"),
-    Recording(
-        HIT_RATIO,
-        "sum(rate(aikernel_cache_hits_total[15m])) / "
-        "(sum(rate(aikernel_cache_hits_total[15m])) + sum(rate(aikernel_cache_misses_total[15m])))",
-    ),
+    Recording(CALLS, _CALLS.format("5m")),
+    Recording(HIT_RATIO, f"sum by (job) (rate(aikernel_cache_hits_total[15m])) / ({_CALLS.format('15m')})"),
     # Round trips to Redis, as the applications wait for them: redis_exporter sees only the server's own time.
-    Recording(P99, "histogram_quantile(0.99, sum by (le) (rate(aikernel_cache_latency_seconds_bucket[5m])))"),
+    Recording(P99, "histogram_quantile(0.99, sum by (job, le) (rate(aikernel_cache_latency_seconds_bucket[5m])))"),
 )
 
 _MEMORY = "redis_memory_used_bytes / (redis_memory_max_bytes > 0) > 0.90"  # without a limit it would be +Inf
@@ -88,7 +87,8 @@ ALERTS = (
         "5m",
         "warning",
         "Redis answers slowly",
-        "One round trip in a hundred takes {{ $value | humanizeDuration }} or more, measured in the applications.",
+        "{{ $labels.job }}: one round trip in a hundred takes {{ $value | humanizeDuration }} or more, measured in its "
+        "processes.",
     ),
     Alert(
         "RedisTooManyConnections",
@@ -138,7 +138,8 @@ ALERTS = (
         "15m",
         "warning",
         "The cache helps too little",
-        "Only {{ $value | humanizePercentage }} of the calls were answered without running their function.",
+        "{{ $labels.job }}: only {{ $value | humanizePercentage }} of the calls were answered without running their "
+        "function.",
     ),
     Alert(
         "RedisSentinelQuorumLost",
@@ -152,16 +153,16 @@ ALERTS = (
     ),
     Alert(
         "AikcacheCoherenceLost",
-        "min by (job, instance) (aikernel_cache_coherent) == 0",
-        "2m",
+        "min by (job, instance) (min_over_time(aikernel_cache_coherent[2m])) == 0",
+        "4m",
         "warning",
         "A process does not hear of invalidations at once",
         "{{ $labels.instance }} checks its local values with Redis instead, and may answer up to max_staleness late.",
     ),
     Alert(
         "AikcachePendingInvalidations",
-        "max by (job, instance) (aikernel_cache_pending_oldest_seconds) > 60",
-        "1m",
+        "max by (job, instance) (max_over_time(aikernel_cache_pending_oldest_seconds[2m])) > 60",
+        "1m",  # an age has waited by itself
         "critical",
         "Invalidations have not reached Redis",
         "The oldest one of {{ $labels.instance }} has waited for {{ $value | humanizeDuration }}. Until then other "
@@ -169,8 +170,8 @@ ALERTS = (
     ),
     Alert(
         "AikcacheBreakerOpen",
-        "max by (job, instance) (aikernel_cache_breaker_open) > 0",
-        "1m",
+        "max by (job, instance) (max_over_time(aikernel_cache_breaker_open[2m])) > 0",
+        "3m",
         "warning",
         "A process has stopped asking Redis",
         "{{ $labels.instance }} had failures in a row and runs its functions instead; once a second it tries again.",
@@ -186,11 +187,11 @@ ALERTS = (
     ),
     Alert(
         "AikcacheServingStale",
-        f"sum(rate(aikernel_cache_stale_total[5m])) / {CALLS} > 0.01",
+        f"sum by (job) (rate(aikernel_cache_stale_total[5m])) / {CALLS} > 0.01",
         "5m",
         "warning",
         "Callers get stale values",
-        "{{ $value | humanizePercentage }} of the calls got a value past its time, because the new one could not be "
-        "computed soon enough.",
+        "{{ $labels.job }}: {{ $value | humanizePercentage }} of the calls got a value past its time, because "
+        "the new one could not be computed soon enough.",
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.check.compose import FILE, lint, targets
+from ops.check.compose import FILE, PROMETHEUS, inhibited, lint, targets
 from ops.check.tools import OPS, ROOT
 
 Compose = dict[str, Any]
@@ -48,3 +48,12 @@ def test_the_jobs_have_the_names_that_the_rules_ask_for(compose: Compose) -> Non
     assert targets(compose["services"], text.replace("job_name: sentinel", "job_name: sentinels")) == [
         "prometheus.yml has no job sentinel, which the rules ask for"
     ]
+
+
+def test_an_alert_that_silences_strangers_is_caught() -> None:
+    """One replica that is down anywhere would hide every application's alerts."""
+    text = (PROMETHEUS / "alertmanager.yml").read_text(encoding="utf-8")
+    assert inhibited(text) == []
+    rule = "inhibit_rules: [{source_matchers: [alertname=RedisDown], target_matchers: [severity=warning]%s}]"
+    assert len(inhibited(text + rule % "")) == 1
+    assert inhibited(text + rule % ", equal: [cluster]") == []
