@@ -22,6 +22,7 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.refresh import Refresher
 from aikcache._engine.single_flight import CachedValue
 from aikcache._local.entry import EncodedValue, Entry, hand_out
+from aikcache._local.original import Original
 from aikcache._local.tier import LocalTier
 from aikcache.errors import DecodeError
 
@@ -78,7 +79,15 @@ class Freshness:
 
     def serve(self, entry: Entry, policy: Policy) -> Any:
         """An entry's value if it answers a call without being renewed for it, else `MISSING`."""
-        now = self._clock()
+        now, held = self._clock(), entry.value
+        if (  # as the compiled wrapper: what follows comes to the same, and takes a third of a microsecond more
+            type(held) is Original
+            and entry.codec is policy.codec
+            and now < min(entry.refresh_at, entry.fresh_until, entry.deadline, entry.region.trusted_until)
+            and self._local.touch(entry)
+        ):
+            entry.served()
+            return held.copy()
         if self.worth(entry.key, policy, entry.refresh_at, entry.fresh_until, now) != SERVE:
             return MISSING
         value = self.value(entry, policy.codec, now)
