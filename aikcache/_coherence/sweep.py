@@ -13,13 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aikcache._concurrency.thread import Event
 from aikcache._keys.globs import covering, matcher
 from aikcache._keys.patterns import Invalidation, joined
-from aikcache._redis.transport import Server
-from aikcache._remote.store import RedisStore
 from aikcache.errors import AikcacheError, RemoteUnavailableError
+
+if TYPE_CHECKING:
+    from aikcache._redis.transport import Server
+    from aikcache._remote.store import RedisStore
 
 BATCH = 1000
 MAX_WAITING = 1000

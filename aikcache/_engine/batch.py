@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aikcache._codec.frame import Frame
 from aikcache._engine.call import MISSING, Attempt, Run
 from aikcache._engine.single_flight import FAILED, LANDED, CachedValue, Flight
-from aikcache._engine.versioned_store import VersionedStore
 from aikcache._local.entry import hand_out
-from aikcache._remote.leases import Lease
-from aikcache._remote.store import Read
+from aikcache._remote.replies import Read
 from aikcache.errors import RemoteError
 
 if TYPE_CHECKING:
+    from aikcache._codec.frame import Frame
     from aikcache._engine.engine import Engine
+    from aikcache._engine.versioned_store import VersionedStore
+    from aikcache._remote.leases import Lease
 
 
 class Batch:

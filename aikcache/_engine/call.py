@@ -12,8 +12,8 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue
 from aikcache._keys.patterns import ANY_TAG, tag_group
 from aikcache._local.region import Region
+from aikcache._remote.replies import Read
 from aikcache._remote.stamps import digest
-from aikcache._remote.store import Read
 from aikcache.errors import ConfigError
 
 MISSING: Any = object()

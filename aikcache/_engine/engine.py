@@ -24,8 +24,6 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aikcache._coherence.feed import InvalidationFeed
-from aikcache._coherence.pending import PendingInvalidations
 from aikcache._coherence.sweep import Sweeper
 from aikcache._concurrency.background import Background
 from aikcache._concurrency.guard import Guard
@@ -40,8 +38,6 @@ from aikcache._engine.freshness import Freshness
 from aikcache._engine.load import answer
 from aikcache._engine.refresh import Refresher
 from aikcache._engine.single_flight import Flights
-from aikcache._engine.strong import StrongPath
-from aikcache._engine.versioned_store import VersionedStore
 from aikcache._engine.writes import renew
 from aikcache._keys import patterns
 from aikcache._keys.keyspace import Keyspace
@@ -49,18 +45,24 @@ from aikcache._local.region import Region
 from aikcache._local.tier import LocalTier
 from aikcache._redis.trust import Trust
 from aikcache._remote.stamps import Stamps
-from aikcache._remote.store import RedisStore
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import DecodeError, RemoteError
 
 if TYPE_CHECKING:
+    from aikcache._coherence.feed import InvalidationFeed
+    from aikcache._coherence.pending import PendingInvalidations
     from aikcache._engine.fleet import Fleet
+    from aikcache._engine.strong import StrongPath
+    from aikcache._engine.versioned_store import VersionedStore
+    from aikcache._remote.store import RedisStore
 
 
 class Backend(NamedTuple):
     """The parts that exist only with Redis."""
 
     remote: RedisStore
+    remote_tier: VersionedStore
+    strong_path: StrongPath
     recovery: PendingInvalidations
     channel: InvalidationFeed
     fleet: Fleet | None
@@ -103,14 +105,11 @@ class Engine:
         self.sweeper = Sweeper(self.submit, partial(invalidation.invalidate, self))
         self.trust = Trust(config.max_staleness, clock)
         if connect is not None:
-            self.remote, self.recovery, self.channel, self.fleet = connect(self)
-            self.remote_tier = VersionedStore(
-                config, self.remote, self.stamps, self.reporter, clock, self.ready, self.start_groups, self.trust
-            )
+            parts = connect(self)
+            self.remote, self.remote_tier, self.strong_path, self.recovery, self.channel, self.fleet = parts
         self.filler = Filler(config, self.local, self.remote_tier, self.freshness, self.events, clock)
         if self.remote_tier is not None:
             self.fast_path = FastPath(self.remote_tier, self.filler, self.flights, self.recovery, clock)
-            self.strong_path = StrongPath(self.remote_tier)
             self.trust_until(-inf)
         _living.add(self)
 

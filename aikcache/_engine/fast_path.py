@@ -17,23 +17,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aikcache._codec.frame import Frame
-from aikcache._coherence.pending import PendingInvalidations
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine.events import READS
 from aikcache._engine.fill import Filler, Where
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flights, hold
-from aikcache._engine.versioned_store import VersionedStore
 from aikcache._keys.patterns import tag_group
 from aikcache._local.entry import EncodedValue
 from aikcache._local.region import Region
+from aikcache._remote.replies import Read
 from aikcache._remote.stamps import digest
-from aikcache._remote.store import Read
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._codec.frame import Frame
+    from aikcache._coherence.pending import PendingInvalidations
+    from aikcache._engine.versioned_store import VersionedStore
 
 
 class Base(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from aikcache._coherence import news as _news
 from aikcache._coherence import sweep
 from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency import spans
@@ -102,10 +101,13 @@ def _touches(flight: Flight, groups: Sequence[str]) -> bool:
 class InvalidationListener:
     """Carries out in this process what the channel receives."""
 
-    __slots__ = ("_owner",)
+    __slots__ = ("_news", "_owner")
 
     def __init__(self, engine: Engine) -> None:
+        from aikcache._coherence import news  # here: a cache without Redis needs neither it nor json
+
         self._owner = engine
+        self._news = news
 
     def _received(self, what: Invalidation) -> None:
         invalidate_locally(self._owner, what)
@@ -157,15 +159,15 @@ class InvalidationListener:
             return []
         if connected:
             recovery.publish_again()
-        first = [_news.question(remote.writer)] if connected else []
-        return [*first, *_news.pack(remote.writer, recovery.unpublished())]
+        first = [self._news.question(remote.writer)] if connected else []
+        return [*first, *self._news.pack(remote.writer, recovery.unpublished())]
 
     def news_received(self, message: object) -> None:
         """An invalidation that was refused elsewhere: from here on it is pending in this process too."""
         remote, recovery = self._owner.remote, self._owner.recovery
         if remote is None or recovery is None:
             return
-        received = _news.unpack(message, remote.keyspace)
+        received = self._news.unpack(message, remote.keyspace)
         if received is None:
             self._owner.reporter.report("news", "a message on the channel of refused invalidations is not one of ours.")
         elif received.sender == remote.writer:

@@ -16,7 +16,7 @@ import threading
 import time
 from _thread import LockType
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aikcache._concurrency.chance import chance
 from aikcache._concurrency.outside import BUGS, let_out
@@ -25,10 +25,12 @@ from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import load, run_uncached
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
-from aikcache._engine.versioned_store import VersionedStore
 from aikcache._local.entry import hand_out
-from aikcache._remote.store import Read
+from aikcache._remote.replies import Read
 from aikcache.errors import DecodeError, RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._engine.versioned_store import VersionedStore
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 

@@ -25,9 +25,9 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.versioned_store import MOST_BATCH_TAGS, VersionedStore
 from aikcache._keys.patterns import ANY_TAG, tag_group
 from aikcache._local.region import Region
-from aikcache._remote.replies import NOT_READ
+from aikcache._remote.replies import NO_VALUE, NOT_READ, Read
 from aikcache._remote.stamps import digest
-from aikcache._remote.store import NO_VALUE, Read, pack_names
+from aikcache._remote.store import pack_names
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 
 

@@ -12,14 +12,14 @@ from aikcache._engine.call import MISSING, Attempt, Call, carry_out, millisecond
 from aikcache._engine.fill import Result
 from aikcache._engine.running import load
 from aikcache._engine.single_flight import hold
-from aikcache._engine.versioned_store import VersionedStore
 from aikcache._keys.patterns import Invalidation
 from aikcache._local.entry import EncodedValue
-from aikcache._remote.store import Read
+from aikcache._remote.replies import Read
 from aikcache.errors import RemoteError
 
 if TYPE_CHECKING:
     from aikcache._engine.engine import Engine
+    from aikcache._engine.versioned_store import VersionedStore
 
 BATCH, BATCH_BYTES = 500, 2**20
 """Values, and their bytes, that are put at once."""

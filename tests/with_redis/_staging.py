@@ -18,6 +18,7 @@ from aikcache import Cache
 from aikcache._coherence.channel import Channel
 from aikcache._decorators import wrapper
 from aikcache._engine import build
+from aikcache._engine import connect as parts
 from aikcache._redis.connection import Connection
 from aikcache._remote.store import RedisStore
 from aikcache.testing import Server, wait_until
@@ -74,7 +75,7 @@ class Ahead:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._by = 0.0
         patch.setattr(build, "monotonic", self)
-        patch.setattr(build, "Channel", lambda server, *parts: Channel(server, *parts[:-1]))  # on the real clock
+        patch.setattr(parts, "Channel", lambda server, *rest: Channel(server, *rest[:-1]))  # on the real clock
         patch.setattr(wrapper, "make", functools.partial(wrapper.make, clock=self))
 
     def __call__(self) -> float:
