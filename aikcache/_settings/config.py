@@ -9,7 +9,6 @@ secret become a `Secret` at once and stay one.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -339,6 +338,8 @@ def build(settings: Mapping[str, Any]) -> CacheConfig:
     """A `CacheConfig`. An unknown setting raises a `ConfigError` that names it and the nearest known one."""
     for name in settings:
         if name not in FIELDS:
+            import difflib  # here, because only this message needs it
+
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(FIELDS))}."
             raise ConfigError(f"unknown setting {name!r}: {hint}")

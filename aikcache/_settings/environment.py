@@ -6,7 +6,6 @@ of a traceback holds a secret. An unknown name is a `ConfigError` that names the
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -38,6 +37,8 @@ def from_env(variables: Mapping[str, str | Secret[str]]) -> dict[str, Any]:
     for name, value in variables.items():
         setting = name[len(ENV) :].lower()
         if setting not in FIELDS or setting in _OBJECTS:
+            import difflib  # here, because only this message needs it
+
             near = difflib.get_close_matches(setting, FIELDS, 1)
             hint = f" Did you mean {ENV}{near[0].upper()}?" if near else ""
             raise ConfigError(f"the environment has {name}, and there is no setting {setting!r}.{hint}")

@@ -14,9 +14,8 @@ Nor do the local variables of the frames that it leaves.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
@@ -95,9 +94,15 @@ def check(url: object) -> None:
         parse(url)
 
 
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    import difflib  # here, because only two messages need it
+
+    return difflib.get_close_matches(word, list(known), 1)
+
+
 def _unknown_scheme(url: Secret[str]) -> str:
     found = scheme(url)
-    near = difflib.get_close_matches(found, SCHEMES, 1) if _WORD.fullmatch(found) else []
+    near = _nearest(found, SCHEMES) if _WORD.fullmatch(found) else []
     shown = repr(found) if near or found in _OTHERS else "(not shown, for it may be a password)"
     hint = f" Did you mean {near[0]}://?" if near else ""
     return f"url has the unknown scheme {shown}; known are {', '.join(SCHEMES)}.{hint}"
@@ -227,7 +232,7 @@ def _check_options(where: Where, scheme: str) -> None:
             raise ConfigError(f"the url's {name} is for TLS, and {scheme}:// is without: begin it with 'rediss'.")
         if name in _SENTINEL:
             raise ConfigError(f"the url's {name} is for Sentinel: redis+sentinel://host:26379/SERVICE.")
-        near = difflib.get_close_matches(name, known, 1)
+        near = _nearest(name, known)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known - _IGNORED))}."
         raise ConfigError(f"the url's query has a name that is not known here: {hint}")
     if where.options.get("ssl_cert_reqs", "required") not in ("none", "optional", "required"):
