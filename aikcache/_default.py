@@ -16,6 +16,7 @@ from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
 from aikcache._engine import invalidation
+from aikcache._engine.tally import tally_of
 from aikcache._keys.patterns import Invalidation
 from aikcache._local.region import Region, of_type
 from aikcache._settings import config
@@ -106,6 +107,8 @@ class Default(Decorators):
         with self._lock:
             old = self._made, self._stand_in
             self._made, self._stand_in = self._ours(made), None
+            if made.config.metrics is not None:
+                tally_of(made.config.metrics).expect(self._regions)
         for cache in old:
             if cache is not None:
                 cache.close()

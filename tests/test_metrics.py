@@ -70,6 +70,27 @@ def test_counters_and_histograms_are_collected(prefix: str, reader: InMemoryMetr
             assert tuple(histogram.explicit_bounds) == BOUNDS
 
 
+def test_no_instrument_overflows(prefix: str, reader: InMemoryMetricReader) -> None:
+    """Of 3000 operations, each with seven classes of errors, the SDK folds none: all are counted under their labels."""
+    classes = [type(f"Problem{number}", (Exception,), {}) for number in range(7)]
+    with Cache(metrics=prefix) as cache:
+        for number in range(3000):
+            cache.cached("shop", operation=f"price{number}")(price)
+        collect(reader, prefix)  # all are seeded
+        for region in cache.engine.local.all_regions():
+            for one in classes:
+                region.counters.error(one())
+        for _ in range(2):
+            points = collect(reader, prefix)
+            assert {name: len(found) for name, found in points.items() if len(found) >= 2000} == {}
+            assert not [
+                point for found in points.values() for point in found if "otel.metric.overflow" in point.attributes
+            ]
+            assert sum(point.value for point in points["errors"]) == 21_000  # type: ignore[union-attr]
+            assert value(points, "errors", operation="shop:price0", error_type="Problem6") == 1
+            assert value(points, "errors", operation="shop:price0", error_type="DecodeError") == 0
+
+
 def test_two_caches_have_one_registration(prefix: str, reader: InMemoryMetricReader) -> None:
     """Their counts are added up, and registering again for a provider changes nothing."""
     with Cache(metrics=prefix) as one, Cache(metrics=prefix) as two:

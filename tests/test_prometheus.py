@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from aikcache import Cache, ConfigError
+from aikcache._default import Default
 from aikcache._engine.families import INSTRUMENTS
 from aikcache._engine.tally import MAX_OPERATIONS
 from aikcache.prometheus import CacheCollector, health_app, metrics_app
@@ -117,6 +118,21 @@ def test_beyond_500_operations_the_rest_is_other(prefix: str) -> None:
         assert read(prefix, "misses_total", operation="other") == 2500
         assert read(prefix, "load_seconds_count", operation="other") == 2500
         assert total(prefix, "misses") == 3000
+
+
+def test_what_has_not_failed_yet_is_there_at_0(prefix: str) -> None:
+    """A counter that appeared at 1 would show no increase: round trips, and the default cache's uncalled functions."""
+    default = Default()
+    default.cached("shop", operation="early")(lambda name: len(name))
+    for _ in range(2):
+        default.configure(metrics=prefix)
+    default.cached("shop", operation="late")(lambda name: len(name))
+    for operation in ("shop:early", "shop:late"):
+        assert read(prefix, "misses_total", operation=operation) == 0
+        assert read(prefix, "errors_total", operation=operation, error_type="RemoteTimeoutError") == 0
+    for error in ("RemoteTimeoutError", "RemoteUnavailableError"):
+        assert read(prefix, "command_errors_total", command="store", error_type=error) == 0
+    default.cache().close()
 
 
 def test_two_caches_are_added_up_and_a_closed_one_stays_counted(prefix: str) -> None:

@@ -13,7 +13,7 @@ import os
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from time import monotonic
@@ -41,7 +41,10 @@ MAX_RECENT = 10_000
 MAX_CLOSED = 2000
 """Regions kept of closed caches. Further ones are added up, and would count twice if a later cache adopted them."""
 SEEDED = ("RemoteTimeoutError", "RemoteUnavailableError", "EncodeError", "DecodeError")
-"""Classes of errors that every operation shows from the start: a counter that appears at 1 has no increase."""
+"""Classes of errors that are shown from the start: a counter that appears at 1 has no increase."""
+MAX_SEEDED, MAX_ERRORS = 1000, 1900
+"""Pairs of operation and class, of which seeding takes so many; the rest is `other`, because OpenTelemetry folds all
+beyond 2000."""
 
 
 class Histogram:
@@ -112,7 +115,9 @@ class Tally:
         self.latencies: dict[str, Histogram] = {}
         self.load_times: dict[str, Histogram] = {}
         self.failed_loads: Counter[str] = Counter()
-        self.command_errors: Counter[tuple[str, str]] = Counter()
+        self.command_errors: Counter[tuple[str, str]] = Counter(
+            {(command, kind): 0 for command in COMMANDS for kind in SEEDED[:2]}
+        )
         self.invalidations = {(kind, direction): 0 for kind in ("group", "key", "glob") for direction in ("out", "in")}
         self.breaker_changes = {"open": 0, "closed": 0}
         self.channel_changes = {"live": 0, "down": 0}
@@ -122,6 +127,8 @@ class Tally:
         self._past: dict[str, list[int]] = {}
         self._past_errors: Counter[tuple[str, str]] = Counter()
         self._names: dict[str, None] = {}
+        self._pairs: dict[tuple[str, str], None] = {}
+        self._expected: dict[int, Mapping[str, object]] = {}
         self._recent: tuple[Recent, ...] = ()
 
     @staticmethod
@@ -135,6 +142,10 @@ class Tally:
                 self._engines.pop(cache_id, None)
         self._engines[id(engine)] = weakref.ref(engine)
         engine.events.observe(self)
+
+    def expect(self, operations: Mapping[str, object]) -> None:
+        """Show these from now on, and what is added to them, also before they are called."""
+        self._expected[id(operations)] = operations
 
     def follow(self) -> Recent:
         """A queue of what is timed from here on; its caller empties it."""
@@ -238,16 +249,34 @@ class Tally:
         sums = {name: list(values) for name, values in items(self._past)}
         for region in self._regions():
             _add(sums, self.label(region.name), region)
+        for name in self._uncalled():
+            sums.setdefault(self.label(name), [0] * len(SUMMED))
         return {name: OperationStats(**dict(zip(SUMMED, values, strict=True))) for name, values in sums.items()}
 
     def errors(self) -> dict[tuple[str, str], int]:
         """Problems by operation and class."""
-        sums = Counter(self._past_errors)
-        for region in self._regions():
-            name = self.label(region.name)
-            sums.update({(name, kind): 0 for kind in SEEDED})
-            sums.update({(name, kind): count for kind, count in items(region.counters.error_types)})
+        sums: Counter[tuple[str, str]] = Counter()
+        for pair, count in items(self._past_errors):
+            sums[self._pair(*pair)] += count
+        regions = list(self._regions())
+        for region in regions:
+            for kind, count in items(region.counters.error_types):
+                sums[self._pair(self.label(region.name), kind)] += count
+        for name in dict.fromkeys(map(self.label, (*(region.name for region in regions), *self._uncalled()))):
+            if (name, SEEDED[0]) in self._pairs or len(self._pairs) < MAX_SEEDED:
+                sums.update({self._pair(name, kind): 0 for kind in SEEDED})
         return sums
+
+    def _pair(self, name: str, kind: str) -> tuple[str, str]:
+        """The operation and the class, or `other` for both if there are too many others already."""
+        if (name, kind) not in self._pairs:
+            if len(self._pairs) >= MAX_ERRORS:
+                return OTHER, OTHER
+            self._pairs[name, kind] = None
+        return name, kind
+
+    def _uncalled(self) -> list[str]:
+        return [name for operations in list(self._expected.values()) for name in list(operations)]
 
     def _regions(self) -> Iterable[Region]:
         regions = {id(region): region for region in list(self._closed.values())}
