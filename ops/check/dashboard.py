@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from aikcache.metrics import INSTRUMENTS
 from ops.grafana.dashboard import FILE, UID, files
 from ops.prometheus.files import dump
 
+from .compose import FILE as COMPOSE
 from .promql import unknown
 from .tools import complaints, outdated
 
@@ -21,6 +25,18 @@ ASKED_FOR = (
     "Connected clients", "Commands", "Evictions",
 )  # fmt: skip
 SOURCE = "${datasource}"
+UNITS = ("short", "percentunit", "ops", "s", "bytes", "bool_on_off")
+"""Those of Grafana that the panels use: an unknown one is shown behind each number as a word."""
+COLOUR = re.compile("(?:(?:super-)?light-|(?:semi-)?dark-)?(?:red|orange|yellow|green|blue|purple)|#[0-9a-f]{6}")
+KEYS = {
+    "provider": {
+        "name", "orgId", "folder", "folderUid", "type", "disableDeletion", "updateIntervalSeconds", "allowUiUpdates",
+        "options",
+    },
+    "options": {"path", "foldersFromFilesStructure"},
+    "datasource": {"name", "type", "uid", "url", "access", "orgId", "isDefault", "editable", "version", "jsonData"},
+}  # fmt: skip
+"""Those of the provisioning files that Grafana knows and a passwordless source may need."""
 _COUNTED = re.compile(r"\w+_(?:total|bucket|count|sum)\b")
 _RATED = re.compile(r"\b(?:rate|increase)\(\w+_(?:total|bucket|count|sum)\{[^}]*\}\[\$__(?:rate_interval|range)\]\)")
 _WINDOW = re.compile(r"\[([^\]]*)\]")
@@ -29,7 +45,13 @@ _WINDOW = re.compile(r"\[([^\]]*)\]")
 def check() -> list[str]:
     """Everything about the dashboard."""
     board = json.loads(FILE.read_text(encoding="utf-8"))
-    return [*outdated(files(), "python -m ops.grafana"), *lint(board), *parse(board)]
+    provisioning = FILE.parents[1] / "provisioning"
+    return [
+        *outdated(files(), "python -m ops.grafana"),
+        *lint(board),
+        *parse(board),
+        *provisioned(*(path.read_text(encoding="utf-8") for path in sorted(provisioning.glob("*/*.yaml")))),
+    ]
 
 
 def lint(board: dict[str, Any]) -> list[str]:
@@ -57,6 +79,19 @@ def parse(board: dict[str, Any]) -> list[str]:
         return complaints("promtool", "check", "rules", path)
 
 
+def provisioned(dashboards: str, sources: str) -> list[str]:
+    """Keys that Grafana does not know it leaves out in silence, and then shows nothing."""
+    provider, source = yaml.safe_load(dashboards)["providers"][0], yaml.safe_load(sources)["datasources"][0]
+    given = (("provider", provider), ("options", provider.get("options", {})), ("datasource", source))
+    found = [
+        f"provisioning: Grafana knows no {key} of its {kind}" for kind, one in given for key in one.keys() - KEYS[kind]
+    ]
+    mounted = [volume.split(":")[1] for volume in yaml.safe_load(COMPOSE.read_text())["services"]["grafana"]["volumes"]]
+    if provider.get("options", {}).get("path") not in mounted:
+        found.append(f"provisioning: no dashboards are mounted at the path, only {mounted}")
+    return found
+
+
 def expressions(board: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Each with its panel."""
     for panel in board["panels"]:
@@ -72,8 +107,13 @@ def _plain(expr: str) -> str:
 def _panel(panel: dict[str, Any]) -> Iterator[str]:
     if not panel.get("title") or not panel.get("description"):
         yield "it has no title or no description"
-    if not panel["fieldConfig"]["defaults"].get("unit"):
-        yield "it has no unit"
+    defaults = panel["fieldConfig"]["defaults"]
+    if (unit := defaults.get("unit")) not in UNITS:
+        yield f"Grafana knows no unit {unit}" if unit else "it has no unit"
+    steps = defaults["thresholds"]["steps"]
+    yield from (f"Grafana knows no colour {one['color']}" for one in steps if not COLOUR.fullmatch(one["color"]))
+    if panel.get("title") == "Hit rate" and [one["value"] for one in steps] != [None, 0.7, 0.9]:
+        yield "its colours do not change at 0.7, where the alert begins, and at 0.9"
     targets = panel.get("targets", [])
     if not targets or len({target.get("refId") for target in targets}) < len(targets):
         yield "it has no targets, or two with one refId"
@@ -82,6 +122,7 @@ def _panel(panel: dict[str, Any]) -> Iterator[str]:
             yield f"its datasource is not {SOURCE}"
     for target in targets:
         yield from _expression(target.get("expr", ""))
+        yield from _labels(target.get("expr", ""), target.get("legendFormat", ""))
         if "$__range" in target.get("expr", "") and not target.get("instant"):
             yield "a figure of the whole range is asked for at every point of it"
 
@@ -97,6 +138,20 @@ def _expression(expr: str) -> Iterator[str]:
         wanted = ("$redis",) if selector.startswith("redis_") else ("$job", "$instance")
         if missing := [name for name in wanted if name not in selector]:
             yield f"{selector.split('{')[0]} is not narrowed by {missing[0]}"
+
+
+def _labels(expr: str, legend: str) -> Iterator[str]:
+    """Whether it is added up by labels that the metrics have, and its legend names labels that are left."""
+    metrics = {re.sub("_(?:bucket|count|sum)$", "", name) for name in re.findall(r"aikernel(\w+)\{", expr)}
+    has = {"job", "instance", "le", *(label for one in INSTRUMENTS if one.name in metrics for label in one.labels)}
+    by = {label for found in re.findall(r"\bby \(([^)]*)\)", expr) for label in found.split(", ")}
+    yield from (f"there is no label {label} to add up by" for label in sorted(by - has))
+    left = by if re.search(r"\b(?:sum|min|max)\b", expr) else {"instance", "slave_ip", "slave_port"}
+    yield from (
+        f"its legend names {label}, which is not left"
+        for label in re.findall(r"\{\{(\w+)", legend)
+        if label not in left
+    )
 
 
 def _variables(variables: list[dict[str, Any]]) -> Iterator[str]:

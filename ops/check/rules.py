@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
+from aikcache.metrics import INSTRUMENTS
 from ops.prometheus.cases import tests, uncovered
 from ops.prometheus.files import PLAIN, files
 from ops.prometheus.rules import ALERTS, RECORDINGS
@@ -23,6 +25,7 @@ def check() -> list[str]:
         *unknown(named, (one.name for one in RECORDINGS)),
         *[f"{name} has no case in which it fires, or none in which it does not" for name in uncovered()],
         *unexplained((ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")),
+        *undocumented((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")),
         *complaints("promtool", "check", "rules", PLAIN),
         *cases(),
     ]
@@ -34,6 +37,14 @@ def cases() -> list[str]:
         path = Path(directory) / "cases.yml"
         path.write_text(tests(PLAIN), encoding="utf-8")
         return complaints("promtool", "test", "rules", path)
+
+
+def undocumented(text: str) -> list[str]:
+    """The metrics of which docs/metrics.md has no line with this kind, labels and meaning, and its other lines."""
+    told = set(re.findall(r"^\| `aikernel\w+` \|.*", text, re.MULTILINE))
+    labels = {one.name: ", ".join(f"`{label}`" for label in one.labels) for one in INSTRUMENTS}
+    emitted = {f"| `aikernel{one.name}` | {one.kind} | {labels[one.name]} | {one.help} |" for one in INSTRUMENTS}
+    return [f"docs/metrics.md: {'wrong' if line in told else 'missing'}: {line}" for line in sorted(told ^ emitted)]
 
 
 def unexplained(runbook: str) -> list[str]:

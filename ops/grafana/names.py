@@ -43,10 +43,18 @@ def rate(selector: str) -> str:
 
 def total(name: str, by: str = "", **labels: str) -> str:
     """The rate of one of the library's counters, added up."""
+    _grouped(name, by)
     grouped = f"sum by ({by}) " if by else "sum"
     return f"{grouped}({rate(cache(name, **labels))})"
 
 
 def quantile(which: float, name: str, by: str = "") -> str:
     """A quantile of one of the library's histograms."""
+    _grouped(name, by)
     return f"histogram_quantile({which}, sum by ({', '.join(filter(None, ['le', by]))}) ({rate(cache(name))}))"
+
+
+def _grouped(name: str, by: str) -> None:
+    labels = _OURS[f"_cache_{name}"].labels
+    if unknown := set(filter(None, by.split(", "))) - set(labels):
+        raise KeyError(f"{name} cannot be added up by {unknown}, it has {labels}")

@@ -33,7 +33,7 @@ def copied(tmp_path: Path) -> Path:
     """What the checks read, in a directory of its own."""
     shutil.copytree(ROOT / "ops", tmp_path / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "docs").mkdir()
-    for file in ("compose.yaml", "docs/runbook.md"):
+    for file in ("compose.yaml", "docs/runbook.md", "docs/metrics.md"):
         shutil.copy(ROOT / file, tmp_path / file)
     return tmp_path
 

@@ -30,6 +30,14 @@ def target(board: Board, title: str = "Operations rate") -> Board:
     return panel(board, title)["targets"][0]  # type: ignore[no-any-return]
 
 
+def defaults(board: Board, title: str) -> Board:
+    return panel(board, title)["fieldConfig"]["defaults"]  # type: ignore[no-any-return]
+
+
+def steps(board: Board) -> list[Board]:
+    return defaults(board, "Hit rate")["thresholds"]["steps"]  # type: ignore[no-any-return]
+
+
 def variable(board: Board, name: str) -> Board:
     return next(one for one in board["templating"]["list"] if one["name"] == name)
 
@@ -52,6 +60,12 @@ BROKEN: dict[str, tuple[Callable[[Board], object], str]] = {
     "no title": (lambda b: panel(b, "Loads").update(title=""), "no title or no description"),
     "no description": (lambda b: panel(b, "Loads").pop("description"), "no title or no description"),
     "no unit": (lambda b: panel(b, "Loads")["fieldConfig"]["defaults"].pop("unit"), "no unit"),
+    "an unknown unit": (lambda b: defaults(b, "Hit rate").update(unit="percentunits"), "knows no unit percentunits"),
+    "an unknown colour": (lambda b: steps(b)[1].update(color="ornage"), "knows no colour ornage"),
+    "other limits of the hit rate": (lambda b: steps(b)[1].update(value=0.5), "do not change at 0.7"),
+    "added up by no label": (in_expr("by (tier)", "by (tiers)"), "no label tiers to add up by"),
+    "a legend of no label": (lambda b: target(b).update(legendFormat="{{teir}}"), "names teir, which is not left"),
+    "a legend of what was added up": (in_expr("by (tier) ", ""), "names tier, which is not left"),
     "no targets": (lambda b: panel(b, "Loads").update(targets=[]), "no targets"),
     "one refId twice": (lambda b: panel(b, "Operations rate")["targets"][1].update(refId="A"), "two with one refId"),
     "a datasource of somebody's": (lambda b: panel(b, "Loads").update(datasource={"uid": "P1"}), "its datasource"),
@@ -84,6 +98,27 @@ def test_a_broken_dashboard_is_caught(board: Board, name: str) -> None:
     assert expected in "\n".join(dashboard.lint(board))
 
 
+PROVISIONING = FILE.parents[1] / "provisioning"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("path:", "pathh:", "knows no pathh of its options"),
+        ("/var/lib/grafana/dashboards", "/var/lib/dashboards", "no dashboards are mounted at the path"),
+        ("folder:", "foldr:", "knows no foldr of its provider"),
+        ("isDefault:", "default:", "knows no default of its datasource"),
+    ],
+)
+def test_a_broken_provisioning_file_is_caught(old: str, new: str, expected: str) -> None:
+    """Grafana would start, and show nothing."""
+    shipped = [path.read_text(encoding="utf-8") for path in sorted(PROVISIONING.glob("*/*.yaml"))]
+    assert dashboard.provisioned(*shipped) == []
+    broken = [text.replace(old, new) for text in shipped]
+    assert broken != shipped
+    assert expected in "\n".join(dashboard.provisioned(*broken))
+
+
 def test_promtool_reads_every_expression(board: Board) -> None:
     """One that Grafana would only show as an error in the panel is found."""
     try:
@@ -104,6 +139,9 @@ def test_an_unknown_metric_or_label_fails_the_build() -> None:
     for name, labels in (("hit_total", {}), ("hits_total", {"kind": "x"})):
         with pytest.raises(KeyError):
             names.cache(name, **labels)
+    for build in (lambda: names.total("hits_total", "tiers"), lambda: names.quantile(0.5, "load_seconds", "op")):
+        with pytest.raises(KeyError, match="cannot be added up by"):
+            build()
     with pytest.raises(KeyError):
         names.redis("masterlink_up")
 
