@@ -139,9 +139,10 @@ def test_an_unknown_metric_or_label_fails_the_build() -> None:
     for name, labels in (("hit_total", {}), ("hits_total", {"kind": "x"})):
         with pytest.raises(KeyError):
             names.cache(name, **labels)
-    for build in (lambda: names.total("hits_total", "tiers"), lambda: names.quantile(0.5, "load_seconds", "op")):
-        with pytest.raises(KeyError, match="cannot be added up by"):
-            build()
+    with pytest.raises(KeyError, match="cannot be added up by"):
+        names.total("hits_total", "tiers")
+    with pytest.raises(KeyError, match="cannot be added up by"):
+        names.quantile(0.5, "load_seconds", "op")
     with pytest.raises(KeyError):
         names.redis("masterlink_up")
 
