@@ -21,18 +21,20 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._engine import reading as _reading
 from aikcache._engine.families import FAMILIES, TIMINGS, Family, Timing
 from aikcache._engine.fleet import Fleet
 from aikcache._engine.reading import Reading
 from aikcache._engine.stats import Health, health_as_dict
-from aikcache._engine.tally import BOUNDS, Histogram, tally_of
+from aikcache._engine.tally import BOUNDS, Histogram, instead_of, tally_of
 from aikcache._settings.config import check_metrics
 from aikcache.errors import ConfigError
 
 PATH, HEALTH_PATH = "/metrics/cache", "/health/cache"
 WITHIN = 0.8
 """Seconds that a scrape waits for Redis."""
+_reporter = RateLimitedReporter()
 Scope = Literal["process", "host", "fleet"]
 
 
@@ -65,6 +67,10 @@ class CacheCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics as they stand."""
+        if others := instead_of(self._prefix):
+            _reporter.report(
+                f"prefix:{self._prefix}", f"no cache has metrics={self._prefix!r}, but {', '.join(others)}"
+            )
         return ReadingCollector(self._prefix, self._reading()).collect()
 
     def _reading(self) -> Reading:

@@ -162,6 +162,18 @@ def test_a_cache_that_is_dropped_without_being_closed_stays_counted(prefix: str)
     assert total(prefix, "hits") == 4
 
 
+def test_a_prefix_that_no_cache_has_is_reported(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At the scrape, once, with those that there are: before any cache is made it may still come."""
+    with Cache(metrics=prefix):
+        for _ in range(2):
+            list(CacheCollector(prefix + "x").collect())
+        list(CacheCollector(prefix).collect())
+    told = [one.getMessage() for one in caplog.records if "no cache has metrics" in one.getMessage()]
+    assert len(told) == 1
+    assert f"{prefix}x" in told[0]
+    assert prefix in told[0].split("but ")[1]
+
+
 def test_a_cache_without_metrics_is_not_counted(prefix: str) -> None:
     """`metrics=None` exports nothing."""
     with Cache(metrics=None) as cache:

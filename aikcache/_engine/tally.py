@@ -239,6 +239,11 @@ class Tally:
             if engine is not None:
                 engine.events.flush()
 
+    @property
+    def used(self) -> bool:
+        """Whether there has been a cache."""
+        return bool(self._engines)
+
     def engines(self) -> list[Engine]:
         """The caches that are open."""
         found = [ref() for ref in list(self._engines.values())]
@@ -298,6 +303,12 @@ _tallies: dict[str, Tally] = {}
 def tallies() -> list[Tally]:
     """All tallies of this process."""
     return list(_tallies.values())
+
+
+def instead_of(prefix: str) -> list[str]:
+    """The prefixes that caches have, if none ever had this one."""
+    used = [name for name, tally in items(_tallies) if tally.used]
+    return [] if prefix in used else used
 
 
 def tally_of(prefix: str) -> Tally:

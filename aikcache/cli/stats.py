@@ -18,7 +18,7 @@ from aikcache.cli.live import interval_option, watch
 from aikcache.cli.output import console, json_option, number, say_json, several, share, size, span, table, word
 from aikcache.cli.target import Target, targeted
 
-WHEN = "Each does so every publish_interval (60 s), after its first load. Is --instance right?"
+WHEN = "Each does so every publish_interval (60 s), after its first load. Are --instance and AIKCACHE_METRICS right?"
 
 
 @click.command

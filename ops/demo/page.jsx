@@ -37,14 +37,25 @@ function withoutEmptyRows(panels) {
   });
 }
 
+// A step without an answer is a gap: Prometheus leaves it out, and a line would be drawn across.
+const step = Math.min(...board.panels.flatMap((panel) => panel.targets ?? []).flatMap((target) => target.series)
+  .flatMap(({ values }) => values.slice(1).map(([time], index) => time - values[index][0])));
+const whole = (values) => values.flatMap(([time, value], index) => {
+  const before = values[index - 1]?.[0] ?? time;
+  const missing = Array.from({ length: Math.max(Math.round((time - before) / step) - 1, 0) }, (_, n) => [before + (n + 1) * step, null]);
+  return [...missing, [time, value]];
+});
+const times = (values) => whole(values).map(([time]) => time * 1000);
+const figures = (values) => whole(values).map(([, value]) => (value !== null && Number.isFinite(Number(value)) ? Number(value) : null));
+
 function frames(panel) {
   const config = { ...panel.fieldConfig.defaults, custom: panel.type === 'timeseries' ? DRAWN : undefined };
   const made = panel.targets.flatMap((target) => target.series.map(({ labels, values }) => toDataFrame({
     refId: target.refId,
     fields: [
-      { name: 'time', type: FieldType.time, values: values.map(([time]) => time * 1000), config: {} },
+      { name: 'time', type: FieldType.time, values: times(values), config: {} },
       { name: named(target.legendFormat, labels), type: FieldType.number, config,
-        values: values.map(([, value]) => (Number.isFinite(Number(value)) ? Number(value) : null)) },
+        values: figures(values) },
     ],
   })));
   for (const frame of made) frame.fields[1].config = { ...config, displayName: frame.fields[1].name };

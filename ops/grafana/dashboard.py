@@ -111,6 +111,8 @@ def _target(panel: Panel, number: int) -> dict[str, Any]:
 
 def _options(panel: Panel) -> dict[str, Any]:
     if panel.kind == "timeseries":
-        return {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}}
+        legend = ("table", "right") if panel.listed else ("list", "bottom")
+        shown = dict(zip(("displayMode", "placement"), legend, strict=True))
+        return {"legend": shown, "tooltip": {"mode": "multi", "sort": "desc"}}
     reduced = {"reduceOptions": {"calcs": ["lastNotNull"]}}
     return {**reduced, "orientation": "horizontal"} if panel.kind == "bargauge" else reduced

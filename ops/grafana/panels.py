@@ -1,4 +1,4 @@
-"""Every panel: its question, and the expressions that answer it. The first ten are those that were asked for.
+"""Every panel: its question, and the expressions that answer it.
 
 Rows go from what users feel to what explains it. A counter is never shown raw, a ratio without traffic is a dash.
 """
@@ -26,6 +26,7 @@ class Panel:
     steps: tuple[tuple[float | None, str], ...] = ((None, "green"),)
     top: float | None = None
     decimals: int | None = None
+    listed: bool = False  # whether its legend is long: a table beside it, which scrolls
     signed: bool = False  # whether it may be less than 0
 
 
@@ -58,7 +59,8 @@ ROWS = (
         Panel("Operations rate", "Calls a second: by the tier that answered, and misses.", "ops",
               ((total("hits_total", "tier"), "{{tier}}"), (_MISSES, "miss"))),
         Panel("Latency by operation", "99 of 100 round trips to Redis made for a cached operation took less. Local "
-              "hits make none.", "s", ((quantile(0.99, "latency_seconds", "operation"), "{{operation}}"),)),
+              "hits make none.", "s", ((quantile(0.99, "latency_seconds", "operation"), "{{operation}}"),),
+              listed=True),
     )),
     Row("What it does", (
         Panel("Top 10 operations", "The cached operations with most calls within the chosen time.", "short",
@@ -91,13 +93,14 @@ ROWS = (
         Panel("Round trips to Redis", "By what was asked, the median and 99 of 100. The same ones as in Latency by "
               "operation.", "s", ((quantile(0.5, "command_seconds", "command"), "{{command}} p50"),
                                   (quantile(0.99, "command_seconds", "command"), "{{command}} p99"))),
-        Panel("Loads", "How long the functions run, 99 of 100.", "s",
-              ((quantile(0.99, "load_seconds", "operation"), "{{operation}}"),)),
+        Panel("Loads", "How long the functions run, the median and 99 of 100.", "s",
+              ((quantile(0.5, "load_seconds", "operation"), "{{operation}} p50"),
+               (quantile(0.99, "load_seconds", "operation"), "{{operation}} p99")), listed=True),
         Panel("Failed round trips", "A second, by what went wrong.", "ops",
               ((total("command_errors_total", "command, error_type"), "{{command}} {{error_type}}"),)),
         Panel("Stale answers and failed loads", "Calls a second that got a value past its time, and loads that failed.",
               "ops", ((total("stale_total", "operation"), "stale {{operation}}"),
-                      (total("loads_total", "operation", result="error"), "failed {{operation}}"))),
+                      (total("loads_total", "operation", result="error"), "failed {{operation}}")), listed=True),
         Panel("Local tier", "Entries held in memory by all processes.", "short",
               ((f"sum({cache('local_entries')})", "entries"),)),
         Panel("Sweeps", "Sweeps of a glob that are under way.", "short",
@@ -113,8 +116,9 @@ ROWS = (
               ((f"min by (instance) ({ours('keyring_next_rotation_seconds')})", "{{instance}}"),), signed=True),
     )),
     Row("Redis", (
-        Panel("Memory", "Used, and the limit. A cache is meant to be full.", "bytes",
-              ((redis("memory_used_bytes"), "{{instance}}"), (f"max({redis('memory_max_bytes')} > 0)", "limit"))),
+        Panel("Memory", "Used, and each server's limit. A cache is meant to be full.", "bytes",
+              ((redis("memory_used_bytes"), "{{instance}}"),
+               (f"{redis('memory_max_bytes')} > 0", "{{instance}} limit")), listed=True),
         Panel("Connected clients", "Connections to each server.", "short",
               ((redis("connected_clients"), "{{instance}}"),)),
         Panel("Commands", "Commands a second that the servers carried out.", "ops",

@@ -97,7 +97,9 @@ def test_top_shows_rates(fleet: Cache, ask: Run) -> None:
 
 def test_where_no_process_publishes_stats_says_so(ask: Run, redis_url: str) -> None:
     """An empty server has no process, and no hit rate: a dash, and null."""
-    assert "No process has published anything" in ask("stats").stdout
+    text = " ".join(ask("stats").stdout.split())
+    assert "No process has published anything" in text
+    assert "Are --instance and AIKCACHE_METRICS right?" in text
     once = ask("top", "--once").stdout
     assert "no process is alive" in once
     assert "–" in once

@@ -119,6 +119,15 @@ def test_a_broken_provisioning_file_is_caught(old: str, new: str, expected: str)
     assert expected in "\n".join(dashboard.provisioned(*broken))
 
 
+def test_each_server_has_its_limit_and_long_legends_a_table(board: Board) -> None:
+    """A fleet of two sizes has two limits; the median is beside the slowest; a list at the bottom was cut off."""
+    assert [one["legendFormat"] for one in panel(board, "Memory")["targets"]] == ["{{instance}}", "{{instance}} limit"]
+    assert "max(" not in panel(board, "Memory")["targets"][1]["expr"]
+    assert [one["legendFormat"][-3:] for one in panel(board, "Loads")["targets"]] == ["p50", "p99"]
+    for title in ("Latency by operation", "Loads", "Stale answers and failed loads"):
+        assert panel(board, title)["options"]["legend"] == {"displayMode": "table", "placement": "right"}
+
+
 def test_promtool_reads_every_expression(board: Board) -> None:
     """One that Grafana would only show as an error in the panel is found."""
     try:
