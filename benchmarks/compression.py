@@ -37,7 +37,7 @@ def run(settings: Settings) -> list[Row]:
                     figure=f"{statistics.median(stored):.0f} bytes (memory: {memory:.2f}×)",
                     rival=f"plain JSON: {statistics.median(plain):.0f} bytes",
                     measured=ratio,
-                    bar=Bar(0.5) if size == JUDGED else None,
+                    bar=Bar(0.3) if size == JUDGED else None,
                 )
             )
         client.close()

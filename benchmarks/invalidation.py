@@ -46,7 +46,7 @@ def run(settings: Settings) -> list[Row | Plot]:
                         figure=str(ours),
                         rival=f"bare SET: {bare} · SCAN + UNLINK: {scan * 1000:.3g} ms",
                         measured=ratios[-1],
-                        bar=Bar(3),
+                        bar=Bar(1.3),
                     )
                 )
             flat = ratios[-1] / ratios[0]  # of round trips: the machine may have become slower meanwhile

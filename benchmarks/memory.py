@@ -27,7 +27,7 @@ def run(settings: Settings) -> list[Row]:
     value = {"name": "value"}
     rows = []
     for what, options, bar in (
-        ("", {}, Bar(400, " bytes")),
+        ("", {}, Bar(210, " bytes") if fast else None),
         (", tagged", {"tags": ("resource:{key}",)}, Bar(320, " bytes") if fast else None),
         (", mutable value", {"type": dict}, None),
     ):

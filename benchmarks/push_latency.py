@@ -98,5 +98,5 @@ def _measure(url: str, way: str, settings: Settings) -> Row:
         figure=f"median {duration(statistics.median(seconds))}, worst {duration(max(seconds))}, {rounds} rounds",
         measured=statistics.quantiles(seconds, n=100)[-1] * 1000,
         unit=" ms",
-        bar=Bar(10, " ms"),
+        bar=Bar(2, " ms"),
     )
