@@ -107,6 +107,11 @@ class Batch:
         engine.reporter.report(
             f"stale:{attempt.region.name}", f"the load of {attempt.key} {why}; a stale value answers."
         )
+        self.use_fallback(i)
+
+    def use_fallback(self, i: int) -> None:
+        """Answer with the stale value."""
+        attempt = self.attempts[i]
         attempt.region.counters.stale += 1
         assert attempt.fallback is not None
         self.values[i] = hand_out(attempt.fallback.value, attempt.fallback.codec, attempt.policy.codec)

@@ -130,6 +130,8 @@ def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> 
     if landed is not None:
         batch.values[i], cached = landed
         batch.land(i, LANDED, cached)
+    elif attempt.fallback is not None and engine.refresher.resting(attempt.key):
+        batch.use_fallback(i)  # another load failed after this call had looked: do not fail once more
 
 
 def join_alone(batch: Batch) -> bool:

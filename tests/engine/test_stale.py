@@ -290,6 +290,25 @@ class TestErrorTtl:
         assert [call.result() for call in calls] == ["a1"] * 8
         assert (source.reads, cache.stats().stale) == (2, 8)
 
+    def test_a_load_that_failed_since_the_call_has_looked_is_not_tried_again(
+        self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It found a stale value and no failure; before it could lead a load, another's began and failed."""
+        f = reading(cache, source, error_ttl=ERROR)
+        f("a")
+        clock.advance(TTL)
+        source.broken = True
+        join = Flights.join
+
+        def late(flights: Flights, mine: Flight) -> Flight:
+            monkeypatch.setattr(Flights, "join", join)
+            assert f("a") == "a1"
+            return join(flights, mine)
+
+        monkeypatch.setattr(Flights, "join", late)
+        assert f("a") == "a1"
+        assert (source.reads, cache.stats().stale) == (2, 2)
+
     def test_who_waits_and_takes_nothing_stale_gets_none(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
