@@ -3,14 +3,15 @@
 A new key passes a short window (a fiftieth of the keys) where hits do not count: they tell of one piece of work that
 asks twice, not of a key that others want. Then it stands in the small queue. What is hit there moves to the main queue;
 the rest leaves and is remembered by its hash, for as many departures as the cache has keys: coming back within that
-time, it goes to the main queue at once. The main queue is a FIFO that gives each key another round per hit, three at
+time, it goes to the main queue at once. The main queue is a FIFO that gives each key another round per hit, five at
 most. So one scan passes through the small queue and disturbs nothing.
 The small queue has a fifth of the keys, and more where that is too few: each key that comes back soon after leaving it
 adds to its share, each that comes back soon after leaving the main queue takes thrice as much away.
 
 Source: Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache eviction", SOSP 2023; there the small
-queue is a tenth for ever, asks for two hits, and has no window. Measured on traces of databases, a web shop, memcached
-and disks: the window adds 0.3 to 1.3 points of hit ratio, and a share that grows up to 9 in caches of 50 to 100 keys.
+queue is a tenth for ever, asks for two hits, gives three rounds, and has no window. Measured on traces of databases, a
+web shop, memcached and disks: the window adds 0.3 to 1.3 points of hit ratio, and a share that grows up to 9 in caches
+of 50 to 100 keys. Five rounds in place of three add 1.5 where LRU was 1.2 ahead, and take 0.8 elsewhere at most.
 
 Not thread-safe, as all of cachetools: writers need a lock. `hits` of a node may be raised without one at any time.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import cachetools
 
 SMALL, MAIN, GONE = 1, 2, 0
-MAX_ROUNDS = 3
+MAX_ROUNDS = 5
 WINDOW = 50  # one key of so many is in the window
 LEAST, MOST = 0.2, 0.8  # of all keys: the small queue's share
 GROW, SHRINK = 0.2, 0.6  # by so many keys, for one that left the small queue, or the main queue, too early
@@ -100,7 +101,7 @@ class S3FIFOCache(cachetools.Cache[Any, Any]):
         count = len(self)
         share = max(self._share, LEAST * count)
         # Hits that arrive meanwhile cannot hold us here.
-        for _ in range(4 * (len(self._window) + len(self._small) + len(self._main)) + 4):
+        for _ in range((MAX_ROUNDS + 1) * (len(self._window) + len(self._small) + len(self._main)) + 4):
             if self._small_len > share or not self._main_len:
                 queue, place = self._small, SMALL
             else:
