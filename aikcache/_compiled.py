@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 
 _CLOCK = "clock_gettime(CLOCK_MONOTONIC)"
-_INTERFACE = 4
+_INTERFACE = 5
 """As `_fast.c` has it: a checkout may have an extension that was built before its source changed."""
 
 

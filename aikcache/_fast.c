@@ -23,7 +23,7 @@
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 4
+#define INTERFACE 5
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16
@@ -438,7 +438,40 @@ static PyObject *alike(PyObject *module, PyObject *args) {
 
 /* The module ***********************************************************/
 
+/* 1: JSON keeps the value exactly; 0: it does not, or more than `depth` containers are in one another; -1: none of `left`
+   items is left. Nothing here runs Python code. */
+static int plain(PyObject *value, int depth, Py_ssize_t *left) {
+    if (PyUnicode_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || value == Py_None)
+        return 1;
+    if (PyFloat_CheckExact(value))
+        return isfinite(PyFloat_AS_DOUBLE(value)) != 0;
+    int found = depth > 0;
+    if (PyList_CheckExact(value)) {
+        for (Py_ssize_t i = 0; found > 0 && i < PyList_GET_SIZE(value); i++)
+            found = --*left < 0 ? -1 : plain(PyList_GET_ITEM(value, i), depth - 1, left);
+        return found;
+    }
+    if (!PyDict_CheckExact(value))
+        return 0;
+    PyObject *key, *item;
+    Py_ssize_t at = 0;
+    while (found > 0 && PyDict_Next(value, &at, &key, &item))
+        found = !PyUnicode_CheckExact(key) ? 0 : --*left < 0 ? -1 : plain(item, depth - 1, left);
+    return found;
+}
+
+/* As `_codec/plain.is_plain_in_python`: a value, how deep it may be, and how many items it may have. */
+static PyObject *is_plain(PyObject *module, PyObject *args) {
+    PyObject *value;
+    int depth;
+    Py_ssize_t left;
+    if (!PyArg_ParseTuple(args, "Oin:is_plain", &value, &depth, &left))
+        return NULL;
+    return PyLong_FromLong(plain(value, depth, &left));
+}
+
 static PyMethodDef module_functions[] = {
+    {"is_plain", is_plain, METH_VARARGS, "Whether JSON keeps a value exactly: 1; 0: not; -1: it has too many items."},
     {"alike", alike, METH_VARARGS, "The payloads of frames that begin as the first; None for the others."},
     {NULL},
 };

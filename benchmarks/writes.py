@@ -1,8 +1,8 @@
 """`set_many` of 500 values against 500 bare SETs, and a load against a bare GET and SET.
 
 Values as in `remote_hit`, under new keys for each load; `local_ttl=0`. `set_many` proves that each value comes back
-equal, ends what was under its key in every process, and is a few round trips; bare SETs are one each. A load is a GET,
-a lease, and a store that the lease allows: three round trips against two.
+equal, ends what was under its key in every process, and is a few round trips; bare SETs are one each. A load is a
+lease, asked for without a GET by an operation that mostly loads, and a store that the lease allows.
 """
 
 from __future__ import annotations

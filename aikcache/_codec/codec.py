@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aikcache._codec.class_table import Table
 from aikcache._codec.conforming import Check, check_of
 from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containers, too_many_in_msgpack
 from aikcache._codec.equality import exactly_equal, immutable
+from aikcache._codec.plain import ATOMS, MAX_ITEMS, PLAIN, is_plain
 from aikcache._codec.registry import by_type, register_type
 from aikcache._codec.tagged_reader import read
 from aikcache._codec.tagged_writer import cannot_store, write
@@ -43,12 +42,6 @@ TYPED: Final = 1
 TAGGED: Final = 2
 
 _NAMES: Final = {JSON: "JSON", TYPED: "typed", TAGGED: "tagged"}
-_ATOMS: Final = frozenset({str, int, float, bool, type(None)})
-_PLAIN: Final[frozenset[Any]] = _ATOMS | {list, dict}
-_STR: Final = frozenset({str})
-_JSON_DEPTH: Final = 254  # orjson's own limit
-# More than fit 16 MiB of JSON. It stops structures that share their parts, and are exponentially large as a tree.
-_MAX_ITEMS: Final = 1 << 23
 _NO_ANNOTATION: Final = (None, Any, object, inspect.Parameter.empty)
 _EMPTY_TABLE: Final = Table(None)
 
@@ -89,7 +82,7 @@ class Codec:
         )
         # A value that does not fit the annotation is neither stored nor read. `_plain`: JSON types that need no check.
         self._check: Check | bool | None = None if nothing else True
-        self._plain = _PLAIN if nothing else frozenset[type]()
+        self._plain = PLAIN if nothing else frozenset[type]()
         self._anything = by_hand and nothing
         self._schema: bytes | None = BY_HAND if self._anything else None
 
@@ -106,15 +99,15 @@ class Codec:
         """The record classes and Enums that the annotation reaches."""
         return self._get_table().record_types
 
-    def encode(self, value: object) -> Encoded:
-        """The bytes of a value, and the value to return in its place.
+    def encode(self, value: object, *, unread: bool = False) -> Encoded:
+        """The bytes of a value, and the value to return in its place. `unread`: nobody will get that one.
 
         Raises:
             EncodeError: some part would not come back equal (`path` and message say where and what to do), or the
                 value does not fit the annotation.
         """
         try:
-            encoded = self._encode(value)
+            encoded = self._encode(value, unread)
             if encoded.codec != TYPED and too_many_containers(encoded.payload):
                 raise cannot_store(f"a structure of more than {MAX_CONTAINERS} containers", "result", "Return less.")
             if encoded.codec != TYPED and not self._conforms(value, encoded.codec == JSON):
@@ -131,15 +124,17 @@ class Codec:
             what = f"{type(value).__qualname__} (encoding raised {type(error).__name__})"
             raise cannot_store(what, "result") from error
 
-    def _encode(self, value: object) -> Encoded:
-        if _is_plain(value):
+    def _encode(self, value: object, unread: bool) -> Encoded:
+        if plain := is_plain(value):
+            if plain < 0:
+                raise cannot_store(f"a structure of more than {MAX_ITEMS} items", "result", "Return less.")
             try:
                 payload = bytes(memoryview(self._dumps(value)))  # orjson's bytes keep its buffer, 4 KiB at least
             except TypeError:  # a long int, a lone surrogate, or too deep: try the tagged form
                 pass
             else:
-                shared = type(value) in _ATOMS
-                return Encoded(JSON, payload, value if shared else self._loads(payload), shared)
+                shared = type(value) in ATOMS
+                return Encoded(JSON, payload, value if shared or unread else self._loads(payload), shared)
         return self._encode_typed(value) or self._encode_tagged(value)
 
     def decode(self, codec: int, payload: bytes, schema: bytes | None = None, *, checked: bool = False) -> object:
@@ -226,7 +221,7 @@ class Codec:
         check = self._check
         if isinstance(check, bool):
             check = check_of(self.annotation, self._get_table())
-            self._plain = _PLAIN if check is None else check.plain
+            self._plain = PLAIN if check is None else check.plain
             self._check = check
         return check is None or check.test(values, json)
 
@@ -307,41 +302,3 @@ def _make_pair(annotation: Any) -> tuple[msgspec.msgpack.Encoder, msgspec.msgpac
     except Exception as error:
         let_out(error)
         return False
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether orjson keeps the value exactly, or refuses it. Checked level by level, each in a few calls at C speed.
-
-    orjson silently turns tuples into lists, UUIDs and Enums into their values and nan into null, so every type is
-    checked first. It refuses too long ints, lone surrogates and too deep nesting itself.
-    """
-    kind = type(value)
-    if kind in _ATOMS:
-        return kind is not float or isfinite(value)
-    lists, dicts = ([value], []) if kind is list else ([], [value])
-    if kind is not list and kind is not dict:
-        return False
-    left = _MAX_ITEMS
-    for _ in range(_JSON_DEPTH + 1):
-        if dicts and not set(map(type, chain.from_iterable(dicts))) <= _STR:
-            return False
-        items = list(chain.from_iterable(lists))
-        for mapping in dicts:
-            items += mapping.values()
-        kinds = set(map(type, items))
-        if not kinds <= _PLAIN or (float in kinds and not _all_finite(items)):
-            return False
-        if list not in kinds and dict not in kinds:
-            return True
-        left -= len(items)
-        if left < 0:
-            raise cannot_store(f"a structure of more than {_MAX_ITEMS} items", "result", "Return less.")
-        lists = [item for item in items if type(item) is list] if list in kinds else []
-        dicts = [item for item in items if type(item) is dict] if dict in kinds else []
-    return False
-
-
-def _all_finite(items: list[Any]) -> bool:
-    floats = [item for item in items if type(item) is float]
-    # If their sum is not finite, one of them is not, or the sum overflowed: then each is checked.
-    return isfinite(sum(floats)) or all(map(isfinite, floats))

@@ -83,6 +83,7 @@ class Batch:
             return False
         self.values[i], cached = found
         attempt.region.counters.remote_hits += hit
+        attempt.region.absent = 0
         self.land(i, LANDED, cached)
         return True
 

@@ -28,7 +28,7 @@ from aikcache._engine.single_flight import Flights, hold
 from aikcache._keys.patterns import tag_group
 from aikcache._local.entry import EncodedValue
 from aikcache._local.region import Region
-from aikcache._remote.replies import Read
+from aikcache._remote.replies import NO_VALUE, Read
 from aikcache._remote.stamps import digest
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 
@@ -87,6 +87,11 @@ class Answer(NamedTuple):
 
 NOTHING = FastPathMiss()
 """Nothing was asked, or nothing learnt."""
+USUALLY_ABSENT = 4
+"""Reads on end that found nothing, after which an operation's next call asks for the lease at once. That brings a value
+too, if there is one after all, and saves a load one of its three round trips."""
+ABSENT = FastPathMiss(Read(None, NO_VALUE, []))
+"""There is no value in Redis, or probably none."""
 UNSEEN = FastPathMiss(looked=False)
 """Nothing was asked, and the local tier may have something."""
 
@@ -135,6 +140,8 @@ class FastPath:
                 if base is None:
                     return NOTHING
                 started = self._clock()
+            if region.absent >= USUALLY_ABSENT:
+                return ABSENT
             if timed:
                 began = min(asked, stamps.trusted_until - self._max_staleness)
             name = key.encode()
@@ -155,7 +162,10 @@ class FastPath:
                 self._events.report_reads(region.name, reads)
         data, pttl = answer
         if data is None:
-            return FastPathMiss(Read(None, pttl, []))
+            region.absent += 1
+            return ABSENT
+        if region.absent:
+            region.absent = 0
         region.counters.bytes_read += len(data)
         frame = self._judge(key, name, region, data, base, timed)
         if frame is None or frame.schema != policy.codec.schema:

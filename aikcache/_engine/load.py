@@ -71,9 +71,9 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     try:
         if remote is not None and attempts:
             try:
-                remote.read(attempts)
+                remote.read(attempts, values=False)
                 remote.ensure(*attempts)
-                remote.ask_leases(attempts, insist=True)
+                remote.take_leases(attempts)
             except RemoteError as error:
                 engine.filler.failed(attempts[0], error)
         yield from load(batch, places)
@@ -199,14 +199,18 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
         yield from _wait(batch, remote, busy, deadline)
 
 
-def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int]) -> list[int]:
+def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int], *, again: bool = True) -> list[int]:
     """Ask for all leases at once. Returns the places that other processes are loading."""
-    answers = remote.ask_leases([batch.attempts[i] for i in places])
-    busy = []
-    for i, answer in zip(places, answers, strict=True):
-        if answer is not None and not (isinstance(answer, Read) and batch.accept(i, answer)):
+    busy, useless = [], []
+    for i, answer in zip(places, remote.ask_leases([batch.attempts[i] for i in places]), strict=True):
+        if isinstance(answer, Read):
+            if not batch.accept(i, answer):
+                useless.append(i)  # as it has been seen now, it does not stand in the way again
+        elif answer is not None:
             busy.append(i)
-    return busy
+    if useless and again:
+        return busy + _lease(batch, remote, useless, again=False)
+    return busy + useless
 
 
 def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float) -> Steps[None]:

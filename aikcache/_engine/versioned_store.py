@@ -76,10 +76,11 @@ class VersionedStore:
 
     # Reading
 
-    def read(self, attempts: Sequence[Attempt]) -> list[Read]:
+    def read(self, attempts: Sequence[Attempt], *, values: bool = True) -> list[Read]:
         """The values under these keys, with all stamps that are needed and not cached: one round trip.
 
-        The attempts are all of one function, or of none.
+        The attempts are all of one function, or of none. `values`: False for values that will be replaced: only their
+        stamps are read, with no round trip where all are cached.
         """
         reads = self._fast_reads(attempts)
         self.remote.connections.rest()  # first: nothing below costs a call anything while the breaker is open
@@ -92,8 +93,8 @@ class VersionedStore:
         unknown = [group for group, stamp in by_group.items() if stamp is None]
         if strong and len(reads) == 1 and len(reads[0].stamps) == len(groups):  # it was read with its stamps
             by_group.update(zip(groups, reads[0].stamps, strict=True))
-        elif strong or len(reads) < len(attempts):
-            reads, stamps = self._ask(attempts, unknown)
+        elif (strong or len(reads) < len(attempts)) if values else unknown:
+            reads, stamps = self._ask(attempts, unknown, values=values)
             if not strong:
                 self.stamps.remember(unknown, stamps, epoch)
             by_group.update(zip(unknown, stamps, strict=True))
@@ -118,13 +119,21 @@ class VersionedStore:
                 raise first
         return [first for first in firsts if isinstance(first, Read)]
 
-    def _ask(self, attempts: Sequence[Attempt], groups: Sequence[str]) -> tuple[list[Read], list[bytes | None]]:
+    def _ask(
+        self, attempts: Sequence[Attempt], groups: Sequence[str], *, values: bool
+    ) -> tuple[list[Read], list[bytes | None]]:
         keys, probing = [attempt.key for attempt in attempts], not self.trust.covers()
-        try:
+
+        def ask() -> tuple[list[Read], list[bytes | None]]:
+            if not values:
+                return [], self.remote.read_stamps(groups, probing=probing)
             return self.remote.read(keys, groups, probing=probing)
+
+        try:
+            return ask()
         except TooLargeError as error:
             self._remove_huge(attempts, groups, error)
-            return self.remote.read(keys, groups, probing=probing)
+            return ask()
 
     def _standing(self) -> Standing:
         stamps = self.stamps
@@ -230,25 +239,12 @@ class VersionedStore:
         few = group in (EVERYTHING, ANY_TAG) or (call.relink and not group.startswith("#"))
         return Life(life_ms, max(2 * life_ms, DAY_MS) if few else 2 * life_ms)
 
-    def ask_leases(
-        self, attempts: Sequence[Attempt], *, insist: bool = False, unlink: bool = False
-    ) -> list[Read | Busy | None]:
-        """Ask for leases, in one round trip: for each `None` if it was granted (its token is then noted), or why not.
-
-        `insist`: take them from other holders. `unlink`: remove the current values.
-        """
-        keys = [attempt.key for attempt in attempts]
-        self.leases.reclaim(keys)
-        requested_at = self.clock()
-        tokens = [os.urandom(16) for _ in attempts]
-        wanted = [
-            (attempt.key, token, attempt.digest(), b"" if insist else attempt.seen)
-            for attempt, token in zip(attempts, tokens, strict=True)
-        ]
-        for attempt, token in zip(attempts, tokens, strict=True):
-            attempt.token, attempt.requested_at = token, requested_at
+    def ask_leases(self, attempts: Sequence[Attempt]) -> list[Read | Busy | None]:
+        """Ask for leases, in one round trip: for each `None` if it was granted (with `token` set), or why not."""
+        self._set_tokens(attempts)
+        wanted = [(attempt.key, attempt.token or b"", attempt.digest(), attempt.seen) for attempt in attempts]
         try:
-            answers = self.remote.acquire(wanted, self.lease_ms, insist=insist, unlink=unlink)
+            answers = self.remote.acquire(wanted, self.lease_ms)
         except BaseException:
             self.give_up_leases(attempts)
             raise
@@ -256,6 +252,22 @@ class VersionedStore:
             if answer is not None:
                 attempt.token = None
         return answers
+
+    def take_leases(self, attempts: Sequence[Attempt], *, unlink: bool = False) -> None:
+        """Take leases from whoever holds them, in one round trip. `unlink`: remove the current values."""
+        self._set_tokens(attempts)
+        wanted = [(attempt.key, attempt.token or b"", attempt.digest()) for attempt in attempts]
+        try:
+            self.remote.take(wanted, self.lease_ms, unlink=unlink)
+        except BaseException:
+            self.give_up_leases(attempts)
+            raise
+
+    def _set_tokens(self, attempts: Sequence[Attempt]) -> None:
+        self.leases.reclaim([attempt.key for attempt in attempts])
+        requested_at, chance = self.clock(), os.urandom(16 * len(attempts))
+        for i, attempt in enumerate(attempts):
+            attempt.token, attempt.requested_at = chance[16 * i : 16 * i + 16], requested_at
 
     def give_up_leases(self, attempts: Sequence[Attempt]) -> None:
         """The caller was interrupted: leases that may have been granted, and were not used, are released soon."""

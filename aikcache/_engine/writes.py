@@ -116,7 +116,7 @@ def put_many(engine: Engine, values: Iterable[tuple[Call, object]], invalidate: 
 
 
 def _encoded(engine: Engine, call: Call, value: object) -> Put:
-    form = call.policy.codec.encode(value)
+    form = call.policy.codec.encode(value, unread=engine.remote_tier is not None)
     encoded = EncodedValue(form.codec, form.payload, call.policy.codec.schema)
     attempt = Attempt(call, engine.clock())
     return Put(attempt, form.value, encoded, form.shared, call.seconds(value), call.tags_of(value))
@@ -150,11 +150,11 @@ def _put_remotely(
     attempts = [put.attempt for put in batch]
     ttls_ms = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
     try:
-        remote.read(attempts)
+        remote.read(attempts, values=False)
         remote.ensure(*attempts)
         remote.complete([(put.attempt, put.tags, ttl_ms) for put, ttl_ms in zip(batch, ttls_ms, strict=True)])
         frames = [remote.pack(put.attempt, put.encoded, put.seconds, 0.0, put.tags) for put in batch]
-        remote.ask_leases(attempts, insist=True, unlink=True)
+        remote.take_leases(attempts, unlink=True)
         tokens = [attempt.token or b"" for attempt in attempts]
         keys = [attempt.key for attempt in attempts]
         stored = remote.remote.put(list(zip(keys, tokens, frames, ttls_ms, strict=True)))

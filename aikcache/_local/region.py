@@ -59,6 +59,7 @@ class Region:
     __slots__ = (
         "_readers",
         "_trusted_until",
+        "absent",
         "cleared",
         "counters",
         "diverted",
@@ -84,6 +85,7 @@ class Region:
         self.diverted = False  # no wrapper answers by itself: the fate of an entry depends on who asks
         self._readers: list[weakref.ref[Any]] = []  # wrappers, which hold their cache: not to be held here
         self.hits = 0  # but for those that the entries in its tables count
+        self.absent = 0  # reads on end that found no value in Redis
         self.tagged = False  # whether any entry ever had a tag
         self.counters = Counters()
 

@@ -23,20 +23,18 @@ TAIL = 16
 """Bytes at the end of a frame that identify it: its checksum or its authentication tag."""
 
 ACQUIRE = Script("""
--- KEYS: value, lease. ARGV: token, digest, lease ms, tail of the value already seen as stale, '1' to insist, the
--- bytes that no value of ours has.
--- Gives {value, pttl} when another value has arrived, the lease's pttl when somebody holds it, 'OK' when it is ours.
-if ARGV[5] ~= '1' then
-  local value = redis.pcall('GET', KEYS[1])  -- what is no string, or too long, is not ours, and is overwritten
-  if type(value) == 'string' and #value < tonumber(ARGV[6]) and string.sub(value, -16) ~= ARGV[4] then
-    return {value, redis.call('PTTL', KEYS[1])}
-  end
-  local lease = redis.pcall('GET', KEYS[2])
-  -- a lease under other stamps is a doomed load's; one without end, or with a far one, is nobody's: they are taken over
-  if type(lease) == 'string' and string.sub(lease, 1, 16) ~= ARGV[1] and string.sub(lease, 17) == ARGV[2] then
-    local left = redis.call('PTTL', KEYS[2])
-    if left >= 0 and left <= math.max(tonumber(ARGV[3]) * 100, 600000) then return left end
-  end
+-- KEYS: value, lease. ARGV: token, digest, lease ms, tail of the value already seen as stale, the bytes that no value
+-- of ours has. Gives {value, pttl} when there is another value, the lease's pttl when somebody holds it, 'OK' when it
+-- is ours.
+local value = redis.pcall('GET', KEYS[1])  -- what is no string, or too long, is not ours, and is overwritten
+if type(value) == 'string' and #value < tonumber(ARGV[5]) and string.sub(value, -16) ~= ARGV[4] then
+  return {value, redis.call('PTTL', KEYS[1])}
+end
+local lease = redis.pcall('GET', KEYS[2])
+-- a lease under other stamps is a doomed load's; one without end, or with a far one, is nobody's: they are taken over
+if type(lease) == 'string' and string.sub(lease, 1, 16) ~= ARGV[1] and string.sub(lease, 17) == ARGV[2] then
+  local left = redis.call('PTTL', KEYS[2])
+  if left >= 0 and left <= math.max(tonumber(ARGV[3]) * 100, 600000) then return left end
 end
 return redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'PX', ARGV[3])
 """)

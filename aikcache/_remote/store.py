@@ -189,30 +189,28 @@ class RedisStore:
     # Leases
 
     @round_trip("lease")
-    def acquire(
-        self,
-        wanted: Sequence[tuple[str, bytes, bytes, bytes]],
-        lease_ms: int,
-        *,
-        insist: bool = False,
-        unlink: bool = False,
-    ) -> list[Read | Busy | None]:
-        """For each (key, token, digest, seen): the right to load (`None`), a value that has arrived, or `Busy`.
-
-        `insist`: take the lease from another holder. `unlink`: remove the current value.
-        """
+    def acquire(self, wanted: Sequence[tuple[str, bytes, bytes, bytes]], lease_ms: int) -> list[Read | Busy | None]:
+        """For each (key, token, digest, seen): the right to load (`None`), a value that has arrived, or `Busy`."""
         calls: list[Command] = []
+        longest = self.connections.config.max_value_bytes + MAX_EXTRA
         for key, token, digest, seen in wanted:
             keys, tail = (key, self.keyspace.lease(key)), seen[-scripts.TAIL :]
-            how = "1" if insist else "0", self.connections.config.max_value_bytes + MAX_EXTRA
-            calls.append(call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, *how))
-        if unlink:
-            calls.append(("UNLINK", *(key for key, *_ in wanted)))
-        replies = self._ask(calls)
+            calls.append(call(scripts.ACQUIRE, keys, token, digest, lease_ms, tail, longest))
         try:
-            return [granted(reply) for reply in replies[: len(wanted)]]
+            return list(map(granted, self._ask(calls)))
         except TypeError:
             raise self._unexpected() from None
+
+    @round_trip("lease")
+    def take(self, wanted: Sequence[tuple[str, bytes, bytes]], lease_ms: int, *, unlink: bool) -> None:
+        """For each (key, token, digest): the right to load, whoever had it. `unlink`: remove the current values."""
+        life = str(lease_ms)
+        calls: list[Command] = [
+            ("SET", self.keyspace.lease(key), token + digest, "PX", life) for key, token, digest in wanted
+        ]
+        if unlink:
+            calls.append(("UNLINK", *(key for key, *_ in wanted)))
+        self._ask(calls)
 
     @round_trip("store")
     def store(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:

@@ -633,18 +633,9 @@ def test_pending_or_not_the_stamp_of_any_tag_is_written_first(open_cache: OpenCa
 # Cache.set
 
 
-def without_lease(patch: pytest.MonkeyPatch, cache: Cache) -> None:
+def without_lease(patch: pytest.MonkeyPatch) -> None:
     """Let `set` store its value under any lease, and take none."""
-    remote = cache.engine.remote
-    assert remote is not None
-    acquire = remote.acquire
-    patch.setattr(
-        RedisStore,
-        "acquire",
-        lambda self, wanted, lease_ms, insist=False, unlink=False: (
-            [None] * len(wanted) if unlink else acquire(wanted, lease_ms, insist=insist)
-        ),
-    )
+    patch.setattr(RedisStore, "take", lambda self, wanted, lease_ms, *, unlink: None)
 
     def put(self: RedisStore, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         sets: list[Command] = [("SET", key, frame, "PX", str(redis_ttl_ms)) for key, _, frame, redis_ttl_ms in items]
@@ -662,7 +653,7 @@ def test_a_value_put_by_hand_does_not_survive_its_invalidation(
     here, there = pair(open_cache)
     get = source.bind(here)
     if rule == "taken out":
-        without_lease(monkeypatch, there)
+        without_lease(monkeypatch)
     held = Pause(monkeypatch, there.engine.remote, "put")
     setting = Background(lambda: there.set("thing:get:box", OLD, tags=("things",)))
     held.wait()
@@ -681,7 +672,7 @@ def test_a_value_put_by_hand_invalidates_the_running_load(
     here, there = pair(open_cache)
     get = source.bind(here)
     if rule == "taken out":
-        without_lease(monkeypatch, there)
+        without_lease(monkeypatch)
     begun, go = threading.Event(), threading.Event()
 
     def stop() -> None:

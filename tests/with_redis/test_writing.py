@@ -22,7 +22,9 @@ VALUES: dict[str, Any] = {f"p:f:n{i}": [i, "x" * i] for i in range(50)}
 
 @pytest.mark.parametrize("local_ttl", [0, 60])
 def test_many_values_are_put_in_a_constant_few_round_trips(proxy: Proxy, instance: str, local_ttl: float) -> None:
-    """Fifty keys take as many round trips as one, four at most, and replace the old values in every process."""
+    """Fifty keys take as many round trips as one, four at most and two where all stamps are known, and replace the old
+    values in every process.
+    """
     with (
         closing(Cache(proxy.url, instance=instance, local_ttl=local_ttl, **PATIENT)) as cache,
         closing(Cache(proxy.url, instance=instance, **PATIENT)) as other,
@@ -35,7 +37,7 @@ def test_many_values_are_put_in_a_constant_few_round_trips(proxy: Proxy, instanc
             before = proxy.round_trips
             cache.set_many(values, ttl=60, tags=("t",))
             taken.append(proxy.round_trips - before)
-        assert max(taken) <= 4
+        assert (max(taken) <= 4, taken[-1]) == (True, 2)
         assert cache.get_many(VALUES) == other.get_many(VALUES) == VALUES
         cache.invalidate_tags("t")
         assert cache.get_many(VALUES) == {}
