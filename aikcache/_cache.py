@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from aikcache._codec.codec import Codec
 from aikcache._coherence.sweep import Sweep
@@ -90,7 +90,7 @@ class Cache(Decorators):
         weakref.finalize(self, self.engine.close)  # also when the interpreter ends
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Cache:
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
         """A cache with the settings of the environment (`AIKCACHE_URL`, `AIKCACHE_INSTANCE`, …). Arguments win."""
         variables, given = _environment.read_env(environ), _config.take(settings)
         del environ
@@ -251,7 +251,10 @@ class Cache(Decorators):
         if blocks:
             blocks[-1].add(what)
         elif what:
-            invalidation.invalidate(self.engine, what)
+            self._invalidate(what)
+
+    def _invalidate(self, what: Invalidation) -> None:
+        invalidation.invalidate(self.engine, what)
 
     def deferred(self) -> Deferred:
         """A block whose invalidations wait for its end, so that they follow a transaction's commit.
@@ -265,9 +268,7 @@ class Cache(Decorators):
         raises still invalidates. `set` and `store` write at once. An inner block hands its invalidations to the outer.
         `invalidate(..., background=True)` waits like any other, and returns None.
         """
-        return Deferred(
-            self.engine.local, self.space.namespace_prefix, lambda what: invalidation.invalidate(self.engine, what)
-        )
+        return Deferred(self.engine.local, self.space.namespace_prefix, self._invalidate)
 
     def refreshing(self) -> Refreshing:
         """A block in which calls run their functions, and the results replace the cached values: each key once, in

@@ -9,19 +9,52 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Unpack
 
 from aikcache._cache import Cache
+from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
 from aikcache._engine import invalidation
+from aikcache._engine.deferred import Deferred
+from aikcache._engine.refreshing import Refreshing
 from aikcache._engine.tally import tally_of
-from aikcache._keys.patterns import Invalidation
+from aikcache._keys.patterns import Invalidation, joined
 from aikcache._local.region import Region, of_type
 from aikcache._settings import config
 from aikcache._settings.settings import Settings
 from aikcache.errors import ConfigError
+
+
+class DefaultCache(Cache):
+    """The default cache. Once `configure` has put another in its place, what is invalidated through it is invalidated
+    there: an application may have kept it, and calls and blocks may be under way.
+    """
+
+    of: Default | None = None
+
+    def _successor(self) -> Cache | None:
+        now = self.of._made if self.of is not None and self.engine.closed else None
+        return None if now is self else now
+
+    def _invalidate(self, what: Invalidation) -> None:
+        if self._successor() is None:
+            super()._invalidate(what)
+        if (now := self._successor()) is not None:  # perhaps since a moment, so that Redis could not be told
+            mine, its = self.space.namespace_prefix, now.space.namespace_prefix
+            now.end(replace(what, keys=tuple(its + key.removeprefix(mine) for key in what.keys)))
+
+    def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> Sweep | None:
+        invalidate = super().invalidate if (now := self._successor()) is None else now.invalidate
+        return invalidate(*patterns, background=background, **fields)
+
+    def deferred(self) -> Deferred:
+        return super().deferred() if (now := self._successor()) is None else now.deferred()
+
+    def refreshing(self) -> Refreshing:
+        return super().refreshing() if (now := self._successor()) is None else now.refreshing()
 
 
 class Default(Decorators):
@@ -30,8 +63,8 @@ class Default(Decorators):
     def __init__(self) -> None:
         # Protects `_made` while it is replaced. Re-entrant: a finaliser that calls a cached function may run inside.
         self._lock = threading.RLock()
-        self._made: Cache | None = None
-        self._stand_in: Cache | None = None  # while there is no cache to be had
+        self._made: DefaultCache | None = None
+        self._stand_in: DefaultCache | None = None  # while there is no cache to be had
         self._regions: dict[str, list[Region]] = {}
         self._registry = Registry()
 
@@ -46,7 +79,7 @@ class Default(Decorators):
             with self._lock:
                 if self._stand_in is None:
                     log.error("No default cache: functions run uncached, and nothing is invalidated: %s", error)
-                    self._stand_in = self._ours(Cache(enabled=False))
+                    self._stand_in = self._ours(DefaultCache(enabled=False))
                 return self._made or self._stand_in
 
     def cache(self) -> Cache:
@@ -54,7 +87,7 @@ class Default(Decorators):
         made = self._made
         if made is not None:
             return made
-        new = Cache.from_env()
+        new = DefaultCache.from_env()
         with self._lock:
             if self._made is None:
                 self._replace(new)
@@ -72,15 +105,15 @@ class Default(Decorators):
             found.append(region := Region(name, expects))
         return region
 
-    def _ours(self, made: Cache) -> Cache:
+    def _ours(self, made: DefaultCache) -> DefaultCache:
         """What is decorated on the module is known to the default cache, and the other way round."""
-        made._registry = self._registry
+        made._registry, made.of = self._registry, self
         return made
 
     def configure(self, url: str | None = None, **settings: Unpack[Settings]) -> Cache:
         given = config.take(settings, url=url)
         del url
-        made = Cache(**given)
+        made = DefaultCache(**given)
         self._replace(made)
         return made
 
@@ -102,8 +135,10 @@ class Default(Decorators):
                 if last is not None:
                     last.close()
 
-    def _replace(self, made: Cache) -> None:
-        """Functions that were bound to what there was find it closed, and look again."""
+    def _replace(self, made: DefaultCache) -> None:
+        """Functions that were bound to what there was find it closed, and look again. What it has not sent, the new
+        one sends.
+        """
         with self._lock:
             old = self._made, self._stand_in
             self._made, self._stand_in = self._ours(made), None
@@ -112,6 +147,10 @@ class Default(Decorators):
         for cache in old:
             if cache is not None:
                 cache.close()
+                left, recovery = cache.engine.recovery, made.engine.recovery
+                same = cache.space.namespace_prefix == made.space.namespace_prefix
+                if left is not None and recovery is not None and same:
+                    recovery.add(joined(list(left.pending)))
 
 
 default = Default()
@@ -130,7 +169,8 @@ def default_cache() -> Cache:
 
 
 def configure(url: str | None = None, **settings: Unpack[Settings]) -> Cache:
-    """Make a cache with these settings, make it the default cache, and return it. The former one is closed.
+    """Make a cache with these settings, make it the default cache, and return it. The former one is closed; what is
+    invalidated through it from then on is invalidated in the new one.
 
     The environment is not read. Nothing connects before the first call that needs Redis.
 

@@ -226,6 +226,70 @@ def test_closing_is_idempotent_and_functions_go_on(default: Default) -> None:
     assert runs == [1, 1, 1]
 
 
+WAYS: dict[str, Callable[[Cache], object]] = {
+    "pattern": lambda cache: cache.invalidate("p"),
+    "field": lambda cache: cache.invalidate("p:f:{x}", x=1),
+    "key": lambda cache: cache.invalidate_key(cache.key("p", "f", 1)),
+    "tag": lambda cache: cache.invalidate_tags("t"),
+    "everything": lambda cache: cache.clear(),
+    "sweep": lambda cache: cache.invalidate("p:*:1", background=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cache_that_was_replaced_invalidates_in_the_one_in_its_place(default: Default, way: str) -> None:
+    """An application that keeps what `configure` returned does not leave old values, whoever configures again."""
+    f, runs = counting(default)
+    old = aikcache.configure(instance="one")
+    aikcache.configure(instance="two")
+    f(1)
+    WAYS[way](old)
+    assert f(1) == 1
+    assert runs == [1, 1]
+
+
+def test_blocks_of_a_cache_that_was_replaced_count_for_the_one_in_its_place(default: Default) -> None:
+    """Also one that was open when `configure` was called."""
+    f, runs = counting(default)
+    old = aikcache.configure(instance="one")
+    f(1)
+    with old.deferred():
+        f.invalidate(1)
+        aikcache.configure(instance="two")
+        f(1)
+    f(1)
+    assert runs == [1, 1, 1]
+    with old.deferred():
+        f.invalidate(1)
+        assert f(1) == 1  # the invalidation waits, so this is not kept
+    assert f(1) == 1
+    with old.refreshing():
+        f(1)
+    assert runs == [1, 1, 1, 1, 1, 1]
+
+
+def test_a_function_called_while_its_cache_is_replaced_is_the_new_ones(
+    default: Default, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it keeps in the new cache while the old one closes stays, and its wrapper answers hits by itself."""
+    f, runs = counting(default)
+    old = aikcache.configure(instance="one")
+    f(1)
+    close = old.engine.background.close
+    monkeypatch.setattr(old.engine.background, "close", lambda: (f(2), close()))
+    new = aikcache.configure(instance="two")
+    assert f(2) == f(2) == 2
+    assert runs == [1, 2]
+    assert old.stats().misses == 1
+    assert (new.stats().hits, new.stats().misses) == (2, 1)
+    old.clear()
+    old.engine.trust_until(0.0)  # as its channel may do, until that has ended
+    assert f(2) == f(2) == 2
+    assert runs == [1, 2, 2]  # `clear` on the old one: see above
+    (entry,) = f._aikcache_call.region.table.values()
+    assert (entry.hits, f(2), entry.hits) == (1, 2, 2)
+
+
 def test_a_cache_is_a_context_manager() -> None:
     """Leaving the block closes the cache."""
     with Cache() as cache:

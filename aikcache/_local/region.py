@@ -71,6 +71,7 @@ class Region:
         "name",
         "table",
         "tagged",
+        "tier",
     )  # fmt: skip
 
     def __init__(self, name: str, expects: object = ANYTHING) -> None:
@@ -87,6 +88,7 @@ class Region:
         self.hits = 0  # but for those that the entries in its tables count
         self.absent = 0  # reads on end that found no value in Redis
         self.tagged = False  # whether any entry ever had a tag
+        self.tier: Any = None  # that holds it
         self.counters = Counters()
 
     def local_hits(self) -> int:
@@ -96,6 +98,12 @@ class Region:
         """Add up the hits of entries that were invalidated, and let go of them."""
         ended, self.ended = self.ended, []
         self.hits += sum(entry.hits for table in ended for entry in table.values())
+
+    def left(self) -> Region:
+        """What a tier that is closed keeps of it: its counts."""
+        kept = Region(self.name, self.expects)
+        kept.counters, kept.hits = self.counters, self.local_hits()
+        return kept
 
     def read_by(self, wrapper: Any) -> None:
         """Keep what `wrapper` calls TABLE and TRUSTED_UNTIL what they are here."""

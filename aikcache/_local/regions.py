@@ -25,6 +25,7 @@ class Regions:
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self.closed = False
         self.regions: dict[str, list[Region]] = {}
         self.trusted_until = inf
         self._by_hand = 0
@@ -49,13 +50,28 @@ class Regions:
         return self.region(name)
 
     def adopt(self, region: Region) -> Region:
-        """Take in a region that a wrapper made before it knew its cache; its counts begin then, once."""
-        return self._adopt(region) if self.guard.held() else self.guard.run(self._adopt, region)
+        """Take in a region that a wrapper made before it knew its cache; its counts begin then, once.
+
+        The tier of a cache that is being replaced lets go of it before.
+        """
+        if self.closed:
+            return region
+        if self.guard.held():
+            return self._adopt(region)
+        if region.tier not in (None, self):
+            region.tier.close()
+        return self.guard.run(self._adopt, region)
+
+    def close(self) -> None:
+        """Let go of all regions."""
+        raise NotImplementedError
 
     def _adopt(self, region: Region) -> Region:
         regions = self.regions.get(region.name, [])  # put there once it has the region: a signal may come between
         if region not in regions:
-            region.counters, region.hits, region.trusted_until, region.ended = Counters(), 0, self.trusted_until, []
+            region.tier, region.counters, region.hits, region.trusted_until, region.ended = (
+                self, Counters(), 0, self.trusted_until, [],
+            )  # fmt: skip
             self.regions[region.name] = [*regions, region]  # replaced, not changed: others may be iterating
             self._divert(region)
         return region

@@ -54,7 +54,6 @@ class LocalTier(Regions):
         self.max_entries = config.local_max_entries
         self.max_bytes = config.local_max_bytes
         self.bytes = 0
-        self.closed = False
         self.evictions = 0
         self._store: Any = make_store(config)
         self._native = config.policy == "s3fifo"
@@ -66,8 +65,6 @@ class LocalTier(Regions):
         guard.mend = self._start_over
 
     def __len__(self) -> int:
-        if self.closed:
-            return 0  # its regions may be another cache's by now
         return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
 
     def __contains__(self, key: str) -> bool:
@@ -265,14 +262,17 @@ class LocalTier(Regions):
         self._depart(entry)
 
     def close(self) -> None:
-        """Empty, and fill no more: what is still under way may belong to regions that another cache has adopted."""
+        """Empty, fill no more, and let go of all regions: another cache may adopt them. What they counted is kept."""
 
         def work() -> None:
-            self.closed = True
+            if self.closed:
+                return
             self._drop_group("*")
             for region in self.all_regions():
                 region.unread()
                 region.settle()
+            self.regions = {name: [region.left() for region in found] for name, found in self.regions.items()}
+            self.closed = True
 
         self.guard.do(work)
 
