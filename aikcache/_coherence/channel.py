@@ -93,6 +93,7 @@ class Channel:
         self.live_since: float | None = None
         self.alive_at: float | None = None
         self.failure: str | None = None
+        self.unsubscribed: str | None = None
         self.connects = 0
         self.pushes = 0
         self._remote = remote
@@ -295,7 +296,8 @@ class Channel:
             self._listener.group_invalidated(group)
 
     def _subscribed(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
+        self.unsubscribed = str(reply) if isinstance(reply, Exception) else None
+        if self.unsubscribed is not None:
             self._reporter.report("news", f"invalidations that the server refuses will arrive here late: {reply}")
 
     def _published(self, reply: Any) -> None:

@@ -170,6 +170,12 @@ class ClusterChannel:
         return next(filter(None, failures), self._failure)
 
     @property
+    def unsubscribed(self) -> str | None:
+        """How one of the primaries refused SUBSCRIBE; None: none did."""
+        refusals = (primary.channel.unsubscribed for primary in list(self._by_address.values()))
+        return next(filter(None, refusals), None)
+
+    @property
     def connects(self) -> int:
         """The number of connections made for listening."""
         return self._before[0] + sum(primary.channel.connects for primary in list(self._by_address.values()))

@@ -29,6 +29,11 @@ class InvalidationFeed(Protocol):
         """Why the last attempt to listen failed; None: it did not."""
 
     @property
+    def unsubscribed(self) -> str | None:
+        """How SUBSCRIBE was refused, so that invalidations which a server does not write are heard late; None: it was
+        not."""
+
+    @property
     def connects(self) -> int:
         """The number of connections made for listening."""
 

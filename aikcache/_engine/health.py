@@ -81,6 +81,9 @@ def _of_connection(engine: Engine, server: str, latency: float | None, *, ok: bo
         what += f"; the last failure: {channel.failure}" if channel.failure else ""
         cure = "It connects again by itself. If it does not: may this user CLIENT TRACKING, and does a proxy cut links?"
         yield Problem("channel", "degraded", what, cure)
+    if channel is not None and channel.unsubscribed:
+        what = f"the server refuses SUBSCRIBE: {channel.unsubscribed}; what it refuses to write is heard of here late"
+        yield Problem("subscribe", "warning", what, "Allow +subscribe and the channels, as ops/redis/users.acl does.")
     if recovery is not None and len(recovery):
         what = f"{len(recovery)} invalidations wait for Redis, the oldest for {recovery.oldest() or 0:.1f} s"
         cure = "They are sent once Redis takes writes. Other processes may hold old values for max_staleness."

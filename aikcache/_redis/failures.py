@@ -11,6 +11,11 @@ ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING")
 """Error codes of a server that is not the primary, or not yet."""
 UNSERVING = (*ELSEWHERE, "NOAUTH", "WRONGPASS", "NOPERM", "BUSY", "CLUSTERDOWN", "ERR max")
 """Error codes of a server that serves nobody, or not this cache."""
+LOGIN = {
+    "NOAUTH": "The server wants a password, and none was given: redis://:PASSWORD@host:6379/0.",
+    "WRONGPASS": "The user or the password is wrong: look at the URL (AIKCACHE_URL), or at what else gives the login.",
+}
+"""What to look at where the login is refused, by the server's code word."""
 _TLS = "Does this port want TLS? Then the url begins with 'rediss'."
 
 
@@ -40,9 +45,17 @@ def translate(error: BaseException, within: float) -> BaseException:
     return RemoteUnavailableError(f"Redis cannot be used: {type(error).__name__}{text}{hint and '.' + hint}")
 
 
-def hint_at_tls(error: BaseException) -> None:
-    """Add a hint if a server closes the connection, or sends no valid reply, at the first plain command."""
+def hint_at_cause(error: BaseException, *, plain: bool) -> None:
+    """Add a hint at what to look at, to the error of a handshake; `plain`: it was without TLS.
+
+    A server that wants TLS closes a plain connection at the first command, or sends no valid reply.
+    """
     said = str(error)
+    for word, hint in LOGIN.items():
+        if isinstance(error, RemoteUnavailableError) and said.endswith(word):
+            error.add_note(hint)
+    if not plain:
+        return
     closed = isinstance(error, RemoteUnavailableError) and ("closed the connection" in said or "Protocol" in said)
     if closed or isinstance(error, ConnectionError):
         error.add_note(_TLS)

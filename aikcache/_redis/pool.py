@@ -25,7 +25,7 @@ from aikcache._concurrency.circuit_breaker import Breaker
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.backing import BEAT, Backing
 from aikcache._redis.credentials import Credentials
-from aikcache._redis.failures import ELSEWHERE, UNSERVING, LostReplyError, hint_at_tls, translate, unsent
+from aikcache._redis.failures import ELSEWHERE, UNSERVING, LostReplyError, hint_at_cause, translate, unsent
 from aikcache._redis.identity import Identity
 from aikcache._redis.origin import origin
 from aikcache._redis.reply import Command, ErrorReply, pack
@@ -257,8 +257,7 @@ class Pool:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-                if self._where.hosts and not self._where.tls:
-                    hint_at_tls(error)
+                hint_at_cause(error, plain=bool(self._where.hosts) and not self._where.tls)
             self._route.reset()
             if isinstance(error, ConfigError):
                 raise

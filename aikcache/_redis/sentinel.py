@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.connector import Connector
+from aikcache._redis.failures import LOGIN
 from aikcache._redis.majority import Address, Majority, Opinion
 from aikcache._redis.reply import IO_ERRORS, Command, ErrorReply
 from aikcache._redis.sentinel_watch import HEARTBEAT, Watch, describe
@@ -43,6 +44,7 @@ SHARE = 0.7
 _LAST_EPOCH = 2**64 - 1
 _MOST = 10_000
 """Other Sentinels, or replicas, of one primary."""
+_LOGIN = "Look at sentinel_username and sentinel_password in the URL"
 _LONGEST_NAME = 100
 
 
@@ -104,7 +106,9 @@ class Sentinels:
             # All are away, or were set up again. The primary may still be there: the caller checks its role, and waits
             # for a majority behind it.
             return self._known[1]
-        raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {'; '.join(errors)}")
+        why = "; ".join(errors)
+        hint = f". {_LOGIN}" if any(word in why for word in LOGIN) else ""
+        raise RemoteUnavailableError(f"no Sentinel tells where {self.service!r} is: {why}{hint}")
 
     def reset_route(self) -> None:
         """The first Sentinel's answer was wrong: ask the next one first. (No lock: the order is a hint.)"""

@@ -11,8 +11,6 @@ import click
 from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError, RemoteError
 
 _HINTS = {
-    "WRONGPASS": "The user or the password is wrong: look at AIKCACHE_URL or --url.",
-    "NOAUTH": "The server wants a password, and the URL has none: redis://:PASSWORD@host:6379/0.",
     "NOPERM": "This user may not do that: ops/redis/users.acl has the rights that each command needs.",
     "NOREPLICAS": "It takes no writes without its replicas: `aikcache doctor` says more.",
     "READONLY": "This is a replica: give the primary's address, or the Sentinels'.",

@@ -20,9 +20,8 @@ from aikcache.errors import ConfigError, RemoteError, RemoteUnavailableError
 MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError)
 """What parsing a malformed reply may raise."""
 _CURES = {
-    "WRONGPASS": "Correct the user or the password in the URL.",
-    "NOAUTH": "Put the password into the URL: redis://:PASSWORD@host:6379/0.",
     "redis+": "Correct the URL.",
+    "did not answer within": "Look at the network, and at the server's CPU and SLOWLOG; or give it longer (timeout).",
     "Connection refused": "Nothing listens there: look at the address, and whether the server is up.",
 }
 """What to do about a server that does not answer, where its reason says so."""
@@ -139,8 +138,11 @@ def _malformed(error: Exception) -> str:
 
 
 def _unreachable(name: str, error: Exception) -> Finding:
-    said = f"{error}".rstrip(".")[:200]
-    cure = next((cure for word, cure in _CURES.items() if word in said), "Look at address, password and firewall.")
+    said = f"{error}".rstrip(".")[:300]
+    cure = next((cure for word, cure in _CURES.items() if word in said), "")
+    if not cure:  # the library's own hint at the cause
+        said, _, hint = said.partition(". ")
+        cure = f"{hint or 'Look at address, password and firewall'}."
     return Finding("reachable", "error", name, said, cure)
 
 

@@ -122,12 +122,14 @@ def ask_server(pool: Pool, commands: Mapping[str, Command], name: str, deadline:
         before = time.time()
         info, user, now = link.ask([("INFO",), ("ACL", "WHOAMI"), ("TIME",)], deadline)
         middle = (before + time.time()) / 2
-        replies = link.ask(list(commands.values()), deadline)
+        replies = dict(zip(commands, link.ask(list(commands.values()), deadline), strict=True))
+        if "PUBLISH" in commands:
+            replies["SUBSCRIBE"] = _subscribe(pool, commands["PUBLISH"][1], deadline)
         return Server(
             name=name,
             info=_lines(info),
             settings=_settings(link, deadline),
-            refused=_refused(dict(zip(commands, replies, strict=True))),
+            refused=_refused(replies),
             user=_text(user),
             clock=_time(now, middle) - middle,
             latency=min(pings),
@@ -163,6 +165,15 @@ def _ping(link: Connection, deadline: float) -> float:
     began = time.perf_counter()
     link.ask([("PING",)], deadline)
     return time.perf_counter() - began
+
+
+def _subscribe(pool: Pool, channel: str | bytes, deadline: float) -> Any:
+    """The reply to SUBSCRIBE, on a connection where it is one: with RESP3 it would be a push."""
+    link = pool.connect(name="aikcache-doctor")
+    try:
+        return link.ask([("SUBSCRIBE", channel)], deadline)[0]
+    finally:
+        link.close()
 
 
 def _settings(link: Connection, deadline: float) -> dict[str, str] | None:

@@ -75,7 +75,7 @@ def test_the_exit_code_is_that_of_the_worst_finding(
 
 @pytest.mark.parametrize(
     ("user", "reason", "cure"),
-    [("nobody:wrong@", "WRONGPASS", "Correct the user or the password"), ("", "NOAUTH", "Put the password into")],
+    [("nobody:wrong@", "WRONGPASS", "The user or the password is wrong"), ("", "NOAUTH", "The server wants a pass")],
 )
 def test_the_cure_of_a_refused_login_names_the_url(
     user: str, reason: str, cure: str, run: Callable[..., Result], own_server: Server

@@ -102,6 +102,12 @@ def test_each_problem_is_found(
     assert all(one.severity == "ok" for one in found if one.check != check)
 
 
+def test_a_quick_ping_does_not_take_no_time() -> None:
+    """What rounds to 0.0 ms is less than 0.1 ms."""
+    said = {one.evidence for one in judge(replace(SOUND, latency=0.00004), "cache") if one.check == "latency"}
+    assert said == {"a PING takes less than 0.1 ms"}
+
+
 @pytest.mark.parametrize(
     "info",
     [

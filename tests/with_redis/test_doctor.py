@@ -42,7 +42,7 @@ def test_missing_permissions_of_an_applications_user_are_named(binary: Path) -> 
         found = examine(url)
         findings = examine(url, monitor_url=monitor)
         refused = {(one.severity, one.evidence.split()[0]) for one in found if one.check == "commands"}
-        optional = {("warning", name) for name in ("SCAN", "PUBLISH", "WAIT")}
+        optional = {("warning", name) for name in ("SCAN", "PUBLISH", "SUBSCRIBE", "WAIT")}
         assert refused == {("error", "EVAL"), *optional}
         assert ("buffers", "unknown") in complaints(found)
         assert ("buffers", "warning") in complaints(findings)

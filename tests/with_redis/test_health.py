@@ -77,3 +77,16 @@ def test_a_channel_that_never_opens_is_named_with_the_reason(own_server: Server,
         assert "the server refuses tracking: NOPERM" in problem.what
         assert "CLIENT TRACKING" in problem.cure
     admin.close()
+
+
+def test_a_user_that_may_not_subscribe_is_a_warning(own_server: Server, instance: str) -> None:
+    """Only what the server refuses to write comes late, so the cache is no worse than ok."""
+    with redis.Redis.from_url(own_server.url) as admin:
+        admin.acl_setuser("deaf", commands=["-subscribe"], categories=["+@all"], keys=["*"], channels=["*"],
+                          nopass=True, enabled=True)  # fmt: skip
+    with Cache(own_server.url.replace("://", "://deaf:any@"), instance=instance, **PATIENT) as cache:
+        assert cache.wait_coherent(PATIENCE)
+        wait_until(lambda: "subscribe" in kinds(cache.health()), PATIENCE, "the refusal")
+        (problem,) = (problem for problem in cache.health().problems if problem.kind == "subscribe")
+        assert (cache.health().status, problem.severity) == ("ok", "warning")
+        assert "refuses SUBSCRIBE: NOPERM" in problem.what

@@ -409,12 +409,18 @@ def test_passwords_of_servers_and_sentinels(binary: Path, instance: str, caplog:
             cache.set("thing:x:1", [1])
             assert cache.get("thing:x:1") == [1]
             assert cache.wait_coherent(PATIENCE)
-        for wrong in (topology.url.replace("s%40nt", "s%40mt"), topology.url.replace("p%40ss", "q%40ss")):
+        for part, other, hint in (
+            ("s%40nt", "s%40mt", "Look at sentinel_username and sentinel_password"),
+            ("p%40ss", "q%40ss", "The user or the password is wrong"),
+        ):
+            wrong = topology.url.replace(part, other)
             with Cache(wrong, instance=instance, local_ttl=0, **PATIENT) as cache:
                 with pytest.raises(RemoteError, match=r"WRONGPASS|invalid") as caught:
                     cache.ping()
                 assert cache.get_or_load("thing:x:1", lambda: 2) == 2
             assert "@" not in str(caught.value)
+            assert hint in str(caught.value)
+            assert any(hint in message for message in caplog.messages)
     assert not any("w:rd" in message or "nel%" in message for message in caplog.messages)
 
 
