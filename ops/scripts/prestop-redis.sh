@@ -22,7 +22,7 @@ done
 [ "$own" = master ] || exit 0
 told=$(told_by_sentinels) || die "No quorum of Sentinels: $SELF stops without a failover."
 [ "${told##* }" = "$SELF" ] || exit 0
-again=0
+again=0 unheard=
 ask "$OWN" operator CLIENT PAUSE "$((WAIT * 1000))" WRITE >/dev/null || die "$SELF does not let writes be paused."
 trap 'ask "$OWN" operator CLIENT UNPAUSE >/dev/null || :' EXIT
 while now=$(date +%s) && [ "$now" -lt "$deadline" ]; do
@@ -34,8 +34,14 @@ while now=$(date +%s) && [ "$now" -lt "$deadline" ]; do
     if [ "$now" -ge "$again" ]; then
         again=$((now + 10))
         for sentinel in $SENTINELS; do
-            # It refuses while a failover is under way, and while it sees no replica that is fit.
+            case " $unheard " in *" $sentinel "*) continue ;; esac
             ask "$sentinel" sentinels SENTINEL FAILOVER "$SERVICE" >/dev/null && break
+            # It may see no replica that is fit: then another is asked. But two failovers at once promote two replicas: none
+            # is begun beside one that is under way, or may be.
+            case $refusal in
+            *INPROG*) break ;;
+            "") unheard="$unheard $sentinel" && break ;;
+            esac
         done
     fi
     sleep 1
