@@ -7,6 +7,7 @@ generated wrapper looks into it for ever.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from aikcache._keys.patterns import Invalidation, Template
 from aikcache._local.entry import Entry
 from aikcache._local.region import Region
 from aikcache._settings.config import check_name
-from aikcache.errors import ConfigError, InvalidKeyError
+from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError
 
 CALL = "_aikcache_call"
 """What has a wrapper's `CachedCall` or `BatchCall`, whose `fn` is the function that runs."""
@@ -253,10 +254,25 @@ class CachedCall:
         if not self._templates and self._tags is None:
             return (), {}
         arguments = self.signature.arguments(args, kwargs)
-        tags = tuple(dict.fromkeys(template.fill_tag(arguments) for template in self._templates))
+        tags = tuple(dict.fromkeys([*(one.fill_tag(arguments) for one in self._templates), *self._shared(arguments)]))
         for tag in tags:  # an empty or endless one is found here, where the call can go on without the cache
             patterns.tag_group(tag)
         return tags, arguments
+
+    def _shared(self, arguments: dict[str, Any]) -> list[str]:
+        """The tags of what `normalize=` makes of the arguments, which all calls with this key have in common."""
+        found: list[str] = []
+        if not self.signature.normalizes:
+            return found
+        try:
+            values = self.signature.normalized(arguments)
+        except Exception as error:  # though it did not fail for the key
+            let_out(error)
+            return found
+        for template in self._templates:
+            with contextlib.suppress(AikcacheError):  # a field that only the argument has
+                found.append(template.fill_tag(values))
+        return found
 
     def table_key(self, args: tuple[Any, ...], kwargs: dict[str, Any], text: str) -> Hashable:
         """The key that the wrapper will look this call up by."""

@@ -85,7 +85,7 @@ class Decorators:
             operation: the part of the key after the prefix; None: the function's name.
             key: a function from the call's arguments to the key's parameter, or to a tuple of them.
             ignore: names of parameters that are left out of the key.
-            normalize: functions by parameter, applied to its value in the key.
+            normalize: functions by parameter, applied to its value in the key. Templates of tags are filled with both.
             tags: templates over the arguments (`"resource:{resource_id}"`), or a function `(result, **arguments)` that
                 gives an iterable of str.
             local_ttl: seconds in the local tier at most; None: the cache's bound; 0: not in the local tier.

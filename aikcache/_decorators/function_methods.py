@@ -56,21 +56,21 @@ class FunctionMethods:
             setattr(wrapper, name, getattr(self, name))
         wrapper.bypass = self._of.fn  # type: ignore[attr-defined]
 
-    def key(self, *args: Any, **kwargs: Any) -> str:
+    def key(self, /, *args: Any, **kwargs: Any) -> str:
         """The full key of this call."""
         return self._of.engine().keyspace.namespace_prefix + self._of.key_text(*self._of.bind(*args, **kwargs))
 
-    def peek(self, *args: Any, default: Any = None, **kwargs: Any) -> Any:
+    def peek(self, /, *args: Any, default: Any = None, **kwargs: Any) -> Any:
         """The value cached for this call, or `default` (also when Redis is down). Never runs the function."""
         engine, call = self._of.called(args, kwargs)
         (value,) = _many.peek(engine, [call])
         return default if value is MISSING else value
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Invalidate this call's value in every process."""
         self._of.end(Invalidation(keys=(self.key(*args, **kwargs),)))
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function now, cache its result in place of the old one, and return it."""
         bound = self._of.bind(*args, **kwargs)
         if self._of.skips(*bound):
@@ -81,12 +81,12 @@ class FunctionMethods:
             return self._of.unkeyed(self._of.engine(), error, *self._of.bind(*args, **kwargs))
         return writes.reload(engine, call, self._of.end)
 
-    def store(self, value: Any, *args: Any, **kwargs: Any) -> None:
+    def store(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
         """Cache `value` as the result of this call. Raises `EncodeError` if it could not come back equal."""
         engine, call = self._of.called(args, kwargs)
         writes.put(engine, call, value, self._of.end)
 
-    def explain(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def explain(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Where this call would be answered from, and why. For people and logs; the details may change."""
         explained = _explain.explain(*self._of.called(args, kwargs))
         return {**explained, "answer": "skipped"} if self._of.skips(*self._of.bind(*args, **kwargs)) else explained

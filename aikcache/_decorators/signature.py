@@ -40,8 +40,8 @@ class Signature:
     """The parameters of one function, for its keys."""
 
     __slots__ = (
-        "_bare_at", "_key", "_named_at", "_normalize", "_places", "alone", "bare", "fn", "named", "names", "owned",
-        "plain", "receiver", "sig", "star", "starstar",
+        "_bare_at", "_key", "_named_at", "_normalize", "_places", "alone", "bare", "fn", "named", "names", "normalizes",
+        "owned", "plain", "receiver", "sig", "star", "starstar",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class Signature:
         self.sig = inspect.signature(fn)
         self._key = key
         self._normalize = dict(normalize or {})
+        self.normalizes = bool(self._normalize)
         self.names = tuple(self.sig.parameters)
         where = f"@cached on {fn.__qualname__}"
         if isinstance(ignore, str):
@@ -113,6 +114,10 @@ class Signature:
                 at += 1
         return found
 
+    def normalized(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Arguments as they stand in the key."""
+        return {**values, **{name: function(values[name]) for name, function in self._normalize.items()}}
+
     def parameters(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The key's last part. `InvalidKeyError` for an argument without a form, `TypeError` for a bare `self`."""
         if self._places:
@@ -124,8 +129,7 @@ class Signature:
             return rendering.parameters(chosen if type(chosen) is tuple else (chosen,))
         values = self.arguments(args, kwargs)
         self.check_receiver(values)
-        for name, function in self._normalize.items():
-            values[name] = function(values[name])
+        values = self.normalized(values)
         bare = [values[name] for name in self.bare]
         if self.star:
             bare += values[self.star]

@@ -553,6 +553,25 @@ class TestTags:
         cache.invalidate_tags("user:a")
         assert [f.peek("a:b"), f.peek("a")] == ["a:b", None]
 
+    def test_calls_that_normalize_makes_one_share_a_tag(self, cache: Cache) -> None:
+        """Whichever of them has loaded the value, the tag of the normalized argument invalidates it, and its own."""
+        f, counted = counting(cache, tags=("word:{x}",), normalize={"x": str.lower})
+        for tag in ("word:tea", "word:TEA"):
+            assert f("TEA") == f("tea") == "TEA"
+            cache.invalidate_tags(tag)
+        with cache.deferred():
+            cache.invalidate_tags("word:tea")
+            assert (f("TEA"), f("TEA")) == ("TEA", "TEA")
+        assert counted.runs == 4
+
+    def test_a_tag_may_name_what_only_the_argument_has(self, cache: Cache) -> None:
+        """What `normalize` makes of an argument need not fit the template."""
+        f, counted = counting(cache, lambda x: x.x, tags=("x:{x.x}",), normalize={"x": lambda point: point.x})
+        assert f(Point(1, ())) == f(Point(1, (2,))) == 1
+        cache.invalidate_tags("x:1")
+        assert f(Point(1, ())) == 1
+        assert counted.runs == 2
+
     def test_an_argument_that_makes_no_tag_is_answered_uncached(
         self, cache: Cache, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -938,6 +957,24 @@ class TestWrapper:
                 assert "price is a method, and its 'self' cannot stand in a key" in str(found)
             else:
                 assert allowed
+
+    def test_a_parameter_may_have_the_name_of_a_methods_own(self, cache: Cache) -> None:
+        """`value` and `self` by name are the function's."""
+
+        class Shop:
+            @cache.cached("p", ignore=("self",))
+            def price(self, value: int) -> int:
+                return value
+
+        shop = Shop()
+        Shop.price.store(7, self=shop, value=1)
+        shop.price.store(8, value=2)
+        for method in (Shop.price.peek, Shop.price.refresh):
+            assert method(self=shop, value=1) == (7 if method == Shop.price.peek else 1)
+        assert shop.price.peek(value=2) == 8
+        Shop.price.invalidate(self=shop, value=2)
+        assert Shop.price.peek(self=shop, value=2) is None
+        assert Shop.price.key(self=shop, value=2) == Shop.price.explain(self=shop, value=2)["key"]
 
     def test_self_may_be_normalized(self, cache: Cache) -> None:
         """`normalize={"self": …}` says what of the instance stands in the key."""
