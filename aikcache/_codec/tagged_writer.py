@@ -51,8 +51,8 @@ class _RefusedError(Exception):
 def cannot_store(what: str, path: str, hint: str = "") -> EncodeError:
     """The error for a value that would not come back equal: where, what, and what to do about it."""
     hint = hint or (
-        "Annotate the function's return type (or pass type=) if it is a dataclass, NamedTuple, Enum, attrs, msgspec or "
-        "pydantic class, teach other classes with aikcache.register_type, or return built-in types."
+        "Use built-in types, or teach its class with aikcache.register_type. For a function's result that is a "
+        "dataclass, NamedTuple, Enum, attrs, msgspec or pydantic class, annotate the return type, or pass type=."
     )
     return EncodeError(f"{path}: {what} cannot be stored and come back equal. {hint}", path)
 

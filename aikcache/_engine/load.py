@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from aikcache._concurrency.chance import chance
 from aikcache._concurrency.outside import BUGS, let_out
-from aikcache._engine import refreshing
+from aikcache._engine import invalidation, refreshing
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import load, run_uncached
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
+from aikcache._keys.patterns import Invalidation
 from aikcache._local.entry import hand_out
 from aikcache._remote.replies import Read
 from aikcache.errors import DecodeError, RemoteError
@@ -43,7 +44,11 @@ def answer(batch: Batch) -> Steps[list[Any]]:
     places = [i for i in range(len(attempts)) if i not in apart] if apart else range(len(attempts))
     if engine.local.waiting and (block := next(iter(refreshing.blocks(engine.local)), None)):
         anew = [i for i in places if block.begins(attempts[i].key)]
-        yield from reload(batch, anew)
+        try:
+            yield from reload(batch, anew)
+        except BaseException:
+            block.forget(attempts[i].key for i in anew)  # nothing was replaced
+            raise
         places = [i for i in places if i not in anew]
         for i in places:
             attempts[i].forget_lookups()
@@ -63,7 +68,10 @@ def answer(batch: Batch) -> Steps[list[Any]]:
 
 
 def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
-    """Run the function, whatever is cached, and store its results; an invalidation meanwhile still takes effect."""
+    """Run the function, whatever is cached, and store its results; an invalidation meanwhile still takes effect.
+
+    Where a result cannot be kept, or Redis not be told of it, the older value there must not outlive it.
+    """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
     for attempt in attempts:
@@ -76,10 +84,14 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                 remote.take_leases(attempts)
             except RemoteError as error:
                 engine.filler.failed(attempts[0], error)
-        yield from load(batch, places)
+                if engine.recovery is not None:
+                    engine.recovery.add(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
+        kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
     finally:
         if remote is not None:
             remote.give_up_leases(attempts)
+    if gone := tuple(attempt.key for attempt in attempts if attempt.key not in kept):
+        invalidation.invalidate(engine, Invalidation(keys=gone))
 
 
 def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:

@@ -10,6 +10,7 @@ open, wrappers of the cache answer no call themselves, as with `deferred`. A blo
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from contextvars import ContextVar
 from types import TracebackType
 
@@ -29,6 +30,8 @@ class Refreshing:
 
     def __enter__(self) -> Refreshing:
         block = self._block
+        if block.done or block.net is not None:
+            raise RuntimeError("a block of refreshing() is entered once; call refreshing() again for another block.")
         block.net = weakref.ref(self, block.finish)
         block.owner.turn_away(id(block), frozenset({EVERYTHING}))
         _open.set((*(one for one in _open.get() if not one.done), block))
@@ -68,6 +71,10 @@ class Block:
             return False
         self.keys.add(key)
         return True
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Their loads failed: the next call with one of them loads it."""
+        self.keys.difference_update(keys)
 
 
 def blocks(owner: LocalTier) -> list[Block]:

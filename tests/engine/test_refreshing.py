@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import pytest
 
@@ -17,6 +18,16 @@ PATIENCE = 60.0
 def cache() -> Iterator[Cache]:
     with Cache() as cache:
         yield cache
+
+
+Positive = Literal[1, 2, 3]
+
+
+def lambda_of(given: list[int]) -> Callable[[], int]:
+    def number() -> int:
+        return given[0]
+
+    return number
 
 
 class Source:
@@ -161,3 +172,59 @@ def test_by_key_it_loads_too(cache: Cache) -> None:
         assert cache.get("p:q:1") == 1
         assert cache.get_or_load("p:q:1", source.read) == 2
         assert cache.get("p:q:1") == 2
+
+
+def test_a_load_that_fails_is_made_again_by_the_next_call(cache: Cache) -> None:
+    """Not answered with the value that the block was to replace."""
+    source = Source()
+    number = source.cached(cache, "p")
+    number(1)
+    with cache.refreshing():
+        read, source.read = source.read, lambda: 1 // 0  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            number(1)
+        source.read = read  # type: ignore[method-assign]
+        assert [number(1), number(1)] == [2, 2]
+
+
+KEEPS_NOTHING_BELOW_1: list[dict[str, Any]] = [{"cache_if": lambda n: n > 0}, {"ttl": lambda n: max(n, 0)}]
+
+
+@pytest.mark.parametrize("options", [*KEEPS_NOTHING_BELOW_1, {"type": Positive}])
+def test_what_cannot_be_kept_ends_the_older_value(cache: Cache, options: dict[str, Any]) -> None:
+    """Else a later call would get what `refresh` has shown to be old."""
+    given = [1]
+    number = cache.cached("p", **options)(lambda_of(given))
+    assert (number(), number()) == (1, 1)
+    given[0] = 0
+    assert (number.refresh(), number()) == (0, 0)
+    given[0] = 1
+    assert (number(), number()) == (1, 1)
+    given[0] = 0
+    with cache.refreshing():
+        assert [number(), number()] == [0, 0]
+    assert number() == 0
+
+
+def test_an_id_that_is_gone_is_not_found_after_a_block(cache: Cache) -> None:
+    """A `cached_many` function leaves it out, so its value ends."""
+    there = {1: "one", 2: "two"}
+
+    @cache.cached_many("p")
+    def names(ids: list[int]) -> dict[int, str]:
+        return {i: there[i] for i in ids if i in there}
+
+    assert names([1, 2]) == {1: "one", 2: "two"}
+    del there[1]
+    with cache.refreshing():
+        assert names([1, 2]) == {2: "two"}
+    assert names([1, 2]) == {2: "two"}
+
+
+def test_a_block_is_entered_once(cache: Cache) -> None:
+    """As one of `deferred()`; a second time it would do nothing."""
+    block = cache.refreshing()
+    with block, pytest.raises(RuntimeError, match="entered once"), block:
+        pass
+    with pytest.raises(RuntimeError, match="entered once"), block:
+        pass

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from aikcache.errors import RemoteUnavailableError
+
 from ._workers import Database, Shop, Spec
 
 pytestmark = pytest.mark.usefixtures("unhurried")
@@ -22,3 +24,22 @@ def test_what_is_loaded_anew_stands_in_redis(bare: Spec, open_shop: Callable[[Sp
         assert one.get("box") == "new"
     assert other.get("box") == "new"
     assert database.loads("box") == 2
+
+
+def test_what_is_loaded_anew_while_redis_is_away_is_not_followed_by_the_older_value(
+    bare: Spec, open_shop: Callable[[Spec], Shop], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value in Redis is invalidated before it is read again."""
+    shop = open_shop(bare)
+    database.put("box", "old")
+    assert shop.get("box") == "old"
+    database.put("box", "new")
+
+    def away() -> None:
+        raise RemoteUnavailableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.cache.engine.remote_tier, "ready", away)
+        with shop.cache.refreshing():
+            assert shop.get("box") == "new"
+    assert shop.get("box") == "new"
