@@ -108,7 +108,7 @@ def carry_out(cache: Cache, what: Invalidation) -> int:
         pass
     if handle.error is not None:
         cause = with_hint(str(handle.error))
-        raise Failure(f"not every process was told, and not all was removed: repeat it. {cause}")
+        raise Failure(f"{cause} Not every process was told, and not all was removed: repeat it.")
     return handle.removed
 
 

@@ -79,7 +79,7 @@ def rotate(where: RingTarget, lifetime: float, *, as_json: bool) -> None:
     if as_json:
         say_json(made)
     else:
-        say(f"Made the key {made.id}: it seals from {moment(made.activates)} to {moment(made.expires)} (UTC).")
+        say(f"Made the key {made.id}: it seals from {moment(made.activates)} to {moment(made.expires)}.")
 
 
 @keyring.command

@@ -95,7 +95,7 @@ def size(value: float) -> str:
 
 def moment(seconds: float) -> str:
     """A point in time, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def span(seconds: float) -> str:

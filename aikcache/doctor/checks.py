@@ -86,15 +86,21 @@ def _word(value: str) -> str:
 
 def _commands(server: Server, profile: Profile) -> Said:
     for name, why in server.refused.items():
+        cure = _REFUSED.get(why, "Use the ACL of ops/redis/users.acl.")
         if name in _OPTIONAL:
-            yield "warning", f"{name} is refused ({why}): {_OPTIONAL[name]}", _ALLOW
+            yield "warning", f"{name} is refused ({why}): {_OPTIONAL[name]}", cure
         else:
-            yield "error", f"{name} is refused ({why})", _ALLOW
+            yield "error", f"{name} is refused ({why})", cure
     if not server.refused:
         yield "ok", "all commands that the library sends are allowed", ""
 
 
-_ALLOW: Final = "Use the ACL of ops/redis/users.acl; READONLY means that this is a replica."
+_REFUSED: Final = {
+    "READONLY": "Give the primary's address, or the Sentinels': this is a replica.",
+    "OOM": "Raise maxmemory, or let it evict: it is full.",
+    "NOREPLICAS": "Start its replicas: it takes no writes without them (min-replicas-to-write).",
+    "MISCONF": "Look at the disk, and at the server's log: it cannot write its data.",
+}
 
 
 def _eviction(server: Server, profile: Profile) -> Said:

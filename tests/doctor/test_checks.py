@@ -102,6 +102,22 @@ def test_each_problem_is_found(
     assert all(one.severity == "ok" for one in found if one.check != check)
 
 
+@pytest.mark.parametrize(
+    ("why", "cure"),
+    [
+        ("NOPERM", "users.acl"),
+        ("OOM", "full"),
+        ("NOREPLICAS", "replicas"),
+        ("READONLY", "primary"),
+        ("MISCONF", "disk"),
+    ],
+)
+def test_the_cure_of_a_refused_command_is_that_of_its_reason(why: str, cure: str) -> None:
+    """A full server does not need other permissions."""
+    (found,) = [one for one in judge(replace(SOUND, refused={"SET": why}), "cache") if one.check == "commands"]
+    assert (found.severity, cure in found.cure) == ("error", True)
+
+
 def test_a_quick_ping_does_not_take_no_time() -> None:
     """What rounds to 0.0 ms is less than 0.1 ms."""
     said = {one.evidence for one in judge(replace(SOUND, latency=0.00004), "cache") if one.check == "latency"}
