@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,7 @@ class BatchCall:
             found = self._run(ids, args, kwargs)
             if not engine.closed:
                 self._one.region.counters.misses += len(ids)
-                self._one.region.counters.loads += len(found)
+                self._one.region.counters.loads += len(found) if isinstance(found, Sized) else 0
             return found
         extra: dict[Any, Any] = {}  # what the function gives of its own accord
         before, after = args[: self._place], args[self._place + 1 :]

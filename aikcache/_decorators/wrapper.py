@@ -65,11 +65,12 @@ def make(
     other: Callable[..., Any],
     clock: Callable[[], float] = monotonic,
     skips: Callable[..., bool] | None = None,
+    beside: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """A function like `signature.fn` that answers from a table what it can and asks `miss` and `late` for the rest.
 
     The table is empty until a region is `read_by` it: which one is known, and whether, when its cache is.
-    Calls for which `skips` is true go to `signature.fn` itself.
+    Calls for which `skips` is true go to `beside`.
     """
     fn = signature.fn
     names: dict[str, Any] = {
@@ -80,7 +81,7 @@ def make(
     key = _key(signature, names, passed)
     skip = ""
     if skips is not None:
-        names["skips"], names["beside"] = skips, lambda args, kwargs: fn(*args, **kwargs)
+        names["skips"], names["beside"] = skips, beside
         skip = f"    if {_N}skips({passed}):\n        return {_N}beside({passed})\n"
     source = f"""
 def {_N}call({header}):

@@ -15,8 +15,8 @@ from aikcache._decorators.cached_function import CALL
 def assert_loads(fn: Callable[..., Any], n: int) -> Iterator[None]:
     """Asserts that a cached function runs `n` times in this process in a block, whoever calls it; `n` is 0 for hits.
 
-    A run counts when it begins, also one that fails, in another thread, or past the cache. What a block raises is not
-    changed.
+    A run counts when it begins, also one that fails, in another thread, or past the cache; `bypass`, which is the
+    function itself, is not counted. What a block raises is not changed.
 
     Raises:
         AssertionError: it ran more or less often.

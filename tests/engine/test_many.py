@@ -140,6 +140,17 @@ class TestCachedMany:
         many([1])
         assert asked[2:] == [[1]]
 
+    @pytest.mark.parametrize(("enabled", "ids"), [(False, [1]), (True, [])])
+    def test_what_is_not_cached_may_be_anything(self, enabled: bool, ids: list[int]) -> None:
+        """With the cache turned off, and without ids, the function's result is returned as it is."""
+        with Cache(enabled=enabled) as cache:
+
+            @cache.cached_many("p")
+            def nothing(ids: list[int]) -> Any:
+                return None
+
+            assert nothing(ids) is None
+
     def test_ids_of_another_type_are_other_entries(self, cache: Cache) -> None:
         """The integer 5, the UUID of 5 and the text "5" are different ids for both functions."""
 

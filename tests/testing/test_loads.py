@@ -49,6 +49,9 @@ def test_runs_are_counted_and_hits_are_not(cache: Cache) -> None:
             f(-1)
     with assert_loads(f, 2), no_cache():
         f(1), f(1)
+    skipping = cache.cached("p", operation="skipping", skip_if=lambda x: x == 1)(f.__wrapped__)
+    with assert_loads(skipping, 3):
+        skipping(1), skipping.many([1, 2]), skipping(2)
     with assert_loads(f, 0):
         f(1)
 
