@@ -34,11 +34,19 @@ SERVICE = "aikcache"
 WITHIN = 60.0
 
 
+def _free_port(host: str) -> int:
+    """Not the usual one: a server of the machine that listens on all addresses would answer for a pod that is down."""
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
 class Pod:
     """One server or Sentinel. Its volume outlives it."""
 
     def __init__(self, fleet: Fleet, kind: str, host: str, name: str | None = None) -> None:
-        self.kind, self.host, self.port = kind, host, 6379 if kind == "redis" else 26379
+        self.kind, self.host, self.port = kind, host, _free_port(host)
         self.name = name or host
         self.volume = fleet.root / host
         self.volume.mkdir()

@@ -31,7 +31,7 @@ def started(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         pytest.skip("there can be no hosts file of one's own here (unshare --mount)")
     with Fleet(binary, root, names=names) as fleet:
         fleet.start(PROFILE="durable")
-        assert fleet.wait().address.endswith(".redis:6379")
+        assert fleet.wait().address.endswith(f".redis:{fleet.redis[0].port}")
         yield fleet
 
 
