@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.conf import settings
@@ -31,6 +32,7 @@ __all__ = ["SessionMiddleware", "SessionStore", "store"]
 
 _OF_RING: Final = ("master_key", "allow_plaintext")
 _RETENTION: Final = 31 * DAY
+_TEST: Final = "testcookie"  # as Django calls it
 
 
 @functools.cache
@@ -119,6 +121,42 @@ class SessionStore(Session):
     def get_expire_at_browser_close(self) -> bool:
         """Whether it ends with the browser's session."""
         return not self.permanent
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        """Seconds until it ends, however much it is used."""
+        record, now = self.view().record, store().ring.now() * 1000
+        finish = now + store().lasting(permanent=self.permanent) if record is None else record.finish
+        return max(int(finish - now) // 1000, 0)
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        """When that is."""
+        return datetime.now(UTC) + timedelta(seconds=self.get_expiry_age())
+
+    def exists(self, session_key: str) -> bool:
+        """Whether there is a session with this cookie."""
+        return not SessionStore(session_key).new
+
+    def delete(self, session_key: str | None = None) -> None:
+        """End this session, or the one with this cookie, now."""
+        ended = self if session_key is None else SessionStore(session_key)
+        ended.end()
+        ended.save()
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Nothing: Redis removes what has expired. For `manage.py clearsessions`."""
+
+    def set_test_cookie(self) -> None:
+        """Begin to find out whether the browser takes cookies."""
+        self[_TEST] = "worked"
+
+    def test_cookie_worked(self) -> bool:
+        """Whether it has sent the cookie of `set_test_cookie` back."""
+        return bool(self.get(_TEST) == "worked")
+
+    def delete_test_cookie(self) -> None:
+        """The end of the test."""
+        del self[_TEST]
 
 
 class SessionMiddleware:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 import django_sessions
 from django.conf import settings
 from django.contrib.auth.signals import user_logged_in
+from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 
@@ -175,3 +178,34 @@ def test_with_redis_away_only_who_uses_a_session_gets_a_503(configure: Configure
     response = client.get("/")
     assert (response.status_code, response["Retry-After"], response.cookies) == (503, "1", {})
     assert request(lambda asked: None, cookie).status_code == 200
+
+
+def test_the_session_has_djangos_methods(configure: Configure) -> None:
+    """All but the asynchronous ones, and those in which Django's own classes implement them."""
+    inner = {"create", "load", "encode", "decode", "key_salt", "get_session_cookie_age"}
+    constants = {"TEST_COOKIE_NAME", "TEST_COOKIE_VALUE"}
+    theirs = {name for name in dir(SessionBase) if not name.startswith("_")}
+    synchronous = {name for name in theirs if not inspect.iscoroutinefunction(getattr(SessionBase, name))}
+    assert {name for name in synchronous if not hasattr(ours.SessionStore(), name)} == inner | constants
+
+    cookie = begun(cart=1)
+    session = ours.SessionStore(cookie)
+    assert session.exists(cookie)
+    assert not session.exists("x")
+    assert 0 < session.get_expiry_age() <= 43_200
+    assert session.get_expiry_date() > datetime.now(UTC)
+    assert ours.SessionStore().get_expiry_age() in range(43_199, 43_201)
+    session.set_test_cookie()
+    session.save()
+    again = ours.SessionStore(cookie)
+    assert again.test_cookie_worked()
+    again.delete_test_cookie()
+    again.save()
+    assert not ours.SessionStore(cookie).test_cookie_worked()
+    ours.SessionStore.clear_expired()
+    assert held(cookie) == {"cart": 1}
+    ours.SessionStore().delete(cookie)
+    assert held(cookie) == {}
+    other = ours.SessionStore(begun(cart=2))
+    other.delete()
+    assert other.session_key is None
