@@ -34,9 +34,9 @@ What to do next
   3  aikcache doctor --url redis://localhost:6379/0           # is that server fit for it?
      aikcache top --url … --instance shop                     # what do your processes do now?"""
 COLUMNS = """\
-local: from the process's own memory. remote: from Redis, where another process had put it. misses: the function ran.
-calls = local + remote + misses. "without" and "with" the cache: what half of the calls (p50), and 99 of 100 (p99), take
-at most."""
+local: from the process's own memory. remote: from Redis, where another process had put it. misses: the function ran. \
+calls = local + remote + misses. "without" and "with" the cache: what half of the calls (p50), and 99 of 100 (p99), \
+take at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def demo(url: str | None, processes: int, calls: int, *, as_json: bool) -> None:
                 f"A shop with a database and {processes} processes. First {BARE_CALLS} calls of each operation in each "
                 f"process without the cache, then {number(calls)} with it, and {writes} price changes in between."
             )
-            console().print(Text(text), Text())
+            console().print(Text(f"{text}\n"))
         figures = stack.enter_context(_workers(url, database, calls, processes))()
     rows = [_row(name, [one["operations"][name] for one in figures]) for name in figures[0]["operations"]]
     older, sound = sum(one["older"] for one in figures), all(row.adds_up for row in rows)
