@@ -244,7 +244,10 @@ def read(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
             else:
                 cached = proc.cached if (proc.trusts or "cut_distrusts" not in rules) and not by_result else None
                 cached = cached if proc.covered else None
-                yield s.agent(i, pc="get", floor=floor, fills=True, keeps=True, stamp=cached, young=True)
+                asks = s.agent(i, floor=floor, fills=True, keeps=True, stamp=cached, young=True)
+                yield asks.agent(i, pc="get")
+                if cached is not None and a.kind == "read":  # where there is mostly no value
+                    yield asks.agent(i, pc="lease")
         case "get" if (
             not (proc.trusts and proc.covered) and "read_carries_probe" in rules and not _trust.accepted(s, rules)
         ):
