@@ -6,6 +6,7 @@ The function's result is returned all the same.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +99,12 @@ class _Invalidator:
             )
 
     def end(self, cache: Owner, args: Any, kwargs: Any, **result: object) -> None:
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = {**result, **bound.arguments}
+        values: dict[str, object] = {**result}
+        # It binds nothing where another decorator adds arguments, for it is then that of the function below.
+        with contextlib.suppress(TypeError):
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            values.update(bound.arguments)
         targets = [target for template in self._patterns for target in self._targets(cache, template, values)]
         tags: list[str] = []
         for template in self._tags:

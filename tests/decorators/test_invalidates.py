@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -404,3 +405,26 @@ def test_an_unknown_prefix_is_reported_once(cache: Cache, get: Any, caplog: pyte
     for i in range(300):
         cache.invalidate(f"made{i}")
     assert len(caplog.records) == 100
+
+
+def test_a_decorator_in_between_that_adds_arguments_costs_no_result(
+    cache: Cache, get: Any, search: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its signature is that of the function below, which its arguments do not fit: all that may be meant is ended."""
+
+    def connected(fn: Any) -> Any:
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return fn("connection", *args, **kwargs)
+
+        return wrapper
+
+    @cache.invalidates("resource:get:{id}", tags=("resource:{id}",))
+    @connected
+    def update(connection: str, id: int) -> str:
+        return f"{connection} {id}"
+
+    fill(get, search)
+    assert update(1) == "connection 1"
+    assert held(get) == []
+    assert "could not name what to invalidate" in caplog.text
