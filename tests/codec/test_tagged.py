@@ -177,7 +177,7 @@ def test_refused_with_path(value: object, path: str, what: str) -> None:
         Codec().encode(value)
     assert caught.value.path == path
     assert str(caught.value).startswith(f"{path}: {what} ")
-    for way_out in ("Annotate", "register_type", "built-in types"):
+    for way_out in ("annotate", "register_type", "built-in types"):
         assert way_out in str(caught.value)
 
 
