@@ -10,7 +10,8 @@
 
    Threads: it relies on the interpreter's lock. Between the look-up and `hits++` nothing runs that could give it up, so
    a hit is counted on an entry that is still in the table, and no count is lost. (`Py_mod_gil` is left out: a
-   free-threaded interpreter then takes its lock when it imports this.)
+   free-threaded interpreter then turns its lock on when it imports this; where it is forced off, `_compiled` leaves
+   this out.)
 
    References: a look-up in a dict may compare keys, and a key may be compared by Python code, which may replace the
    table or end the entry. So the table and the key are held during the look-up, and what was found is used before

@@ -54,7 +54,7 @@ def examine(
     config = CacheConfig(url=url, instance=instance, connect_timeout=min(timeout, 5.0), timeout=min(timeout, 5.0))
     monitor = None if monitor_url is None else CacheConfig(url=monitor_url, instance=instance)
     found = [Finding("url", "warning", "url", *_sentence(weakness)) for weakness in _url.weaknesses(url)]
-    found += [_compiled_part(), *_open_password(url)]
+    found += [_compiled_part(), *_without_lock(), *_open_password(url)]
     if _url.scheme(url).endswith("+cluster"):
         found += _examine_cluster(config, profile, deadline)
     else:
@@ -66,6 +66,13 @@ def _compiled_part() -> Finding:
     if _compiled.fast is not None:
         return Finding("extension", "ok", "this process", "local hits are answered in C")
     return Finding("extension", "ok", "this process", f"local hits are answered in Python: {_compiled.WHY_NOT}")
+
+
+def _without_lock() -> list[Finding]:
+    if _compiled.locked():
+        return []
+    evidence = "the interpreter's lock is off: counts are not exact, and aikcache was never tested like this"
+    return [Finding("interpreter", "warning", "this process", evidence, "Set PYTHON_GIL=1.")]
 
 
 def _examine_one(config: CacheConfig, monitor: CacheConfig | None, profile: Profile, deadline: float) -> list[Finding]:

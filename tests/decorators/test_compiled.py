@@ -82,6 +82,19 @@ class TestPresence:
         if fast is not None:
             assert pure(code) == "True ['local hits are answered in C']"
 
+    @compiled
+    def test_it_is_left_out_where_the_lock_is_off(self) -> None:
+        """Where its import did not turn the interpreter's lock on; the doctor says what that means."""
+        code = (
+            "import sys; sys._is_gil_enabled = lambda: {}\n"
+            "from aikcache import Cache, doctor\n"
+            "found = doctor.examine('redis://127.0.0.1:1')\n"
+            "print(Cache().stats().compiled, [f.severity for f in found if f.check == 'interpreter'])"
+        )
+        assert pure(code.format(False), AIKCACHE_PURE="") == "False ['warning']"
+        assert pure(code.format("'aikcache._fast' in sys.modules"), AIKCACHE_PURE="") == "True []"
+        assert pure(code.format("'aikcache._fast' in sys.modules"), AIKCACHE_PURE="1") == "False ['warning']"
+
     def test_a_broken_one_is_left_out(self) -> None:
         """An extension that cannot be loaded is as none."""
         code = "import sys; sys.modules['aikcache._fast'] = None; from aikcache import _compiled as c; print(c.fast)"
