@@ -7,7 +7,7 @@ when the outer section ends. Only that finaliser may see its own invalidation la
 
 A signal handler can raise there, or another thread set an exception. The lock is a C object that a `with` statement
 enters itself, so there is no step between taking it and the block that releases it. What the section was changing is
-then `broken`, and is repaired (`mend`, set by its owner) before any other caller sees it.
+then `broken`, and is repaired (`repair`, set by its owner) before any other caller sees it.
 
 No user code and no I/O runs under the lock: an object that a section removes is passed to `release`, and dropped
 afterwards.
@@ -33,7 +33,7 @@ class Guard:
     `do`.
     """
 
-    __slots__ = ("_broken", "_dead", "_later", "_lock", "mend")
+    __slots__ = ("_broken", "_dead", "_later", "_lock", "repair")
 
     def __init__(self) -> None:
         # Re-entrant only because it then knows its owner without a gap in which a finaliser or handler could run.
@@ -41,7 +41,7 @@ class Guard:
         self._later: deque[Callable[[], object]] = deque()
         self._dead: list[object] = []
         self._broken = False
-        self.mend: Callable[[], object] = _nothing
+        self.repair: Callable[[], object] = _nothing
 
     def held(self) -> bool:
         """Whether this thread is inside."""
@@ -51,7 +51,7 @@ class Guard:
         """Run `work(…)` inside."""
         with self._lock:
             if self._broken:
-                self.mend()
+                self.repair()
             self._broken = True
             result = work(*args, **kwargs)
             while self._later:

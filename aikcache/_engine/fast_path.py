@@ -78,7 +78,7 @@ class Answer(NamedTuple):
     """What Redis answered, and the stamps that it is judged by."""
 
     base: Base
-    began: float
+    read_started_at: float
     """As of when those stamps are known to be current."""
     names: list[bytes]
     values: tuple[list[bytes | None], list[int]]
@@ -101,14 +101,14 @@ class FastPath:
 
     def __init__(
         self,
-        shared: VersionedStore,
+        remote_tier: VersionedStore,
         filler: Filler,
         flights: Flights,
         recovery: PendingInvalidations | None,
         clock: Callable[[], float],
     ) -> None:
-        self._shared = shared
-        self._stamps = shared.stamps
+        self._remote_tier = remote_tier
+        self._stamps = remote_tier.stamps
         self._filler = filler
         self._events = filler.events
         self._flights = flights
@@ -117,40 +117,41 @@ class FastPath:
         self._max_staleness = filler.config.max_staleness
         self._holds = filler.config.local_ttl > 0
         # What Redis would keep for longer than it was sealed for has been put back: a sealed value's life is asked for.
-        self._sealed = shared.framer.seals
+        self._sealed = remote_tier.framer.seals
         self._bases: dict[str, Base] = {}  # by region
 
     def one(self, key: str, region: Region, local_key: Hashable, policy: Policy) -> Any:
         """The value under a key, or `FastPathMiss`. What `many` does, without its lists: most calls are one."""
         if policy.ages or key in self._flights.flying:  # somebody else is about to know
             return NOTHING
-        epoch, asked, timed = region.epoch, self._clock(), self._sealed or (self._holds and policy.local_ttl != 0)
-        started = began = asked
+        epoch, requested_at = region.epoch, self._clock()
+        timed = self._sealed or (self._holds and policy.local_ttl != 0)
+        started = read_started_at = requested_at
         try:
             stamps, base = self._stamps, self._bases.get(region.name)
             if (
                 base is None
                 or base[0] != stamps.epoch
                 or not stamps.trusted  # so the channel runs
-                or asked >= stamps.trusted_until
+                or requested_at >= stamps.trusted_until
                 or self._recovery is None
                 or self._recovery.pending
             ):
-                base = self._base(region, asked)
+                base = self._base(region, requested_at)
                 if base is None:
                     return NOTHING
                 started = self._clock()
             if region.absent >= USUALLY_ABSENT:
                 return ABSENT
             if timed:
-                began = min(asked, stamps.trusted_until - self._max_staleness)
+                read_started_at = min(requested_at, stamps.trusted_until - self._max_staleness)
             name = key.encode()
             if spans.active is None:
-                answer = self._shared.remote.fast_get(name, timed=timed)
+                answer = self._remote_tier.remote.fast_get(name, timed=timed)
             else:
-                self._shared.remote.connections.rest()  # no span of what is not sent
+                self._remote_tier.remote.connections.rest()  # no span of what is not sent
                 with spans.active.exchange("get", 1):
-                    answer = self._shared.remote.fast_get(name, timed=timed)
+                    answer = self._remote_tier.remote.fast_get(name, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
             return self._failed("get", region, started, error)
         if answer is None:
@@ -177,23 +178,25 @@ class FastPath:
         if stamps.epoch != base[0]:
             return NOTHING  # something has ended meanwhile
         if timed:
-            packed = EncodedValue(frame.codec, frame.payload, frame.schema)
-            if not self._file((key, region, local_key, epoch), policy, frame, packed, value, pttl, asked, began):
+            encoded = EncodedValue(frame.codec, frame.payload, frame.schema)
+            if not self._file(
+                (key, region, local_key, epoch), policy, frame, encoded, value, pttl, requested_at, read_started_at
+            ):
                 return NOTHING
         region.counters.remote_hits += 1
         return value
 
     def many(self, keys: Sequence[str], region: Region, local_keys: Sequence[Hashable], policy: Policy) -> list[Any]:
         """For each key of one region its value, or `FastPathMiss`. `local_keys`: empty if nothing is held locally."""
-        epoch, asked = region.epoch, self._clock()
+        epoch, requested_at = region.epoch, self._clock()
         nothing: list[Any] = [NOTHING] * len(keys)
         if policy.ages:  # what has aged takes part in its renewal, which a fast-path read cannot
             return nothing
         timed = self._sealed or (self._holds and policy.local_ttl != 0)  # else it does not matter how long they live
-        question = self._ask(keys, region, asked, timed)
+        question = self._ask(keys, region, requested_at, timed)
         if isinstance(question, FastPathMiss):
             return [question] * len(keys)
-        base, began, _, (values, pttls) = question
+        base, read_started_at, _, (values, pttls) = question
         found: list[Any] = [NOTHING] * len(keys)
         for i, data in enumerate(values) if None in values else ():
             if data is None:
@@ -207,9 +210,11 @@ class FastPath:
         for places, frames, payloads in judged.values() if timed else ():
             for i, frame, payload in zip(places, frames, payloads, strict=True):
                 where = keys[i], region, local_keys[i] if local_keys else None, epoch
-                packed = EncodedValue(frame.codec, payload, frame.schema)
+                encoded = EncodedValue(frame.codec, payload, frame.schema)
                 value = found[i]
-                if value is not NOTHING and not self._file(where, policy, frame, packed, value, pttls[i], asked, began):
+                if value is not NOTHING and not self._file(
+                    where, policy, frame, encoded, value, pttls[i], requested_at, read_started_at
+                ):
                     found[i] = NOTHING
         region.counters.remote_hits += len(found) - list(map(type, found)).count(FastPathMiss)
         region.counters.bytes_read += sum(map(len, filter(None, values)))
@@ -236,7 +241,7 @@ class FastPath:
             alone, rest = True, [*waiting]  # most that follow have the same codec, schema and stamps
             whole = len(rest) == len(values) - i - 1
             others: Any = values[i + 1 :] if whole else [values[i] for i in rest]
-            payloads = self._shared.framer.alike(
+            payloads = self._remote_tier.framer.alike(
                 data, names[i + 1 :] if whole else [names[i] for i in rest], others, timed=timed
             )
             waiting = deque()
@@ -246,29 +251,29 @@ class FastPath:
             group.add(rest, frame, list(filter(None, payloads)))
         return judged
 
-    def _ask(self, keys: Sequence[str], region: Region, asked: float, timed: bool) -> Answer | FastPathMiss:
+    def _ask(self, keys: Sequence[str], region: Region, requested_at: float, timed: bool) -> Answer | FastPathMiss:
         """The stamps held for a region, since when they count, names, and what Redis answers; or why it does not."""
-        started = asked
+        started = requested_at
         try:
-            base = self._base(region, asked)
+            base = self._base(region, requested_at)
             if base is None:
                 return NOTHING
-            began = min(asked, self._stamps.trusted_until - self._max_staleness)
+            read_started_at = min(requested_at, self._stamps.trusted_until - self._max_staleness)
             names = [key.encode() for key in keys]
             started = self._clock()
             if spans.active is None:
-                answer = self._shared.remote.fast_read(names, timed=timed)
+                answer = self._remote_tier.remote.fast_read(names, timed=timed)
             else:
-                self._shared.remote.connections.rest()
+                self._remote_tier.remote.connections.rest()
                 with spans.active.exchange("many", len(names)):
-                    answer = self._shared.remote.fast_read(names, timed=timed)
+                    answer = self._remote_tier.remote.fast_read(names, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
             return self._failed("many", region, started, error)
         if answer is None:
             return NOTHING
         if self._events.timed:
             self._events.add("many", region.name, self._clock() - started, None)
-        return Answer(base, began, names, answer)
+        return Answer(base, read_started_at, names, answer)
 
     def _failed(self, command: str, region: Region, started: float, error: Exception) -> FastPathMiss:
         let_out(error)
@@ -278,7 +283,7 @@ class FastPath:
 
     def _base(self, region: Region, now: float) -> Base | None:
         """None: not all stamps of a region's groups are held here."""
-        self._shared.ready()
+        self._remote_tier.ready()
         stamps = self._stamps
         epoch = stamps.epoch
         if not stamps.trusted or now >= stamps.trusted_until:
@@ -296,7 +301,7 @@ class FastPath:
     def _judge(self, key: str, name: bytes, region: Region, data: bytes, base: Base, timed: bool) -> Frame | None:
         """The frame if it is intact and its stamps are those held here; what is wrong with it is said elsewhere."""
         try:
-            frame = self._shared.framer.unpack(key, data, name)
+            frame = self._remote_tier.framer.unpack(key, data, name)
             expected = base[2]
             if frame.tags:
                 region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
@@ -315,18 +320,18 @@ class FastPath:
         where: Where,
         policy: Policy,
         frame: Frame,
-        packed: EncodedValue,
+        encoded: EncodedValue,
         value: Any,
         pttl: int,
-        asked: float,
-        began: float,
+        requested_at: float,
+        read_started_at: float,
     ) -> bool:
-        """File a value locally. False: it is not fresh any more. `packed`: of a frame with the same life and tags."""
+        """File a value locally. False: it is not fresh any more. `encoded`: of a frame with the same life and tags."""
         left, kept = frame.seconds_left(pttl)
-        fresh_until = asked + left
+        fresh_until = requested_at + left
         if self._clock() >= fresh_until:
             return False
         shared = policy.share or policy.codec.shareable(value)
-        held = hold(value, packed, policy.codec, shared=shared)
-        self._filler.fill(where, policy, began, held, fresh_until, inf, asked + kept, frame.tags)
+        cached = hold(value, encoded, policy.codec, shared=shared)
+        self._filler.fill(where, policy, read_started_at, cached, fresh_until, inf, requested_at + kept, frame.tags)
         return True

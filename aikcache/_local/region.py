@@ -63,11 +63,11 @@ class Region:
         "cleared",
         "counters",
         "diverted",
-        "ended",
         "epoch",
         "expects",
         "groups",
         "hits",
+        "invalidated",
         "name",
         "table",
         "tagged",
@@ -79,9 +79,11 @@ class Region:
         self.expects = expects  # the type of what its wrappers hand out without a look at it
         self.groups = groups_of(name, "")  # that every key of it is in
         self.table: dict[Hashable, Entry] = {}
-        self.epoch = 0  # counts what ended fills
-        self.cleared = 0  # the epoch at which all older entries ended
-        self.ended: list[dict[Hashable, Entry]] = []  # tables ended with their group, whose entries the store still has
+        self.epoch = 0  # counts what forbids running fills
+        self.cleared = 0  # the epoch at which all older entries were invalidated
+        self.invalidated: list[
+            dict[Hashable, Entry]
+        ] = []  # tables of invalidated groups, whose entries the store still has
         self._trusted_until = inf
         self.diverted = False  # no wrapper answers by itself: the fate of an entry depends on who asks
         self._readers: list[weakref.ref[Any]] = []  # wrappers, which hold their cache: not to be held here
@@ -92,12 +94,14 @@ class Region:
         self.counters = Counters()
 
     def local_hits(self) -> int:
-        return self.hits + sum(entry.hits for table in [self.table, *self.ended] for entry in list(table.values()))
+        return self.hits + sum(
+            entry.hits for table in [self.table, *self.invalidated] for entry in list(table.values())
+        )
 
     def settle(self) -> None:
         """Add up the hits of entries that were invalidated, and let go of them."""
-        ended, self.ended = self.ended, []
-        self.hits += sum(entry.hits for table in ended for entry in table.values())
+        invalidated, self.invalidated = self.invalidated, []
+        self.hits += sum(entry.hits for table in invalidated for entry in table.values())
 
     def left(self) -> Region:
         """What a tier that is closed keeps of it: its counts."""
@@ -138,10 +142,10 @@ class Region:
         """Put a new table in place of this one. Whatever interrupts this, no wrapper finds an entry of the old one."""
         table: dict[Hashable, Entry] = {}
         self._tell(TABLE, table)
-        ended, self.table = self.table, table
+        invalidated, self.table = self.table, table
         self._tell(TABLE, table)  # also to a wrapper made meanwhile
-        if ended:
-            self.ended.append(ended)
+        if invalidated:
+            self.invalidated.append(invalidated)
 
     @property
     def trusted_until(self) -> float:

@@ -31,7 +31,9 @@ class Regions:
         self._by_hand = 0
         self._other = Region(OTHER)
         self._other.groups = ()  # its entries' own
-        self.waiting: dict[int, frozenset[str]] = {}  # by block of `deferred`, groups of which something will be ended
+        self.waiting: dict[
+            int, frozenset[str]
+        ] = {}  # by block of `deferred`, groups of which something will be invalidated
 
     def region(self, name: str, expects: object = ANYTHING) -> Region:
         """The region of a prefix:operation, and of the functions of it that expect this type, made if there is none."""
@@ -69,7 +71,7 @@ class Regions:
     def _adopt(self, region: Region) -> Region:
         regions = self.regions.get(region.name, [])  # put there once it has the region: a signal may come between
         if region not in regions:
-            region.tier, region.counters, region.hits, region.trusted_until, region.ended = (
+            region.tier, region.counters, region.hits, region.trusted_until, region.invalidated = (
                 self, Counters(), 0, self.trusted_until, [],
             )  # fmt: skip
             self.regions[region.name] = [*regions, region]  # replaced, not changed: others may be iterating

@@ -1,7 +1,7 @@
 """Which entries have a tag. Most tags have one, which then stands in the index itself: a dict for it takes 232 bytes.
 
 Not thread-safe: all happens under the guard of the tier. An exception of a signal handler between two steps is the
-tier's to mend, which then starts over.
+tier's to repair, which then starts over.
 """
 
 from __future__ import annotations

@@ -60,12 +60,12 @@ class LocalTier(Regions):
         self._linked = 0
         self._tags = TagIndex()
         self.changes = 0  # counts fills and drops: while it stands still, a look-up need not be repeated
-        self._purging: list[Region] = []  # those that have ended entries
+        self._purging: list[Region] = []  # those that have invalidated entries
         self._lead = Keyspace(config.instance, config.version).namespace_prefix
-        guard.mend = self._start_over
+        guard.repair = self._start_over
 
     def __len__(self) -> int:
-        return sum(len(region.table) for region in self.all_regions())  # the store holds ended entries, too
+        return sum(len(region.table) for region in self.all_regions())  # the store holds invalidated entries, too
 
     def __contains__(self, key: str) -> bool:
         return key in self._store
@@ -82,9 +82,9 @@ class LocalTier(Regions):
             region.epoch += 1
             region.cleared = region.epoch
             region.empty()
-            while region.ended:
-                region.hits += sum(entry.hits for entry in region.ended[-1].values())
-                region.ended.pop()
+            while region.invalidated:
+                region.hits += sum(entry.hits for entry in region.invalidated[-1].values())
+                region.invalidated.pop()
         self._store = make_store(self._config)
         self._tags, self._purging, self._linked, self.bytes = TagIndex(), [], 0, 0
         for region in self.all_regions():
@@ -183,16 +183,16 @@ class LocalTier(Regions):
 
     def _make_room(self, size: int) -> None:
         for _ in range(PURGE):
-            while self._purging and not self._purging[-1].ended:
+            while self._purging and not self._purging[-1].invalidated:
                 self._purging.pop()
             if not self._purging:
                 break
-            tables = self._purging[-1].ended
+            tables = self._purging[-1].invalidated
             if not tables[-1]:
                 tables.pop()
                 continue
             _, entry = tables[-1].popitem()
-            entry.region.hits += entry.hits  # ended: nobody can find it, so nobody bumps it any more
+            entry.region.hits += entry.hits  # invalidated: nobody can find it, so nobody bumps it any more
             if self._store.get(entry.key) is entry:
                 self._store.pop(entry.key)
             self._depart(entry)  # also what a store that drops by itself has dropped
@@ -287,8 +287,8 @@ class LocalTier(Regions):
     def start_groups(self, groups: Sequence[str], asked: Sequence[Asked]) -> None:
         """Drop what is held of groups whose stamp was made just now, for `asked`, which may be filed all the same.
 
-        There was no stamp, so what ended under the last one is not known here: the push of it may still come, and would
-        be taken for that of the stamp that was made.
+        There was no stamp, so what was invalidated under the last one is not known here: the push of it may still come,
+        and would be taken for that of the stamp that was made.
         """
 
         def work() -> None:
@@ -325,7 +325,7 @@ class LocalTier(Regions):
             region.epoch += 1
             region.cleared = region.epoch
             region.empty()  # its entries are counted and dropped from the store at later fills, a few at each
-            if region.ended and region not in self._purging:
+            if region.invalidated and region not in self._purging:
                 self._purging.append(region)
         self._other.epoch += 1
         for entry in self._tags[(group,)]:

@@ -99,7 +99,7 @@ _ID = 16
 # What is no string, too long, or no list of ours is none, and is overwritten: whoever may write here could otherwise
 # end publishing for good, or have every process that publishes parse whatever lies there.
 _OURS = f"""
-local function told(key)
+local function text_at(key)
   local size = redis.pcall('STRLEN', key)
   if type(size) ~= 'number' or size > {MAX_SNAPSHOT} then return '' end
   return redis.call('GET', key) or ''
@@ -131,7 +131,7 @@ if not string.find(list, ' ' .. ARGV[1], 1, true) then
 end
 redis.call('SET', KEYS[1], list, 'PX', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-local counted = string.match(told(KEYS[3]), '^' .. string.rep('[0-9a-f]', {_ID}))
+local counted = string.match(text_at(KEYS[3]), '^' .. string.rep('[0-9a-f]', {_ID}))
 if not counted or counted <= string.sub(ARGV[2], 1, 16) then
   redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 end
@@ -141,9 +141,9 @@ return string.sub(list, 1, 16)
 SNAPSHOTS = Script(f"""
 -- KEYS: the list, totals of the dead, snapshots. Gives the list, the totals, and for each snapshot it and how long it
 -- will live.{_OURS}
-local found = {{listed(KEYS[1]) or '', told(KEYS[2])}}
+local found = {{listed(KEYS[1]) or '', text_at(KEYS[2])}}
 for i = 3, #KEYS do
-  found[#found + 1] = told(KEYS[i])
+  found[#found + 1] = text_at(KEYS[i])
   found[#found + 1] = redis.call('PTTL', KEYS[i])
 end
 return found
@@ -153,9 +153,9 @@ FOLD = Script(f"""
 -- KEYS: the list, totals of the dead, snapshots. ARGV: the totals as they were read, the new ones, ms to keep, then for
 -- each snapshot its id and what was read. 1 when nothing had changed: the snapshots are a part of the totals.{_OURS}
 local list = listed(KEYS[1])
-if not list or told(KEYS[2]) ~= ARGV[1] then return 0 end
+if not list or text_at(KEYS[2]) ~= ARGV[1] then return 0 end
 for i = 3, #KEYS do
-  if told(KEYS[i]) ~= ARGV[2 * i - 1] then return 0 end
+  if text_at(KEYS[i]) ~= ARGV[2 * i - 1] then return 0 end
 end
 for i = 3, #KEYS do
   list = string.gsub(list, ' ' .. ARGV[2 * i - 2], '')

@@ -154,7 +154,7 @@ def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
         guard.release([])
         state[1] += 1
 
-    guard.mend = mend
+    guard.repair = mend
     seen: list[bool] = []
     for point in range(1, 100):
         late.clear()

@@ -251,7 +251,7 @@ class WithTtl(LocalTierMachine):
     def no_tag_remembers_what_is_gone(self) -> None:
         """What a tag remembers of the dropped is still in a table, or on its way out, so that it will be forgotten."""
         linked = {id(entry) for region in self.tier.all_regions() for entry in region.table.values()}
-        leaving = {id(e) for region in self.tier._purging for table in region.ended for e in table.values()}
+        leaving = {id(e) for region in self.tier._purging for table in region.invalidated for e in table.values()}
         for entries in map(self.tier._tags.__getitem__, self.tier._tags):
             assert all(id(entry) in linked | leaving for entry in entries)
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,11 +35,15 @@ WITHIN = 60.0
 
 
 def _free_port(host: str) -> int:
-    """Not the usual one: a server of the machine that listens on all addresses would answer for a pod that is down."""
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Not the usual one: a server of the machine that listens on all addresses would answer for a pod that is down.
+
+    Low enough for a cluster's bus, whose port is 10 000 higher.
+    """
+    while True:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind((host, port))
+            return port
 
 
 class Pod:

