@@ -205,7 +205,8 @@ def invalidated(s: State, p: int, what: str, version: int, rules: Rules) -> Stat
 
 
 def ignored(s: State, p: int, version: int) -> State:
-    if any(a.proc == p and a.pc == "local part" for a in s.agents):
+    sends_again = (a.kind == "group again" and (a.pc == "stamp again" or not a.tags_unchanged) for a in s.agents)
+    if any(a.proc == p and (a.pc == "local part" or again) for a, again in zip(s.agents, sends_again, strict=True)):
         return s.proc(p, owed=max(s.procs[p].owed, version))
     return s.proc(p, seen=max(s.procs[p].seen, version))
 
@@ -420,11 +421,11 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
         case "set lease":  # and the commit, here at the latest: until then the value is only the caller's claim
             lease = (i, a.stamp) if "set_takes_lease" in rules else s.lease
             after = s._replace(db=s.db + 1, value=None, lease=lease)
-            yield after.agent(i, pc="set", version=s.db + 1, before=s.written)
+            yield after.agent(i, pc="set", version=s.db + 1)
         case "set":
             after = reached
             if "set_under_lease" not in rules or (s.lease is not None and s.lease[0] == i):
-                if a.stamp == s.stamp and s.written > (a.before or 0):
+                if a.stamp == s.stamp and s.written > a.version:
                     raise Broken("a value put by hand has survived what invalidated it")
                 lease = None if "set_takes_lease" in rules else s.lease
                 after = reached._replace(value=Value(a.version, a.stamp), lease=lease)
