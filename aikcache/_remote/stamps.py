@@ -78,6 +78,8 @@ class Stamps:
         for group, stamp in zip(groups, stamps, strict=True):
             if stamp is not None:
                 self._cached[group] = stamp
+            elif self._cached.pop(group, None) is not None:
+                self.epoch += 1  # it is gone: a later call must not get what this one is refused
 
     def set_lifetime(self, group: str, stamp: bytes, until: float) -> None:
         """Redis keeps this stamp of a group at least until then: no process shortens its life."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from math import inf
 
 import pytest
 
 from aikcache._redis.cluster.client import Cluster
-from aikcache._redis.cluster.quorum import confirm
+from aikcache._redis.cluster.quorum import Quorum, confirm
 from aikcache._redis.cluster.scouts import Scouts
 from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._settings.config import CacheConfig
@@ -60,6 +60,22 @@ def test_the_last_moment_at_which_most_had_answered_counts() -> None:
     assert LONG_AGO / 10 <= cluster.age() < LONG_AGO
     answer(cluster, B, C)
     assert cluster.age() < LONG_AGO / 10
+
+
+def test_who_finds_the_map_finds_its_owners_unconfirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call beside the thread that fetches the first map must not take no owners for a single one."""
+    found: list[bool] = []
+    real = Quorum.use
+
+    def use(quorum: Quorum, owners: Set[Address]) -> None:
+        found.append(cluster.topology is not None and cluster.age() < inf)
+        real(quorum, owners)
+        found.append(cluster.topology is not None and cluster.age() < inf)
+
+    monkeypatch.setattr(Quorum, "use", use)
+    cluster = Cluster(CacheConfig(url="redis+cluster://a:1,b:1,c:1"))
+    cluster._install(view(A, B, C))
+    assert (cluster.age(), found) == (inf, [False, False])
 
 
 def test_of_two_primaries_both_must_answer() -> None:

@@ -295,8 +295,8 @@ class Cluster:
                 return
             primaries = reported.primaries.union(*(self._extra(reported, view) for view in self._views.values()))
             self._promote(before, reported)
+            self.quorum.use(frozenset(reported.owners.values()))  # first: whoever finds the map asks it
             self.topology = replace(reported, primaries=primaries)
-            self.quorum.use(frozenset(reported.owners.values()))
             self._initial_primaries = primaries if before is None else self._initial_primaries & primaries
             kept = primaries.union(reported.nodes, self._where.hosts)
             if before is not None:  # do not wait for a node that was replaced
