@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from aikcache._redis.sides import Sides
+from aikcache.testing import Server, wait_until
 from benchmarks.consistency.faults import ALL, CONNECTION_FAULTS, WORKER_FAULTS
 from benchmarks.consistency.options import TAKEOVERS
 from benchmarks.consistency.refusals import ALL as REFUSING
+from benchmarks.consistency.refusals import misconf
+
+from ._workers import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = os.environ.get("AIKCACHE_REQUIRE_SERVERS") == "1"
@@ -61,6 +66,28 @@ def test_no_read_is_staler_than_guaranteed_when_writes_are_refused(kind: str, tm
     assert (status, outcome["violations"]) == (0, {}), "\n".join(outcome["first"])
     assert len(outcome["faults"]) >= 3
     assert outcome["refused"] > 10
+
+
+def test_a_primary_that_cannot_save_survives_being_replaced(binary: Path) -> None:
+    """As happens on a busy machine: it becomes a replica, applies its new primary's writes, and is a server again."""
+    config = ["repl-diskless-sync-delay 0"]
+    with Server(binary=binary, port=0, config=config) as old, Server(binary=binary, port=0, config=config) as new:
+        first, second = redis.Redis.from_url(old.url), redis.Redis.from_url(new.url)
+
+        def follows(replica: redis.Redis, primary: Server) -> None:
+            replica.replicaof("127.0.0.1", str(primary.port))
+            wait_until(lambda: replica.info("replication")["master_link_status"] == "up", PATIENCE, "the replica")
+
+        follows(second, old)
+        with misconf(old, first):
+            second.replicaof("NO", "ONE")
+            follows(first, new)
+            second.set("written", 1)
+            wait_until(lambda: first.get("written"), PATIENCE, "the write")
+        first.replicaof("NO", "ONE")
+        assert first.set("written", 2)
+        first.close()
+        second.close()
 
 
 @pytest.mark.parametrize("topology", ["sentinel", "cluster"])
