@@ -14,17 +14,14 @@ A decorated call returns what the function would return, whatever Redis does. `h
 settings, `help(aikcache.cached)` the decorator.
 """
 
-from aikcache._cache import Cache
-from aikcache._codec.codec import register_type
-from aikcache._coherence.sweep import Sweep
+import typing
+
+from aikcache._codec.registry import register_type
 from aikcache._decorators.function_methods import CacheInfo
 from aikcache._decorators.protocols import CachedFunction
 from aikcache._default import cached, cached_many, configure, default_cache, invalidates
 from aikcache._engine.deferred import Deferred
 from aikcache._engine.refreshing import Refreshing
-from aikcache._engine.stats import CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
-from aikcache._settings.config import CacheConfig
-from aikcache._settings.settings import Settings
 from aikcache.errors import (
     AikcacheError,
     ConfigError,
@@ -40,6 +37,13 @@ from aikcache.errors import (
     SessionTooLargeError,
     SessionUnavailableError,
 )
+
+if typing.TYPE_CHECKING:
+    from aikcache._cache import Cache
+    from aikcache._coherence.sweep import Sweep
+    from aikcache._engine.stats import CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
+    from aikcache._settings.config import CacheConfig
+    from aikcache._settings.settings import Settings
 
 __version__ = "1.0.0"
 __all__ = [
@@ -77,3 +81,30 @@ __all__ = [
     "invalidates",
     "register_type",
 ]
+
+_LOADED_LATER = {
+    "Cache": "aikcache._cache",
+    "CacheConfig": "aikcache._settings.config",
+    "CacheStats": "aikcache._engine.stats",
+    "FleetStats": "aikcache._engine.stats",
+    "Health": "aikcache._engine.stats",
+    "OperationStats": "aikcache._engine.stats",
+    "Problem": "aikcache._engine.stats",
+    "ProcessStats": "aikcache._engine.stats",
+    "Settings": "aikcache._settings.settings",
+    "Sweep": "aikcache._coherence.sweep",
+}
+"""What decorating needs nothing of, by the module that has it."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LOADED_LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_LOADED_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

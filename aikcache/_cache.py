@@ -36,6 +36,7 @@ from aikcache._local.region import Region
 from aikcache._settings import config as _config
 from aikcache._settings import environment as _environment
 from aikcache._settings import url as _url
+from aikcache._settings.checks import check_name
 from aikcache._settings.settings import LoadOptions, Settings
 from aikcache.errors import RemoteUnavailableError
 
@@ -109,8 +110,8 @@ class Cache(Decorators):
 
     def key(self, prefix: str, operation: str, *args: object, **kwargs: object) -> str:
         """The key of a call of `operation`: positional arguments as required parameters, named ones as `name|value`."""
-        _config.check_name("prefix", prefix)
-        _config.check_name("operation", operation)
+        check_name("prefix", prefix)
+        check_name("operation", operation)
         return f"{self.space.namespace_prefix}{prefix}:{operation}:{rendering.parameters(args, kwargs.items())}"
 
     def _call(

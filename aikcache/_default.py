@@ -2,6 +2,7 @@
 
 It is the one piece of module state. `configure` says what it is; without that the environment does; without either it
 is local. A function may be decorated before that: it finds the cache at its first call, and again after `configure`.
+What a cache consists of is loaded with the first one: a module that only decorates has no part of it.
 """
 
 from __future__ import annotations
@@ -9,52 +10,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Unpack
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Unpack
 
-from aikcache._cache import Cache
-from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
 from aikcache._engine import invalidation
-from aikcache._engine.deferred import Deferred
-from aikcache._engine.refreshing import Refreshing
-from aikcache._engine.tally import tally_of
 from aikcache._keys.patterns import Invalidation, joined
 from aikcache._local.region import Region, of_type
-from aikcache._settings import config
-from aikcache._settings.settings import Settings
 from aikcache.errors import ConfigError
 
-
-class DefaultCache(Cache):
-    """The default cache. Once `configure` has put another in its place, what is invalidated through it is invalidated
-    there: an application may have kept it, and calls and blocks may be under way.
-    """
-
-    of: Default | None = None
-
-    def _successor(self) -> Cache | None:
-        now = self.of._made if self.of is not None and self.engine.closed else None
-        return None if now is self else now
-
-    def _invalidate(self, what: Invalidation) -> None:
-        if self._successor() is None:
-            super()._invalidate(what)
-        if (now := self._successor()) is not None:  # perhaps since a moment, so that Redis could not be told
-            mine, its = self.space.namespace_prefix, now.space.namespace_prefix
-            now.end(replace(what, keys=tuple(its + key.removeprefix(mine) for key in what.keys)))
-
-    def invalidate(self, *patterns: str, background: bool = False, **fields: object) -> Sweep | None:
-        invalidate = super().invalidate if (now := self._successor()) is None else now.invalidate
-        return invalidate(*patterns, background=background, **fields)
-
-    def deferred(self) -> Deferred:
-        return super().deferred() if (now := self._successor()) is None else now.deferred()
-
-    def refreshing(self) -> Refreshing:
-        return super().refreshing() if (now := self._successor()) is None else now.refreshing()
+if TYPE_CHECKING:
+    from aikcache._cache import Cache
+    from aikcache._default_cache import DefaultCache
+    from aikcache._settings.settings import Settings
 
 
 class Default(Decorators):
@@ -79,7 +49,7 @@ class Default(Decorators):
             with self._lock:
                 if self._stand_in is None:
                     log.error("No default cache: functions run uncached, and nothing is invalidated: %s", error)
-                    self._stand_in = self._ours(DefaultCache(enabled=False))
+                    self._stand_in = self._ours(_kind()(enabled=False))
                 return self._made or self._stand_in
 
     def cache(self) -> Cache:
@@ -87,7 +57,7 @@ class Default(Decorators):
         made = self._made
         if made is not None:
             return made
-        new = DefaultCache.from_env()
+        new = _kind().from_env()
         with self._lock:
             if self._made is None:
                 self._replace(new)
@@ -111,16 +81,16 @@ class Default(Decorators):
         return made
 
     def configure(self, url: str | None = None, **settings: Unpack[Settings]) -> Cache:
-        given = config.take(settings, url=url)
+        given = _take(settings, url=url)
         del url
-        made = DefaultCache(**given)
+        made = _kind()(**given)
         self._replace(made)
         return made
 
     @contextmanager
     def instead(self, url: str | None = None, **settings: Unpack[Settings]) -> Iterator[Cache]:
         """Another default cache for a block. Then one with the former's settings is made, or none as before."""
-        given = config.take(settings, url=url)
+        given = _take(settings, url=url)
         del url
         former = None if self._made is None else self._made.config
         made = self.configure(**given)
@@ -128,7 +98,7 @@ class Default(Decorators):
             yield made
         finally:
             if former is not None:
-                self.configure(**{name: getattr(former, name) for name in config.FIELDS})
+                self.configure(**{f.name: getattr(former, f.name) for f in fields(former)})
             else:
                 with self._lock:
                     last, self._made = self._made, None
@@ -142,8 +112,7 @@ class Default(Decorators):
         with self._lock:
             old = self._made, self._stand_in
             self._made, self._stand_in = self._ours(made), None
-            if made.config.metrics is not None:
-                tally_of(made.config.metrics).expect(self._regions)
+            made.expect(self._regions)
         for cache in old:
             if cache is not None:
                 cache.close()
@@ -151,6 +120,18 @@ class Default(Decorators):
                 same = cache.space.namespace_prefix == made.space.namespace_prefix
                 if left is not None and recovery is not None and same:
                     recovery.add(joined(list(left.pending)))
+
+
+def _kind() -> type[DefaultCache]:
+    from aikcache._default_cache import DefaultCache
+
+    return DefaultCache
+
+
+def _take(settings: Any, **more: object) -> dict[str, Any]:
+    from aikcache._settings.config import take
+
+    return take(settings, **more)
 
 
 default = Default()
@@ -179,6 +160,6 @@ def configure(url: str | None = None, **settings: Unpack[Settings]) -> Cache:
     Raises:
         ConfigError: a setting breaks a rule; the default cache stays as it was.
     """
-    given = config.take(settings, url=url)
+    given = _take(settings, url=url)
     del url
     return default.configure(**given)

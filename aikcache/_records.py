@@ -14,8 +14,7 @@ import enum
 import functools
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 __all__ = ["RecordType", "record_type_of"]
 
@@ -23,8 +22,7 @@ __all__ = ["RecordType", "record_type_of"]
 _ATTRS_HASH: Final = "_attrs_cached_hash"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordType:
+class RecordType(NamedTuple):
     """One record class or Enum: where its state is, whether it is immutable, and whether msgspec would run its
     hooks.
     """

@@ -19,7 +19,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._engine.families import FAMILIES, INSTRUMENTS, TIMINGS, Family, Instrument
 from aikcache._engine.tally import BOUNDS, Recent, Tally, tally_of
-from aikcache._settings.config import check_metrics
+from aikcache._settings.checks import check_metrics
 
 __all__ = ["INSTRUMENTS", "Instrument", "instrument"]
 

@@ -28,7 +28,7 @@ from aikcache._engine.fleet import Fleet
 from aikcache._engine.reading import Reading
 from aikcache._engine.stats import Health, health_as_dict
 from aikcache._engine.tally import BOUNDS, Histogram, instead_of, tally_of
-from aikcache._settings.config import check_metrics
+from aikcache._settings.checks import check_metrics
 from aikcache.errors import ConfigError
 
 PATH, HEALTH_PATH = "/metrics/cache", "/health/cache"

@@ -1,4 +1,4 @@
-"""`import aikcache` takes 64 ms beyond a bare Python, of 40 that it should, and does not import redis.
+"""How long `import aikcache` takes beyond a bare Python, and whether redis comes with it.
 
 Wall time of whole processes, in turns: `python -c pass` against `python -c "import aikcache"`. Bytecode is compiled
 before, as an installation has it, and kept in a temporary directory.

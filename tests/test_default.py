@@ -14,6 +14,7 @@ import pytest
 import aikcache
 from aikcache import Cache, CacheConfig, ConfigError, _default
 from aikcache._default import Default
+from aikcache._default_cache import DefaultCache
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_a_finaliser_may_make_the_default_cache(default: Default, monkeypatch: p
     """A cached function called while the default cache is being made, in the same thread, does not hang."""
     f, _ = counting(default)
     seen: list[int] = []
-    build = Cache.from_env
+    build = DefaultCache.from_env
 
     def from_env(*args: Any, **kwargs: Any) -> Cache:
         if not seen:
@@ -207,7 +208,7 @@ def test_a_finaliser_may_make_the_default_cache(default: Default, monkeypatch: p
             seen.append(f(7))
         return build(*args, **kwargs)
 
-    monkeypatch.setattr(Cache, "from_env", from_env)
+    monkeypatch.setattr(DefaultCache, "from_env", from_env)
     thread = threading.Thread(target=lambda: seen.append(f(1)), daemon=True)
     thread.start()
     thread.join(20)

@@ -23,6 +23,12 @@ FOR_REDIS = ("aikcache._engine.connect", "aikcache._engine.versioned_store", "ai
              "aikcache._codec.frame", "hiredis", "socket", "selectors", "fcntl", "zlib")  # fmt: skip
 """What a cache without a server does not need."""
 
+FOR_A_CACHE = ("aikcache._cache", "aikcache._default_cache", "aikcache._engine.engine", "aikcache._engine.events",
+               "aikcache._engine.stats", "aikcache._local.tier", "aikcache._settings.config", "aikcache._settings.url",
+               "aikcache._codec.tagged_reader", "aikcache._codec.tagged_writer", "cachetools", "hashlib",
+               "queue")  # fmt: skip
+"""What a module that only decorates does not need."""
+
 
 def run(code: str) -> str:
     """The output of a fresh interpreter, in which warnings are errors."""
@@ -41,10 +47,8 @@ def test_every_exported_name_exists_once_and_in_order(module: object) -> None:
 
 def test_no_public_name_is_forgotten() -> None:
     """Whatever stands in the package without an underscore is exported, or is a module."""
-    public = {
-        name for name, value in vars(aikcache).items() if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert public == set(aikcache.__all__)
+    public = {name for name in dir(aikcache) if not name.startswith("_")}
+    assert {name for name in public if not inspect.ismodule(getattr(aikcache, name))} == set(aikcache.__all__)
 
 
 def test_everything_exported_says_what_it_is() -> None:
@@ -83,6 +87,33 @@ def test_what_reaches_redis_waits_for_a_cache_with_a_server(and_make: str) -> No
     code += "aikcache.Cache('redis://127.0.0.1:1', instance='i'); loaded = set(sys.modules)\n"
     code += f"print([name for name in {FOR_REDIS!r} if name not in loaded])"
     assert run(code).split("\n") == ["[]", "[]"]
+
+
+def test_decorating_loads_no_cache() -> None:
+    """A module that decorates loads neither the engine nor the settings; the first call does."""
+    code = f"""
+import sys
+from aikcache import cached, cached_many, configure, default_cache, invalidates, register_type
+@cached("p", ttl=60, tags=("t:{{x}}",), stale_ttl=5)
+def f(x: int) -> dict[str, int]: return {{"x": x}}
+@invalidates("p:f:{{x}}", tags=("t:{{x}}",))
+def g(x: int) -> None: ...
+@cached_many("p")
+def h(ids: list[int]) -> dict[int, int]: return {{}}
+print([name for name in {FOR_A_CACHE!r} if name in sys.modules])
+assert f(1) == f(1) == {{"x": 1}}
+print("aikcache._engine.engine" in sys.modules)
+"""
+    assert run(code).split("\n") == ["[]", "True"]
+
+
+def test_what_is_loaded_later_is_exported_all_the_same() -> None:
+    """Each such name can be imported, is listed, and is the class itself; another name raises as usual."""
+    code = "from aikcache import *; import aikcache\n"
+    code += "print(Cache is aikcache.Cache, CacheConfig.__module__, 'Health' in dir(aikcache))"
+    assert run(code) == "True aikcache._settings.config True"
+    with pytest.raises(AttributeError, match="module 'aikcache' has no attribute 'Cash'"):
+        aikcache.Cash  # noqa: B018
 
 
 def test_a_local_cache_needs_no_client() -> None:

@@ -11,7 +11,6 @@ kind) is left out, and values that need it are refused when they are stored. Tab
 from __future__ import annotations
 
 import enum
-import hashlib
 import inspect
 import sys
 import types
@@ -35,7 +34,7 @@ _MACHINERY: Final = frozenset({"attr", "attrs", "builtins", "enum", "msgspec", "
 class Table:
     """The record classes and Enums reachable from an annotation; `digest` covers them and the annotation itself."""
 
-    __slots__ = ("_classes", "by_name", "digest", "hashes_chosen", "hints", "hooked", "names", "open", "record_types")
+    __slots__ = ("_classes", "_text", "by_name", "hashes_chosen", "hints", "hooked", "names", "open", "record_types")
 
     def __init__(self, annotation: object) -> None:
         self.record_types: dict[type, RecordType] = {}
@@ -56,8 +55,13 @@ class Table:
         # Whether msgspec would hash values that the writer of the bytes chooses. With `open` it may too.
         self.hashes_chosen = any(_guarded(_hashing, hint) for hint in all_hints)
         self.hooked = any(record_type.hooked for record_type in self.record_types.values())
-        text = "\n".join([_describe(annotation), *sorted(texts)])
-        self.digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self._text = "\n".join([_describe(annotation), *sorted(texts)])
+
+    @property
+    def digest(self) -> bytes:
+        from hashlib import blake2b  # here, because it loads OpenSSL, and decorating asks for no digest
+
+        return blake2b(self._text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
     def reaches(self, cls: type) -> bool:
         """Whether the annotated value can contain an instance of a registered class."""

@@ -14,7 +14,8 @@ threads may share one. `encode` raises only `EncodeError`, `decode` only `Decode
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aikcache._codec.class_table import Table
@@ -23,8 +24,6 @@ from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containe
 from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.plain import ATOMS, MAX_ITEMS, PLAIN, is_plain
 from aikcache._codec.registry import by_type, register_type
-from aikcache._codec.tagged_reader import read
-from aikcache._codec.tagged_writer import cannot_store, write
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._records import RecordType
 from aikcache.errors import DecodeError, EncodeError
@@ -109,7 +108,7 @@ class Codec:
         try:
             encoded = self._encode(value, unread)
             if encoded.codec != TYPED and too_many_containers(encoded.payload):
-                raise cannot_store(f"a structure of more than {MAX_CONTAINERS} containers", "result", "Return less.")
+                raise _refused(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
             if encoded.codec != TYPED and not self._conforms(value, encoded.codec == JSON):
                 raise EncodeError(
                     f"result: {type(value).__qualname__}, or something in it, is not what its annotation (or type=) "
@@ -122,12 +121,12 @@ class Codec:
         except Exception as error:  # user code runs: of classes, and of `register_type`
             let_out(error)
             what = f"{type(value).__qualname__} (encoding raised {type(error).__name__})"
-            raise cannot_store(what, "result") from error
+            raise _refused(what) from error
 
     def _encode(self, value: object, unread: bool) -> Encoded:
         if plain := is_plain(value):
             if plain < 0:
-                raise cannot_store(f"a structure of more than {MAX_ITEMS} items", "result", "Return less.")
+                raise _refused(f"a structure of more than {MAX_ITEMS} items", "Return less.")
             try:
                 payload = bytes(memoryview(self._dumps(value)))  # orjson's bytes keep its buffer, 4 KiB at least
             except TypeError:  # a long int, a lone surrogate, or too deep: try the tagged form
@@ -161,7 +160,7 @@ class Codec:
                     return value
                 fits = self._conforms(value, True)
             elif codec == TAGGED:
-                value = read(payload, self._get_table())
+                value = _tagged().read(payload, self._get_table())
                 fits = (checked and not other) or self._conforms(value, False)
             elif codec == TYPED and not other:
                 if not checked and self._is_costly(payload):
@@ -281,13 +280,32 @@ class Codec:
         return None if isinstance(pair, bool) else pair
 
     def _encode_tagged(self, value: object) -> Encoded:
-        table = self._get_table()
-        payload = bytes(memoryview(write(value, table)))  # as above
-        round_tripped = read(payload, table)
+        table, tagged = self._get_table(), _tagged()
+        payload = bytes(memoryview(tagged.write(value, table)))  # as above
+        round_tripped = tagged.read(payload, table)
         if not exactly_equal(value, round_tripped, table.record_types):
-            raise cannot_store(f"{type(value).__qualname__}, or something in it,", "result")
+            raise _refused(f"{type(value).__qualname__}, or something in it,")
         shared = immutable(value, table.record_types)
         return Encoded(TAGGED, payload, value if shared else round_tripped, shared)
+
+
+class _Tagged(NamedTuple):
+    read: Callable[[bytes, Table], object]
+    write: Callable[[object, Table], bytes]
+
+
+@cache
+def _tagged() -> _Tagged:
+    """The tagged form, loaded with the first value that needs it."""
+    from aikcache._codec import tagged_reader, tagged_writer
+
+    return _Tagged(tagged_reader.read, tagged_writer.write)
+
+
+def _refused(what: str, hint: str = "") -> EncodeError:
+    from aikcache._codec.tagged_writer import cannot_store
+
+    return cannot_store(what, "result", hint)
 
 
 def _unlike() -> DecodeError:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from aikcache._coherence import sweep
@@ -279,4 +278,4 @@ class PendingInvalidations:
 
 def _few_globs(what: Invalidation) -> Invalidation:
     """The same, or a covering one: each glob is compared with every local key of every process."""
-    return what if len(what.globs) <= MOST_GLOBS else replace(what, globs=(covering(what.globs),))
+    return what if len(what.globs) <= MOST_GLOBS else what._replace(globs=(covering(what.globs),))

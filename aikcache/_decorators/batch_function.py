@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aikcache._decorators.cached_function import CALL, CachedCall, Owner
 from aikcache._decorators.signature import Signature
 from aikcache._engine import many
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, carry_out
-from aikcache._engine.engine import Engine
 from aikcache._engine.fast_path import FastPathMiss
 from aikcache._engine.load import answer
 from aikcache._engine.policy import Policy
 from aikcache._keys import rendering
 from aikcache._local.region import Region
 from aikcache.errors import ConfigError, InvalidKeyError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 MAX_COLLIDING = 1000
 """Different ids of one hash that a call may have."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from aikcache._concurrency.outside import let_out
@@ -18,15 +18,17 @@ from aikcache._decorators import wrapper as _wrapper
 from aikcache._decorators.signature import Arguments, ReceiverError, Signature
 from aikcache._engine import refreshing
 from aikcache._engine.call import MISSING, Attempt, Call, StoppedError
-from aikcache._engine.engine import Engine
 from aikcache._engine.fast_path import FastPathMiss
 from aikcache._engine.policy import Policy
 from aikcache._keys import patterns
 from aikcache._keys.patterns import Invalidation, Template
 from aikcache._local.entry import Entry
 from aikcache._local.region import Region
-from aikcache._settings.config import check_name
+from aikcache._settings.checks import check_name
 from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 CALL = "_aikcache_call"
 """What has a wrapper's `CachedCall` or `BatchCall`, whose `fn` is the function that runs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._decorators.cached_function import CachedCall
 from aikcache._decorators.signature import Arguments
@@ -12,11 +12,13 @@ from aikcache._engine import many as _many
 from aikcache._engine import writes
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, carry_out
-from aikcache._engine.engine import Engine
 from aikcache._engine.fast_path import FastPathMiss
 from aikcache._engine.load import answer
 from aikcache._keys.patterns import Invalidation
 from aikcache.errors import InvalidKeyError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 METHODS = ("key", "peek", "invalidate", "refresh", "store", "explain", "many", "cache_info", "cache_clear")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from aikcache._concurrency.outside import let_out
@@ -72,42 +71,50 @@ class Call(NamedTuple):
         return tags
 
 
-@dataclass(slots=True)
 class Attempt:
     """One attempt to answer a call: the state of its region and of the server, and what it has found."""
 
-    call: Call
-    read_started_at: float
-    """A value that is read counts from here: from when the first question was sent, or cached stamps were current."""
-    first: Read | Exception | None = None
-    """The result of a fast-path read in Redis, or its error."""
-    looked: int = -1
-    """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
-    only_fresh: bool = False
-    """A stale value does not answer."""
-    key: str = field(init=False)
-    region: Region = field(init=False)
-    policy: Policy = field(init=False)
-    epoch: int = field(init=False)
-    """Of the region; a fill is refused if it has changed."""
-    requested_at: float = 0.0
-    """When the latest question was sent."""
-    server_generation: int = 0
-    """The server that the `stamps` are from."""
-    stamps: dict[str, bytes | None] = field(default_factory=dict)
-    """The stamps at the first question."""
-    fresh_until: float = 0.0
-    """Until when the value found is, or was, fresh."""
-    fallback: CachedValue | None = None
-    """A stale value, for the answer if the function fails."""
-    token: bytes | None = None
-    """Of a lease that Redis may have granted, until it is used or released."""
-    seen: bytes = b""
-    """The value in Redis that could not be used."""
+    __slots__ = (
+        "call", "epoch", "fallback", "first", "fresh_until", "key", "looked", "only_fresh", "policy", "read_started_at",
+        "region", "requested_at", "seen", "server_generation", "stamps", "token",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        self.key, self.region, self.policy = self.call.key, self.call.region, self.call.policy
-        self.epoch = self.region.epoch
+    def __init__(
+        self,
+        call: Call,
+        read_started_at: float,
+        first: Read | Exception | None = None,
+        looked: int = -1,
+        *,
+        only_fresh: bool = False,
+    ) -> None:
+        self.call = call
+        self.key, self.region, self.policy = call.key, call.region, call.policy
+        self.epoch = call.region.epoch
+        """Of the region; a fill is refused if it has changed."""
+        self.read_started_at = read_started_at
+        """A value that is read counts from here: from when the first question was sent, or cached stamps were current.
+        """
+        self.first = first
+        """The result of a fast-path read in Redis, or its error."""
+        self.looked = looked
+        """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
+        self.only_fresh = only_fresh
+        """A stale value does not answer."""
+        self.requested_at = 0.0
+        """When the latest question was sent."""
+        self.server_generation = 0
+        """The server that the `stamps` are from."""
+        self.stamps: dict[str, bytes | None] = {}
+        """The stamps at the first question."""
+        self.fresh_until = 0.0
+        """Until when the value found is, or was, fresh."""
+        self.fallback: CachedValue | None = None
+        """A stale value, for the answer if the function fails."""
+        self.token: bytes | None = None
+        """Of a lease that Redis may have granted, until it is used or released."""
+        self.seen = b""
+        """The value in Redis that could not be used."""
 
     def begin(self, now: float) -> None:
         """Begin a load now: earlier invalidations do not concern it."""

@@ -18,10 +18,13 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aikcache._keys.globs import matcher
 from aikcache._keys.patterns import ANY_TAG, EVERYTHING, Invalidation, groups_of, joined
-from aikcache._local.tier import LocalTier
+
+if TYPE_CHECKING:
+    from aikcache._local.tier import LocalTier
 
 _open: ContextVar[tuple[Block, ...]] = ContextVar("aikcache_deferred", default=())
 

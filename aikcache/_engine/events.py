@@ -23,8 +23,6 @@ from aikcache._local.region import Region
 
 BATCH = 256
 """Round trips in one report."""
-READS = 256
-"""Fast-path reads of one operation in one report."""
 _new = tuple.__new__  # a third of what the class itself takes
 OTHER = "other"
 """The operation of events that belong to no known one."""
@@ -158,7 +156,7 @@ class Events:
     def reads(self, operation: str) -> deque[float]:
         """Where the fast path leaves the seconds of each read that was answered, if `timed`.
 
-        A caller that finds `READS` there calls `report_reads`.
+        A caller that finds `fast_path.READS` there calls `report_reads`.
         """
         return self._reads.setdefault(operation, deque())
 

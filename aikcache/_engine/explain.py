@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aikcache._engine.call import Attempt, Call
-from aikcache._engine.engine import Engine
 from aikcache._local.entry import EncodedValue, Entry
 from aikcache._local.original import Original
 from aikcache.errors import RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 
 def explain(engine: Engine, call: Call) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._engine import deferred, refresh
 from aikcache._engine.call import Attempt, Call, milliseconds
-from aikcache._engine.events import Events
-from aikcache._engine.freshness import Freshness
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue, hold
 from aikcache._keys.chosen import is_long
@@ -22,13 +20,16 @@ from aikcache._keys.patterns import tag_group
 from aikcache._local.entry import EncodedValue
 from aikcache._local.region import Region
 from aikcache._local.size import held_bytes
-from aikcache._local.tier import TAG_OVERHEAD, LocalTier
-from aikcache._settings.config import CacheConfig
+from aikcache._local.tag_index import TAG_OVERHEAD
 from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
 
 if TYPE_CHECKING:
     from aikcache._codec.frame import Frame
+    from aikcache._engine.events import Events
+    from aikcache._engine.freshness import Freshness
     from aikcache._engine.versioned_store import VersionedStore
+    from aikcache._local.tier import LocalTier
+    from aikcache._settings.config import CacheConfig
 
 Where = tuple[str, Region, Hashable, int]
 """A key, its region, its key in the region's table, and the region's epoch when it was requested."""

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aikcache._codec.codec import Codec
 from aikcache._engine.call import MISSING, Attempt
 from aikcache._engine.policy import Policy
-from aikcache._engine.refresh import Refresher
 from aikcache._engine.single_flight import CachedValue
 from aikcache._local.entry import EncodedValue, Entry, hand_out
 from aikcache._local.original import Original
-from aikcache._local.tier import LocalTier
 from aikcache.errors import DecodeError
+
+if TYPE_CHECKING:
+    from aikcache._engine.refresh import Refresher
+    from aikcache._local.tier import LocalTier
 
 SERVE, RENEW, FALLBACK, REFUSE = range(4)
 """What a value is worth to a call: it answers; it answers and is renewed; it answers if the function fails; nothing."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Call
-from aikcache._engine.engine import Engine
 from aikcache._engine.fast_path import UNSEEN, FastPathMiss
 from aikcache._engine.policy import Policy
 from aikcache._local.region import Region
 from aikcache.errors import RemoteError
+
+if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
 
 
 def fast_read(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aikcache._codec.codec import Codec
 from aikcache._concurrency.chance import chance
-from aikcache._settings.config import CacheConfig, check_consistency, check_seconds
+from aikcache._settings.checks import check_consistency, check_seconds
 from aikcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aikcache._settings.config import CacheConfig
 
 Consistency = Literal["bounded", "strong"]
 Ttl = float | timedelta | Callable[[Any], float | timedelta] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """A `ttl` of `None` is the prefix's; a function is called with each result. `strong` of `None` is the cache's."""
 
     codec: Codec
@@ -32,21 +33,17 @@ class Policy:
     load_timeout: float | None = None
     skip_if: Callable[..., object] | None = None
     strong: bool | None = None
-    ages: bool = field(init=False)
+    ages: bool = False
     """Whether a value can be renewed before it expires, or served afterwards."""
-    extra: float = field(init=False)
+    extra: float = 0.0
     """Seconds that a value is kept beyond its `ttl`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ages", bool(self.stale_ttl or self.error_ttl or self.early_refresh))
-        object.__setattr__(self, "extra", max(self.stale_ttl, self.error_ttl))
 
     def within(self, config: CacheConfig) -> Policy:
         """The policy in a cache of these settings: a strong function's values are not held locally."""
         wanted = config.consistency == "strong" if self.strong is None else self.strong
         if not wanted:
             return self
-        return replace(self, strong=config.shared, local_ttl=0.0 if config.shared else self.local_ttl)
+        return self._replace(strong=config.shared, local_ttl=0.0 if config.shared else self.local_ttl)
 
     def seconds(self, result: object, default: float) -> float:
         """How long to keep this result; 0: not at all. Raises what a `ttl` function raises, or `ConfigError`."""
@@ -103,6 +100,8 @@ def make(
             f"{where}: local_ttl={local_ttl:g} would hold values in this process, and consistency='strong' answers "
             f"nothing from there. Leave one of them out."
         )
+    stale_ttl = check_seconds(f"{where}: stale_ttl", stale_ttl)
+    error_ttl = check_seconds(f"{where}: error_ttl", error_ttl)
     return Policy(
         codec,
         ttl,
@@ -110,10 +109,12 @@ def make(
         float(jitter),
         cache_if,
         bool(share),
-        check_seconds(f"{where}: stale_ttl", stale_ttl),
-        check_seconds(f"{where}: error_ttl", error_ttl),
+        stale_ttl,
+        error_ttl,
         float(early_refresh),
         load_timeout,
         skip_if,
         strong,
+        ages=bool(stale_ttl or error_ttl or early_refresh),
+        extra=max(stale_ttl, error_ttl),
     )

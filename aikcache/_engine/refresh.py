@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from aikcache._concurrency.background import Background
 from aikcache._concurrency.chance import chance
 from aikcache._engine.call import Call
 from aikcache._engine.policy import Policy
+
+if TYPE_CHECKING:
+    from aikcache._concurrency.background import Background
 
 AGAIN = 1.0
 """Seconds after which a key is tried again whose refresh failed, or was another process's."""

@@ -13,9 +13,12 @@ import weakref
 from collections.abc import Iterable
 from contextvars import ContextVar
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aikcache._keys.patterns import EVERYTHING
-from aikcache._local.tier import LocalTier
+
+if TYPE_CHECKING:
+    from aikcache._local.tier import LocalTier
 
 _open: ContextVar[tuple[Block, ...]] = ContextVar("aikcache_refreshing", default=())
 

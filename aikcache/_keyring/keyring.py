@@ -21,7 +21,8 @@ from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys
 from aikcache._keyring.live_ring import ID_BYTES, LiveRing, check_times
 from aikcache._keyring.records import KeyInfo, RingHealth, RingKey, State
 from aikcache._keyring.store import RingStore, config_of
-from aikcache._settings.config import CacheConfig, check_metrics, check_name
+from aikcache._settings.checks import check_metrics, check_name
+from aikcache._settings.config import CacheConfig
 from aikcache._settings.secret import Secret, SubKey
 from aikcache.errors import ConfigError, KeyRingError, RemoteUnavailableError, SealError
 

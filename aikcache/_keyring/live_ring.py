@@ -26,7 +26,7 @@ from aikcache._keyring import records
 from aikcache._keyring.ciphers import KEY_BYTES, Wrapper
 from aikcache._keyring.records import Ring, RingKey
 from aikcache._keyring.store import RingStore
-from aikcache._settings.config import check_seconds
+from aikcache._settings.checks import check_seconds
 from aikcache._settings.secret import Secret
 from aikcache.errors import ConfigError, KeyRingError, RemoteError
 

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from string import Formatter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aikcache._concurrency.outside import let_out
 from aikcache._keys import rendering
 from aikcache._keys.keyspace import Keyspace
-from aikcache._settings.config import check_name
+from aikcache._settings.checks import check_name
 from aikcache.errors import ConfigError, InvalidKeyError
 
 EVERYTHING = "*"
@@ -45,16 +44,14 @@ MAX_PATTERN = 2048
 """Characters of a pattern, filled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What one pattern invalidates. `name`: a group, or a key or glob below the key space's `namespace_prefix`."""
 
     kind: Literal["group", "key", "glob"]
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Invalidation:
+class Invalidation(NamedTuple):
     """What one invalidation names: groups by name, keys in full, globs below the key space's `namespace_prefix`."""
 
     groups: tuple[str, ...] = ()

@@ -18,7 +18,6 @@ No function here changes anything.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -104,7 +103,13 @@ def shortened(text: str) -> str:
 
 def digest(data: bytes) -> str:
     """A SHA-256, in hex."""
-    return hashlib.sha256(data).hexdigest()
+    return _sha256(data).hex()
+
+
+def _sha256(data: bytes) -> bytes:
+    from hashlib import sha256  # here, because it loads OpenSSL, and few keys are so long
+
+    return sha256(data).digest()
 
 
 def _too_many() -> InvalidKeyError:
@@ -338,4 +343,4 @@ def _many(tag: bytes, parts: list[bytes]) -> bytes:
 
 def _hashed(tag: bytes, count: int, data: bytes) -> bytes:
     """A long part: marked, so that no short one has this form."""
-    return b"#%s%d:%s" % (tag, count, hashlib.sha256(data).digest())
+    return b"#%s%d:%s" % (tag, count, _sha256(data))

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cachetools
-
 from aikcache._compiled import fast
-from aikcache._local import s3fifo
 from aikcache._local.original import LEAVES, Original
 from aikcache._local.size import held_bytes
-from aikcache._settings.config import CacheConfig
 from aikcache.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -99,28 +95,3 @@ class Entry(Node):
         """Count a hit that was decided on after the look-up: the entry may have left its table, and been counted."""
         self.region.hits += 1
         self.spent -= 1  # `hits - spent` is what eviction goes by
-
-
-class EntryStore(s3fifo.S3FIFOCache):
-    """S3-FIFO whose nodes are the entries themselves, so that a hit's count is the eviction's frequency."""
-
-    def _node(self, key: Any, value: Entry) -> s3fifo.Node:
-        return value
-
-    def __getitem__(self, key: Any) -> Entry:
-        return self.peek(key)  # type: ignore[return-value]
-
-    def popitem(self) -> tuple[Any, Entry]:
-        if not self:
-            raise KeyError("the cache is empty")
-        node = self._choose()
-        return node.key, node  # type: ignore[return-value]
-
-
-def make_store(config: CacheConfig) -> Any:
-    """The store of a policy."""
-    if config.policy == "s3fifo":
-        return EntryStore(config.local_max_entries)
-    if config.policy == "lru":
-        return cachetools.LRUCache(config.local_max_entries)
-    return config.policy(config.local_max_entries)  # type: ignore[operator]

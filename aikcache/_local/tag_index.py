@@ -10,6 +10,9 @@ from collections.abc import Hashable, Iterator
 
 from aikcache._local.entry import Entry
 
+TAG_OVERHEAD = 220
+"""Bytes that an entry costs for each of its tags, which few or many entries have."""
+
 
 class TagIndex:
     """The entries of each tag, in the order in which they came."""

@@ -18,24 +18,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aikcache._concurrency.guard import Guard
 from aikcache._keys.chosen import held_as
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import groups_of
-from aikcache._local.entry import EncodedValue, Entry, decoded_once, make_store
+from aikcache._local.entry import EncodedValue, Entry, decoded_once
 from aikcache._local.region import Region
 from aikcache._local.regions import Regions
+from aikcache._local.store import make_store
 from aikcache._local.tag_index import TagIndex
-from aikcache._settings.config import CacheConfig
+
+if TYPE_CHECKING:
+    from aikcache._settings.config import CacheConfig
 
 PURGE = 16
 """Entries of invalidated groups that one fill removes from the store: they make room faster than fills take it."""
 OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
-TAG_OVERHEAD = 220
-"""And for each of its tags, which few or many entries have."""
 
 
 class Asked(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from math import inf
 
 from aikcache._concurrency.guard import Guard
@@ -26,6 +25,8 @@ MAX_LIFETIMES = 10_000
 @lru_cache(maxsize=1024)
 def digest(stamps: bytes) -> bytes:
     """The digest of joined stamps, which a frame carries."""
+    from hashlib import blake2b  # here, because a process that only decorates needs none of OpenSSL
+
     return blake2b(stamps, digest_size=16).digest()
 
 

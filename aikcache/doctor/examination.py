@@ -11,7 +11,8 @@ from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.modes import OTHERS, mode
 from aikcache._redis.pool import Pool
 from aikcache._settings import url as _url
-from aikcache._settings.config import CacheConfig, check_seconds
+from aikcache._settings.checks import check_seconds
+from aikcache._settings.config import CacheConfig
 from aikcache._settings.secret import Secret, hidden
 from aikcache.doctor import checks, facts
 from aikcache.doctor.checks import SEVERITIES, Finding, Profile

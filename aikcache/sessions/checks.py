@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from aikcache._settings.config import check_seconds
+from aikcache._settings.checks import check_seconds
 from aikcache.errors import ConfigError, SessionTooLargeError
 from aikcache.sessions.records import sizes_of
 

@@ -26,7 +26,8 @@ from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._engine.session_tally import EVENTS
 from aikcache._engine.tally import tally_of
 from aikcache._keyring.keyring import KeyRing
-from aikcache._settings.config import CacheConfig, check_metrics, check_name
+from aikcache._settings.checks import check_metrics, check_name
+from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, KeyRingError, RemoteError, RemoteUnavailableError, SealError
 from aikcache.sessions import record_scripts as scripts
 from aikcache.sessions.checks import check_idle, check_limits, check_one_of, milliseconds
@@ -80,8 +81,7 @@ class SessionStore:
             is empty, and nothing is written.
         wait: which changes a replica must have confirmed, behind Sentinel and on a cluster: "critical" (begin, new id,
             login, logout, clear), "all" or "none".
-        connect_timeout, timeout: seconds, as for `Cache`.
-        metrics: the prefix of its metrics' names, as for `Cache`. None: it has none.
+        connect_timeout, timeout, metrics: as for `Cache`: seconds, and the prefix of metrics' names (None: no metrics).
 
     Raises:
         ConfigError: an argument breaks a rule. Redis is not asked yet.
