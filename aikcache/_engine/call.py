@@ -1,4 +1,4 @@
-"""One call, one attempt to answer it, and the steps between which its function runs."""
+"""One call, one attempt to answer it, its result, and the steps between which its function runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aikcache._concurrency.outside import let_out
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue
 from aikcache._keys.patterns import ANY_TAG, tag_group
+from aikcache._local.entry import EncodedValue
 from aikcache._local.region import Region
 from aikcache._remote.replies import Read
 from aikcache._remote.stamps import digest
@@ -137,6 +138,28 @@ class Attempt:
         else:
             names = (*call.groups[: len(call.groups) - len(call.tags)], *map(tag_group, tags))
         return digest(b"".join([stamps[name] or b"" for name in names]))
+
+
+class Result(NamedTuple):
+    """A result: as its caller gets it, as others can share it (None: not), and as it is stored."""
+
+    attempt: Attempt
+    value: Any
+    cached: CachedValue | None = None
+    encoded: EncodedValue | None = None
+    seconds: float = 0.0
+    cost: float = 0.0
+    """Seconds that the load took."""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def lasts(self) -> bool:
+        return self.cached is not None and self.seconds > 0
+
+    @property
+    def redis_ttl_ms(self) -> int:
+        """How long Redis keeps it: it may be served for some time after it was fresh."""
+        return milliseconds(self.seconds) + milliseconds(self.attempt.policy.extra)
 
 
 class StoppedError(Exception):

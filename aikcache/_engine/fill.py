@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aikcache._engine import deferred, refresh
-from aikcache._engine.call import Attempt, Call, milliseconds
+from aikcache._engine.call import Attempt, Call, Result
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue, hold
 from aikcache._keys.chosen import is_long
@@ -33,28 +33,6 @@ if TYPE_CHECKING:
 
 Where = tuple[str, Region, Hashable, int]
 """A key, its region, its key in the region's table, and the region's epoch when it was requested."""
-
-
-class Result(NamedTuple):
-    """A result: as its caller gets it, as others can share it (None: not), and as it is stored."""
-
-    attempt: Attempt
-    value: Any
-    cached: CachedValue | None = None
-    encoded: EncodedValue | None = None
-    seconds: float = 0.0
-    cost: float = 0.0
-    """Seconds that the load took."""
-    tags: tuple[str, ...] = ()
-
-    @property
-    def lasts(self) -> bool:
-        return self.cached is not None and self.seconds > 0
-
-    @property
-    def redis_ttl_ms(self) -> int:
-        """How long Redis keeps it: it may be served for some time after it was fresh."""
-        return milliseconds(self.seconds) + milliseconds(self.attempt.policy.extra)
 
 
 class Filler:

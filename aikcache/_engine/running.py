@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import let_out
 from aikcache._engine.batch import Batch
-from aikcache._engine.call import MISSING, Steps, carry_out
-from aikcache._engine.fill import Result
+from aikcache._engine.call import MISSING, Result, Steps, carry_out
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE
 
 

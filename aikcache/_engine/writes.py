@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aikcache._concurrency import spans
 from aikcache._engine import load as _load
 from aikcache._engine.batch import Batch
-from aikcache._engine.call import MISSING, Attempt, Call, carry_out, milliseconds
-from aikcache._engine.fill import Result
+from aikcache._engine.call import MISSING, Attempt, Call, Result, carry_out, milliseconds
 from aikcache._engine.running import load
 from aikcache._engine.single_flight import hold
 from aikcache._keys.patterns import Invalidation

@@ -11,9 +11,12 @@ import hiredis
 
 from aikcache._concurrency import foreign
 from aikcache._concurrency.outside import BUGS
-from aikcache._redis.cluster.topology import Command as Command
 from aikcache.errors import RemoteTimeoutError
 
+Command = tuple[str | bytes, ...]
+"""The words of a command. No int: hiredis converts one by a Python call that may raise a signal handler's exception,
+which hiredis does not check for, and the process crashes.
+"""
 _LONGEST_REDIRECTION = 300
 IO_ERRORS = (OSError, hiredis.HiredisError, *BUGS)
 """Exceptions of sockets, TLS, name look-ups and parsers; a bad length is a plain `ValueError`."""

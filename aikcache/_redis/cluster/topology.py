@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from aikcache._concurrency import foreign
+from aikcache._redis.reply import Command
 from aikcache._settings import url
 from aikcache.errors import RemoteUnavailableError
 
@@ -23,10 +24,6 @@ SLOTS = 16384
 MAX_NODES = 2000
 """Twice the maximum that Redis recommends; each primary has a thread that listens to it."""
 Address = tuple[str, int]
-Command = tuple[str | bytes, ...]
-"""The words of a command. No int: hiredis converts one by a Python call that may raise a signal handler's exception,
-which hiredis does not check for, and the process crashes.
-"""
 QUESTION: tuple[Command, Command] = (("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
 NODES: Command = ("CLUSTER", "NODES")
 
