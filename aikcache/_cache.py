@@ -21,7 +21,6 @@ from aikcache._decorators.registry import Registry
 from aikcache._engine import deferred as _deferred
 from aikcache._engine import invalidation, many, writes
 from aikcache._engine import policy as _policy
-from aikcache._engine import stats as _stats
 from aikcache._engine.build import build
 from aikcache._engine.call import MISSING, Call
 from aikcache._engine.deferred import Deferred
@@ -288,7 +287,7 @@ class Cache(Decorators):
 
     def stats(self) -> CacheStats:
         """A snapshot of what this cache did in this process since it was made. Asks nothing of Redis."""
-        return _stats.snapshot(self.engine)
+        return self.engine.stats()
 
     def fleet(self) -> FleetStats:
         """The counts of all processes that share this cache's url, instance, version and `metrics`; asks Redis.

@@ -6,10 +6,8 @@ called before everything is built: no thread has been started and no connection 
 
 from __future__ import annotations
 
-from functools import partial
 from time import monotonic
 
-from aikcache._engine import stats
 from aikcache._engine.engine import Backend, Engine
 from aikcache._engine.tally import tally_of
 from aikcache._keys.keyspace import Keyspace
@@ -36,6 +34,6 @@ def _connect(engine: Engine) -> Backend:
 def _publish(engine: Engine, interval: float) -> None:
     from aikcache._engine.publisher import Publisher
 
-    figures, names = partial(stats.snapshot, engine), {"instance": engine.config.instance}
-    publisher = Publisher(figures, engine.fleet, interval, engine.config.timeout, engine.reporter, names)
+    names = {"instance": engine.config.instance}
+    publisher = Publisher(engine.stats, engine.fleet, interval, engine.config.timeout, engine.reporter, names)
     engine.events.observe(publisher, timed=False)

@@ -24,6 +24,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aikcache import _compiled
 from aikcache._coherence.sweep import Sweeper
 from aikcache._concurrency.background import Background
 from aikcache._concurrency.guard import Guard
@@ -38,6 +39,7 @@ from aikcache._engine.freshness import Freshness
 from aikcache._engine.load import answer
 from aikcache._engine.refresh import Refresher
 from aikcache._engine.single_flight import Flights
+from aikcache._engine.stats import SUMMED, CacheStats, OperationStats, counted
 from aikcache._engine.writes import renew
 from aikcache._keys import patterns
 from aikcache._keys.keyspace import Keyspace
@@ -198,6 +200,34 @@ class Engine:
         """A key was invalidated: drop it here, and let no call join its load."""
         self.flights.invalidate_key(key)
         self.local.drop_key(key, patterns.groups_of(key, self.keyspace.namespace_prefix)[-1])
+
+    def stats(self) -> CacheStats:
+        """A snapshot of what is counted here. Asks nothing of Redis."""
+        operations: dict[str, dict[str, int]] = {}
+        for region in self.local.all_regions():
+            sums = operations.setdefault(region.name, dict.fromkeys(SUMMED, 0))
+            for name, value in zip(SUMMED, counted(region), strict=True):
+                sums[name] += value
+        now = self.clock()
+        channel, recovery = self.channel, self.recovery
+        since = None if channel is None else channel.live_since
+        alive_at = None if channel is None else channel.alive_at
+        totals = {name: sum(sums[name] for sums in operations.values()) for name in SUMMED}
+        return CacheStats(
+            **totals,
+            uptime=now - self.started_at,
+            local_entries=len(self.local),
+            coherent=self.coherent,
+            coherent_for=None if since is None else now - since,
+            last_heartbeat=None if alive_at is None else now - alive_at,
+            channel_connects=0 if channel is None else channel.connects,
+            pushes=0 if channel is None else channel.pushes,
+            pending_invalidations=0 if recovery is None else len(recovery),
+            oldest_pending=None if recovery is None else recovery.oldest(),
+            replayed_invalidations=0 if recovery is None else recovery.replayed,
+            compiled=_compiled.fast is not None,
+            operations={name: OperationStats(**sums) for name, sums in operations.items()},
+        )
 
     def close(self) -> None:
         again = self.closed

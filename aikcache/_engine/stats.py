@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from aikcache import _compiled
-from aikcache._engine.engine import Engine
 from aikcache._local.region import Region
 
 
@@ -155,31 +153,3 @@ def counted(region: Region) -> Iterable[int]:
     """The counters of a region, in the order of the fields of `OperationStats`."""
     counters = region.counters
     return [region.local_hits() if name == "local_hits" else getattr(counters, name) for name in SUMMED]
-
-
-def snapshot(engine: Engine) -> CacheStats:
-    operations: dict[str, dict[str, int]] = {}
-    for region in engine.local.all_regions():
-        sums = operations.setdefault(region.name, dict.fromkeys(SUMMED, 0))
-        for name, value in zip(SUMMED, counted(region), strict=True):
-            sums[name] += value
-    now = engine.clock()
-    channel, recovery = engine.channel, engine.recovery
-    since = None if channel is None else channel.live_since
-    alive_at = None if channel is None else channel.alive_at
-    totals = {name: sum(sums[name] for sums in operations.values()) for name in SUMMED}
-    return CacheStats(
-        **totals,
-        uptime=now - engine.started_at,
-        local_entries=len(engine.local),
-        coherent=engine.coherent,
-        coherent_for=None if since is None else now - since,
-        last_heartbeat=None if alive_at is None else now - alive_at,
-        channel_connects=0 if channel is None else channel.connects,
-        pushes=0 if channel is None else channel.pushes,
-        pending_invalidations=0 if recovery is None else len(recovery),
-        oldest_pending=None if recovery is None else recovery.oldest(),
-        replayed_invalidations=0 if recovery is None else recovery.replayed,
-        compiled=_compiled.fast is not None,
-        operations={name: OperationStats(**sums) for name, sums in operations.items()},
-    )

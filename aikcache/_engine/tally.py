@@ -20,13 +20,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from aikcache._concurrency.shared import items
-from aikcache._engine.engine import Engine
 from aikcache._engine.events import OTHER, BreakerChange, ChannelChange, Closed, Invalidated, Load, RoundTrip
 from aikcache._engine.session_tally import SessionTally
 from aikcache._engine.stats import SUMMED, OperationStats, counted
 from aikcache._local.region import Region
 
 if TYPE_CHECKING:
+    from aikcache._engine.engine import Engine
     from aikcache._engine.reading import Reading
 
 BOUNDS = (

@@ -13,11 +13,13 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, joined
-from aikcache._keyring.keyring import KeyRing
 from aikcache._keyring.live_ring import ID_BYTES
+
+if TYPE_CHECKING:
+    from aikcache._keyring.keyring import KeyRing
 
 SESSION_ID_BYTES: Final = 32
 MOST_NAME_BYTES: Final = 256
