@@ -22,8 +22,7 @@ from django.utils.cache import patch_vary_headers
 
 from aikcache._keyring.keyring import DAY, KeyRing
 from aikcache.errors import ConfigError, SessionUnavailableError
-from aikcache.sessions.commit import Drop, Keep, Set
-from aikcache.sessions.cookies import CookieForm
+from aikcache.sessions.cookies import CookieForm, Drop, Keep, Set
 from aikcache.sessions.middleware import AWAY, RETRY_AFTER
 from aikcache.sessions.session import Session
 from aikcache.sessions.store import SessionStore as Store

@@ -29,6 +29,7 @@ except ImportError as error:
         "aikcache.sessions needs the package cryptography, which is not installed: pip install 'aikcache[sessions]'."
     ) from error
 
+ID_BYTES: Final = 8
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from aikcache._engine.tally import tally_of
-from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
-from aikcache._keyring.live_ring import ID_BYTES, LiveRing, check_times
+from aikcache._keyring.ciphers import ID_BYTES, NONCE_BYTES, TAG_BYTES, Cipher, MasterKeys, derive, joined, wrapper
+from aikcache._keyring.live_ring import LiveRing, check_times
 from aikcache._keyring.records import KeyInfo, RingHealth, RingKey, State
 from aikcache._keyring.store import RingStore, config_of
 from aikcache._settings.checks import check_metrics, check_name

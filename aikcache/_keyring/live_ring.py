@@ -34,7 +34,6 @@ SKEW = 600_000
 """Milliseconds by which the first key's activation precedes its creation."""
 WHOLE = 60.0
 """Seconds after which the whole ring is read although its counter is unchanged."""
-ID_BYTES = 8
 _TRIES = 32
 
 

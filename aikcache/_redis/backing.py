@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from aikcache._redis.failures import unsent
 from aikcache._redis.majority import lags
-from aikcache._redis.sentinel import Sentinels
 from aikcache.errors import RemoteUnavailableError
 
 if TYPE_CHECKING:
     from aikcache._redis.connection import Connection
+    from aikcache._redis.sentinel import Sentinels
 
 BEAT = 1.0
 """Seconds between two questions for evidence; fewer where `max_staleness` is small."""

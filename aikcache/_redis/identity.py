@@ -13,13 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aikcache._redis.backing import Backing
 from aikcache._redis.modes import mode
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import NewServer, ServerIdentity, TransportEvents
 from aikcache.errors import RemoteError, RemoteUnavailableError
 
 if TYPE_CHECKING:
+    from aikcache._redis.backing import Backing
     from aikcache._redis.connection import Connection
 
 _LONGEST_ID = 100

@@ -28,11 +28,9 @@ from aikcache._codec.registry import register_type
 from aikcache.errors import ConfigError, SessionUnavailableError
 from aikcache.flask.settings import OF_SESSIONS, Configured
 from aikcache.sessions import KeyRing, SessionStore
-from aikcache.sessions.commit import Keep
-from aikcache.sessions.cookies import HOST, CookieForm
+from aikcache.sessions.cookies import COOKIE, HOST, CookieForm, Keep
 from aikcache.sessions.middleware import AWAY, RETRY_AFTER
 from aikcache.sessions.session import Session
-from aikcache.sessions.store import COOKIE
 
 __all__ = ["CacheSession", "CacheSessions", "SessionUnavailable"]
 

@@ -11,7 +11,7 @@ then `session.py` (what a request sees), `commit.py` (what it writes) and `recor
 
 from aikcache._keyring.keyring import KeyRing
 from aikcache._keyring.records import KeyInfo, RingHealth
-from aikcache.sessions.commit import Drop, Keep, Set
+from aikcache.sessions.cookies import Drop, Keep, Set
 from aikcache.sessions.middleware import SessionMiddleware
 from aikcache.sessions.session import Session
 from aikcache.sessions.store import SessionHealth, SessionInfo, SessionStore

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from aikcache.errors import RemoteUnavailableError
 from aikcache.sessions import record_scripts as scripts
 from aikcache.sessions.checks import check_size, too_large
+from aikcache.sessions.cookies import Cookie, Drop, Keep, Set
 from aikcache.sessions.record_store import Outcome
 from aikcache.sessions.records import (
     SEALED_EXTRA,
@@ -37,27 +38,6 @@ if TYPE_CHECKING:
 _FOLLOWED: Final = 4
 _MOVES: Final = 16
 _SUCCESSOR: Final = "~to"
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """The cookie stays as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Set:
-    """A new cookie. `max_age`: seconds; None: it ends with the browser's session."""
-
-    value: str
-    max_age: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """The cookie is to be deleted."""
-
-
-Cookie: TypeAlias = "Keep | Set | Drop"
 
 
 class Commit:

@@ -8,17 +8,37 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from aikcache.errors import ConfigError
-from aikcache.sessions.commit import Drop, Set
-from aikcache.sessions.store import COOKIE
 
+COOKIE: Final = ".AIKernel.Session"
 HOST: Final = "__Host-"
 _NAME: Final = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~]+")
 _ATTRIBUTE: Final = re.compile(r"[\x21-\x3a\x3c-\x7e]+")
 _SAME_SITE: Final = ("Strict", "Lax", "None")
 _PAST: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The cookie stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A new cookie. `max_age`: seconds; None: it ends with the browser's session."""
+
+    value: str
+    max_age: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The cookie is to be deleted."""
+
+
+Cookie: TypeAlias = "Keep | Set | Drop"
 
 
 @dataclass(frozen=True, slots=True)

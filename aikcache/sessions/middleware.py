@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aikcache.errors import SessionUnavailableError
-from aikcache.sessions.commit import Cookie, Keep
-from aikcache.sessions.cookies import HOST, CookieForm
+from aikcache.sessions.cookies import COOKIE, HOST, Cookie, CookieForm, Keep
 from aikcache.sessions.session import Session
-from aikcache.sessions.store import COOKIE, SessionStore
+from aikcache.sessions.store import SessionStore
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from aikcache._keyring.ciphers import NONCE_BYTES, TAG_BYTES, Cipher, joined
-from aikcache._keyring.live_ring import ID_BYTES
+from aikcache._keyring.ciphers import ID_BYTES, NONCE_BYTES, TAG_BYTES, Cipher, joined
 
 if TYPE_CHECKING:
     from aikcache._keyring.keyring import KeyRing

@@ -31,12 +31,12 @@ from aikcache._settings.config import CacheConfig
 from aikcache.errors import ConfigError, KeyRingError, RemoteError, RemoteUnavailableError, SealError
 from aikcache.sessions import record_scripts as scripts
 from aikcache.sessions.checks import check_idle, check_limits, check_one_of, milliseconds
-from aikcache.sessions.commit import Commit, Cookie, Keep
+from aikcache.sessions.commit import Commit
+from aikcache.sessions.cookies import COOKIE, Cookie, Keep
 from aikcache.sessions.record_store import Limits, RecordStore, Seen, Wait
 from aikcache.sessions.records import SESSION_ID_BYTES, DamagedError, FieldCipher, Tombstone, name_of, text64
 from aikcache.sessions.session import Session, View
 
-COOKIE: Final = ".AIKernel.Session"
 MOST_COOKIES: Final = 4
 LONGEST_COOKIE: Final = 200
 _ROUNDS: Final = 64
