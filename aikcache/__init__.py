@@ -17,8 +17,7 @@ settings, `help(aikcache.cached)` the decorator.
 import typing
 
 from aikcache._codec.registry import register_type
-from aikcache._decorators.function_methods import CacheInfo
-from aikcache._decorators.protocols import CachedFunction
+from aikcache._decorators.protocols import CachedFunction, CacheInfo
 from aikcache._default import cached, cached_many, configure, default_cache, invalidates
 from aikcache._engine.deferred import Deferred
 from aikcache._engine.refreshing import Refreshing

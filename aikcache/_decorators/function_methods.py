@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._decorators.cached_function import CachedCall
+from aikcache._decorators.protocols import CacheInfo
 from aikcache._decorators.signature import Arguments
 from aikcache._engine import explain as _explain
 from aikcache._engine import many as _many
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from aikcache._engine.engine import Engine
 
 METHODS = ("key", "peek", "invalidate", "refresh", "store", "explain", "many", "cache_info", "cache_clear")
-
-
-class CacheInfo(NamedTuple):
-    """As `functools.lru_cache` has it, in calls and entries. `maxsize` is the bound of the whole local tier."""
-
-    hits: int
-    misses: int
-    maxsize: int
-    currsize: int
 
 
 class Bound(NamedTuple):

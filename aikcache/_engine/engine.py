@@ -94,7 +94,7 @@ class Engine:
         self.keyspace = keyspace
         self.clock = clock
         self.guard = Guard()
-        self.local = LocalTier(config, self.guard)
+        self.local: LocalTier = LocalTier(config, self.guard)
         self.stamps = Stamps(self.guard, clock)
         self.flights = Flights()
         self.reporter = RateLimitedReporter()

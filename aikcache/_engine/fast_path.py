@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
-from aikcache._engine.fill import Filler, Where
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flights, hold
 from aikcache._keys.patterns import tag_group
@@ -34,6 +33,7 @@ from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 if TYPE_CHECKING:
     from aikcache._codec.frame import Frame
     from aikcache._coherence.pending import PendingInvalidations
+    from aikcache._engine.fill import Filler, Where
     from aikcache._engine.versioned_store import VersionedStore
 
 READS = 256
