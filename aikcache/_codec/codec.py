@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
     payload: bytes
     value: object
     """What the caller of the miss gets: the original if deeply immutable, else a decoded copy."""
-    shared: bool
+    shareable: bool
     """Deeply immutable: the local tier may give the same object to all callers."""
 
 
@@ -132,8 +132,8 @@ class Codec:
             except TypeError:  # a long int, a lone surrogate, or too deep: try the tagged form
                 pass
             else:
-                shared = type(value) in ATOMS
-                return Encoded(JSON, payload, value if shared or unread else self._loads(payload), shared)
+                shareable = type(value) in ATOMS
+                return Encoded(JSON, payload, value if shareable or unread else self._loads(payload), shareable)
         return self._encode_typed(value) or self._encode_tagged(value)
 
     def decode(self, codec: int, payload: bytes, schema: bytes | None = None, *, checked: bool = False) -> object:
@@ -256,11 +256,11 @@ class Codec:
             round_tripped = decoder.decode(body)
             if not exactly_equal(value, round_tripped, table.record_types):
                 return None
-            shared = immutable(value, table.record_types)
+            shareable = immutable(value, table.record_types)
         except Exception as error:
             let_out(error)
             return None
-        return Encoded(TYPED, body, value if shared else round_tripped, shared)
+        return Encoded(TYPED, body, value if shareable else round_tripped, shareable)
 
     def _is_costly(self, payload: bytes) -> bool:
         """Whether msgspec may need too long for a payload, or make too many objects from it."""
@@ -285,8 +285,8 @@ class Codec:
         round_tripped = tagged.read(payload, table)
         if not exactly_equal(value, round_tripped, table.record_types):
             raise _refused(f"{type(value).__qualname__}, or something in it,")
-        shared = immutable(value, table.record_types)
-        return Encoded(TAGGED, payload, value if shared else round_tripped, shared)
+        shareable = immutable(value, table.record_types)
+        return Encoded(TAGGED, payload, value if shareable else round_tripped, shareable)
 
 
 class _Tagged(NamedTuple):

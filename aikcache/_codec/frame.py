@@ -1,9 +1,9 @@
 """The bytes stored in Redis: a header, the whole key, the tags, the payload, a checksum.
 
 Layout, little endian: magic "ak", version 2, flags, codec, digest 16s, schema 8s, cost f32, ttl_ms u64,
-redis_ttl_ms u64, key length u32, tags length u32 | key | tags, each ended by 0xFF | payload | crc32 of all before it.
-There is no wall clock: a reader derives the age from the entry's remaining life in Redis. `_codec/sealing` describes
-the sealed form.
+redis_ttl_ms u64, key length u32, tags length u32 | key | tags, each terminated by 0xFF | payload | crc32 of all
+before it. There is no wall clock: a reader derives the age from the entry's remaining life in Redis. `_codec/sealing`
+describes the sealed form.
 
 Other programs may write to the place that frames come from. So the configuration, not the frame, says whether frames
 are sealed. The seal is verified before anything is parsed, sizes are checked before anything is inflated, and the key
@@ -168,13 +168,13 @@ class Framer:
         if len(tags) > MAX_TAGS:
             raise EncodeError(f"a value has at most {MAX_TAGS} tags, got {len(tags)}. Tag what they have in common.")
         name = _utf8(key)
-        ended_tags = b"".join([_utf8(tag) + _TAG_END for tag in tags])
-        if len(name) + len(ended_tags) > MAX_EXTRA - _FRAME_MIN - SEAL_BYTES:
-            raise EncodeError(f"key and tags have {len(name) + len(ended_tags)} bytes, more than a frame may hold.")
+        tag_bytes = b"".join([_utf8(tag) + _TAG_END for tag in tags])
+        if len(name) + len(tag_bytes) > MAX_EXTRA - _FRAME_MIN - SEAL_BYTES:
+            raise EncodeError(f"key and tags have {len(name) + len(tag_bytes)} bytes, more than a frame may hold.")
         header = _HEADER.pack(
-            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, len(name), len(ended_tags)
+            MAGIC, VERSION, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, len(name), len(tag_bytes)
         )
-        body = b"".join((header, name, ended_tags, payload))
+        body = b"".join((header, name, tag_bytes, payload))
         data = body + _CRC.pack(crc32(body))
         return data if self._seal is None else self._seal.close(name, data, redis_ttl_ms)
 
@@ -313,7 +313,7 @@ def _utf8(text: str) -> bytes:
 def _tags(data: bytes) -> tuple[str, ...]:
     if data.count(_TAG_END) > MAX_TAGS:
         raise ValueError("too many tags")
-    *ended, rest = data.split(_TAG_END)
+    *tags, rest = data.split(_TAG_END)
     if rest:
-        raise ValueError("a tag is not ended")
-    return tuple([tag.decode("utf-8", "surrogatepass") for tag in ended])
+        raise ValueError("a tag is not terminated")
+    return tuple([tag.decode("utf-8", "surrogatepass") for tag in tags])

@@ -81,7 +81,7 @@ class BatchCall:
             texts = self._one.key_texts(ids) or [self._one.key_text((*before, one, *after), kwargs) for one in ids]
             # By text: a `cached` function of this name may take ids of another type; its quick key must not be taken.
             begin = len(self._one.region.name) + 1
-            local_keys = [(text[begin:],) for text in texts] if self._one.held(engine) else []
+            local_keys = [(text[begin:],) for text in texts] if self._one.kept_locally(engine) else []
             looked = engine.local.changes
             values = many.fast_read(engine, self._one.region, self._one.policy, texts, local_keys)
             rest = [i for i, value in enumerate(values) if type(value) is FastPathMiss]

@@ -66,7 +66,7 @@ class CachedCall:
         self.policy = self._declared = policy
         self.bind = _wrapper.binder(signature)
         self._cache = cache
-        self._tiers: Engine | None = None
+        self._engine: Engine | None = None
         self._readers: tuple[Any, ...] = ()
         self._templates: tuple[Template, ...] = ()
         self._tags: Callable[..., Iterable[str]] | None = None
@@ -85,18 +85,18 @@ class CachedCall:
         return [""] if self._tags is not None else [template.fixed for template in self._templates]
 
     def engine(self) -> Engine:
-        """The tiers of the cache that this function belongs to, bound at the first call and when it is replaced."""
-        engine = self._tiers
+        """The engine of the cache that this function belongs to, bound at the first call and when it is replaced."""
+        engine = self._engine
         if engine is None or engine.closed:
             engine = self._cache().engine
             engine.local.adopt(self.region)
             self.policy = self._declared.within(engine.config)
             self._look_into(engine)
-            self._tiers = engine
+            self._engine = engine
         return engine
 
     def _look_into(self, engine: Engine) -> None:
-        """Let the wrapper find what is held locally, unless its reads are strong or the cache is closed."""
+        """Let the wrapper find what is kept locally, unless its reads are strong or the cache is closed."""
         for reader in self._readers:
             timed = _wrapper.set_clock(reader, engine.clock)
             if timed and not (self.policy.strong or engine.closed):
@@ -120,9 +120,9 @@ class CachedCall:
                 pass  # it depends on what the block says
             elif self.policy.strong:
                 if engine.strong_path:
-                    late = self._tags is not None
+                    more = self._tags is not None
                     seen = engine.strong_path.one(
-                        key, self.region, self._filled(args, kwargs)[0], self.policy, late=late
+                        key, self.region, self._filled(args, kwargs)[0], self.policy, result_tags=more
                     )
                     if type(seen) is not FastPathMiss:
                         return seen
@@ -158,7 +158,7 @@ class CachedCall:
         assert stopped is not None
         raise stopped
 
-    def late(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def serve(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An entry that the wrapper could not hand out as it is: mutable, expired, or not trusted any more."""
         engine = self.engine()
         if engine.passive:  # since a moment
@@ -308,8 +308,8 @@ class CachedCall:
         setattr(wrapper, CALL, self)
         self._readers = _wrapper.readers(wrapper)
 
-    def held(self, engine: Engine) -> bool:
-        """Whether results are held locally."""
+    def kept_locally(self, engine: Engine) -> bool:
+        """Whether results are kept locally."""
         return engine.filler.bound(self.policy) > 0
 
     def end(self, what: Invalidation) -> None:

@@ -142,7 +142,7 @@ class Decorators:
             call = CachedCall(fn, self._cache, region, signature, prefix, policy, tags)
             self._registry.note_tags(name, call.tags_begin)
             skips = None if skip_if is None else call.skips
-            wrapper = _wrapper.make(signature, call.miss, call.late, call.other, skips=skips, beside=call.beside)
+            wrapper = _wrapper.make(signature, call.miss, call.serve, call.other, skips=skips, beside=call.beside)
             call.attach(wrapper)
             FunctionMethods(call).attach(wrapper)
             if method.is_method(fn, signature.names):

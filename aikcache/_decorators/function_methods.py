@@ -91,7 +91,7 @@ class FunctionMethods:
         quick = None if engine.passive or self._of.policy.skip_if is not None else self._of.key_texts(calls)
         bounds, texts, apart = self._bound(engine, calls) if quick is None else Bound([], quick, {})
         local_keys: list[Hashable] = []
-        if self._of.held(engine):
+        if self._of.kept_locally(engine):
             bounds = bounds if quick is None else _alone(calls)
             local_keys = self._of.table_keys(bounds, texts)
         looked = engine.local.changes

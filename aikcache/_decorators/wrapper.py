@@ -16,7 +16,7 @@ For `def get(resource_id: UUID, deep: bool = False)` this is compiled:
             if entry.until > now < trusted_until:
                 entry.hits += 1
                 return entry.value
-            return late(entry, …)
+            return serve(entry, …)
         return miss(key, …)  # outside the handler, so that what the function raises carries no KeyError as its context
 
 It has the function's own signature, so the interpreter binds the arguments, and `get(i)`, `get(i, False)` and
@@ -24,10 +24,11 @@ It has the function's own signature, so the interpreter binds the arguments, and
 annotations or defaults: `1`, `1.0` and `True` are equal and must not share an entry. Other values of distinct types
 stand behind their types, and a call with anything else goes through `other`.
 
-`table` and `trusted_until` are globals of the wrapper's own, which its region replaces: the one when all it holds has
-ended, the other at each heartbeat. From the look-up to `entry.hits += 1` there is no call, so the interpreter cannot
-switch threads: a hit is counted on an entry that is still in the table, and counts are exact. So the clock is read
-before. A process that is paused after that may answer with what was current when the call began, never with older.
+`table` and `trusted_until` are globals of the wrapper's own, which its region replaces: the one when all it holds is
+invalidated, the other at each heartbeat. From the look-up to `entry.hits += 1` there is no call, so the interpreter
+cannot switch threads: a hit is counted on an entry that is still in the table, and counts are exact. So the clock is
+read before. A process that is paused after that may answer with what was current when the call began, never with
+older.
 (CPython with its lock; measured ns per hit in one run: functools.lru_cache 38, this 107.)
 
 Where the extension is in, `aikcache._fast.Wrapper` stands before this: the same steps in C as far as a hit needs them,
@@ -61,20 +62,20 @@ _N = "_aikcache_"
 def make(
     signature: Signature,
     miss: Callable[..., Any],
-    late: Callable[..., Any],
+    serve: Callable[..., Any],
     other: Callable[..., Any],
     clock: Callable[[], float] = monotonic,
     skips: Callable[..., bool] | None = None,
     beside: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """A function like `signature.fn` that answers from a table what it can and asks `miss` and `late` for the rest.
+    """A function like `signature.fn` that answers from a table what it can and asks `miss` and `serve` for the rest.
 
     The table is empty until a region is `read_by` it: which one is known, and whether, when its cache is.
     Calls for which `skips` is true go to `beside`.
     """
     fn = signature.fn
     names: dict[str, Any] = {
-        "clock": clock, "miss": miss, "late": late, "other": other, "type": type, "KeyError": KeyError,
+        "clock": clock, "miss": miss, "serve": serve, "other": other, "type": type, "KeyError": KeyError,
         "distinct": frozenset(DISTINCT), "UUID": UUID,
     }  # fmt: skip
     header, passed = _parameters(signature, names)
@@ -95,7 +96,7 @@ def {_N}call({header}):
         if {_N}entry.until > {_N}now < {TRUSTED_UNTIL}:
             {_N}entry.hits += 1
             return {_N}entry.value
-        return {_N}late({_N}entry, {passed})
+        return {_N}serve({_N}entry, {passed})
     return {_N}miss({_N}key, {passed})
 """
     # The names are globals of a namespace of its own: free variables would be copied into the frame at every call.

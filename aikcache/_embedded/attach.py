@@ -1,16 +1,16 @@
 """The server behind `embedded://`: the first user starts it, and it ends when the last one has gone.
 
-The kernel counts the users. Every user holds a shared flock on DIR/users. A *keeper*, a small process in its own
+The kernel counts the users. Every user holds a shared flock on DIR/users. A *supervisor*, a small process in its own
 session with the server as its child, waits for the exclusive lock. It gets the lock when no user is left, whether they
 closed, crashed or were killed, and then ends the server and removes its socket.
 
 Races: a user takes its lock before it looks for a server, so a server that answers afterwards cannot be ended under it.
-A user that arrives while the keeper cleans up waits for the keeper's lock, finds no server, and starts one. Starting
+A user that arrives while the supervisor cleans up waits for its lock, finds no server, and starts one. Starting
 happens under an exclusive flock on DIR/starting, so that two that arrive at once share one server.
 
 A fork inherits the lock: the server lives until parent and children are gone. So the lock is only ever *closed*,
 because LOCK_UN in a child would release the parent's too. Nothing is persisted. On macOS, where a child cannot ask to
-die with its parent, a keeper ended by SIGKILL leaves its server running.
+die with its parent, a supervisor ended by SIGKILL leaves its server running.
 
 Threads: any thread may call `attach` and `close`. Failure: `RemoteUnavailableError` with the end of the server's log;
 `ConfigError` for a directory that others own or can write to, or when there is no server binary.
@@ -47,9 +47,9 @@ _POLL = 0.002
 _READY = "ready"
 _MARK = "aikcache"
 """An empty file that marks a directory as an embedded server's."""
-# What the keeper's interpreter runs. The package is made by hand, without its __init__ and all that it would import:
-# the keeper needs the standard library alone, and neither site-packages nor the caller's environment (-I -S).
-_KEEPER = (
+# What the supervisor's interpreter runs. The package is made by hand, without its __init__ and all that it imports:
+# the supervisor needs the standard library alone, and neither site-packages nor the caller's environment (-I -S).
+_SUPERVISOR = (
     "import sys, types; package = types.ModuleType('aikcache'); package.__path__ = [sys.argv[1]];"
     "sys.modules['aikcache'] = package; from aikcache._embedded.attach import _keep; _keep(*sys.argv[2:])"
 )
@@ -134,7 +134,7 @@ def _join(directory: Path, deadline: float, *, private: bool) -> Attachment:
         if not _answers(place, deadline):
             with _starting(directory, deadline):
                 if not _answers(place, deadline):
-                    _start_keeper(directory, place, deadline, private=private)
+                    _start_supervisor(directory, place, deadline, private=private)
     except BaseException:
         os.close(users)
         raise
@@ -227,13 +227,13 @@ def _socket_in(directory: Path) -> Path:
     return _own_directory(Path("/tmp", f"aik-{os.geteuid()}-{digest}")) / "server.sock"
 
 
-def _start_keeper(directory: Path, place: Path, deadline: float, *, private: bool) -> None:
+def _start_supervisor(directory: Path, place: Path, deadline: float, *, private: bool) -> None:
     """Returns when the server answers. The command forks and ends, so that this process keeps no child."""
     package = os.fspath(Path(__file__).parent.parent)
-    keeper = [_python(), "-I", "-S", "-c", _KEEPER, package]
+    supervisor = [_python(), "-I", "-S", "-c", _SUPERVISOR, package]
     try:
         done = subprocess.run(
-            [*keeper, directory, find_server(), place, "private" if private else "shared"],
+            [*supervisor, directory, find_server(), place, "private" if private else "shared"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={"PATH": os.defpath, "LC_ALL": "C", **_loader()},  # nothing of ours that others could read there
@@ -264,7 +264,7 @@ def _python() -> str:
 
 
 def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
-    """The keeper: start the server, report it, wait until there is no user, clean up."""
+    """The supervisor: start the server, report it, wait until there is no user, clean up."""
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -6,7 +6,7 @@ binds its ports before its socket, so whoever answers on the socket is ready on 
 
 Nothing outlives the process that started it: `stop` at exit, and on Linux a parent-death signal for the exits that run
 no Python. Nothing is written to disk but a configuration and a log, unless the configuration asks for it. Only the
-standard library and this package's smallest modules are imported, so that the keeper of an embedded server starts fast.
+standard library and this package's smallest modules are imported, so that an embedded server's supervisor starts fast.
 
 Threading: a `Server` belongs to one thread at a time. Failure: a server that does not come up raises
 `RemoteUnavailableError` with the end of its log; no binary raises `ConfigError` with the ways out.

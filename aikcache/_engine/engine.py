@@ -295,15 +295,15 @@ def all_passive() -> Iterator[None]:
     if "passive" in vars(Engine):  # inside another such block
         yield
         return
-    mine, held = object(), list(_living)
+    mine, engines = object(), list(_living)
     Engine.passive = _Passive()  # type: ignore[assignment]
     try:
-        for engine in held:
+        for engine in engines:
             engine.local.turn_away(id(mine), frozenset({patterns.EVERYTHING}))
         yield
     finally:
         del Engine.passive  # type: ignore[misc]
-        for engine in held:
+        for engine in engines:
             engine.local.turn_away(id(mine), frozenset())
 
 

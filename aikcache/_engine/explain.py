@@ -44,10 +44,10 @@ def explain(engine: Engine, call: Call) -> dict[str, Any]:
 
 def _reads(call: Call, entry: Entry) -> bool:
     """Whether an entry's value has the expected type."""
-    codec, held = call.policy.codec, entry.value
-    if type(held) is EncodedValue:
-        return codec.reads(held.schema)
-    return codec.takes(held.copy() if type(held) is Original else held, entry.codec)
+    codec, cached = call.policy.codec, entry.value
+    if type(cached) is EncodedValue:
+        return codec.reads(cached.schema)
+    return codec.takes(cached.copy() if type(cached) is Original else cached, entry.codec)
 
 
 def _remote(engine: Engine, call: Call) -> dict[str, Any] | None:

@@ -333,7 +333,7 @@ class FastPath:
         fresh_until = requested_at + left
         if self._clock() >= fresh_until:
             return False
-        shared = policy.share or policy.codec.shareable(value)
-        cached = hold(value, encoded, policy.codec, shared=shared)
+        shareable = policy.share or policy.codec.shareable(value)
+        cached = hold(value, encoded, policy.codec, shareable=shareable)
         self._filler.fill(where, policy, read_started_at, cached, fresh_until, inf, requested_at + kept, frame.tags)
         return True

@@ -69,7 +69,7 @@ class Filler:
                               call.tags_of(result))  # fmt: skip
             form = policy.codec.encode(result)
             encoded = EncodedValue(form.codec, form.payload, policy.codec.schema)
-            cached = hold(form.value, encoded, policy.codec, shared=form.shared or policy.share)
+            cached = hold(form.value, encoded, policy.codec, shareable=form.shareable or policy.share)
             tags = call.tags_of(result) if seconds > 0 else ()
             return Result(attempt, form.value, cached, encoded, seconds, cost, tags)
         except (EncodeError, InvalidKeyError, ConfigError) as error:
@@ -157,7 +157,7 @@ class Filler:
             self.reporter.report("decode", f"the value of {attempt.key} cannot be decoded: {error}")
             return None
         encoded = EncodedValue(frame.codec, frame.payload, frame.schema)
-        cached = hold(value, encoded, codec, shared=attempt.policy.share or codec.shareable(value))
+        cached = hold(value, encoded, codec, shareable=attempt.policy.share or codec.shareable(value))
         left, kept = frame.seconds_left(pttl)
         attempt.fresh_until = fresh_until = attempt.requested_at + left
         refresh_at = fresh_until - refresh.early(attempt.policy, frame.cost, frame.ttl_ms / 1000)
@@ -209,7 +209,7 @@ class Filler:
             fresh_until=fresh_until,
             refresh_at=refresh_at if refresh_at < fresh_until else inf,
             deadline=deadline,
-            shared=type(cached.value) is not EncodedValue,
+            shareable=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,
         )

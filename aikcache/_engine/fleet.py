@@ -120,12 +120,8 @@ def _stats(reading: Reading, operation: str | None = None) -> OperationStats:
         return int(sum(matching))
 
     plain = {name: count(name) for name in SUMMED if name in _reading.COUNTERS and name not in ("loads", "evictions")}
-    tiers = {
-        f"{tier}_hits" if tier != "joined" else tier: count("hits", tier) for tier in ("local", "remote", "joined")
-    }
-    return OperationStats(
-        **plain, **tiers, loads=count("loads", "ok"), evictions=0 if operation else count("evictions")
-    )
+    hits = {f"{tier}_hits" if tier != "joined" else tier: count("hits", tier) for tier in ("local", "remote", "joined")}
+    return OperationStats(**plain, **hits, loads=count("loads", "ok"), evictions=0 if operation else count("evictions"))
 
 
 def _members(records: FleetRecords) -> list[Member]:

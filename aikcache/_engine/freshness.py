@@ -62,13 +62,13 @@ class Freshness:
         """The value of a trusted entry that has not expired, if it has the requested type; else `MISSING`."""
         if now >= entry.deadline or not self.trusted(entry, now) or not self._local.touch(entry):
             return MISSING
-        held = entry.value
+        cached = entry.value
         try:
-            value = hand_out(held, entry.codec, codec)
+            value = hand_out(cached, entry.codec, codec)
         except DecodeError:
             return MISSING
-        if type(held) is EncodedValue and not held.decoded and held.schema == codec.schema:
-            self._local.keep_copied(entry, held, codec, value)
+        if type(cached) is EncodedValue and not cached.decoded and cached.schema == codec.schema:
+            self._local.keep_copied(entry, cached, codec, value)
         return value
 
     def fresh(self, entry: Entry, codec: Codec) -> Any:
@@ -81,15 +81,15 @@ class Freshness:
 
     def serve(self, entry: Entry, policy: Policy) -> Any:
         """An entry's value if it answers a call without being renewed for it, else `MISSING`."""
-        now, held = self._clock(), entry.value
+        now, cached = self._clock(), entry.value
         if (  # as the compiled wrapper: what follows comes to the same, and takes a third of a microsecond more
-            type(held) is Original
+            type(cached) is Original
             and entry.codec is policy.codec
             and now < min(entry.refresh_at, entry.fresh_until, entry.deadline, entry.region.trusted_until)
             and self._local.touch(entry)
         ):
             entry.served()
-            return held.copy()
+            return cached.copy()
         if self.worth(entry.key, policy, entry.refresh_at, entry.fresh_until, now) != SERVE:
             return MISSING
         value = self.value(entry, policy.codec, now)

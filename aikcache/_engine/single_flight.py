@@ -32,9 +32,9 @@ class CachedValue(NamedTuple):
     stale: bool = False
 
 
-def hold(value: object, encoded: EncodedValue, codec: Any, *, shared: bool) -> CachedValue:
-    """`shared`: the value itself may be given to all callers."""
-    return CachedValue(value if shared else encoded, codec)
+def hold(value: object, encoded: EncodedValue, codec: Any, *, shareable: bool) -> CachedValue:
+    """`shareable`: the value itself may be given to all callers."""
+    return CachedValue(value if shareable else encoded, codec)
 
 
 class Flight:

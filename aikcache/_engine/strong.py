@@ -39,12 +39,12 @@ class StrongPath:
         self._sealed = remote_tier.framer.seals  # then the PTTL is read as well
         self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
 
-    def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, late: bool) -> Any:
-        """The value under a key, or `FastPathMiss`. `tags`: those known before; `late`: its result may name more."""
+    def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, result_tags: bool) -> Any:
+        """The value under a key, or `FastPathMiss`. `tags`: known before; `result_tags`: its result may name more."""
         if policy.ages:  # the full read path renews aged values
             return NOTHING
         remote, stamps = self._remote_tier.remote, self._remote_tier.stamps
-        more = [*map(tag_group, tags), *((ANY_TAG,) if late else ())]
+        more = [*map(tag_group, tags), *((ANY_TAG,) if result_tags else ())]
         name = key.encode()
         try:
             self._remote_tier.ready()
@@ -66,7 +66,7 @@ class StrongPath:
             if frame.redis_ttl_ms != frame.ttl_ms or frame.put_back(pttl):  # kept longer than it is fresh: read its age
                 return NOTHING
             if frame.tags == tags:
-                current = found[: len(found) - late]
+                current = found[: len(found) - result_tags]
             else:
                 current = found[: len(region.groups)]
                 current += remote.read_stamps(list(map(tag_group, frame.tags))) if frame.tags else []

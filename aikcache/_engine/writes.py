@@ -84,7 +84,7 @@ class Put(NamedTuple):
     attempt: Attempt
     value: Any  # as it came back from the codec
     encoded: EncodedValue
-    shared: bool
+    shareable: bool
     seconds: float
     tags: tuple[str, ...]
 
@@ -118,7 +118,7 @@ def _encoded(engine: Engine, call: Call, value: object) -> Put:
     form = call.policy.codec.encode(value, unread=engine.remote_tier is not None)
     encoded = EncodedValue(form.codec, form.payload, call.policy.codec.schema)
     attempt = Attempt(call, engine.clock())
-    return Put(attempt, form.value, encoded, form.shared, call.seconds(value), call.tags_of(value))
+    return Put(attempt, form.value, encoded, form.shareable, call.seconds(value), call.tags_of(value))
 
 
 def _batches(puts: list[Put]) -> Iterator[list[Put]]:
@@ -139,7 +139,7 @@ def _put_locally(engine: Engine, put: Put) -> None:
     attempt = put.attempt
     engine.drop_key(attempt.key)
     attempt.begin(engine.clock())
-    cached = hold(put.value, put.encoded, attempt.policy.codec, shared=put.shared)
+    cached = hold(put.value, put.encoded, attempt.policy.codec, shareable=put.shareable)
     engine.filler.fill_locally(Result(attempt, put.value, cached, put.encoded, put.seconds, 0.0, put.tags))
 
 

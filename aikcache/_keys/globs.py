@@ -23,16 +23,16 @@ def covering(globs: Sequence[str]) -> str:
     return re.split(r"[*?\[\\]", commonprefix(globs), maxsplit=1)[0] + "*"  # noqa: RUF071  # letter by letter
 
 
-def matcher(lead: str, *globs: str) -> Callable[[str], object]:
-    """A function that tells whether a full key (`lead` and what follows) matches one of `globs`.
+def matcher(namespace_prefix: str, *globs: str) -> Callable[[str], object]:
+    """A function that tells whether a full key (`namespace_prefix` and what follows) matches one of `globs`.
 
     Exact, unless more than `LONGEST_PART` characters with a `?` or a class are between two `*`. There such a wildcard
     is treated as a `*`, so more may match.
     """
     split = [_parts(glob) for glob in globs]
     if all(len(part) <= LONGEST_PART for parts in split for part in parts[1:-1]):
-        return re.compile(f"{re.escape(lead)}(?:{'|'.join(map(_as_regex, split))})", re.DOTALL).fullmatch
-    tests = [_test(lead, parts) for parts in split]
+        return re.compile(f"{re.escape(namespace_prefix)}(?:{'|'.join(map(_as_regex, split))})", re.DOTALL).fullmatch
+    tests = [_test(namespace_prefix, parts) for parts in split]
     return lambda key: any(test(key) for test in tests)
 
 
@@ -71,13 +71,13 @@ def _as_regex(parts: list[list[str]]) -> str:
     return f"{''.join(first)}{found_first}(?=.{{{len(last)}}})(?>.*)(?<={''.join(last)})"
 
 
-def _test(lead: str, parts: list[list[str]]) -> Callable[[str], bool]:
+def _test(namespace_prefix: str, parts: list[list[str]]) -> Callable[[str], bool]:
     """The same with a search for each part. That is linear for a literal, where a group would be tried at every
     place.
     """
     first, *rest = parts
     *middle, last = rest or [[]]
-    begins = re.compile(re.escape(lead) + "".join(first), re.DOTALL).match
+    begins = re.compile(re.escape(namespace_prefix) + "".join(first), re.DOTALL).match
     finds = [re.compile(text, re.DOTALL).search for part in middle for text in _pieces(part)]
     ends = re.compile("".join(last), re.DOTALL).match
 

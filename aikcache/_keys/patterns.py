@@ -92,13 +92,13 @@ def tag_group(tag: str) -> str:
     return "#" + tag
 
 
-def groups_of(key: str, lead: str) -> tuple[str, ...]:
+def groups_of(key: str, namespace_prefix: str) -> tuple[str, ...]:
     """The groups that a key is in by its own form: everything, its prefix, its prefix:operation.
 
     An operation is also in the group of what is before each of its first dots: `price.2` may be version 2 of `price`,
     which a process that has another version, or none, names plainly.
     """
-    prefix, *rest = key[len(lead) :].split(":", 2)
+    prefix, *rest = key[len(namespace_prefix) :].split(":", 2)
     if not rest:
         return (EVERYTHING, prefix)
     words = rest[0].split(".", MAX_DOTS)

@@ -28,24 +28,24 @@ class EncodedValue(NamedTuple):
     """It goes on being decoded for each caller: no `Original` can be made of it."""
 
 
-def hand_out(held: Any, giver: Any, codec: Any) -> Any:
-    """A held value, which `giver` decoded or accepted, for one more caller.
+def hand_out(cached: Any, giver: Any, codec: Any) -> Any:
+    """A cached value, which `giver` decoded or accepted, for one more caller.
 
     Raises `DecodeError` where it has another type than requested.
     """
-    if type(held) is EncodedValue:
-        return codec.decode(held.codec, held.payload, held.schema, checked=True)
-    value = held.copy() if type(held) is Original else held
+    if type(cached) is EncodedValue:
+        return codec.decode(cached.codec, cached.payload, cached.schema, checked=True)
+    value = cached.copy() if type(cached) is Original else cached
     if giver is not codec and not codec.takes(value, giver):
         raise DecodeError("it was loaded as another type.")
     return value
 
 
 def decoded_once(encoded: EncodedValue, value: object, room: int | None, *, quick: bool) -> tuple[object, int]:
-    """What to hold of a value that was decoded, in place of `encoded`, and how many bytes more that takes.
+    """What to keep of a value that was decoded, in place of `encoded`, and how many bytes more that takes.
 
-    An `Original`, if the value is of types that are copied, and takes no more than `room`. `quick`: nobody has to be
-    told of hits.
+    An `Original`, if the value is of types that are copied, and takes no more than `room`. `quick`: no policy
+    counts hits.
     """
     growth = 0
     try:
@@ -78,7 +78,7 @@ class Entry(Node):
     refresh_at: float  # to be renewed in the background from here on
     fresh_until: float  # stale from here on
     deadline: float  # not handed out at all from here on
-    created_at: float  # when the question that gave it was asked
+    created_at: float  # when it was requested
     epoch: int  # of its region, when it was filled
 
     @property

@@ -98,7 +98,7 @@ class Region:
             entry.hits for table in [self.table, *self.invalidated] for entry in list(table.values())
         )
 
-    def settle(self) -> None:
+    def count_invalidated(self) -> None:
         """Add up the hits of entries that were invalidated, and let go of them."""
         invalidated, self.invalidated = self.invalidated, []
         self.hits += sum(entry.hits for table in invalidated for entry in table.values())
@@ -132,7 +132,7 @@ class Region:
     def _others(self, wrapper: Any) -> list[weakref.ref[Any]]:
         return [reader for reader in self._readers if reader() not in (None, wrapper)]
 
-    def _tell(self, name: str, value: object) -> None:
+    def _update_readers(self, name: str, value: object) -> None:
         for reader in self._readers:
             wrapper = reader()
             if wrapper is not None:
@@ -141,9 +141,9 @@ class Region:
     def empty(self) -> None:
         """Put a new table in place of this one. Whatever interrupts this, no wrapper finds an entry of the old one."""
         table: dict[Hashable, Entry] = {}
-        self._tell(TABLE, table)
+        self._update_readers(TABLE, table)
         invalidated, self.table = self.table, table
-        self._tell(TABLE, table)  # also to a wrapper made meanwhile
+        self._update_readers(TABLE, table)  # also to a wrapper made meanwhile
         if invalidated:
             self.invalidated.append(invalidated)
 
@@ -155,12 +155,12 @@ class Region:
     @trusted_until.setter
     def trusted_until(self, until: float) -> None:
         self._trusted_until = until
-        self._tell(TRUSTED_UNTIL, self._shown())
+        self._update_readers(TRUSTED_UNTIL, self._shown())
 
     def divert(self, *, diverted: bool) -> None:
         """Whether wrappers are to answer nothing by themselves."""
         self.diverted = diverted
-        self._tell(TRUSTED_UNTIL, self._shown())
+        self._update_readers(TRUSTED_UNTIL, self._shown())
 
     def _shown(self) -> float:
         return -inf if self.diverted else self._trusted_until

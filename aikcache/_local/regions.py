@@ -86,8 +86,8 @@ class Regions:
             return self.all_regions()
         if ":" in group:  # the versions of an operation, too
             return [r for _, found in items(self.regions) for r in found if group in r.groups]
-        lead = group + ":"
-        return [r for name, found in items(self.regions) if name == group or name.startswith(lead) for r in found]
+        prefix = group + ":"
+        return [r for name, found in items(self.regions) if name == group or name.startswith(prefix) for r in found]
 
     def trust_until(self, trusted_until: float) -> None:
         """Hits need no look at their entry's age before this time."""
@@ -100,7 +100,7 @@ class Regions:
         self.guard.do(work)
 
     def turn_away(self, block: int, groups: frozenset[str]) -> None:
-        """Until told otherwise (no groups), send every look-up in regions of these groups on to `late` and `miss`."""
+        """Send every look-up in regions of these groups on to `serve` and `miss`; no groups: the block has ended."""
 
         def work() -> None:
             if groups:

@@ -6,10 +6,10 @@ the keys' text, decides what is evicted. `table` and store hold the same entries
 `table` by an empty one, whatever it holds; the store follows, a few entries at each later fill.)
 
 An entry is returned as it is until `until`. Where that is not allowed (a mutable value is copied or decoded for each
-caller, or the policy must be told of hits) `until` is minus infinity, and the wrapper takes the slower `late`.
+caller, or the policy must count hits) `until` is minus infinity, and the wrapper takes the slower `serve`.
 
 Threads: everything but a hit happens under `guard`. A fill is refused if the region's `epoch` has moved since its
-question was asked: something in the region was invalidated meanwhile, and the answer may be from before it. Counts are
+value was requested: something in the region was invalidated meanwhile, and the answer may be from before it. Counts are
 exact: in the wrapper `hits += 1` follows the look-up without a point at which the interpreter could switch threads, and
 an entry leaves `table` before its hits are added up. A hit that is decided on later is counted by its region.
 """
@@ -39,8 +39,8 @@ OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 
 
-class Asked(Protocol):
-    """A call under way: its region, and the region's epoch when it asked."""
+class Request(Protocol):
+    """A request under way: its region, and the region's epoch when it was made."""
 
     region: Region
     epoch: int
@@ -62,7 +62,7 @@ class LocalTier(Regions):
         self._tags = TagIndex()
         self.changes = 0  # counts fills and drops: while it stands still, a look-up need not be repeated
         self._purging: list[Region] = []  # those that have invalidated entries
-        self._lead = Keyspace(config.instance, config.version).namespace_prefix
+        self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
         guard.repair = self._start_over
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class LocalTier(Regions):
             self._link(entry)
 
     def touch(self, entry: Entry) -> bool:
-        """Tell a policy of cachetools' own that an entry was hit. False: the store has dropped it by itself."""
+        """Report a hit to a policy of cachetools' own. False: the store has dropped it by itself."""
         if self._native or self.guard.held():
             return True
         return self.guard.run(lambda: self._store.get(entry.key) is entry)
@@ -136,20 +136,20 @@ class LocalTier(Regions):
         fresh_until: float,
         refresh_at: float,
         deadline: float,
-        shared: bool,
+        shareable: bool,
         size: int = 0,
         tags: tuple[Hashable, ...] = (),
     ) -> bool:
-        """Hold a value that was asked for at `created_at`, when the region stood at `epoch`. False: it was refused."""
+        """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused."""
         if self.guard.held() or deadline <= created_at:
             return False
         entry = Entry(key, value)
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
         entry.codec, entry.created_at, entry.deadline = codec, created_at, deadline
         entry.fresh_until, entry.refresh_at = fresh_until, refresh_at
-        entry.until = min(refresh_at, fresh_until, deadline) if shared and self._native else -inf
+        entry.until = min(refresh_at, fresh_until, deadline) if shareable and self._native else -inf
         if region is self._other:
-            tags = (*tags, *((group,) for group in groups_of(key, self._lead)[1:]))
+            tags = (*tags, *((group,) for group in groups_of(key, self._namespace_prefix)[1:]))
         entry.tags = tags
         entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
         return self.guard.run(self._fill, entry)
@@ -213,11 +213,11 @@ class LocalTier(Regions):
         if self.guard.held():
             return
         room = None if self.max_bytes is None else self.max_bytes - entry.size
-        held, growth = decoded_once(encoded, value, room, quick=self._native)
+        kept, growth = decoded_once(encoded, value, room, quick=self._native)
 
         def work() -> None:
             if entry.epoch >= 0 and entry.value is encoded:
-                entry.codec, entry.value = codec, held  # in this order: who reads the new value reads its codec after
+                entry.codec, entry.value = codec, kept  # in this order: who reads the new value reads its codec after
                 entry.size += growth
                 self.bytes += growth
                 while self.max_bytes is not None and self.bytes > self.max_bytes:
@@ -271,7 +271,7 @@ class LocalTier(Regions):
             self._drop_group("*")
             for region in self.all_regions():
                 region.unread()
-                region.settle()
+                region.count_invalidated()
             self.regions = {name: [region.left() for region in found] for name, found in self.regions.items()}
             self.closed = True
 
@@ -285,15 +285,15 @@ class LocalTier(Regions):
     def drop_group(self, group: str) -> None:
         self.guard.do(lambda: self._drop(group))
 
-    def start_groups(self, groups: Sequence[str], asked: Sequence[Asked]) -> None:
-        """Drop what is held of groups whose stamp was made just now, for `asked`, which may be filed all the same.
+    def start_groups(self, groups: Sequence[str], requests: Sequence[Request]) -> None:
+        """Drop what is held of groups whose stamp was made just now, for `requests`, which may be filed all the same.
 
         There was no stamp, so what was invalidated under the last one is not known here: the push of it may still come,
         and would be taken for that of the stamp that was made.
         """
 
         def work() -> None:
-            current = [one for one in asked if one.epoch == one.region.epoch]
+            current = [one for one in requests if one.epoch == one.region.epoch]
             for group in groups:
                 self._drop(group)
             for one in current:

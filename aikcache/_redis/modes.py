@@ -1,7 +1,7 @@
 """What a URL of one server may lead to by mistake: a node of a cluster, or a Sentinel.
 
-Both answer PING. A node takes an invalidation that nobody hears, and refuses or redirects most of the rest; so neither
-is used. Pure.
+Both answer PING. A node takes an invalidation that reaches no one, and refuses or redirects most of the rest; so
+neither is used. Pure.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ OTHERS = {
 
 
 def mode(info: Mapping[str, str]) -> str:
-    """From the fields of `INFO server`: "standalone", "cluster" or "sentinel"; "": not told."""
+    """From the fields of `INFO server`: "standalone", "cluster" or "sentinel"; "": not reported."""
     return info.get("server_mode") or info.get("redis_mode", "")  # Valkey, Redis
 
 
 def single(new: NewServer) -> NewServer:
     """The server itself. Raises `RemoteUnavailableError` where the URL needs another beginning."""
-    if told := OTHERS.get(new.identity.mode):
-        raise RemoteUnavailableError(told)
+    if message := OTHERS.get(new.identity.mode):
+        raise RemoteUnavailableError(message)
     return new

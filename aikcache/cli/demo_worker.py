@@ -83,7 +83,7 @@ def work(url: str, path: str, calls: int, seed: int, say: Callable[[Any], object
             for name, (query, most) in shop.queries.items()}  # fmt: skip
     say({"done": 0})
     cached: dict[str, list[int]] = {name: [] for name in shop.queries}
-    asked = dict.fromkeys(shop.queries, calls)
+    calls_of = dict.fromkeys(shop.queries, calls)
     older = 0
     for done in range(1, calls + 1):
         for name, (query, most) in shop.queries.items():
@@ -93,15 +93,15 @@ def work(url: str, path: str, calls: int, seed: int, say: Callable[[Any], object
             product = chance.randrange(PRODUCTS)
             version = shop.reprice(product, product % GROUPS)
             older += shop.product(product)[1] < version
-            asked["product:get"] += 1
+            calls_of["product:get"] += 1
         if done % STEP == 0 or done == calls:
             say({"done": STEP if done % STEP == 0 else done % STEP})
     stats = shop.cache.stats().operations
-    told = {
+    operations = {
         name: {"calls": calls, **_counted(stats[name]), "bare": bare[name], "cached": cached[name]}
-        for name, calls in asked.items()
+        for name, calls in calls_of.items()
     }
-    say({"older": older, "operations": told})
+    say({"older": older, "operations": operations})
     shop.cache.close()
 
 
@@ -111,14 +111,14 @@ def _counted(counts: OperationStats) -> dict[str, int]:
 
 def _timed(query: Callable[[int], object], argument: int) -> int:
     """Nanoseconds."""
-    began = time.perf_counter_ns()
+    started_at = time.perf_counter_ns()
     query(argument)
-    return time.perf_counter_ns() - began
+    return time.perf_counter_ns() - started_at
 
 
 if __name__ == "__main__":
     _, url, path, calls, seed = sys.argv
     try:
-        work(url, path, int(calls), int(seed), lambda told: print(json.dumps(told), flush=True))
+        work(url, path, int(calls), int(seed), lambda line: print(json.dumps(line), flush=True))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -62,11 +62,11 @@ def keys(target: Target, pattern: str, *, long: bool, limit: int, as_json: bool)
 
 def _details(cache: Cache, names: Sequence[str]) -> list[Row]:
     """Sizes and remaining lives; what has gone meanwhile is left out."""
-    remote, lead = selection.store(cache), cache.space.namespace_prefix
+    remote, namespace_prefix = selection.store(cache), cache.space.namespace_prefix
     rows = []
     for start in range(0, len(names), BATCH):
         batch = names[start : start + BATCH]
-        asked = [(command, f"{lead}{name}") for name in batch for command in ("STRLEN", "PTTL")]
+        asked = [(command, f"{namespace_prefix}{name}") for name in batch for command in ("STRLEN", "PTTL")]
         replies = remote.connections.exchange(asked)
         for name, length, left in zip(batch, replies[::2], replies[1::2], strict=True):
             if isinstance(length, int) and isinstance(left, int) and left != -2:

@@ -43,15 +43,15 @@ def select(pattern: str) -> Selection:
 
 def keys(cache: Cache, selection: Selection, progress: Callable[[int], object] = lambda looked: None) -> Iterator[str]:
     """Each key once. `progress` is told how many of the keyspace's were looked at, about. Raises `RemoteError`."""
-    remote, lead = store(cache), cache.space.namespace_prefix
+    remote, namespace_prefix = store(cache), cache.space.namespace_prefix
     seen: set[str] = set()
     for part in remote.parts():
         cursor = b"0"
         while True:
-            cursor, found = remote.scan(part, cursor, f"{lead}{selection.glob}", COUNT)
+            cursor, found = remote.scan(part, cursor, f"{namespace_prefix}{selection.glob}", COUNT)
             for raw in found:
-                key = raw.decode("utf-8", "replace").removeprefix(lead)
-                if f"{lead}{key}".encode() != raw:
+                key = raw.decode("utf-8", "replace").removeprefix(namespace_prefix)
+                if f"{namespace_prefix}{key}".encode() != raw:
                     continue  # no key of the library's, which are all UTF-8
                 if key[:1] not in ("~", "!") and key not in seen and selection.covers(key):
                     seen.add(key)
@@ -65,17 +65,19 @@ def tagged(
     cache: Cache, tags: frozenset[str], progress: Callable[[int], object] = lambda looked: None
 ) -> Iterator[str]:
     """Keys of values with one of these tags: every value is read. Raises `RemoteError`."""
-    remote, tier, lead = store(cache), cache.engine.remote_tier, cache.space.namespace_prefix
+    remote, tier, namespace_prefix = store(cache), cache.engine.remote_tier, cache.space.namespace_prefix
     assert tier is not None
     all_keys = keys(cache, select(EVERYTHING), progress)
     while batch := list(islice(all_keys, VALUES)):
-        replies = remote.connections.exchange([("GET", f"{lead}{key}") for key in batch])
+        replies = remote.connections.exchange([("GET", f"{namespace_prefix}{key}") for key in batch])
         for key, data in zip(batch, replies, strict=True):
             try:
-                if isinstance(data, bytes) and not tags.isdisjoint(tier.framer.unpack(f"{lead}{key}", data).tags):
+                if isinstance(data, bytes) and not tags.isdisjoint(
+                    tier.framer.unpack(f"{namespace_prefix}{key}", data).tags
+                ):
                     yield key
             except DecodeError:
-                continue  # nobody reads it, so no tag ends it
+                continue  # nobody reads it, so no tag invalidates it
 
 
 def store(cache: Cache) -> RedisStore:

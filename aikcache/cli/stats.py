@@ -81,14 +81,14 @@ def _busiest(operations: Any) -> list[tuple[str, OperationStats]]:
 def report(target: Target, snapshot: Snapshot, limit: int) -> Group:
     """The same for people."""
     stats = snapshot.stats
-    lead = Text.assemble(
+    heading = Text.assemble(
         (target.instance, "bold"), f" at {target.place}: ",
         f"{several(len(snapshot.alive), 'process', 'processes')} on {several(snapshot.hosts, 'host')}",
     )  # fmt: skip
     if not snapshot.alive and not stats.hits + stats.misses:
         hint = f"No process has published anything. {WHEN}"
-        return Group(lead, Text(hint, style="yellow"))
-    parts: list[Any] = [lead, Text(), _totals(stats), Text(), _state(snapshot)]
+        return Group(heading, Text(hint, style="yellow"))
+    parts: list[Any] = [heading, Text(), _totals(stats), Text(), _state(snapshot)]
     if stats.operations:
         parts += [Text(), _operations(_busiest(stats.operations), limit)]
     if stats.processes:

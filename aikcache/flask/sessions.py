@@ -117,7 +117,7 @@ class CacheSession(Session, SessionMixin):  # type: ignore[override]  # `new` is
 
     def _check_sent(self) -> None:
         if self.sent:
-            self._store.late()
+            self._store.changed_too_late()
 
 
 class CacheSessions:

@@ -113,7 +113,7 @@ class _Response:
             except SessionUnavailableError:
                 yield from self.away()
             if self._session.modified:
-                self._store.late()
+                self._store.changed_too_late()
         finally:
             if hasattr(body, "close"):
                 body.close()

@@ -310,7 +310,7 @@ class SessionStore:
         self.counts[event] += number
         self._exported[event] += number
 
-    def late(self) -> None:
+    def changed_too_late(self) -> None:
         """A session was changed after its response had begun."""
         self.count("dropped")
         self._reporter.report("session:late", "A session was changed after its response had begun: that is lost.")

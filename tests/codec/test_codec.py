@@ -285,7 +285,7 @@ def test_round_trip(annotation: Any, value: Any, codec: int, shared: bool) -> No
     """Every annotated kind comes back the same, by another codec of the same annotation too."""
     writer, reader = Codec(annotation), Codec(annotation)
     encoded = writer.encode(value)
-    assert (encoded.codec, encoded.shared) == (codec, shared)
+    assert (encoded.codec, encoded.shareable) == (codec, shared)
     assert (encoded.value is value) == shared
     record_types = reader._get_table().record_types
     assert exactly_equal(encoded.value, value, record_types)

@@ -238,7 +238,7 @@ def test_handed_out_values_are_private() -> None:
     """What the caller of a miss, or of a hit, does to the value shows in no other caller's."""
     value = {"rows": [[1], (2, [3])]}
     encoded = Codec().encode(value)
-    assert not encoded.shared
+    assert not encoded.shareable
     for taken in (encoded.value, Codec().decode(encoded.codec, encoded.payload)):
         assert isinstance(taken, dict)
         taken["rows"][1][1].append("mine")
@@ -251,7 +251,7 @@ def test_handed_out_values_are_private() -> None:
 def test_immutable_values_are_shared(value: object) -> None:
     """A deeply immutable value is handed out itself, and marked as good for everybody."""
     encoded = Codec().encode(value)
-    assert encoded.shared
+    assert encoded.shareable
     assert encoded.value is value
 
 
@@ -259,7 +259,7 @@ def test_immutable_values_are_shared(value: object) -> None:
 def test_mutable_values_are_copied(value: object) -> None:
     """A value that is mutable anywhere is handed out as a copy."""
     encoded = Codec().encode(value)
-    assert not encoded.shared
+    assert not encoded.shareable
     assert encoded.value is not value
     assert exactly_equal(encoded.value, value)
 
@@ -348,7 +348,7 @@ def test_registered_type() -> None:
     value = {"price": [Money(5, "EUR")]}
     for codec in (Codec(), Codec(dict[str, list[Money]])):
         encoded = codec.encode(value)
-        assert not encoded.shared
+        assert not encoded.shareable
         decoded: Any = Codec().decode(encoded.codec, encoded.payload, Codec().schema)
         assert type(decoded["price"][0]) is Money
         assert vars(decoded["price"][0]) == {"cents": 5, "currency": "EUR"}

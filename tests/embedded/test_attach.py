@@ -97,7 +97,7 @@ def server_pid(place: str | Path) -> int:
 
 
 def wait_until_stopped(place: str | Path) -> None:
-    # The keeper clears up in this order: the server, its socket, a private directory.
+    # The supervisor clears up in this order: the server, its socket, a private directory.
     wait_until(lambda: not Path(place).exists(), what=f"the end of the server at {place}")
     wait_until(lambda: not answers(Path(place)), what="silence")
 
@@ -184,7 +184,7 @@ def test_the_server_stops_when_its_only_user_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_killed_private_user_leaves_no_directory() -> None:
-    """The keeper removes it."""
+    """The supervisor removes it."""
     with user() as only:
         directory = only.attach().parent
         assert directory.exists()
@@ -234,7 +234,7 @@ def test_a_child_that_closes_does_not_stop_the_parents_server(attachment: Attach
         attachment.close()
         os._exit(0)
     os.waitpid(child, 0)
-    # A keeper that had got the lock would be clearing up: a newcomer would wait for it and find another server.
+    # A supervisor that had got the lock would be clearing up: a newcomer would wait for it and find another server.
     newcomer = attach(attachment.directory)
     assert server_pid(newcomer.socket) == pid
     newcomer.close()
@@ -252,8 +252,8 @@ def test_a_stale_socket_and_a_stopped_server_are_replaced(attachment: Attachment
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
-def test_the_server_stops_when_its_keeper_is_killed(attachment: Attachment) -> None:
-    """No server is left without a keeper; the next user starts both anew."""
+def test_the_server_stops_when_its_supervisor_is_killed(attachment: Attachment) -> None:
+    """No server is left without a supervisor; the next user starts both anew."""
     pid = server_pid(attachment.socket)
     filler = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(filler, signal.SIGKILL)
@@ -378,8 +378,8 @@ def test_no_connection_is_made_to_a_server_of_another_user(
         assert link.fileno() == -1
 
 
-def test_the_keeper_has_nothing_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands there, passwords perhaps, does not outlive the process in the keeper and the server."""
+def test_the_supervisor_has_nothing_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands there, passwords perhaps, does not outlive the process in the supervisor and the server."""
     if not Path("/proc/self/environ").exists():
         pytest.skip("this system does not show an environment")
     monkeypatch.setenv("AIKCACHE_URL", "redis://:hunter2@nowhere")
@@ -406,7 +406,7 @@ def test_a_private_server_lives_in_the_session_s_own_directory(tmp_path: Path, m
 
 
 def test_an_error_at_the_start_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the server's log crosses the keeper; a failed private start leaves no directory."""
+    """The end of the server's log crosses the supervisor; a failed private start leaves no directory."""
     monkeypatch.setattr(_embedded, "_private", [])
     broken = tmp_path / "valkey-server"
     broken.write_text("#!/bin/sh\necho the disk is on fire\nexit 3\n")

@@ -95,7 +95,7 @@ class LocalTierMachine(RuleBasedStateMachine):
             deadline=2.0,
             fresh_until=2.0,
             refresh_at=inf,
-            shared=True,
+            shareable=True,
             size=size,
             tags=tags,
         )

@@ -384,12 +384,12 @@ def test_keys_in_redis_are_as_documented(spec: Spec, raw_names: Callable[[], set
     """A value stands at {instance}:{version}:{prefix}:{operation}:{parameters}, with its stamps beside it."""
     shop = open_shop(spec)
     shop.get("tea")
-    lead = f"{spec.instance}:v1:"
+    prefix = f"{spec.instance}:v1:"
     names = {name for name in raw_names() if not name.startswith("db:")}
-    assert f"{lead}thing:get:tea" in names
-    rest = names - {f"{lead}thing:get:tea"}
-    assert {f"{lead}~stamp:{group}" for group in ("*", "thing", "thing:get", "#thing:tea", "#things")} <= rest
-    assert all(name.startswith((f"{lead}~", f"{lead}!")) for name in rest)
+    assert f"{prefix}thing:get:tea" in names
+    rest = names - {f"{prefix}thing:get:tea"}
+    assert {f"{prefix}~stamp:{group}" for group in ("*", "thing", "thing:get", "#thing:tea", "#things")} <= rest
+    assert all(name.startswith((f"{prefix}~", f"{prefix}!")) for name in rest)
 
 
 @pytest.fixture

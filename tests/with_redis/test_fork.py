@@ -299,7 +299,7 @@ def test_a_child_forked_during_a_groups_invalidation_serves_nothing_of_it(redis_
 import threading
 from aikcache._local.region import Region
 
-inside, go_on, real = threading.Event(), threading.Event(), Region._tell
+inside, go_on, real = threading.Event(), threading.Event(), Region._update_readers
 
 def tell(region, name, value):
     if threading.current_thread() is ending and region.name == "thing:get":
@@ -311,7 +311,7 @@ client.set("db:value", "old")
 connect()
 assert get("box") == "old"
 ending = threading.Thread(target=lambda: cache.invalidate("thing:get"))
-Region._tell = tell
+Region._update_readers = tell
 client.set("db:value", "new")
 ending.start()
 assert inside.wait(30)

@@ -501,9 +501,9 @@ def test_nothing_without_a_ttl_is_left_in_redis(
     shop.cache.invalidate_tags("things", "unknown")
     shop.cache.invalidate("thing:get:*b*", "search")
     shop.cache.clear()
-    lead = f"{bare.instance}:v1:".encode()
-    keys = list(raw.scan_iter(lead + b"*"))
-    assert {key for key in raw.scan_iter("*") if not key.startswith((lead, b"db:"))} == set()
+    prefix = f"{bare.instance}:v1:".encode()
+    keys = list(raw.scan_iter(prefix + b"*"))
+    assert {key for key in raw.scan_iter("*") if not key.startswith((prefix, b"db:"))} == set()
     assert [key for key in keys if b"!lease" in key] == []
     assert [key for key in keys if raw.pttl(key) == -1] == []
 

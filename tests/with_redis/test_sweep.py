@@ -37,10 +37,10 @@ def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
 
 
 def names(cache: Cache, raw: redis.Redis) -> set[str]:
-    """What there is of values, below the lead."""
-    lead = cache.space.namespace_prefix
-    found = (key.decode() for key in raw.scan_iter(match=f"{lead}thing:*", count=1000))
-    return {key.removeprefix(lead) for key in found}
+    """What there is of values, below the namespace prefix."""
+    prefix = cache.space.namespace_prefix
+    found = (key.decode() for key in raw.scan_iter(match=f"{prefix}thing:*", count=1000))
+    return {key.removeprefix(prefix) for key in found}
 
 
 # What matches
@@ -95,13 +95,13 @@ def test_a_glob_invalidates_what_redis_would_match(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_local_tiers_match_as_redis_does(raw: redis.Redis, instance: str, globs: list[str], keys: list[str]) -> None:
     """Odd classes, escapes and ranges included: what SCAN finds is what a local tier drops."""
-    lead = f"{instance}:odd:"
-    names = {lead + key for key in keys}
+    prefix = f"{instance}:odd:"
+    names = {prefix + key for key in keys}
     raw.mset(dict.fromkeys(names, b""))
     try:
         for glob in globs:
-            found = {name.decode() for name in raw.scan_iter(match=lead + glob, count=1000)}
-            assert {name for name in names if matcher(lead, glob)(name)} == found & names, glob
+            found = {name.decode() for name in raw.scan_iter(match=prefix + glob, count=1000)}
+            assert {name for name in names if matcher(prefix, glob)(name)} == found & names, glob
     finally:
         raw.unlink(*names)
 
@@ -145,9 +145,9 @@ def test_a_sweep_scans_a_thousand_keys_at_a_time(
     """Many keys go in batches, none larger than SCAN gives, and all of them go."""
     cache = open_cache()
     connect(cache)
-    lead = cache.space.namespace_prefix
-    raw.mset({f"{lead}thing:get:n{number}": b"x" for number in range(5500)})
-    raw.mset({f"{lead}other:get:n{number}": b"x" for number in range(1000)})
+    prefix = cache.space.namespace_prefix
+    raw.mset({f"{prefix}thing:get:n{number}": b"x" for number in range(5500)})
+    raw.mset({f"{prefix}other:get:n{number}": b"x" for number in range(1000)})
     sizes: list[int] = []
     unlink = RedisStore.unlink
 
@@ -165,7 +165,7 @@ def test_a_sweep_scans_a_thousand_keys_at_a_time(
     assert max(sizes) <= 2 * sweep.BATCH  # SCAN may give somewhat more than it was asked for
     assert "5500 keys removed" in repr(progress)
     assert names(cache, raw) == set()
-    assert len(list(raw.scan_iter(match=f"{lead}other:*", count=1000))) == 1000
+    assert len(list(raw.scan_iter(match=f"{prefix}other:*", count=1000))) == 1000
 
 
 def test_in_the_background_it_can_be_watched(
@@ -305,10 +305,13 @@ def test_several_globs_are_one_sweep(
     with here.deferred():
         for glob in globs:
             here.invalidate(glob)
-    lead = here.space.namespace_prefix
-    assert list(dict.fromkeys(asked)) == [f"{lead}!lease:{{{lead}{pattern}}}", f"{lead}{pattern}"]
-    matches = [matcher(lead, glob) for glob in globs]
-    left = [word for word in words if not any(one(f"{lead}thing:get:{word}") for one in matches)]
+    prefix = here.space.namespace_prefix
+    assert list(dict.fromkeys(asked)) == [
+        f"{prefix}!lease:{{{prefix}{pattern}}}",
+        f"{prefix}{pattern}",
+    ]
+    matches = [matcher(prefix, glob) for glob in globs]
+    left = [word for word in words if not any(one(f"{prefix}thing:get:{word}") for one in matches)]
     assert [word for word in words if there.get(f"thing:get:{word}") is not None] == left
     assert left != words
 
