@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -19,7 +20,7 @@ from aikcache import Cache
 from aikcache.errors import AikcacheError
 from aikcache.testing import find_server, wait_until
 
-from ._pods import REPOSITORY, SCRIPTS, WITHIN, Fleet, Pod, finish
+from ._pods import REPOSITORY, SCRIPTS, SERVICE, WITHIN, Fleet, Pod, finish
 
 pytestmark = [
     pytest.mark.servers,
@@ -39,7 +40,7 @@ def fleet(binary: Path, tmp_path: Path) -> Iterator[Fleet]:
 def started(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The durable profile, all six started at once."""
     with Fleet(binary, tmp_path_factory.mktemp("fleet")) as fleet:
-        fleet.start(PROFILE="durable")
+        fleet.start("min-replicas-max-lag 60", PROFILE="durable")  # on a busy machine replicas answer late
         first = fleet.primaries()
         assert first == [fleet.redis[0]]
         yield fleet
@@ -437,13 +438,36 @@ def test_a_primary_with_an_unknown_role_does_not_stop_silently(running: Fleet) -
     assert finish(asked) == ""
 
 
+def see_answers(sentinel: Pod, began: float) -> None:
+    """All that a Sentinel watches give it answers that are no refusals, and have done so since then."""
+
+    def answer() -> bool:
+        others = [one for kind in ("REPLICAS", "SENTINELS") for one in sentinel.ask("SENTINEL", kind, SERVICE)]
+        watched = [sentinel.ask("SENTINEL", "MASTER", SERVICE), *others]
+        since = [int(one[one.index(b"last-ok-ping-reply") + 1]) / 1000 for one in watched]
+        return max(since) < time.monotonic() - began
+
+    wait_until(answer, WITHIN, f"answers to {sentinel.address}")
+
+
 def change(fleet: Fleet) -> None:
     for pod in fleet.pods:
-        done = pod.run("passwords.sh", pod.kind)
-        assert done.returncode == 0, done.stderr
+        done, began = pod.run("passwords.sh", pod.kind), time.monotonic()
+        assert (done.returncode, done.stderr) == (0, "")
+        if pod.kind == "sentinel":  # the others have not been changed yet
+            see_answers(pod, began)
     fleet.wait()
     for pod in fleet.redis:
         assert pod.ask("CONFIG", "GET", "min-replicas-to-write")[1] == b"1"
+
+
+def test_a_sentinel_shows_no_password_that_would_be_refused(half_changed: Fleet) -> None:
+    """Its links would be refused for good. The script says which server has to be told first, and changes nothing."""
+    sentinel, (primary,) = half_changed.sentinels[0], half_changed.primaries()
+    done, began = sentinel.run("passwords.sh", "sentinel"), time.monotonic()
+    assert done.returncode == 1
+    assert f"{primary.address} does not accept what {sentinel.address} would show: passwords.sh redis" in done.stderr
+    see_answers(sentinel, began)
 
 
 def test_a_missing_or_unusable_password_is_reported(fleet: Fleet) -> None:
