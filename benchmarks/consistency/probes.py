@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from random import random
 from types import ModuleType
 from typing import Any
@@ -311,7 +310,7 @@ def _write_probe() -> None:
 
 def _strong() -> None:
     """Strong reads are judged by cached stamps."""
-    _around(Policy, "within", lambda original: lambda policy, config: replace(original(policy, config), strong=False))
+    _around(Policy, "within", lambda original: lambda policy, config: original(policy, config)._replace(strong=False))
 
 
 def _majority() -> None:
