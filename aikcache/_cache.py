@@ -212,7 +212,7 @@ class Cache(Decorators):
         sweep at a time, and a `Sweep` with its progress is returned; requests that wait meanwhile become one sweep.
         Until it is `done`, what the glob matches may still be read from Redis, here too; a process that ends before
         that has not swept. Inside a block of `deferred()` the block's end sweeps, and None is returned.
-        Redis raises nothing here: an invalidation that it cannot be told is kept, and sent before this process reads
+        Redis raises nothing here: an invalidation that cannot be sent is kept, and sent before this process reads
         from Redis again.
 
         Raises:

@@ -35,7 +35,7 @@ class DefaultCache(Cache):
     def _invalidate(self, what: Invalidation) -> None:
         if self._successor() is None:
             super()._invalidate(what)
-        if (now := self._successor()) is not None:  # perhaps since a moment, so that Redis could not be told
+        if (now := self._successor()) is not None:  # perhaps since a moment, so that it could not be sent
             mine, its = self.space.namespace_prefix, now.space.namespace_prefix
             now.end(what._replace(keys=tuple(its + key.removeprefix(mine) for key in what.keys)))
 

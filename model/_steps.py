@@ -164,7 +164,7 @@ READING = {
 }  # fmt: skip
 AFTER_A_REPLY = {
     "remember", "expect", "ensured", "lease", "load", "alone", "result expect", "result checked", "store",
-    "fill", "marker", "set", "sweep 1", "sweep 2", "marker again", "local part", "stamp again", "tell stamp",
+    "fill", "marker", "set", "sweep 1", "sweep 2", "marker again", "local part", "stamp again", "send stamp",
 }  # fmt: skip
 BY_STAMP = ("group", "tag", "group again", "takeover")
 """Agents that write a stamp. `group again` may lose its reply, and is then sent again."""
@@ -379,11 +379,11 @@ def write(s: State, i: int, a: Agent, rules: Rules) -> Iterator[State]:
         case "begin" if a.kind == "evict":  # not an invalidation: the server loses a stamp
             yield s._replace(stamp=None).push(STAMP, 0).agent(i, pc="done")
         case "begin" if a.kind == "takeover":  # the new primary lacks any tag's last stamp; it is then sent again
-            yield s._replace(any=1).agent(i, pc="tell any")
-        case "tell any":
-            pc = "tell stamp" if "tags_again" in rules else "local part"
+            yield s._replace(any=1).agent(i, pc="send any")
+        case "send any":
+            pc = "send stamp" if "tags_again" in rules else "local part"
             yield s._replace(any=s.fresh()).push(ANY, 0).agent(i, pc=pc)
-        case "tell stamp":
+        case "send stamp":
             yield s._replace(stamp=s.fresh()).push(STAMP, 0).agent(i, pc="local part")
         case "begin" if a.kind == "set":
             yield s.agent(i, pc="get stamp")

@@ -51,7 +51,7 @@ class _RefusedError(Exception):
 def cannot_store(what: str, path: str, hint: str = "") -> EncodeError:
     """The error for a value that would not come back equal: where, what, and what to do about it."""
     hint = hint or (
-        "Use built-in types, or teach its class with aikcache.register_type. For a function's result that is a "
+        "Use built-in types, or register its class with aikcache.register_type. For a function's result that is a "
         "dataclass, NamedTuple, Enum, attrs, msgspec or pydantic class, annotate the return type, or pass type=."
     )
     return EncodeError(f"{path}: {what} cannot be stored and come back equal. {hint}", path)

@@ -30,8 +30,8 @@ class InvalidationFeed(Protocol):
 
     @property
     def unsubscribed(self) -> str | None:
-        """How SUBSCRIBE was refused, so that invalidations which a server does not write are heard late; None: it was
-        not."""
+        """How SUBSCRIBE was refused, so that invalidations which a server does not write are received late; None: it
+        was not."""
 
     @property
     def connects(self) -> int:

@@ -203,7 +203,7 @@ class Decorators:
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Invalidate what a write has changed, in every process, when the function has succeeded.
 
-        If Redis is down, this process sees it at once and Redis is told later; the call returns the function's result.
+        If Redis is down, this process sees it at once and sends it later; the call returns the function's result.
 
         Args:
             patterns: `prefix[:operation[:parameters]]`. `{fields}` are filled from the call's arguments and its

@@ -156,7 +156,7 @@ FAMILIES = (
         lambda tally: items(tally.command_errors),
     ),
     Family(
-        "invalidations", "counter", "Names invalidated by this process (out) or heard of (in).", ("kind", "direction"),
+        "invalidations", "counter", "Names invalidated by this process (out) or received (in).", ("kind", "direction"),
         lambda tally: list(tally.invalidations.items()),
     ),
     Family(
@@ -174,12 +174,12 @@ FAMILIES = (
     Family("local_bytes", "gauge", "Bytes in the local tier, where `local_max_bytes` bounds them.", (), _local_bytes),
     Family("sweeps_running", "gauge", "Sweeps of a glob that are under way.", (), _sweeps),
     Family(
-        "coherent", "gauge", "1: every cache of the process hears of others' invalidations at once.", (),
+        "coherent", "gauge", "1: every cache of the process receives others' invalidations at once.", (),
         lambda tally: [((), all(engine.coherent for engine in tally.engines()))],
         min,
     ),
     Family("channel_silence_seconds", "gauge", "Since the last answered heartbeat was sent.", (), _silence, max),
-    Family("pending_invalidations", "gauge", "Invalidations that Redis has not been told yet.", (), _pending),
+    Family("pending_invalidations", "gauge", "Invalidations that could not be sent to Redis yet.", (), _pending),
     Family("pending_oldest_seconds", "gauge", "How long the oldest of them has waited.", (), _oldest, max),
     Family("breaker_open", "gauge", "Caches whose circuit breaker is open.", (), _open),
     Family("processes", "gauge", "Processes that are counted here and alive.", (), lambda tally: [((), 1)]),

@@ -82,7 +82,7 @@ def _of_connection(engine: Engine, server: str, latency: float | None, *, ok: bo
         cure = "It connects again by itself. If it does not: may this user CLIENT TRACKING, and does a proxy cut links?"
         yield Problem("channel", "degraded", what, cure)
     if channel is not None and channel.unsubscribed:
-        what = f"the server refuses SUBSCRIBE: {channel.unsubscribed}; what it refuses to write is heard of here late"
+        what = f"the server refuses SUBSCRIBE: {channel.unsubscribed}; what it refuses to write is received here late"
         yield Problem("subscribe", "warning", what, "Allow +subscribe and the channels, as ops/redis/users.acl does.")
     if recovery is not None and len(recovery):
         what = f"{len(recovery)} invalidations wait for Redis, the oldest for {recovery.oldest() or 0:.1f} s"
@@ -153,7 +153,7 @@ def _of_version(facts: Mapping[str, str]) -> Iterator[Problem]:
         return
     cure = f"Upgrade to {', '.join('.'.join(map(str, first)) for first in SOUND[kind])} or newer"
     if kind == "redis" and version < (7, 2):
-        cure += ", or see whether your system's package mends it under this number"
+        cure += ", or see whether your system's package fixes it under this number"
     what = f"{kind.title()} {'.'.join(map(str, version))} has known holes that let Lua scripts run code on the server"
     yield Problem("version", "warning", what, f"{cure}.")
 

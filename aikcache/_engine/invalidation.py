@@ -66,7 +66,7 @@ def invalidate(engine: Engine, what: Invalidation, progress: Sweep | None = None
             safe = True
         how = " through a cache that is closed" if engine.closed else "; it is pending"
         why = str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}, which is a bug of aikcache"
-        engine.reporter.report("invalidate", f"Redis could not be told of an invalidation{how}: {why}")
+        engine.reporter.report("invalidate", f"an invalidation could not be sent to Redis{how}: {why}")
         if progress is not None:
             progress.error = error if isinstance(error, RemoteError) else RemoteUnavailableError(why)
     finally:

@@ -5,7 +5,7 @@ held here, counts only up to the last moment for which there is evidence of one 
 
     asked      a majority of all Sentinels named this primary to us: without one of them none is replaced
     reached    one Sentinel named it and said that it reaches a majority itself (`SENTINEL CKQUORUM`); one that was cut
-               off can reach the others again before it has heard their decisions
+               off can reach the others again before it has received their decisions
     followed   every known replica was following it, so none was left that could have replaced it;
                or most of them were, while no Sentinel says that it is cut off from the others
 

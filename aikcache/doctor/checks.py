@@ -24,7 +24,7 @@ _OPTIONAL: Final = {
     "INFO": "a restart or failover of the server goes unnoticed, and old values may come back after one",
     "SCAN": "invalidating by a glob pattern fails",
     "PUBLISH": "an invalidation that the server refuses reaches other processes only after max_staleness",
-    "SUBSCRIBE": "an invalidation that the server refuses is heard of only after max_staleness",
+    "SUBSCRIBE": "an invalidation that the server refuses is received only after max_staleness",
     "WAIT": "invalidate_wait, and sessions that wait for a replica, do not work",
 }
 
@@ -69,11 +69,11 @@ def _version(server: Server, profile: Profile) -> Said:
     kind, version = version_of(server.info)
     what = f"{kind.title()} {'.'.join(map(str, version))}"
     if not version:
-        yield "unknown", "the version is not told", "Allow INFO."
+        yield "unknown", "the version is not reported", "Allow INFO."
     elif kind == "redis" and version < OLDEST:
         yield "error", f"{what} is older than 7.0", "Update to Redis 7.2.16, 7.4.11, 8.2.9 or Valkey 9.1.2."
     elif not is_sound(kind, version):
-        cure = "Update, unless your distribution has mended them under this number (Debian: 5:7.0.15-1~deb12u10)."
+        cure = "Update, unless your distribution has fixed them under this number (Debian: 5:7.0.15-1~deb12u10)."
         yield "warning", f"{what} is known for remote code execution in Lua and TLS", cure
     else:
         yield "ok", what, ""
@@ -106,7 +106,7 @@ _REFUSED: Final = {
 def _eviction(server: Server, profile: Profile) -> Said:
     policy, memory = server.info.get("maxmemory_policy", ""), server.number("maxmemory")
     if not policy:
-        yield "unknown", "the eviction policy is not told", "Allow INFO."
+        yield "unknown", "the eviction policy is not reported", "Allow INFO."
         return
     policy = _word(policy)
     evidence = f"maxmemory-policy is {policy}"
@@ -127,7 +127,7 @@ def _eviction(server: Server, profile: Profile) -> Said:
 def _persistence(server: Server, profile: Profile) -> Said:
     logged = server.info.get("aof_enabled") == "1"
     if not server.info.get("aof_enabled"):
-        yield "unknown", "persistence is not told", "Allow INFO."
+        yield "unknown", "persistence is not reported", "Allow INFO."
     elif logged:
         yield "ok", "the append-only file is on", ""
     elif profile == "durable":
@@ -177,7 +177,7 @@ def _clients(server: Server, profile: Profile) -> Said:
 def _replication(server: Server, profile: Profile) -> Said:
     role, replicas = server.info.get("role", ""), int(server.number("connected_slaves"))
     if not role:
-        yield "unknown", "the role is not told", "Allow INFO."
+        yield "unknown", "the role is not reported", "Allow INFO."
         return
     if role != "master":
         yield "error", f"this is {_word(role)}, not a primary", "Give the primary's address, or the Sentinels'."
@@ -219,13 +219,13 @@ def _protection(server: Server, profile: Profile) -> Said:
         evidence = "the library uses the default user, who may do everything"
         yield "warning", evidence, "Make a user as in ops/redis/users.acl."
     elif not lead_out:
-        yield "ok", "the user is not the default one" if server.user else "the user is not told", ""
+        yield "ok", "the user is not the default one" if server.user else "the user is not reported", ""
 
 
 def _tls(server: Server, profile: Profile) -> Said:
     """What the server does itself; what the client's URL says is the check `url`."""
     if server.settings is None or server.setting("tls-port") in ("", "0"):
-        yield "ok", "TLS is not told" if server.settings is None else "it listens without TLS", ""
+        yield "ok", "TLS is not reported" if server.settings is None else "it listens without TLS", ""
         return
     sound = True
     if server.setting("port") not in ("", "0"):
@@ -234,7 +234,7 @@ def _tls(server: Server, profile: Profile) -> Said:
     for name in ("tls-replication", "tls-cluster"):
         if server.setting(name) == "no" and (name == "tls-replication" or server.info.get("cluster_enabled") == "1"):
             sound = False
-            yield "warning", f"{name} is no: what one server tells another is in clear", "Set it to yes."
+            yield "warning", f"{name} is no: what servers send each other is in clear", "Set it to yes."
     if old := {"TLSv1", "TLSv1.1"} & set(server.setting("tls-protocols").split()):
         sound = False
         yield "warning", f"it speaks {' and '.join(sorted(old))}", 'Set tls-protocols to "TLSv1.2 TLSv1.3".'

@@ -156,7 +156,7 @@ ALERTS = (
         "min by (job, instance) (min_over_time(aikernel_cache_coherent[2m])) == 0",
         "4m",
         "warning",
-        "A process does not hear of invalidations at once",
+        "A process does not receive invalidations at once",
         "{{ $labels.instance }} checks its local values with Redis instead, and may answer up to max_staleness late.",
     ),
     Alert(

@@ -145,7 +145,7 @@ def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
     state = [0, 0]  # equal outside
     late: list[int] = []
 
-    def mend() -> None:
+    def repair() -> None:
         state[:] = [0, 0]
 
     def section() -> None:
@@ -154,7 +154,7 @@ def test_an_exception_at_any_point_of_a_section_leaves_nothing_locked() -> None:
         guard.release([])
         state[1] += 1
 
-    guard.repair = mend
+    guard.repair = repair
     seen: list[bool] = []
     for point in range(1, 100):
         late.clear()
