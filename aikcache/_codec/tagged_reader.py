@@ -43,13 +43,14 @@ class _Reader:
         self.zones: dict[str, zoneinfo.ZoneInfo] = {}
 
     def node(self, node: Any) -> Any:
+        # orjson makes exact built-in types. Scalars are kept as they are, without a call for each.
         if type(node) is list:
             return [self.node(item) if type(item) in _CONTAINERS else item for item in node]
         if type(node) is not dict:
             return node
         if len(node) == 1:
             [(tag, content)] = node.items()
-            if tag[:1] == "!":
+            if tag[:1] == "!":  # no dict of the writer's has such a key: it is written as pairs
                 return _READERS[tag](self, content)
         return {key: self.node(item) if type(item) in _CONTAINERS else item for key, item in node.items()}
 
@@ -58,9 +59,10 @@ class _Reader:
 
     def unique(self, content: Any) -> frozenset[Any]:
         items = self.items(content)
+        # Before the set is made: equal hashes would be compared each with each, while no other thread runs.
         self.collisions.count(items, len(items))
         members = frozenset(items)
-        if len(members) != len(items):
+        if len(members) != len(items):  # no set has equal members, so this was not written from one
             raise ValueError("repeated member")
         return members
 
@@ -76,9 +78,9 @@ class _Reader:
         name, member = content
         record_type = self.table.by_name[name]
         cls: Any = record_type.cls
-        if record_type.kind == "enum":
+        if record_type.kind == "enum":  # by its name: looked up by value, an Enum may run its `_missing_`
             return cls.__members__[member]
-        if not issubclass(cls, enum.Flag):
+        if not issubclass(cls, enum.Flag):  # else a forged name would call the class of a record
             raise TypeError("not an Enum")
         return cls(self.node(member))
 
@@ -87,13 +89,13 @@ class _Reader:
         record_type = self.table.by_name[name]
         if record_type.is_enum or not 0 <= count <= len(rest):
             raise ValueError("not a record")
-        state = rest[count:]
+        state = rest[count:]  # names and values in turn; `build` refuses what is no field
         values = (self.node(value) for value in state[1::2])
         return record_type.build(self.items(rest[:count]), dict(zip(state[::2], values, strict=True)))
 
     def registered(self, content: Any) -> object:
         name, plain = content
-        entry = by_name[name]
+        entry = by_name[name]  # of all that are registered, which bytes may not choose from
         if not self.table.reaches(entry.cls):
             raise TypeError("a class that the annotation does not reach")
         value = entry.decode(self.node(plain))
@@ -102,7 +104,7 @@ class _Reader:
         return value
 
     def clock(self, content: Any, parse: Callable[[str], Any]) -> object:
-        text, fold, zone = content
+        text, fold, zone = content  # ISO 8601 has neither the fold nor the zone's name
         tzinfo = self.node(zone)
         return parse(text).replace(tzinfo=tzinfo, fold=fold)
 
@@ -119,7 +121,7 @@ class _Reader:
 
 
 def _expect(content: Any, kind: type) -> Any:
-    if type(content) is not kind:
+    if type(content) is not kind:  # exactly: a bool is an int too, and a str can be iterated as a list can
         raise TypeError("malformed")
     return content
 

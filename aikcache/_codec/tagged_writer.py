@@ -74,7 +74,7 @@ def write(value: object, table: Table) -> bytes:
         try:
             return orjson.dumps(_Writer(table, careful=False).node(value, 0))
         except orjson.JSONEncodeError:
-            # There is a long int or a lone surrogate: check every int and str.
+            # There is a long int or a lone surrogate: check every int and str. Rare, so most values are walked once.
             return orjson.dumps(_Writer(table, careful=True).node(value, 0))
     except _RefusedError as refused:
         path = "result" + "".join(reversed(refused.steps))
@@ -93,24 +93,26 @@ class _Writer:
         self.left = MAX_CONTAINERS
 
     def node(self, value: Any, depth: int) -> object:
-        kind = type(value)
+        kind = type(value)  # exactly: a subclass would come back as its base
         if kind in self.atoms:
             return value
         if depth > MAX_DEPTH:
             raise _RefusedError(f"what is nested {MAX_DEPTH} levels deep, or in itself,", "Return a flatter structure.")
+        # Before records: of a class that is both, the registration decides. The reader's table has to reach it, too.
         if (entry := by_type.get(kind)) is not None and self.table.reaches(kind):
             return {"!x": [entry.name, self._registered(entry.encode, value, depth)]}
         if (put := _WRITERS.get(kind)) is not None:
             return put(self, value, depth)
         if (record_type := self.table.record_types.get(kind)) is not None:
             return self._enum(value, record_type) if record_type.is_enum else self._record(value, record_type, depth)
+        # Not imported: only a program that has imported msgspec can have this value.
         if (msgspec := sys.modules.get("msgspec")) is not None and value is msgspec.UNSET:
             return {"!U": None}
         raise _RefusedError(kind.__qualname__, _of_sqlalchemy(kind))
 
     def items(self, values: Iterable[object], depth: int, step: str = "[{}]") -> list[object]:
         """The nodes of a container. An error gets the failing item's step in its path."""
-        self.left -= 1
+        self.left -= 1  # over the whole value: shared parts are written, and count, each time
         if self.left < 0:
             raise _RefusedError(f"a structure of more than {MAX_CONTAINERS} containers", "Return less.")
         done: list[object] = []
@@ -125,7 +127,7 @@ class _Writer:
     def _registered(self, encode: Callable[[Any], object], value: object, depth: int) -> object:
         try:
             plain = encode(value)
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             let_out(error)
             what = f"{type(value).__qualname__} (its registered encode raised {type(error).__name__})"
             raise _RefusedError(what, "Correct the function given to aikcache.register_type.") from error
@@ -139,15 +141,16 @@ class _Writer:
         return {"!e": [name, self.node(member._value_, 0)]}
 
     def _record(self, record: Any, record_type: RecordType, depth: int) -> object:
+        # A NamedTuple has items and, in a subclass without slots, attributes: the number of items keeps the two apart.
         values = record if record_type.kind == "namedtuple" else ()
         node: list[object] = [self.table.names[record_type.cls], len(values)]
-        node += self.items(tuple.__iter__(values), depth)
+        node += self.items(tuple.__iter__(values), depth)  # not by its own `__iter__`, which may give others
         state = record_type.state(record)
         for name in record_type.required - state.keys():
             what = f"{type(record).__qualname__} without a value for its field {name}"
             raise _RefusedError(what, "Give the field a value: without one a reader meets an AttributeError.")
         for name, value in state.items():
-            if name not in record_type.state_names:
+            if name not in record_type.state_names:  # left out, it would be missing when it comes back
                 what = f"{type(record).__qualname__}.{name}, which is no field,"
                 raise _RefusedError(what, "Declare it as a field of the class, or do not set it.")
             try:
@@ -211,12 +214,14 @@ class _Writer:
             raise
 
     def put_datetime(self, value: dt.datetime, depth: int) -> object:
+        # ISO 8601 keeps an offset, but neither the zone's name nor the fold.
         return {"!D": [value.replace(tzinfo=None).isoformat(), value.fold, self._zone(value.tzinfo, depth)]}
 
     def put_time(self, value: dt.time, depth: int) -> object:
         return {"!T": [value.replace(tzinfo=None).isoformat(), value.fold, self._zone(value.tzinfo, depth)]}
 
     def _zone(self, zone: dt.tzinfo | None, depth: int) -> object:
+        # No reader could make one of another class, because bytes never name a class.
         if zone is None or type(zone) in (dt.timezone, zoneinfo.ZoneInfo):
             return self.node(zone, 0)
         raise _RefusedError(
@@ -230,7 +235,7 @@ class _Writer:
     def put_zoneinfo(self, zone: zoneinfo.ZoneInfo, depth: int) -> object:
         if type(zone.key) is not str:
             raise _RefusedError("a ZoneInfo without key", "Make it by its name: ZoneInfo(key).")
-        return {"!Z": zone.key}
+        return {"!Z": zone.key}  # by name, as pickle has it: the reader's rules of the zone apply
 
     def put_uuid(self, value: uuid.UUID, depth: int) -> object:
         safe = value.is_safe is uuid.SafeUUID.unknown
@@ -251,6 +256,7 @@ def _base64(data: bytes) -> str:
 
 def _key_text(key: object) -> str:
     """A dict's key in a path: names and numbers only, long ones cut."""
+    # The path is logged: anything else could show data, or run code of the key's class.
     if type(key) is str:
         return repr(key if len(key) <= 40 else key[:40] + "…")
     return str(key) if type(key) is int and -(10**9) < key < 10**9 else f"<{type(key).__qualname__}>"

@@ -38,12 +38,13 @@ class RateLimitedReporter:
     def report(self, cause: str, message: str, *, level: int = logging.WARNING) -> None:
         if cause not in self.counts and len(self.counts) >= MOST_CAUSES:
             cause = OTHER
+        # No lock: a finalizer or a signal handler may report as well, in a thread that would then wait for itself.
         count = self.counts[cause] = self.counts.get(cause, 0) + 1
         now = self._clock()
         when, before = self._seen.get(cause, (-AGAIN, 0))
         if now - when < AGAIN:
             return
-        self._seen[cause] = (now, count)
+        self._seen[cause] = (now, count)  # first: writing the line may take long, and other threads skip it
         more = f" ({count - before - 1} more since the last line)" if count - before > 1 else ""
         message = clean(message, LONGEST - len(more))
         emit(level, "%s%s", message, more, extra={"aikcache_cause": cause, "aikcache_count": count})

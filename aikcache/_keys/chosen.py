@@ -3,7 +3,7 @@
 The hash of an int is its remainder by 2**61 - 1, and a UUID's here is that of its int. So a client that chooses ids can
 choose any number of them with the same hash, and a dict compares each with all others. And an argument of a million
 characters would stay in memory for as long as its entry. Such an entry is held under its key's text instead, where the
-wrapper does not find it and `LocalTier.find` does. Only fills pay for this; a hit pays nothing.
+wrapper does not find it and `LocalTier.peek` does. Only fills pay for this; a hit pays nothing.
 
 The caller holds the lock of the table. An exception of a signal handler passes through, and nothing has changed.
 """

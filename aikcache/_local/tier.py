@@ -83,7 +83,7 @@ class LocalTier(Regions):
             region.epoch += 1
             region.cleared = region.epoch
             region.empty()
-            while region.invalidated:
+            while region.invalidated:  # one by one: an interruption may count one table twice, and loses none
                 region.hits += sum(entry.hits for entry in region.invalidated[-1].values())
                 region.invalidated.pop()
         self._store = make_store(self._config)
@@ -141,7 +141,7 @@ class LocalTier(Regions):
         tags: tuple[Hashable, ...] = (),
     ) -> bool:
         """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused."""
-        if self.guard.held() or deadline <= created_at:
+        if self.guard.held() or deadline <= created_at:  # held: a finalizer's call, inside a change of the tier
             return False
         entry = Entry(key, value)
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
@@ -160,12 +160,12 @@ class LocalTier(Regions):
         if self.closed or region.epoch != entry.epoch or (self.max_bytes is not None and entry.size > self.max_bytes):
             return False
         old = self._store.get(key)
-        if old is not None:
+        if old is not None:  # out of its table and tags, too: it may be another region's
             self._forget(old)
         entry.local_key = held_as(entry.local_key, key, region.table)
         if old is None and (old := region.table.get(entry.local_key)) is not None:
             self._depart(old)  # a store that drops by itself has dropped it
-        self._make_room(entry.size)
+        self._make_room(entry.size)  # before it is in: it cannot be the one that is evicted
         try:
             self._store[key] = entry
         except ValueError:  # cachetools: larger than the whole store, as a given policy counts sizes
@@ -178,7 +178,7 @@ class LocalTier(Regions):
         if entry.tags and not region.tagged:
             region.tagged = True
             self._divert(region)
-        if len(self._store) < self._linked:
+        if len(self._store) < self._linked:  # only then: a walk over all entries at each fill would be quadratic
             self._resync()
         return True
 
@@ -268,7 +268,7 @@ class LocalTier(Regions):
         def work() -> None:
             if self.closed:
                 return
-            self._drop_group("*")
+            self._drop_group("*")  # a running load's fill is refused by the epoch, and later ones by `closed`
             for region in self.all_regions():
                 region.unread()
                 region.count_invalidated()
@@ -293,6 +293,7 @@ class LocalTier(Regions):
         """
 
         def work() -> None:
+            # Only these: a request that an earlier invalidation refuses stays refused.
             current = [one for one in requests if one.epoch == one.region.epoch]
             for group in groups:
                 self._drop(group)
@@ -309,7 +310,7 @@ class LocalTier(Regions):
         self.changes += 1
         for region in self.regions.get(name, ()):
             region.epoch += 1
-        self._other.epoch += 1
+        self._other.epoch += 1  # keys by hand of many names share it
         entry = self._store.get(key)
         if entry is not None:
             self._forget(entry)

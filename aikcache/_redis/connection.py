@@ -49,7 +49,7 @@ class Connection:
 
     def send_commands(self, commands: Sequence[Command]) -> None:
         """Send commands on a connection that listens. Their replies come from `poll`."""
-        try:
+        try:  # here, because no `Pool` translates for a connection that listens
             self.send(pack(commands))
         except OSError as error:
             let_out(error)
@@ -64,11 +64,11 @@ class Connection:
         try:
             if messages := self._parser.drain():
                 return messages  # type: ignore[no-any-return]
-            self._parser.check_deadline = False
+            self._parser.check_deadline = False  # no exchange, so no deadline: heartbeats show whether it lives
             self.sock.settimeout(seconds)
             self._parser.read_from_socket()
             if messages := self._parser.drain():
-                self._parser.received = 0
+                self._parser.received = 0  # the bound is for one message, not for all that are ever pushed
             elif self._parser.received > _LONGEST_PUSH:
                 raise RemoteUnavailableError(f"the server pushes more than {_LONGEST_PUSH} bytes in one message.")
             return messages  # type: ignore[no-any-return]
@@ -101,11 +101,12 @@ class Connection:
 
     def exchange(self, data: bytes, count: int, deadline: float) -> list[Any]:
         """Send packed commands and return their `count` replies, before `deadline` (monotonic seconds)."""
+        # Setting a socket's timeout is a system call, so it is done only where the usual one would be too long.
         left = deadline - time.monotonic()
         shortened = left < self.timeout * 0.9  # an earlier attempt has used some of the time
         if shortened:
             self.sock.settimeout(max(left, 0.001))
-        self.sock.sendall(data)
+        self.sock.sendall(data)  # may block for long if it exceeds the buffers: then the rest is checked
         replies = self.receive(count, deadline, check_deadline=shortened or len(data) > _LONG)
         if shortened:
             self.sock.settimeout(self.timeout)
@@ -119,7 +120,7 @@ class Connection:
             replies: list[Any] = parser.read(count)
         except RedisError as error:
             raise unwrapped(error) from None
-        if parser.shortened:
+        if parser.shortened:  # not after an error: then the caller closes the connection
             parser.shortened = False
             self.sock.settimeout(self.timeout)
         return replies

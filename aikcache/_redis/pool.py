@@ -85,7 +85,7 @@ class Pool:
         self._connecting: set[Connection] = set()
         self._route = Route(config, self._where, self.sentinels)
         self._identity = Identity(self, self.events, self._backing)
-        self.check_heartbeat = self._identity.check_heartbeat
+        self.check_heartbeat = self._identity.check_heartbeat  # for the channel, which exchanges nothing
         self._closed = False
         self._failover_at = 0.0
         self.generation = 0
@@ -104,7 +104,7 @@ class Pool:
         self._admit()
         try:
             replies = self._attempt(data, count, within or self.config.timeout, once=once)
-        except RemoteError as error:
+        except RemoteError as error:  # nothing else is a failure of the server: a caller's time limit passes through
             self.breaker.failure(error)
             raise
         return self._checked(replies)
@@ -118,7 +118,7 @@ class Pool:
             if connection is not None and self._sends(connection, data):
                 return Sent(connection, data, len(commands), True, once)
             if connection is not None and once:
-                raise self._lost()
+                raise self._lost()  # some bytes may have arrived, so the server may have carried it out
             connection = self.connect()
             if not self._sends(connection, data):
                 raise RemoteUnavailableError("the connection broke before anything was sent.")
@@ -135,17 +135,17 @@ class Pool:
             except BaseException as error:
                 sent.connection.close()
                 raise translate(error, self.config.timeout) from error
-            self._put_back(sent.connection)
-        except RemoteTimeoutError as error:
+            self._put_back(sent.connection)  # whole: `receive` took as many replies as were sent
+        except RemoteTimeoutError as error:  # not tried again: the time is over, and a slow server is not asked twice
             self.breaker.failure(error)
             raise
         except RemoteError:
             try:
                 if sent.once:
                     raise self._lost() from None
-                if not sent.reused:
+                if not sent.reused:  # a new connection was just checked, so this is the server's failure
                     raise
-                self.drop_idle()
+                self.drop_idle()  # as dead as this one: each would cost another call a try
                 replies = self._on(self.connect(), sent.data, sent.replies, deadline)
             except RemoteError as error:
                 self.breaker.failure(error)
@@ -167,7 +167,7 @@ class Pool:
 
     def _checked(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
-            if type(reply) is ErrorReply and str(reply).startswith(UNSERVING):
+            if type(reply) is ErrorReply and str(reply).startswith(UNSERVING):  # others concern their command alone
                 self.breaker.failure(f"the server refuses: {reply}")
                 if str(reply).startswith(ELSEWHERE):
                     self.on_failover()
@@ -191,18 +191,18 @@ class Pool:
     def _attempt(self, data: bytes, count: int, within: float, *, once: bool) -> list[Any]:
         connection = self._take_idle()
         if connection is None:
-            return self._on(self.connect(), data, count, time.monotonic() + within)
+            return self._on(self.connect(), data, count, time.monotonic() + within)  # connecting has its own bound
         started_at = time.monotonic()
         try:
             return self._on(connection, data, count, started_at + within)
         except RemoteTimeoutError:
-            raise
+            raise  # the server may be at it still: sent again, a slow command would run twice at once
         except RemoteUnavailableError:
             if once:
                 raise self._lost() from None
             self.drop_idle()  # the server went away meanwhile: the other idle ones are dead too
             spent = time.monotonic() - started_at
-            return self._on(self.connect(), data, count, time.monotonic() + within - spent)
+            return self._on(self.connect(), data, count, time.monotonic() + within - spent)  # both together
 
     def _lost(self) -> LostReplyError:
         self.drop_idle()
@@ -212,7 +212,7 @@ class Pool:
         """An idle connection of this generation, or None."""
         while True:
             try:
-                connection = self._idle.pop()
+                connection = self._idle.pop()  # the last one used: the likeliest to be alive
             except IndexError:
                 return None
             if connection.generation == self.generation:
@@ -224,10 +224,10 @@ class Pool:
             replies = connection.exchange(data, count, deadline)
             self._put_back(connection)
             return replies
-        except BaseException as error:
+        except BaseException as error:  # also a signal handler's: its reply is still to come
             connection.close()
             with contextlib.suppress(ValueError):
-                self._idle.remove(connection)
+                self._idle.remove(connection)  # interrupted after it was put back
             raise translate(error, self.config.timeout) from error
 
     def _put_back(self, connection: Connection) -> None:
@@ -243,14 +243,14 @@ class Pool:
         """
         connection: Connection | None = None
         try:
-            self._route.attach()
+            self._route.attach()  # before the deadline begins: a server's start takes longer
             deadline = time.monotonic() + self._within
             login = self._credentials.login(deadline)
             generation = self.generation  # before the address is found: a failover from here on makes it stale
             largest = self.config.max_value_bytes + MAX_EXTRA
             connection = self._route.connection(deadline, timeout or self.config.timeout, generation, largest=largest)
             asked_at = time.monotonic()
-            self._connecting.add(connection)
+            self._connecting.add(connection)  # so that `close` can interrupt the handshake
             info = [("INFO", "server", "replication")]
             hello, replies = connection.handshake(login, protocol, name, deadline, more=info)
             self._identity.check(connection, hello, replies[0], asked_at, deadline)
@@ -287,7 +287,7 @@ class Pool:
         now = time.monotonic()
         if announce:
             self._identity.announce_again()
-        if not switched and now - self._failover_at < FAILOVER_REST:
+        if not switched and now - self._failover_at < FAILOVER_REST:  # what a Sentinel says is never put off
             return
         self._failover_at = now
         self.begin_generation()

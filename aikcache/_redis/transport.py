@@ -30,6 +30,7 @@ class NewServer(NamedTuple):
     identity: ServerIdentity
     replaces: bool
     """Whether it replaces another server."""
+    # Not `exchange`: that may need another connection, and none is made before this announcement is over.
     ask: Callable[[list[Command]], list[Any]]
     """Sends commands on its new connection and returns their replies. Raises `RemoteError`."""
 
@@ -44,6 +45,7 @@ def _ignored(*args: object, **options: object) -> None:
     """No one listens."""
 
 
+# Frozen, and given to the constructor: a transport without them could use a server that was never announced.
 @dataclass(frozen=True, slots=True)
 class TransportEvents:
     """The functions that a transport calls."""
@@ -52,6 +54,7 @@ class TransportEvents:
     """May raise `RemoteError`: the connection is then given up."""
     on_failover: OnFailover = _ignored
     """`address` names the primary of a cluster."""
+    # Its invalidations are not pushed here until the channel listens to it, so nothing is trusted meanwhile.
     primaries_changed: Callable[[], object] = _ignored
     """Primaries of a cluster were added or removed. Called before anything is sent to a new one."""
     breaker: Changed = unobserved
@@ -82,6 +85,7 @@ class Transport(Protocol):
     def breaker(self) -> Breaker:
         """The circuit breaker of the server; of several servers, an open one if there is any."""
 
+    # On a cluster each node has a pool with generations of its own, and a failover there concerns that node alone.
     @property
     def generation(self) -> int:
         """Grows when another server may have taken over; always 0 on a cluster."""
@@ -96,6 +100,7 @@ class Transport(Protocol):
     def send(self, data: bytes, count: int, within: float | None = None, *, once: bool = False) -> list[Any] | None:
         """As `exchange`, for `count` commands that are packed already. None: not possible with several servers."""
 
+    # Does nothing on a cluster: one primary's open breaker says nothing about the others.
     def rest(self) -> None:
         """Raise `RemoteUnavailableError` if every exchange would now, because the breaker is open. Sends nothing."""
 
@@ -105,6 +110,7 @@ class Transport(Protocol):
     def parts(self) -> Iterator[Server]:
         """The servers, one by one, each of which holds a part of the data."""
 
+    # Apart from `parts`, which may have to ask the cluster who owns what.
     def servers(self) -> Sequence[Server]:
         """The servers that are known. Sends nothing."""
 
@@ -117,6 +123,7 @@ class Transport(Protocol):
     def drop_idle(self) -> None:
         """Close idle connections, which may be out of step."""
 
+    # The child's copies of the sockets are closed, and nothing is sent on them.
     def forget(self) -> None:
         """Reset after a fork, in the child: the connections are the parent's."""
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from aikcache._concurrency.thread import Daemon
 from aikcache.errors import RemoteError
 
-IDLE_ROUNDS = 20
+IDLE_ROUNDS = 20  # else a busy cache would start a thread for nearly every load
 MAX_LOST = 1000
 """Lost leases that are remembered; the others expire."""
 
@@ -51,14 +51,14 @@ class Leases:
     def keep_alive(self, by: object, leases: Sequence[Lease]) -> None:
         """Extend `leases` from here on, until `by` is taken out of `held`."""
         self._daemon.start()
-        self.held[by] = leases, [0]
+        self.held[by] = leases, [0]  # a list, so that `_run` can count in place and never puts an owner back
 
     def release(self, leases: Sequence[Lease]) -> None:
         """Release leases. If Redis cannot be reached, they are released later."""
         try:
             self._hold(leases, 0)
         except BaseException as error:
-            self.add_lost(leases)
+            self.add_lost(leases)  # also for a signal handler's exception: Redis may have done it or not
             if not isinstance(error, RemoteError):
                 raise
             self._report(f"redis:{type(error).__name__}", f"a lease could not be given up: {error}")
@@ -69,7 +69,7 @@ class Leases:
             return
         for key, token in leases:
             if len(self._lost) < MAX_LOST:
-                self._lost[key] = (*self._lost.get(key, ()), token)[-4:]
+                self._lost[key] = (*self._lost.get(key, ()), token)[-4:]  # Redis has one at most, likely a late one
         self._daemon.start()
 
     def reclaim(self, keys: Sequence[str]) -> None:
@@ -78,6 +78,7 @@ class Leases:
             self._release_lost(keys)
 
     def _release_lost(self, keys: Sequence[str]) -> None:
+        # `pop` gives each lease to one thread, which puts it back where the release fails.
         lost = [(key, token) for key in keys for token in self._lost.pop(key, ())]
         if lost:
             try:
@@ -91,7 +92,7 @@ class Leases:
         while idle < IDLE_ROUNDS and not self._daemon.stopping.wait(self.seconds / 4):
             slow: list[Lease] = []
             for leases, rounds in list(self.held.values()):
-                if rounds[0]:
+                if rounds[0]:  # else it is younger than a round, and most loads end by then
                     slow += leases
                 rounds[0] += 1
             idle = 0 if self.held or self._lost else idle + 1
