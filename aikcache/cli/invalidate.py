@@ -84,7 +84,7 @@ def invalidate(
         say_json({"server": where.place, "dry_run": False, "removed_by_sweeps": removed})
     else:
         swept = f" Sweeps removed {several(removed, 'key')}." if what.globs else ""
-        say(f"Invalidated: all processes of {where.instance} are told.{swept}")
+        say(f"Invalidated for all processes of {where.instance}.{swept}")
 
 
 def covered(cache: Cache, named: Named) -> int:
@@ -108,7 +108,7 @@ def carry_out(cache: Cache, what: Invalidation) -> int:
         pass
     if handle.error is not None:
         cause = with_hint(str(handle.error))
-        raise Failure(f"{cause} Not every process was told, and not all was removed: repeat it.")
+        raise Failure(f"{cause} It may not have reached every process, and not all was removed: repeat it.")
     return handle.removed
 
 

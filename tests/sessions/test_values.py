@@ -17,7 +17,7 @@ from aikcache.sessions import values
 
 
 class Price:
-    """A class that the codec was taught, with an equality of its own."""
+    """A class that was registered, with an equality of its own."""
 
     def __init__(self, cents: int) -> None:
         self.cents = cents

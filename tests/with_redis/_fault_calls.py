@@ -1,9 +1,9 @@
 """What becomes of calls while a server fails: threads here read and update, threads of another process read.
 
 Each answer is checked. Here none may be older than an update that has returned; in the other process none may be older
-than one of which Redis had been told `max_staleness` before the call. While a server refuses to be told, an update
-counts from its return, or from when the server began to refuse: of one that a slow server could not be told in time
-others are vouched for as long as it accepts their heartbeats. The database is a file that both have in memory: a
+than one that had reached Redis `max_staleness` before the call. While a server refuses invalidations, an update
+counts from its return, or from when the server began to refuse: of one that could not be sent to a slow server in time
+others are valid for as long as it accepts their heartbeats. The database is a file that both have in memory: a
 version for each name. Times are CLOCK_MONOTONIC, one clock for all processes of a host.
 
 The tests judge what comes of it, and `python -m benchmarks.faults` prints it as the table of `docs/faults.md`.

@@ -20,7 +20,7 @@ _instances = itertools.count()
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A channel that hears nothing for three seconds is not given up, and with it all that is held."""
+    """A channel that receives nothing for three seconds is not given up, and with it all that is held."""
     monkeypatch.setattr(channel, "SILENCE", PATIENCE)
 
 

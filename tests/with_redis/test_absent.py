@@ -82,7 +82,7 @@ def test_a_stale_value_is_replaced_without_a_wait(asked: Asked) -> None:
     asked.other.invalidate("thing")
     wait_for_push(asked.cache, asked.other)
     asked.one(-100)  # which learns the new stamp
-    wait_for_push(asked.cache, asked.other)  # and hears of its life
+    wait_for_push(asked.cache, asked.other)  # and receives its stamp's new life
     asked.loads.clear()
     waits = asked.cache.stats().waits
     assert asked.round_trips(1) <= 4  # the value, the lease, the store; a stamp, if it is not known yet

@@ -235,7 +235,7 @@ def test_replicas_and_sentinels_work_as_their_users(binary: Path, tmp_path: Path
             wait_until(lambda: topology.primaries() not in ([], [old]), 3 * PATIENCE, "the failover")
             wait_until(lambda: cache.health().ok, 3 * PATIENCE, "the new primary")
 
-            def kept() -> bool:  # what was just invalidated is told again to a primary that may not have heard of it
+            def kept() -> bool:  # what was just invalidated is sent again to a primary that may not have it
                 cache.set("thing:x:1", "one", tags=("t",))
                 return bool(cache.get("thing:x:1") == "one")
 

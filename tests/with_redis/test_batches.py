@@ -257,7 +257,7 @@ def test_a_mixed_batch_gives_what_single_calls_give(proxy: Proxy, redis_url: str
         calls = range(4 * len(sorts))
         expected = sort.many(calls)
         assert [repr(value) for value in expected] == [repr(sorts[n % len(sorts)]) for n in calls]
-        sort.many(calls)  # by now the tag's stamp is believed
+        sort.many(calls)  # by now the tag's stamp is cached
         before = proxy.round_trips
         assert list(map(repr, sort.many(calls))) == list(map(repr, expected))
         assert proxy.round_trips == before + 1
@@ -274,7 +274,7 @@ def test_a_mixed_batch_gives_what_single_calls_give(proxy: Proxy, redis_url: str
 def test_an_empty_batch_makes_no_round_trip(counted: Counted) -> None:
     """No ids give no results, without a round trip for `.many`."""
     counted.one.many([1])
-    counted.one.many([1])  # by now all stamps are believed
+    counted.one.many([1])  # by now all stamps are cached
     assert counted.round_trips(lambda: counted.one.many([])) == 0
     assert counted.many([]) == {}
 

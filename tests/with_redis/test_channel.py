@@ -203,7 +203,7 @@ def test_a_server_that_stops_answering_is_noticed(own_server: Server, instance: 
         wait_until(lambda: cache.stats().coherent_for is not None, PATIENCE, "the channel")
         own_server.pause()
         try:
-            wait_until(lambda: not cache.stats().coherent, PATIENCE, "the horizon")
+            wait_until(lambda: not cache.stats().coherent, PATIENCE, "`trusted_until` to pass")
         finally:
             own_server.resume()
         wait_until(lambda: cache.stats().coherent, PATIENCE, "coherence")
@@ -223,7 +223,7 @@ def test_a_process_that_was_stopped_serves_nothing_old(spec: Spec, victim: Worke
         here.get.invalidate("box")
         over = time.monotonic() + 0.5
         first = victim.start(_workers.get, spec, "box")  # waits in the pipe until the process goes on
-        wait_until(lambda: time.monotonic() > over, what="the horizon to pass")
+        wait_until(lambda: time.monotonic() > over, what="`trusted_until` to pass")
     finally:
         victim.signal(signal.SIGCONT)
     assert first.result() == NEW

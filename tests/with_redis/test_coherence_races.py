@@ -156,7 +156,7 @@ def test_a_fast_path_read_that_an_invalidation_overtook_is_not_filed(
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("box") == OLD
     wait_for_push(here, there)  # of the stamps that were made
-    assert get("cup") == OLD  # so that here all are believed
+    assert get("cup") == OLD  # so that here all stamps are cached
     if rule == "taken out":
         fill = LocalTier.fill
         monkeypatch.setattr(
@@ -381,7 +381,7 @@ def test_a_starved_channel_cannot_make_hits_stale_for_long(
         with pytest.raises(TimeoutError):
             wait_until(lambda: get("box") == NEW, 1.5)
     else:
-        wait_until(lambda: get("box") == NEW, PATIENCE, "the horizon")
+        wait_until(lambda: get("box") == NEW, PATIENCE, "`trusted_until` to pass")
     pause.let_go()
 
 
@@ -447,12 +447,12 @@ def test_an_echo_that_comes_with_an_invalidation_of_another_process_counts(
     get, get_there = source.bind(here), source.bind(there)
     assert get_there("cup") == OLD
     wait_for_push(here, there)  # of the stamps that were made
-    if rule == "taken out":  # expected, and so believed to be ours
+    if rule == "taken out":  # expected, and so taken for ours
         monkeypatch.setattr(
             Stamps, "is_unchanged", lambda self, group, stamp: bool(self._expected.pop(group, ())) or True
         )
     assert here.engine.remote is not None
-    # The two writes are one push: `here` announces its own, and another's is what stands there when it is heard.
+    # The two writes are one push: `here` announces its own, and another's is what stands there when it arrives.
     here.engine.stamps.expect("#things", b"8 bytes!")
     assert get("cup") == OLD == held(here, "thing:get:cup")
     source.value = NEW

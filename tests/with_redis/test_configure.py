@@ -77,7 +77,7 @@ def test_what_is_pending_at_configure_is_sent_by_the_new_cache(
 def test_an_invalidation_through_a_closed_cache_is_not_said_to_be_pending(
     redis_url: str, instance: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing sends it later, so the log says why Redis is not told."""
+    """Nothing sends it later, so the log says why it is not sent to Redis."""
     cache = Cache(redis_url, instance=instance)
     cache.close()
     with caplog.at_level(logging.WARNING, "aikcache"):

@@ -125,10 +125,10 @@ def test_an_invalidation_is_an_event_where_it_is_made_and_where_it_arrives(redis
         mine, other = (stack.enter_context(Cache(redis_url, instance=instance, **PATIENT)) for _ in range(2))
         assert mine.wait_coherent(PATIENCE)
         assert other.wait_coherent(PATIENCE)
-        made, heard = record(mine), record(other)
+        made, received = record(mine), record(other)
         mine.invalidate("shop:*")
         assert made.all(Invalidated)[0].direction == "out"
-        wait_until(lambda: any(d.direction == "in" and d.what.groups for d in heard.all(Invalidated)))
+        wait_until(lambda: any(d.direction == "in" and d.what.groups for d in received.all(Invalidated)))
 
 
 def test_changes_of_the_channel_and_the_breaker_are_events(own_server: Server, instance: str) -> None:

@@ -301,7 +301,7 @@ from aikcache._local.region import Region
 
 inside, go_on, real = threading.Event(), threading.Event(), Region._update_readers
 
-def tell(region, name, value):
+def update(region, name, value):
     if threading.current_thread() is ending and region.name == "thing:get":
         inside.set()
         assert go_on.wait(30)
@@ -311,7 +311,7 @@ client.set("db:value", "old")
 connect()
 assert get("box") == "old"
 ending = threading.Thread(target=lambda: cache.invalidate("thing:get"))
-Region._update_readers = tell
+Region._update_readers = update
 client.set("db:value", "new")
 ending.start()
 assert inside.wait(30)

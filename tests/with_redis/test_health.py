@@ -63,7 +63,7 @@ def test_a_full_server_that_evicts_nothing_is_named_with_its_cure(own_server: Se
 
 @pytest.mark.parametrize("denied", ["-client|tracking", "-client"])
 def test_a_channel_that_never_opens_is_named_with_the_reason(own_server: Server, instance: str, denied: str) -> None:
-    """The server answers everything else, so that nothing but this says why other processes are not heard."""
+    """The server answers everything else, so that nothing but this says why others' invalidations do not arrive."""
     admin = redis.Redis.from_url(own_server.url)
     everything: Any = {"categories": ["+@all"], "keys": ["*"], "channels": ["*"], "nopass": True, "enabled": True}
     admin.acl_setuser("deaf", commands=[denied], **everything)

@@ -111,14 +111,14 @@ def test_what_was_invalidated_while_redis_was_down_is_not_served_afterwards(
     assert oldest is not None
     assert oldest >= 0
     assert read_all(here) == {NEW}  # at once in the process that ended it
-    wait_until(lambda: read_all(there) == {NEW}, PATIENCE, "the horizon")  # elsewhere when it is past
+    wait_until(lambda: read_all(there) == {NEW}, PATIENCE, "`trusted_until` to pass")  # elsewhere then
     shelf.value = "newer"  # what anyone loads now would be this
     own_server.start()
     wait_until(lambda: issuer.stats().pending_invalidations == 0, PATIENCE, "the replay")
     assert OLD not in read_all(here)
     assert issuer.stats().oldest_pending is None
     assert issuer.stats().replayed_invalidations >= 311
-    assert OLD not in read_all(shelf.bind(open_cache()))  # who never heard of it
+    assert OLD not in read_all(shelf.bind(open_cache()))  # who never received it
     wait_until(lambda: bystander.stats().coherent, PATIENCE, "the channel")
     wait_until(lambda: OLD not in read_all(there), PATIENCE, "the push")
 
@@ -393,7 +393,7 @@ def test_a_server_that_was_still_loading_is_checked_again(
         client.mset({f"filler{number}": "x" for number in range(3000)})
         client.save()
         shelf.value = NEW
-        gone.clear()  # told to Redis, which forgets it, and with it the only one who knows
+        gone.clear()  # sent to Redis, which loses it, and with it the only one who knows
     gone.close()
     data = own_server.directory
     with Server(binary=binary, directory=data / "again", config=["key-load-delay 300"]) as empty:

@@ -92,7 +92,7 @@ def test_a_value_survives_a_rotation_and_not_a_revocation(
     one, two = map(opened, rings)
     assert (one.read("one"), two.read("one"), two.runs) == ("a value in clear one",) * 2 + (0,)
     first = key_of(client)
-    rings[0].revoke(first)  # a new key seals at once; the other process has not heard of it
+    rings[0].revoke(first)  # a new key seals at once; the other process has not read it yet
     assert (one.read("one"), one.runs) == ("a value in clear one", 2)
     assert key_of(client) != first
     assert (two.read("one"), two.runs) == ("a value in clear one", 1)

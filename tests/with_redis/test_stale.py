@@ -364,7 +364,7 @@ class TestInvalidated:
         seen: set[str | None] = set()
 
         def renewed() -> bool:
-            # Until it has heard the push, the first cache may serve and store what it loaded under the stamp that has
+            # Until it receives the push, the first cache may serve and store what it loaded under the stamp that has
             # ended: that is nothing to the other, whose next call stores it anew.
             answers = [f("tea"), g("tea"), f.peek("tea"), g.peek("tea")]
             seen.update(answers[1::2])

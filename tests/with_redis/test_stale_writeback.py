@@ -379,12 +379,12 @@ def storm(shop: Shop, number: int) -> None:
         return
     ended = -1
 
-    def heard() -> bool:
+    def received() -> bool:
         return ended == -1 or int(shop.get(NAME)) >= ended
 
     while ended < TURNS - 1:
         ended = int(client.get(shop.database.at("ended", NAME)) or "-1")
-        wait_until(heard, 3 * PATIENCE, "the push")
+        wait_until(received, 3 * PATIENCE, "the push")
 
 
 def test_the_race_of_two_loads_is_won_by_the_newer(

@@ -468,11 +468,11 @@ def test_a_primary_that_takes_over_again_is_sent_invalidations_again(
         doubled.promote(successor)
         run, there = run_of(doubled, successor), ("127.0.0.1", successor.port or 0)
 
-        def told(run: str = run, there: Address = there) -> bool:
+        def announced(run: str = run, there: Address = there) -> bool:
             cache.invalidate(f"row:get:{name}")
             return cluster.node(there).run_id == run
 
-        wait_until(told, PATIENCE, "the greeting")
+        wait_until(announced, PATIENCE, "the announcement")
     assert cluster.node(("127.0.0.1", first.port or 0)) is node
 
 
@@ -513,16 +513,16 @@ def test_a_primary_that_gets_its_slots_back_is_sent_invalidations_again(
         before = client.get(stamp)
         database["tea"] = "new"
         cache.invalidate("row:get")
-        client.set(stamp, before)  # as if another had been told
+        client.set(stamp, before)  # as if it had gone to another
     monkeypatch.setattr(Cluster, "refresh_view", lambda *args: False)
     monkeypatch.setattr(Cluster, "refresh", lambda *args, **options: None)
-    told, owner = cluster.topology, ("127.0.0.1", server.port or 0)
-    assert told is not None
-    other = next(address for address in told.owners.values() if address != owner)
+    view, owner = cluster.topology, ("127.0.0.1", server.port or 0)
+    assert view is not None
+    other = next(address for address in view.owners.values() if address != owner)
     run = cluster.node(owner).run_id
-    behind = {slot: other if address == owner else address for slot, address in told.owners.items()}
-    cluster._install(replace(told, owners=behind))
-    cluster._install(told)
+    behind = {slot: other if address == owner else address for slot, address in view.owners.items()}
+    cluster._install(replace(view, owners=behind))
+    cluster._install(view)
     assert get("tea") == "new"
     assert cluster.node(owner).run_id == run
 
@@ -552,7 +552,7 @@ def test_a_takeover_that_lost_the_stamp_of_any_tag_revives_nothing_on_other_node
         before = client.get(of_any)
         database["tea"] = "new"
         mine.invalidate_tags(tag)
-        client.set(of_any, before)  # as who takes over has it, who has not heard the last
+        client.set(of_any, before)  # as who takes over has it, who has not received the last
     go.set()
     assert early.result() == "old"
     node = mine.engine.remote.connections.node(("127.0.0.1", server.port or 0))  # type: ignore[union-attr]

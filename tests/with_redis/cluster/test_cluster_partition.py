@@ -60,7 +60,7 @@ def read_on(shop: Shop, name: str) -> set[str]:
 
 
 def update(shop: Shop, name: str) -> None:
-    """Give something a new value; returns when the new primary has been told."""
+    """Give something a new value; returns when it has reached the new primary."""
     wait_until(lambda: shop.cache.stats().coherent, PATIENCE, "the new primary")
     shop.update(name, "new")
     wait_until(lambda: not shop.cache.stats().pending_invalidations, PATIENCE, "what is pending")
