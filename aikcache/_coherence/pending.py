@@ -46,6 +46,9 @@ DISTRUST_MS = 30 * 86_400_000
 class PendingInvalidations:
     """The invalidations that one process must still send, or send again."""
 
+    only_looks = False
+    """Nothing that is read here answers a call. So what a server restored is left to those who answer."""
+
     def __init__(
         self,
         remote: RedisStore,
@@ -231,7 +234,9 @@ class PendingInvalidations:
         names: dict[tuple[str, str], None] = {}
         again = Invalidation()
         self.servers_seen += new.replaces  # before `_recent` is read: see `sent`
-        if self._distrusts:
+        if self.only_looks:
+            pass
+        elif self._distrusts:
             commands.append(self._remote.commands.invalidate_before_run(server.id, DISTRUST_MS))
         elif server.uptime < JUST_STARTED:
             commands.append(self._remote.commands.invalidate_before_run(server.id))

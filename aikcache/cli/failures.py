@@ -15,6 +15,7 @@ _HINTS = {
     "NOREPLICAS": "It takes no writes without its replicas: `aikcache doctor` says more.",
     "READONLY": "This is a replica: give the primary's address, or the Sentinels'.",
     "OOM": "It is full: `aikcache doctor` says more.",
+    "MISCONF": "It cannot save its data to its disk: `aikcache doctor` says more.",
     "Connection refused": "Nothing listens there: is the server up, and is the port right?",
     "Name or service not known": "The host's name cannot be resolved.",
     "did not answer within": "Give it longer with --timeout, or look at the network and at the server's SLOWLOG.",

@@ -15,14 +15,26 @@ from aikcache._engine.fleet import Member
 from aikcache._engine.reading import Reading
 from aikcache._engine.stats import FleetStats
 from aikcache.cli.failures import Misuse
+from aikcache.cli.refusal import refusal
+
+_WHEN = "Each does so every publish_interval (60 s), after its first load. Are --instance and AIKCACHE_METRICS right?"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is published, as of one moment. `total` also counts exited processes, `alive` does not."""
+    """All that is published, as of one moment. `total` also counts exited processes, `alive` does not.
+
+    `refused`: why no process can publish, where none is alive and the server says so.
+    """
 
     total: Reading
     alive: Sequence[Member]
+    refused: str | None = None
+
+    @property
+    def unheard(self) -> str:
+        """Why no process is alive, as far as is known."""
+        return _WHEN if self.refused is None else f"None can publish now, because {self.refused}"
 
     @property
     def stats(self) -> FleetStats:
@@ -57,7 +69,8 @@ def read(cache: Cache) -> Snapshot:
     fleet = cache.engine.fleet
     if fleet is None:
         raise Misuse("AIKCACHE_METRICS is empty, so nothing says under which name the processes publish: unset it.")
-    return Snapshot(*fleet.read(cache.config.timeout))
+    total, alive = fleet.read(cache.config.timeout)
+    return Snapshot(total, alive, None if alive else refusal(cache))
 
 
 def _gauge(reading: Reading, name: str) -> float:

@@ -19,10 +19,12 @@ from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec
 from aikcache._codec.costs import may_collide, too_many_in_msgpack
 from aikcache._codec.frame import SEALED, ZSTD, Frame
 from aikcache._engine.call import Attempt
+from aikcache._keys.patterns import tag_group
 from aikcache.cli.failures import Failure
 from aikcache.cli.output import console, json_option, say_json, size, span, word
+from aikcache.cli.refusal import refusal
 from aikcache.cli.target import Target, targeted
-from aikcache.errors import DecodeError
+from aikcache.errors import DecodeError, InvalidKeyError
 
 FORMS = {JSON: "JSON", TYPED: "msgpack, by the function's annotation", TAGGED: "tagged"}
 LONG = 4000
@@ -46,12 +48,13 @@ def show(target: Target, key: str, *, full: bool, no_value: bool, as_json: bool)
     A class of the application's is shown as plain data. A sealed value needs AIKCACHE_SECRET.
     """
     with target.cache() as cache:
-        found = look(cache, key)
+        found, refused = look(cache, key), refusal(cache)
     if as_json:
-        as_dict = found.as_dict()
+        as_dict = {**found.as_dict(), "refused": refused}
         say_json(as_dict if no_value else {**as_dict, "value": _jsonable(found.value)})
     else:
-        console().print(Group(found.facts(), *([] if no_value else [Text(), Text(found.text(full=full))])))
+        note = [] if refused is None else [Text(f"No process uses it now, because {refused}", style="yellow")]
+        console().print(Group(found.facts(), *note, *([] if no_value else [Text(), Text(found.text(full=full))])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,16 @@ def look(cache: Cache, key: str) -> Found:
     tier = cache.engine.remote_tier
     assert tier is not None
     attempt = Attempt(cache._call(key, cache._policy, lambda: None), cache.engine.clock())
-    (read,) = tier.read([attempt])
+    # Without the write that a process's own reads carry: a server that refuses writes shows its values as well.
+    (read,), stamps = tier.remote.read([attempt.key], attempt.call.groups)
     if read.data is None:
         raise Failure(
             f"there is no value under {attempt.key}. Is --instance right? `aikcache keys` lists what there is."
         )
-    (frame,) = tier.parse([(attempt, read.data)])
-    if frame is None:
-        raise Failure(_why_not(cache, attempt.key, read.data))
+    frame, tags = _frame(cache, attempt.key, read.data)
+    stamps += tier.remote.read_stamps(tags) if tags else []
+    attempt.stamps = dict(zip((*attempt.call.groups, *tags), stamps, strict=True))
+    attempt.server_generation = tier.stamps.server_generation
     fresh, kept = frame.seconds_left(read.pttl)
     value, kind = _value(cache._codec, frame)
     return Found(
@@ -145,15 +150,18 @@ def look(cache: Cache, key: str) -> Found:
     )  # fmt: skip
 
 
-def _why_not(cache: Cache, key: str, data: bytes) -> str:
+def _frame(cache: Cache, key: str, data: bytes) -> tuple[Frame, list[str]]:
+    """A value's frame, and the groups of its tags."""
     tier = cache.engine.remote_tier
     assert tier is not None
     try:
-        tier.framer.unpack(key, data)
+        frame = tier.framer.unpack(key, data)
+        return frame, [tag_group(tag) for tag in frame.tags]
     except DecodeError as error:
         hint = " It is sealed: set AIKCACHE_SECRET." if len(data) > 3 and data[3] & SEALED else ""
-        return f"{error}{hint if cache.config.secret is None else ''}"
-    return f"the value under {key} has tags that are none."
+        raise Failure(f"{error}{hint if cache.config.secret is None else ''}") from None
+    except InvalidKeyError:
+        raise Failure(f"the value under {key} has tags that are none.") from None
 
 
 def _value(codec: Codec, frame: Frame) -> tuple[object, str]:

@@ -18,8 +18,6 @@ from aikcache.cli.live import interval_option, watch
 from aikcache.cli.output import console, json_option, number, say_json, several, share, size, span, table, word
 from aikcache.cli.target import Target, targeted
 
-WHEN = "Each does so every publish_interval (60 s), after its first load. Are --instance and AIKCACHE_METRICS right?"
-
 
 @click.command
 @targeted
@@ -51,6 +49,7 @@ def as_dict(target: Target, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "server": target.place,
         "instance": target.instance,
+        "refused": snapshot.refused,
         "totals": _figures(stats),
         "incoherent_processes": snapshot.incoherent,
         "pending_invalidations": snapshot.pending,
@@ -86,9 +85,11 @@ def report(target: Target, snapshot: Snapshot, limit: int) -> Group:
         f"{several(len(snapshot.alive), 'process', 'processes')} on {several(snapshot.hosts, 'host')}",
     )  # fmt: skip
     if not snapshot.alive and not stats.hits + stats.misses:
-        hint = f"No process has published anything. {WHEN}"
+        hint = f"No process has published anything. {snapshot.unheard}"
         return Group(heading, Text(hint, style="yellow"))
     parts: list[Any] = [heading, Text(), _totals(stats), Text(), _state(snapshot)]
+    if snapshot.refused is not None:
+        parts.append(Text(snapshot.unheard, style="yellow"))
     if stats.operations:
         parts += [Text(), _operations(_busiest(stats.operations), limit)]
     if stats.processes:

@@ -20,7 +20,6 @@ from aikcache.cli.fleet import Snapshot
 from aikcache.cli.live import interval_option, watch
 from aikcache.cli.output import NOTHING, console, json_option, say_json, several, share, size, table, word
 from aikcache.cli.rates import Flow, Rates
-from aikcache.cli.stats import WHEN
 from aikcache.cli.target import Target, targeted
 from aikcache.errors import RemoteError
 
@@ -79,6 +78,7 @@ class View:
         return {
             "server": self._place,
             "instance": self._instance,
+            "refused": snapshot.refused,
             "processes": len(snapshot.alive),
             "incoherent_processes": snapshot.incoherent,
             "pending_invalidations": snapshot.pending,
@@ -148,7 +148,7 @@ def _operations(found: Sequence[tuple[str, Flow]]) -> Table:
 
 def _state(snapshot: Snapshot) -> Text:
     if not snapshot.alive:
-        return Text(f"no process is alive: none has published anything lately. {WHEN}", style="yellow")
+        return Text(f"no process is alive: none has published anything lately. {snapshot.unheard}", style="yellow")
     good = "all processes are coherent"
     bad = f"{snapshot.incoherent} of {len(snapshot.alive)} not coherent"
     parts = [

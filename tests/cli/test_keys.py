@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from aikcache import Cache
 from aikcache._codec.codec import TYPED, Codec
 from aikcache._codec.frame import Frame
 from aikcache.cli import show as _show
+from aikcache.testing import Server
 
 from ..with_redis import _attacks
+from ..with_redis._staging import Refusal
 
 pytestmark = pytest.mark.servers
 
@@ -94,7 +97,7 @@ def test_a_value_is_shown_with_all_that_is_known(cache: Cache, ask: Callable[...
     assert shown.pop("load_seconds") >= 0
     assert shown == {
         "key": "shop:v1:a:f:1", "type": "dict", "form": "JSON", "current": True, "tags": ["t:1"], "compressed": True,
-        "sealed": False,
+        "sealed": False, "refused": None,
     }  # fmt: skip
     text = ask("show", "shop:v1:a:f:1")
     assert "answers calls" in text.stdout
@@ -124,6 +127,21 @@ def test_what_cannot_be_read_is_named(cache: Cache, ask: Callable[..., Any], red
     assert "set AIKCACHE_SECRET" in ask("show", "a:f:3").stderr
     opened = json.loads(ask("show", "a:f:3", "--json", AIKCACHE_SECRET=SECRET).stdout)
     assert (opened["value"], opened["sealed"]) == ("hunter2", True)
+
+
+@pytest.mark.parametrize("kind", Refusal.KINDS)
+def test_a_server_that_refuses_writes_shows_its_values(
+    cache: Cache, ask: Callable[..., Any], own_server: Server, kind: str
+) -> None:
+    """With all that is known, and that no process uses them; also where it has just started."""
+    cache.set("a:f:1", [1, 2], ttl=600, tags=("t",))
+    with closing(Refusal(kind, own_server)) as refusal:
+        refusal.begin()
+        shown = json.loads(ask("show", "a:f:1", "--json").stdout)
+        text = ask("show", "a:f:1").stdout
+    assert (shown["value"], shown["current"], shown["tags"]) == ([1, 2], True, ["t"])
+    assert None not in shown["stamps"].values()
+    assert f"No process uses it now, because the server refuses: {kind}. " in text
 
 
 def test_classes_of_the_application_are_plain_data(cache: Cache, ask: Callable[..., Any]) -> None:

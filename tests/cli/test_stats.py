@@ -27,6 +27,9 @@ from aikcache.cli.fleet import Snapshot
 from aikcache.cli.output import console
 from aikcache.cli.top import View, looks, rate, sparkline
 from aikcache.errors import RemoteUnavailableError
+from aikcache.testing import Server
+
+from ..with_redis._staging import Refusal
 
 pytestmark = pytest.mark.servers
 
@@ -106,6 +109,30 @@ def test_where_no_process_publishes_stats_says_so(ask: Run, redis_url: str) -> N
     assert json.loads(ask("stats", "--json").stdout)["totals"]["hit_rate"] is None
     with redis.Redis.from_url(redis_url) as client:
         assert [key for key in client.scan_iter() if b"!{fleet:" in key] == []
+
+
+@pytest.mark.parametrize("kind", Refusal.KINDS)
+def test_a_server_that_refuses_writes_is_the_reason_why_there_are_no_figures(
+    ask: Run, own_server: Server, kind: str
+) -> None:
+    """No process can publish there; the way out is named as well."""
+    with contextlib.closing(Refusal(kind, own_server)) as refusal:
+        refusal.begin()
+        for words in (["stats"], ["top", "--once"]):
+            text = " ".join(ask(*words).stdout.split())
+            assert f"None can publish now, because the server refuses: {kind}. " in text
+            assert ("the primary's address" if kind == "READONLY" else "`aikcache doctor` says more") in text
+            assert json.loads(ask(words[0], "--json").stdout)["refused"].startswith(f"the server refuses: {kind}. ")
+
+
+def test_old_totals_come_with_the_reason_why_no_process_is_alive(fleet: Cache, ask: Run, own_server: Server) -> None:
+    """What was published before the server refused is shown."""
+    fleet.close()
+    with contextlib.closing(Refusal("NOREPLICAS", own_server)) as refusal:
+        refusal.begin()
+        text = ask("stats").stdout
+    assert "p:twice" in text
+    assert "None can publish now, because the server refuses: NOREPLICAS" in text
 
 
 def test_watching_goes_on_until_it_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
-"""Races made by hand: a method that stops on request, a sure way to wait for a push, a listener of the test's own."""
+"""Races and refusals made by hand: a method that stops on request, a sure way to wait for a push, a listener of the
+test's own, a server that refuses writes.
+"""
 
 from __future__ import annotations
 
@@ -173,3 +175,44 @@ def lose_a_reply(patch: pytest.MonkeyPatch, cache: Cache, then: Callable[[], obj
 
     patch.setattr(RedisStore, "invalidate", ended)
     patch.setattr(Connection, "receive", received)
+
+
+class Refusal:
+    """One reason for which a server refuses writes and goes on answering reads."""
+
+    KINDS = ("OOM", "NOREPLICAS", "READONLY", "MISCONF")
+
+    def __init__(self, kind: str, server: Server) -> None:
+        self.kind = kind
+        self.client = redis.Redis.from_url(server.url)
+        self._server = server
+
+    def begin(self) -> None:
+        if self.kind == "OOM":
+            self.client.config_set("maxmemory-policy", "noeviction")
+            self.client.config_set("maxmemory", 1)
+        elif self.kind == "NOREPLICAS":
+            self.client.config_set("min-replicas-to-write", 1)
+        elif self.kind == "READONLY":
+            self.client.replicaof("127.0.0.1", 1)  # nobody is there
+        else:
+            self.client.config_set("save", "3600 1")
+            (self._server.directory / "dump.rdb").mkdir()  # so it cannot be written
+            self.client.set("something", "to save")
+            self.client.bgsave()
+            wait_until(lambda: self.client.info("persistence")["rdb_last_bgsave_status"] == "err", PATIENCE)
+        with pytest.raises(redis.RedisError):
+            self.client.set("something", "else")
+
+    def end(self) -> None:
+        if self.kind == "OOM":
+            self.client.config_set("maxmemory", 0)
+        elif self.kind == "NOREPLICAS":
+            self.client.config_set("min-replicas-to-write", 0)
+        elif self.kind == "READONLY":
+            self.client.replicaof("NO", "ONE")
+        else:
+            self.client.config_set("stop-writes-on-bgsave-error", "no")
+
+    def close(self) -> None:
+        self.client.close()

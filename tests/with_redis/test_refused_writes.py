@@ -18,7 +18,7 @@ from aikcache.testing import Server, wait_until
 from aikcache.testing.cluster import ClusterTopology
 from aikcache.testing.sentinel import Topology, ask
 
-from ._staging import Listener, wait_for_push
+from ._staging import Listener, Refusal, wait_for_push
 from ._workers import PATIENCE, connect
 
 OLD, NEW = "old", "new"
@@ -28,48 +28,12 @@ SETTINGS: dict[str, Any] = {"timeout": 5, "connect_timeout": 5, "breaker_reset":
 OpenCache = Callable[..., Cache]
 
 
-class Refusal:
-    """One reason for which a server refuses writes and goes on answering reads."""
-
-    def __init__(self, kind: str, server: Server) -> None:
-        self.kind = kind
-        self.client = redis.Redis.from_url(server.url)
-        self._server = server
-
-    def begin(self) -> None:
-        if self.kind == "OOM":
-            self.client.config_set("maxmemory-policy", "noeviction")
-            self.client.config_set("maxmemory", 1)
-        elif self.kind == "NOREPLICAS":
-            self.client.config_set("min-replicas-to-write", 1)
-        elif self.kind == "READONLY":
-            self.client.replicaof("127.0.0.1", 1)  # nobody is there
-        else:
-            self.client.config_set("save", "3600 1")
-            (self._server.directory / "dump.rdb").mkdir()  # so it cannot be written
-            self.client.set("something", "to save")
-            self.client.bgsave()
-            wait_until(lambda: self.client.info("persistence")["rdb_last_bgsave_status"] == "err", PATIENCE)
-        with pytest.raises(redis.RedisError):
-            self.client.set("something", "else")
-
-    def end(self) -> None:
-        if self.kind == "OOM":
-            self.client.config_set("maxmemory", 0)
-        elif self.kind == "NOREPLICAS":
-            self.client.config_set("min-replicas-to-write", 0)
-        elif self.kind == "READONLY":
-            self.client.replicaof("NO", "ONE")
-        else:
-            self.client.config_set("stop-writes-on-bgsave-error", "no")
-
-
-@pytest.fixture(params=["OOM", "NOREPLICAS", "READONLY", "MISCONF"])
+@pytest.fixture(params=Refusal.KINDS)
 def refusal(request: pytest.FixtureRequest, own_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
     monkeypatch.setattr(pending, "JUST_STARTED", -1)  # else the server's youth would hide what is lost
     refusal = Refusal(request.param, own_server)
     yield refusal
-    refusal.client.close()
+    refusal.close()
 
 
 @pytest.fixture(params=[None, 0], ids=["local", "bare"])
@@ -175,7 +139,7 @@ def test_calls_cost_nothing_while_writes_are_refused(
         refusal.end()
         wait_until(lambda: cache.stats().coherent, PATIENCE, "a heartbeat")
         assert read() == {OLD}  # nobody has invalidated it
-    refusal.client.close()
+    refusal.close()
 
 
 def test_refused_invalidations_reach_other_processes_before_the_bound_and_are_kept(
@@ -224,7 +188,7 @@ def test_news_lost_with_a_channel_arrive_when_it_is_back(
         reader.engine.channel.reconnect(at_once=True)  # type: ignore[union-attr]
         wait_until(lambda: reader.stats().pending_invalidations == 6, PATIENCE, "the news")
         assert read_there() == {NEW}
-    refusal.client.close()
+    refusal.close()
 
 
 def served(url: str, instance: str, refuse: Callable[[int], object]) -> None:
