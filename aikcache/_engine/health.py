@@ -22,6 +22,8 @@ from aikcache.errors import RemoteError
 SOUND: Final = {"redis": ((7, 2, 16), (7, 4, 11), (8, 2, 9)), "valkey": ((9, 1, 2),)}
 """The first release of each line without the known holes in Lua and TLS."""
 FULL = 0.9
+MISSED = 2.0
+"""Seconds without an answered heartbeat after which a channel that is connected counts as silent."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,6})")
 
 
@@ -74,10 +76,11 @@ def _of_connection(engine: Engine, server: str, latency: float | None, *, ok: bo
         what = f"a round trip took {latency:.3f} s, more than half of timeout ({timeout:g} s)"
         yield Problem("latency", "degraded", what, "Look at SLOWLOG, the server's CPU and the network.")
     channel, recovery = engine.channel, engine.recovery
-    if channel is not None and not engine.coherent and (channel.alive_at is not None or channel.failure):
+    silence = 0.0 if channel is None or channel.alive_at is None else engine.clock() - channel.alive_at
+    if channel is not None and not engine.coherent and (channel.failure or silence > MISSED):  # else it just starts
         what = "the invalidation channel does not open"
         if channel.alive_at is not None:
-            what = f"the invalidation channel has been silent for {engine.clock() - channel.alive_at:.1f} s"
+            what = f"the invalidation channel has been silent for {silence:.1f} s"
         what += f"; the last failure: {channel.failure}" if channel.failure else ""
         cure = "It connects again by itself. If it does not: may this user CLIENT TRACKING, and does a proxy cut links?"
         yield Problem("channel", "degraded", what, cure)

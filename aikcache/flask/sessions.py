@@ -199,6 +199,7 @@ class _Settings(Configured):
             config["SESSION_COOKIE_DOMAIN"] or None,
             config["SESSION_COOKIE_SAMESITE"] or "Strict",
             not self.flag("AIKCACHE_SESSION_INSECURE_COOKIE"),
+            bool(config.get("SESSION_COOKIE_PARTITIONED")),  # Flask before 3.1 has no such key
         )
 
     def store(self) -> SessionStore:

@@ -54,6 +54,7 @@ class CookieForm:
     domain: str | None = None
     same_site: str = "Strict"
     secure: bool = True
+    partitioned: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -67,6 +68,8 @@ class CookieForm:
             raise ConfigError(f"SameSite must be 'Strict', 'Lax' or 'None', got {self.same_site!r}.")
         if self.same_site == "None" and not self.secure:
             raise ConfigError("SameSite='None' needs a Secure cookie, or browsers refuse it. Use 'Lax', or HTTPS.")
+        if self.partitioned and not self.secure:
+            raise ConfigError("a partitioned cookie must be Secure, or browsers refuse it. Use HTTPS, or leave it out.")
         if self.name.startswith("__") and not self.secure:
             raise ConfigError(f"the prefix of {self.name!r} needs a Secure cookie. Use HTTPS, or no prefix.")
         if self.name.startswith(HOST) and (self.domain is not None or self.path != "/"):
@@ -90,6 +93,8 @@ class CookieForm:
         parts = [f"{self.name}={value}", f"Path={self.path}", "HttpOnly", f"SameSite={self.same_site}"]
         if self.secure:
             parts.append("Secure")
+        if self.partitioned:
+            parts.append("Partitioned")
         if self.domain is not None:
             parts.append(f"Domain={self.domain}")
         if age is not None:

@@ -3,12 +3,14 @@
     application = SessionMiddleware(application, store)
 
 While Redis is unavailable a request that uses its session is answered with 503; other requests are answered as usual.
-What is written to the session after the first bytes of the body is lost, which is logged. Threads: as the
-application's.
+What is written to the session after the first bytes of the body is lost, which is logged. A response that is closed
+unread, because its client is gone or a middleware answers itself, has its session written as well: a logout stands.
+Threads: as the application's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +22,7 @@ from aikcache.sessions.store import SessionStore
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+log = logging.getLogger("aikcache")
 ENVIRON: Final = "aikcache.session"
 AWAY: Final = b"The session cannot be reached now. Try again.\n"
 RETRY_AFTER: Final = "1"
@@ -63,7 +66,9 @@ class SessionMiddleware:
             body = self._application(environ, response.start)
         except SessionUnavailableError:
             return response.away()
-        return response.stream(body)
+        chunks = response.stream(body)
+        next(chunks)
+        return chunks
 
 
 class _Response:
@@ -103,8 +108,10 @@ class _Response:
         return [AWAY]
 
     def stream(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """The body, after one chunk that is not sent: so `close` finds a generator that has begun, and ends here."""
         try:
             try:
+                yield b""
                 for chunk in body:
                     if chunk:
                         self._send()
@@ -114,9 +121,20 @@ class _Response:
                 yield from self.away()
             if self._session.modified:
                 self._store.changed_too_late()
+        except GeneratorExit:
+            self._closed()
+            raise
         finally:
             if hasattr(body, "close"):
                 body.close()
+
+    def _closed(self) -> None:
+        """Nobody waits for the response, as after a disconnect. What the application changed stands all the same."""
+        try:
+            if self._write is None:
+                self._store.commit(self._session)
+        except SessionUnavailableError as error:
+            log.warning("The session of a response that was closed unread is not written: %s", error)
 
 
 def with_session(

@@ -22,12 +22,14 @@ def test_a_cookie_is_strict_secure_and_hidden_from_scripts() -> None:
     assert form.header(Drop()).startswith(f".AIKernel.Session=; {flags}; Max-Age=0; Expires=Thu, 01 Jan 1970")
     other = CookieForm("sid", "/shop", "example.org", "Lax", secure=False)
     assert other.header(Set("x", None)) == "sid=x; Path=/shop; HttpOnly; SameSite=Lax; Domain=example.org"
+    assert CookieForm(partitioned=True).header(Set("x", None)) == f".AIKernel.Session=x; {flags}; Partitioned"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"same_site": "None", "secure": False}, "SameSite='None' needs a Secure cookie"),
+        ({"partitioned": True, "secure": False}, "a partitioned cookie must be Secure"),
         ({"same_site": "strict"}, "SameSite must be 'Strict', 'Lax' or 'None', got 'strict'"),
         ({"name": "__Host-sid", "domain": "example.org"}, "has the path '/' and no domain"),
         ({"name": "__Host-sid", "path": "/shop"}, "has the path '/' and no domain"),

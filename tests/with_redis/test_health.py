@@ -8,6 +8,8 @@ import pytest
 import redis
 
 from aikcache import Cache, Health
+from aikcache._engine import health as _health
+from aikcache._engine.invalidation import InvalidationListener
 from aikcache.testing import Server, wait_until
 
 from ._workers import PATIENCE, PATIENT
@@ -59,6 +61,21 @@ def test_a_full_server_that_evicts_nothing_is_named_with_its_cure(own_server: Se
         (problem,) = [problem for problem in cache.health().problems if problem.kind == "eviction"]
         assert problem.severity == "degraded"
         assert "allkeys-lru" in problem.cure
+
+
+def test_a_channel_that_has_just_opened_is_no_problem(
+    own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is connected, and the cache is not told yet: that is not silence."""
+    monkeypatch.setattr(_health, "MISSED", PATIENCE)
+    monkeypatch.setattr(InvalidationListener, "channel_live", lambda self, **details: None)
+    with Cache(own_server.url, instance=instance, **PATIENT) as cache:
+        channel = cache.engine.channel
+        assert channel is not None
+        channel.start()
+        wait_until(lambda: channel.live.is_set(), PATIENCE, "the channel")
+        assert not cache.stats().coherent
+        assert "channel" not in kinds(cache.health())
 
 
 @pytest.mark.parametrize("denied", ["-client|tracking", "-client"])

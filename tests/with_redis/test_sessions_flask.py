@@ -170,6 +170,8 @@ def test_the_cookie_is_as_it_is_configured(make_app: MakeApp, caplog: pytest.Log
     assert cookie.startswith("sid=")
     assert cookie.partition("; ")[2] == "Path=/x; HttpOnly; SameSite=Lax; Domain=example.org"
     assert "plain HTTP" in caplog.text
+    app = make_app(SESSION_COOKIE_SAMESITE="None", SESSION_COOKIE_PARTITIONED=True)
+    assert "; SameSite=None; Secure; Partitioned" in cookies(app.test_client().get("/set/a/1"))[0]
     ages = [cookies(make_app(**more).test_client().get("/permanent"))[0].rpartition("Max-Age=")[2] for more in
             ({}, {"PERMANENT_SESSION_LIFETIME": 86_400 * 60})]  # fmt: skip
     assert [0 <= whole - int(age) < 60 for whole, age in zip((43_200, 86_400 * 60), ages, strict=True)] == [True, True]
@@ -360,3 +362,33 @@ def test_the_middleware_gives_any_application_sessions(redis_url: str, monkeypat
         token = ".AIKernel.Session=" + store.cookie_value(b"i" * 32, ".AIKernel.Session")
         status, headers, body = _call(away, "/set", token)
         assert (status, headers["Retry-After"], "Set-Cookie" in headers) == ("503 Service Unavailable", "1", False)
+
+
+class _Body(list[bytes]):
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_response_that_is_closed_unread_ends_its_session_all_the_same(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a disconnect: the application did its work, so a logout stands; and its own body is closed."""
+    make_rings_patient(monkeypatch)
+    body = _Body([b"x"])
+
+    def pages(environ: Any, start_response: Any) -> Any:
+        _wsgi(environ, start_response)
+        return body
+
+    with (
+        closing(KeyRing(redis_url, instance="shop", master_key=MASTER)) as ring,
+        closing(SessionStore(redis_url, ring=ring, instance="shop", timeout=20, connect_timeout=20)) as store,
+    ):
+        app: Any = SessionMiddleware(pages, store, name="sid")
+        cookie = _call(app, "/set")[1]["Set-Cookie"].partition(";")[0]
+        body.closed = False
+        app({"PATH_INFO": "/end", "HTTP_COOKIE": cookie}, lambda *_: pytest.fail("it begins")).close()
+        assert body.closed
+        assert _call(SessionMiddleware(_wsgi, store, name="sid"), "/get", cookie)[2] == b"None"
