@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
+import figures
 import tables
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ PAGES = {
 }
 """Files of the repository that are pages of the site. What begins with `examples/` is on the page of examples."""
 TABLES = {"settings": tables.settings, "errors": tables.error_table, "commands": tables.commands,
-          "comparison": tables.comparison}  # fmt: skip
+          "comparison": tables.comparison, "figures": figures.figures}  # fmt: skip
 
 _PUT = re.compile(r"<!-- put (.+?) -->\n.*?<!-- end -->\n?", re.DOTALL)
 _FENCE = re.compile(r"^ *(```+|~~~+).*?^ *\1 *$", re.DOTALL | re.MULTILINE)
