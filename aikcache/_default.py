@@ -17,7 +17,7 @@ from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
 from aikcache._engine import invalidation
-from aikcache._keys.patterns import Invalidation, joined
+from aikcache._keys.patterns import Invalidation
 from aikcache._local.region import Region, of_type
 from aikcache.errors import ConfigError
 
@@ -107,7 +107,7 @@ class Default(Decorators):
 
     def _replace(self, made: DefaultCache) -> None:
         """Functions that were bound to what there was find it closed, and look again. What it has not sent, the new
-        one sends.
+        one sends, and again what it has sent lately, should the server be replaced.
         """
         with self._lock:
             old = self._made, self._stand_in
@@ -119,7 +119,7 @@ class Default(Decorators):
                 left, recovery = cache.engine.recovery, made.engine.recovery
                 same = cache.space.namespace_prefix == made.space.namespace_prefix
                 if left is not None and recovery is not None and same:
-                    recovery.add(joined(list(left.pending)))
+                    recovery.take_over(left)
 
 
 def _kind() -> type[DefaultCache]:

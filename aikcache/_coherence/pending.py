@@ -94,6 +94,11 @@ class PendingInvalidations:
         for name in what.names():
             self._add_name(name)
 
+    def take_over(self, former: PendingInvalidations) -> None:
+        """This cache stands in for a former one: send what that has not sent, and again what a failover may lose."""
+        self.add(joined([*former.pending, *former._unconfirmed]))
+        self._recent.add(former._recent.names())
+
     def adopt(self, names: Iterable[tuple[str, str]]) -> None:
         """Another process could not send these, and has published them."""
         for name in names:

@@ -7,11 +7,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 import aikcache
 from aikcache import Cache, _default
+from aikcache._coherence import pending
 from aikcache._default import Default
-from aikcache.errors import RemoteUnavailableError
+from aikcache.errors import RemoteError, RemoteUnavailableError
+from aikcache.testing import Server, wait_until
+
+from ._workers import PATIENCE, PATIENT
 
 
 @pytest.fixture
@@ -72,6 +77,33 @@ def test_what_is_pending_at_configure_is_sent_by_the_new_cache(
     f.invalidate(1)
     aikcache.configure(redis_url, instance=instance)
     assert f(1) == "new"
+
+
+def test_what_was_invalidated_before_configure_is_sent_to_a_server_that_lost_it(
+    default: Default, own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new cache sends the former's last minute again when another run of the server answers."""
+    monkeypatch.setattr(pending, "JUST_STARTED", -1)
+    old = aikcache.configure(own_server.url, instance=instance, **PATIENT)
+    old.set("p:f:1", "old", ttl=600)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.save()
+    old.invalidate_key("p:f:1")
+    new = aikcache.configure(own_server.url, instance=instance, **PATIENT)
+    new.ping()
+    own_server.kill()
+    own_server.restart()  # with what it had saved
+    wait_until(lambda: reached(new), PATIENCE, "the server")
+    with Cache(own_server.url, instance=instance, **PATIENT) as other:
+        assert other.get("p:f:1", type=str) is None
+
+
+def reached(cache: Cache) -> bool:
+    try:
+        cache.ping()
+    except RemoteError:
+        return False
+    return True
 
 
 def test_an_invalidation_through_a_closed_cache_is_not_said_to_be_pending(
