@@ -16,7 +16,7 @@ from benchmarks._harness.report import as_json, circumstances, table
 QUESTIONS = (
     "local_hit", "remote_hit", "strong", "many", "writes", "value_size", "latency", "scaling", "threads", "stampede",
     "catalog", "invalidation", "push_latency", "channel_cost", "breaker", "stale", "hit_ratio", "memory",
-    "compression", "dictionary", "metrics_cost", "import_time", "sessions",
+    "compression", "dictionary", "metrics_cost", "import_time", "recursion", "sessions",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aikcache import Cache
-from benchmarks._harness.measure import Row, Settings, interleaved
+from benchmarks._harness.measure import Bar, Row, Settings, interleaved
 from benchmarks._harness.server import INSTANCE, places, record
 
 COUNT = 100
@@ -55,6 +55,7 @@ def _measure(place: str, url: str, settings: Settings) -> list[Row]:
             figure=str(samples[f"strong{what}"]),
             rival=f"bounded: {samples[f'bounded{what}']}",
             measured=samples[f"strong{what}"].over(samples[f"bounded{what}"]),
+            bar=None if "many" in what else Bar(1.15),
         )
         for what in ("", ", tag", ", many")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,14 @@ PLOT = Plot(name="latency", title="Latency | by tier", x="share", y="µs", lines
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Two releases. The older one did not ask all questions, and its number is the longer text."""
-    new = [SLOW, Row(question="hit", figure="40 ns", measured=1.04, bar=Bar(1.1)), Row(question="size", figure="3 kB")]
+    new = [
+        SLOW,
+        replace(SLOW, rival="by hand: 4 ms", measured=0.5),
+        Row(question="hit", figure="40 ns", measured=1.04, bar=Bar(1.1)),
+        Row(question="size", figure="3 kB"),
+    ]
     (tmp_path / "1.10.0.json").write_text(report.as_json(new, [PLOT]), encoding="utf-8")
-    old = [Row(question="load", figure="3 ms", measured=3.0, bar=Bar(1.5))]
+    old = [replace(SLOW, rival="bare: 0.7 ms", measured=3.0)]
     (tmp_path / "1.9.12.json").write_text(report.as_json(old), encoding="utf-8")
     return tmp_path
 
@@ -34,9 +40,10 @@ def results(tmp_path: Path) -> Path:
 def test_every_row_has_its_bar_its_verdict_and_its_history(results: Path) -> None:
     """The newest release's rows, with the ratio of each release, and what is missed is said first."""
     page = figures.figures(results)
-    assert page.startswith("1 of 2 bars are reached, 1 are missed.")
+    assert page.startswith("1 bars missed, 2 bars reached.")
     assert "| question | figure | compared with | 1.10.0 | 1.9.12 | bar |  |" in page
     assert "| load | 2 ms | bare: 1 ms | 2× | 3× | ≤\u00a01.5× | **missed** |" in page
+    assert "| load | 2 ms | by hand: 4 ms | 0.5× |  | ≤\u00a01.5× | reached |" in page
     assert "| hit | 40 ns |  | 1.04× |  | ≤\u00a01.1× | reached |" in page
     assert "| size | 3 kB |  |  |  |  |  |" in page
     assert "![Latency | by tier](../benchmarks/results/latency.svg)" in page
