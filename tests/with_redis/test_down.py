@@ -162,7 +162,8 @@ def test_without_a_usable_server_every_call_is_answered_soon_and_quietly(
     assert stats.errors > 0
     assert stats.loads == len(shop.loads)
     causes = [getattr(record, "aikcache_cause", None) for record in caplog.records]
-    assert 1 <= len(causes) == len(set(causes)) <= 4
+    # one line for each: what is wrong there, a time that ran out, the open breaker, the channel, an invalidation
+    assert 1 <= len(causes) == len(set(causes)) <= 5
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
