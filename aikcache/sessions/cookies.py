@@ -69,7 +69,10 @@ class CookieForm:
         if self.same_site == "None" and not self.secure:
             raise ConfigError("SameSite='None' needs a Secure cookie, or browsers refuse it. Use 'Lax', or HTTPS.")
         if self.partitioned and not self.secure:
-            raise ConfigError("a partitioned cookie must be Secure, or browsers refuse it. Use HTTPS, or leave it out.")
+            raise ConfigError(
+                "a partitioned cookie must be Secure, or browsers refuse it, got partitioned=True and secure=False. "
+                "Use HTTPS without insecure_cookie, or leave partitioned out."
+            )
         if self.name.startswith("__") and not self.secure:
             raise ConfigError(f"the prefix of {self.name!r} needs a Secure cookie. Use HTTPS, or no prefix.")
         if self.name.startswith(HOST) and (self.domain is not None or self.path != "/"):

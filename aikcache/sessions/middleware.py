@@ -38,6 +38,8 @@ class SessionMiddleware:
             links in mails; "Lax" sends it with those.
         insecure_cookie: send it over plain HTTP. For development.
         host_prefix: `__Host-` before the name: browsers then accept it from this host alone.
+        partitioned: browsers keep one cookie for each site that embeds the application's pages (CHIPS). Goes with
+            same_site="None".
 
     Raises:
         ConfigError: browsers would refuse such a cookie.
@@ -54,9 +56,11 @@ class SessionMiddleware:
         same_site: str = "Strict",
         insecure_cookie: bool = False,
         host_prefix: bool = False,
+        partitioned: bool = False,
     ) -> None:
         self._application, self._store = application, store
-        self._form = CookieForm(HOST + name if host_prefix else name, path, domain, same_site, not insecure_cookie)
+        name = HOST + name if host_prefix else name
+        self._form = CookieForm(name, path, domain, same_site, not insecure_cookie, partitioned)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         cookies = self._form.received(environ.get("HTTP_COOKIE"))

@@ -29,7 +29,7 @@ def test_a_cookie_is_strict_secure_and_hidden_from_scripts() -> None:
     ("arguments", "message"),
     [
         ({"same_site": "None", "secure": False}, "SameSite='None' needs a Secure cookie"),
-        ({"partitioned": True, "secure": False}, "a partitioned cookie must be Secure"),
+        ({"partitioned": True, "secure": False}, "must be Secure, .* got partitioned=True and secure=False. Use HTTPS"),
         ({"same_site": "strict"}, "SameSite must be 'Strict', 'Lax' or 'None', got 'strict'"),
         ({"name": "__Host-sid", "domain": "example.org"}, "has the path '/' and no domain"),
         ({"name": "__Host-sid", "path": "/shop"}, "has the path '/' and no domain"),

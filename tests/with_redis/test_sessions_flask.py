@@ -364,6 +364,24 @@ def test_the_middleware_gives_any_application_sessions(redis_url: str, monkeypat
         assert (status, headers["Retry-After"], "Set-Cookie" in headers) == ("503 Service Unavailable", "1", False)
 
 
+def test_the_middlewares_cookie_is_partitioned_where_that_is_asked_for(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that deletes it, or the browser keeps the other; without HTTPS it is refused."""
+    make_rings_patient(monkeypatch)
+    with (
+        closing(KeyRing(redis_url, instance="shop", master_key=MASTER)) as ring,
+        closing(SessionStore(redis_url, ring=ring, instance="shop", timeout=20, connect_timeout=20)) as store,
+    ):
+        app = SessionMiddleware(_wsgi, store, name="sid", same_site="None", partitioned=True)
+        cookie, _, attributes = _call(app, "/set")[1]["Set-Cookie"].partition("; ")
+        assert attributes == "Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
+        deleted = _call(app, "/end", cookie)[1]["Set-Cookie"]
+        assert deleted.startswith(f"sid=; {attributes}; Max-Age=0")
+        with pytest.raises(ConfigError, match="got partitioned=True and secure=False"):
+            SessionMiddleware(_wsgi, store, partitioned=True, insecure_cookie=True)
+
+
 class _Body(list[bytes]):
     closed = False
 
