@@ -126,11 +126,12 @@ class FastPath:
         """The value under a key, or `FastPathMiss`. What `many` does, without its lists: most calls are one."""
         if policy.ages or key in self._flights.flying:  # somebody else is about to know
             return NOTHING
-        epoch, requested_at = region.epoch, self._clock()
+        epoch, requested_at = region.epoch, self._clock()  # before the question: what is invalidated since is not filed
         timed = self._sealed or (self._holds and policy.local_ttl != 0)
         started = read_started_at = requested_at
         try:
             stamps, base = self._stamps, self._bases.get(region.name)
+            # All that `_base` would look at, without its calls: nearly every read passes.
             if (
                 base is None
                 or base[0] != stamps.epoch
@@ -142,10 +143,10 @@ class FastPath:
                 base = self._base(region, requested_at)
                 if base is None:
                     return NOTHING
-                started = self._clock()
+                started = self._clock()  # `_base` may have sent what is pending, which is no part of this read
             if region.absent >= USUALLY_ABSENT:
                 return ABSENT
-            if timed:
+            if timed:  # no later than the last heartbeat, by which the stamps are known to be current
                 read_started_at = min(requested_at, stamps.trusted_until - self._max_staleness)
             name = key.encode()
             if spans.active is None:
@@ -177,8 +178,8 @@ class FastPath:
             value = policy.codec.decode(frame.codec, frame.payload)
         except DecodeError:  # said on the full read path
             return NOTHING
-        if stamps.epoch != base[0]:
-            return NOTHING  # something has ended meanwhile
+        if stamps.epoch != base[0]:  # looked at after decoding, as late as it can be
+            return NOTHING  # something was invalidated meanwhile
         if timed:
             encoded = EncodedValue(frame.codec, frame.payload, frame.schema)
             if not self._file(
@@ -208,7 +209,7 @@ class FastPath:
             for i, value in zip(places, policy.codec.decode_all(codec, payloads, NOTHING), strict=True):
                 found[i] = value
         if self._stamps.epoch != base[0]:
-            return nothing  # something has ended meanwhile
+            return nothing  # something was invalidated meanwhile
         for places, frames, payloads in judged.values() if timed else ():
             for i, frame, payload in zip(places, frames, payloads, strict=True):
                 where = keys[i], region, local_keys[i] if local_keys else None, epoch
@@ -279,7 +280,7 @@ class FastPath:
 
     def _failed(self, command: str, region: Region, started: float, error: Exception) -> FastPathMiss:
         let_out(error)
-        if self._events.timed and getattr(error, "sent", True):
+        if self._events.timed and getattr(error, "sent", True):  # what an open breaker refuses is no round trip
             self._events.add(command, region.name, self._clock() - started, type(error).__name__)
         return FastPathMiss(error)
 
@@ -287,7 +288,7 @@ class FastPath:
         """None: not all stamps of a region's groups are held here."""
         self._remote_tier.ready()
         stamps = self._stamps
-        epoch = stamps.epoch
+        epoch = stamps.epoch  # read before the stamps: if one is dropped in between, the base is out of date at once
         if not stamps.trusted or now >= stamps.trusted_until:
             return None
         base = self._bases.get(region.name)
@@ -306,7 +307,7 @@ class FastPath:
             frame = self._remote_tier.framer.unpack(key, data, name)
             expected = base[2]
             if frame.tags:
-                region.tagged = True  # said before their stamps are looked up, so that their end is heeded here
+                region.tagged = True  # before their stamps are read: their invalidation then reaches what is filed
                 known = self._stamps.cached(list(map(tag_group, frame.tags)))
                 if None in known:
                     return None
@@ -335,5 +336,6 @@ class FastPath:
             return False
         shareable = policy.share or policy.codec.shareable(value)
         cached = hold(value, encoded, policy.codec, shareable=shareable)
+        # `inf`: what is renewed early does not come this way (`Policy.ages`).
         self._filler.fill(where, policy, read_started_at, cached, fresh_until, inf, requested_at + kept, frame.tags)
         return True

@@ -64,28 +64,29 @@ class Filler:
             if self._covered(call, result):  # the function itself may have invalidated it
                 return Result(attempt, result)
             seconds = call.seconds(result)
-            if self.remote_tier is None and policy.share:
+            if self.remote_tier is None and policy.share:  # no bytes are needed, so it may be any object
                 return Result(attempt, result, CachedValue(result, codec=policy.codec), None, seconds, cost,
                               call.tags_of(result))  # fmt: skip
             form = policy.codec.encode(result)
             encoded = EncodedValue(form.codec, form.payload, policy.codec.schema)
             cached = hold(form.value, encoded, policy.codec, shareable=form.shareable or policy.share)
             tags = call.tags_of(result) if seconds > 0 else ()
+            # `form.value` has come back from the codec, so a miss gives what a hit will give.
             return Result(attempt, form.value, cached, encoded, seconds, cost, tags)
-        except (EncodeError, InvalidKeyError, ConfigError) as error:
+        except (EncodeError, InvalidKeyError, ConfigError) as error:  # of the value; of a tag; of the user's functions
             self._report_uncached(attempt, error)
             return Result(attempt, result)
 
     def store_results(self, results: Sequence[Result]) -> None:
         """Store what may be kept: results with a lease in two round trips, the others in this process."""
         leased = [result for result in results if result.lasts and result.attempt.token is not None]
-        for result in results:
+        for result in results:  # first, because they need no Redis, and what follows may raise
             if result.lasts and result.attempt.token is None:
                 self.fill_locally(result)
         if leased and self.remote_tier is not None:
             try:
                 self._store(self.remote_tier, leased)
-            except RemoteError as error:
+            except RemoteError as error:  # whether Redis stored them is not known, so none is filed here
                 self.failed(leased[0].attempt, error)
 
     def _store(self, remote_tier: VersionedStore, results: Sequence[Result]) -> None:
@@ -103,8 +104,8 @@ class Filler:
         if items:
             stored = remote_tier.remote.store([item for _, item in items])
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
-                if done:
-                    result.attempt.token = None
+                if done:  # else the lease was lost, perhaps to an invalidation: it may be too old to be filed here
+                    result.attempt.token = None  # STORE has removed the lease: it need not be released any more
                     self.wrote(result.attempt, len(frame))
                     self.fill_locally(result)
 
@@ -125,6 +126,7 @@ class Filler:
         """File a result locally."""
         attempt, policy = result.attempt, result.attempt.policy
         assert result.cached is not None
+        # Fresh from now on, as in Redis; trusted from when the load began: an invalidation since may not have arrived.
         fresh_until = self.clock() + result.seconds
         refresh_at = fresh_until - refresh.early(policy, result.cost, result.seconds)
         where = attempt.key, attempt.region, attempt.call.local_key, attempt.epoch
@@ -159,9 +161,11 @@ class Filler:
         encoded = EncodedValue(frame.codec, frame.payload, frame.schema)
         cached = hold(value, encoded, codec, shareable=attempt.policy.share or codec.shareable(value))
         left, kept = frame.seconds_left(pttl)
+        # From the question on, because the PTTL is of some moment between it and the reply.
         attempt.fresh_until = fresh_until = attempt.requested_at + left
         refresh_at = fresh_until - refresh.early(attempt.policy, frame.cost, frame.ttl_ms / 1000)
         where = attempt.key, attempt.region, attempt.call.local_key, attempt.epoch
+        # Also a value that does not answer this call: it may be the fallback of a later one.
         self.fill(
             where,
             attempt.policy,
@@ -179,6 +183,7 @@ class Filler:
     def bound(self, policy: Policy) -> float:
         """Seconds that a value may be held locally."""
         bound = inf if policy.local_ttl is None else policy.local_ttl
+        # The cache's `local_ttl` is for copies of what Redis has: without Redis an entry stays for its whole TTL.
         return bound if self.remote_tier is None else min(bound, self.config.local_ttl)
 
     def fill(
@@ -199,7 +204,7 @@ class Filler:
             return
         size = 0
         if self.local.max_bytes is not None:
-            arguments = None if is_long(where[2]) else where[2]
+            arguments = None if is_long(where[2]) else where[2]  # a long one is not held: see `held_as`
             size = held_bytes(cached.value, arguments) + TAG_OVERHEAD * len(tags)
         self.local.fill(
             *where,

@@ -60,7 +60,7 @@ def answer(batch: Batch) -> Steps[list[Any]]:
             if value is MISSING and wanted.setdefault(attempts[i].key, i) != i:
                 again.append(i)
         yield from _answer(batch, list(wanted.values()))
-        # A key that was requested twice: each call gets its own value.
+        # A key that was requested twice: each call gets its own value, or none where the function has just given none.
         places = [i for i in again if batch.values[wanted[attempts[i].key]] is not MISSING]
         for i in places:
             attempts[i].forget_lookups()
@@ -88,7 +88,7 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                     engine.recovery.add(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
     finally:
-        if remote is not None:
+        if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own
             remote.give_up_leases(attempts)
     if gone := tuple(attempt.key for attempt in attempts if attempt.key not in kept):
         invalidation.invalidate(engine, Invalidation(keys=gone))
@@ -121,11 +121,12 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
                         engine.remote_tier.give_up_leases(batch.attempts)
         places = []
         for i, flight in others.items():
+            # After its own loads it joins again instead of waiting: by now the other's value may be filed.
             if led or not (yield from _wait_for_flight(batch, i, flight, deadline)):
                 places.append(i)
             batch.attempts[i].first = None  # it is out of date
         if led and places:
-            deadline = engine.wait_deadline()
+            deadline = engine.wait_deadline()  # the time that its own loads took is not waiting
 
 
 def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> None:
@@ -135,9 +136,10 @@ def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> 
     if flight is not mine:
         others[i] = flight
         return
-    batch.flights[i] = mine
+    batch.flights[i] = mine  # interrupted before this, it is never landed: `leader`, free by then, shows that
     mine.strong = bool(attempt.policy.strong)
     attempt.begin(engine.clock())
+    # After joining: a load that landed before is found here, and a later one would have been joined.
     landed = engine.freshness.landed(attempt)
     if landed is not None:
         batch.values[i], cached = landed
@@ -149,7 +151,7 @@ def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> 
 def join_alone(batch: Batch) -> bool:
     """Lead the flight of the only call, for a load that no call waits for. False: another call leads it."""
     attempt, leader = batch.attempts[0], threading.Lock()
-    leader.acquire()
+    leader.acquire()  # not by `with`: it is held for good, in a background thread, where no signal handler raises
     flight = Flight(attempt.key, attempt.call.all_groups(), batch.engine.clock(), leader)
     leads = batch.engine.flights.join(flight) is flight
     if leads:
@@ -173,16 +175,17 @@ def _wait_for_flight(batch: Batch, i: int, flight: Flight, deadline: float) -> S
     if not landed and attempt.fallback is not None:
         batch.fall_back(i, None)
     elif not landed or flight.state == UNSHAREABLE:
-        yield from run_uncached(batch, [i])
+        yield from run_uncached(batch, [i])  # uncached: a load that is still under way stores its own result
     elif attempt.policy.strong and not (flight.strong and flight.started_at > attempt.read_started_at):
         batch.read_again(i, hit=True)  # a load that began before this call may be too old for it
     elif flight.state == LANDED and (attempt.policy.extra or not flight.cached.stale):
         try:
             batch.values[i] = hand_out(flight.cached.value, flight.cached.codec, attempt.policy.codec)
-        except DecodeError:
+        except DecodeError:  # it was loaded as another type: this call has to load it too
             return False
         counters.joined += 1
         counters.stale += flight.cached.stale
+    # After a run of its own, above, MISSING is an answer: the function gave none.
     return batch.values[i] is not MISSING or not landed or flight.state == UNSHAREABLE
 
 
@@ -206,6 +209,7 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
         except (RemoteError, *BUGS) as error:  # the function can still answer
             let_out(error)
             engine.filler.failed(batch.attempts[places[0]], error)
+    # Before waiting for `busy`: the process that loads those may be waiting for the leases taken here.
     yield from load(batch, [i for i in places if i in batch.flights and i not in busy], rescue=True)
     if remote is not None and busy:
         yield from _wait(batch, remote, busy, deadline)
@@ -237,7 +241,7 @@ def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float
         if not overdue:
             time.sleep(min(pause * chance.uniform(0.5, 1.5), min(deadlines[i] for i in busy) - now))
             pause = min(pause * 1.6, LONGEST_PAUSE)
-            requested, busy = busy, []
+            requested, busy = busy, []  # if Redis fails, none stays busy: all are loaded here at once
             try:
                 busy = _lease(batch, remote, requested)
             except (RemoteError, *BUGS) as error:
@@ -250,4 +254,4 @@ def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float
                 if batch.attempts[i].fallback is not None and not batch.flights[i].invalidated:
                     batch.fall_back(i, None)
             overdue = [i for i in overdue if i in batch.flights]
-        yield from load(batch, overdue, rescue=True)
+        yield from load(batch, overdue, rescue=True)  # a key whose time is over has no lease: it is filed here alone

@@ -33,6 +33,7 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: b
     `rescue`: if it fails, a stale value may answer. `missed`: for calls, which count as misses.
     """
     leases, remote, done = batch.leases(places), batch.engine.remote_tier, list[Result]()
+    # `held` is looked up here, so that the `finally` begins with one call into C, which nothing can interrupt.
     mine, kept_alive = object(), {} if remote is None else remote.leases.held
     try:
         if leases and remote is not None:
@@ -43,13 +44,13 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: b
                 done += yield from run
         except Exception as error:
             let_out(error)
-            _store_and_land(batch, done)
+            _store_and_land(batch, done)  # of the runs before the one that failed
             raise
         _store_and_land(batch, done)
         return done
     finally:
-        kept_alive.pop(mine, None)
-        left = batch.leases(places)
+        kept_alive.pop(mine, None)  # left in, the leases would be extended for ever
+        left = batch.leases(places)  # anew: a store has used some, `_detach` has handed others to the background
         if left and remote is not None:
             remote.leases.release(left)
             for i in places:
@@ -62,6 +63,7 @@ def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[li
     started = engine.clock()
     loading, here = engine.flights.loading, engine.flights.about(*(batch.attempts[i].key for i in group))
     try:
+        # Here and in the `finally` one call into C: a key that stayed would make this thread run its function uncached.
         loading.update(here)
         if spans.active is None:
             results = yield group
@@ -80,23 +82,26 @@ def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[li
         if result is not MISSING:
             region.counters.loads += 1
             done.append(engine.filler.judge(batch.attempts[i], result, cost))
-            batch.values[i] = done[-1].value
+            batch.values[i] = done[-1].value  # as it comes back from the codec, not `result`: as hits will get it
     return done
 
 
 def _store_and_land(batch: Batch, done: Sequence[Result]) -> None:
     """Store what may be stored, and land the flights."""
+    # Filed before a flight lands: a call that found neither the value nor the flight would load it once more.
     batch.engine.filler.store_results(done)
     cached = {result.attempt.key: result.cached for result in done}
     for i in [i for i in batch.flights if batch.attempts[i].key in cached]:
         found = cached[batch.attempts[i].key]
+        # None: it cannot be shared. If it were FAILED, its waiters would run the function one after the other.
         batch.land(i, UNSHAREABLE if found is None else LANDED, found)
 
 
 def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
-    flights = [batch.flights[i] for i in group]
+    flights = [batch.flights[i] for i in group]  # now: `_detach` takes them out of the batch, and may then raise
     try:
         timeout = batch.attempts[group[0]].policy.load_timeout
+        # All of them: one run answers the whole group, so a call without a stale value must wait for it.
         stale = all(batch.attempts[i].fallback is not None for i in group)
         if timeout is not None and stale and (yield from _detach(batch, group, timeout)):
             return []
@@ -108,7 +113,7 @@ def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
                 batch.read_again(i, hit=False)  # it counts as a miss already
         left = [i for i in group if batch.values[i] is MISSING]
         if any(batch.attempts[i].fallback is None for i in left):
-            raise
+            raise  # before any falls back: the calls fail together, so none may count as served stale
         for i in left:
             batch.fall_back(i, error)
         return []
@@ -121,7 +126,7 @@ def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
     """
     part = Batch(
         batch.engine,
-        [batch.attempts[i].copy() for i in group],
+        [batch.attempts[i].copy() for i in group],  # copies keep the tokens, which this batch drops below
         lambda places: batch.run([group[i] for i in places]),
         together=batch.together,
     )
@@ -131,6 +136,7 @@ def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
     if task is None:
         return False
     for i, flight in zip(group, flights, strict=True):
+        # This call's own lock is free as soon as it has answered, and waiters would take the load for abandoned.
         flight.leader, batch.attempts[i].token = task.running, None
         del batch.flights[i]
     if task.wait(timeout):
@@ -140,7 +146,7 @@ def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
             batch.values[i] = value
         return True
     for i, flight in zip(group, flights, strict=True):
-        if flight.invalidated:
+        if flight.invalidated:  # the stale value and the detached load are both from before that
             yield from run_uncached(batch, [i])
         else:
             batch.fall_back(i, None)
@@ -150,7 +156,7 @@ def _detach(batch: Batch, group: Sequence[int], timeout: float) -> Steps[bool]:
 def _in_background(batch: Batch) -> None:
     places = list(batch.flights)
     for flight in batch.flights.values():
-        flight.thread = threading.get_ident()
+        flight.thread = threading.get_ident()  # by which `Flights.wait` finds threads that would wait for each other
     try:
         carry_out(load(batch, places), batch.run)
     except Exception:

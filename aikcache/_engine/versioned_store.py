@@ -86,6 +86,7 @@ class VersionedStore:
         self.remote.connections.rest()  # first: nothing below costs a call anything while the breaker is open
         self.ready()
         groups = list(dict.fromkeys([group for attempt in attempts for group in attempt.call.all_groups()]))
+        # Before the question: stamps are not remembered if anything was pushed between this and their reply.
         (epoch, server_generation, current_at), requested_at = self._standing(), self.clock()
         counts_from = requested_at - self.remote.connections.age()  # without a majority the reply may be older
         strong = attempts[0].policy.strong
@@ -93,12 +94,13 @@ class VersionedStore:
         unknown = [group for group, stamp in by_group.items() if stamp is None]
         if strong and len(reads) == 1 and len(reads[0].stamps) == len(groups):  # it was read with its stamps
             by_group.update(zip(groups, reads[0].stamps, strict=True))
+        # Not where the fast path found or expects no value for any of them: `ensure` gets the stamps before the load.
         elif (strong or len(reads) < len(attempts)) if values else unknown:
             reads, stamps = self._ask(attempts, unknown, values=values)
             if not strong:
                 self.stamps.remember(unknown, stamps, epoch)
             by_group.update(zip(unknown, stamps, strict=True))
-        if len(unknown) < len(groups):
+        if len(unknown) < len(groups):  # cached stamps are known as of the last heartbeat only
             counts_from = min(counts_from, current_at)
         for attempt in attempts:
             attempt.requested_at, attempt.server_generation = requested_at, server_generation
@@ -193,7 +195,7 @@ class VersionedStore:
         groups = [tag_group(name) for name in frame.tags]
         base = attempt.call.groups[: len(attempt.call.groups) - len(attempt.call.tags)]
         if any(attempt.stamps[group] is None for group in (*base, *groups)):
-            return False
+            return False  # it may have been lost together with an invalidation
         # Stamps of one server say nothing about values of another (perhaps restored from a disk).
         return attempt.server_generation == self.stamps.server_generation and attempt.digest(frame.tags) == frame.digest
 
@@ -264,9 +266,10 @@ class VersionedStore:
             raise
 
     def _set_tokens(self, attempts: Sequence[Attempt]) -> None:
-        self.leases.reclaim([attempt.key for attempt in attempts])
+        self.leases.reclaim([attempt.key for attempt in attempts])  # else they wait for leases that were lost here
         requested_at, chance = self.clock(), os.urandom(16 * len(attempts))
         for i, attempt in enumerate(attempts):
+            # Before anything is sent: whoever is interrupted then knows what to give up.
             attempt.token, attempt.requested_at = chance[16 * i : 16 * i + 16], requested_at
 
     def give_up_leases(self, attempts: Sequence[Attempt]) -> None:
