@@ -90,7 +90,7 @@ class Frame(NamedTuple):
         A value whose expiry was removed in Redis may be kept once more for its whole life.
         """
         if self.put_back(pttl):
-            pttl = 0
+            pttl = 0  # expired: neither fresh nor kept as a stale value
         kept = pttl / 1000 if pttl >= 0 else self.redis_ttl_ms / 1000 if pttl == ENDLESS else 0.0
         return kept - (self.redis_ttl_ms - self.ttl_ms) / 1000, kept
 
@@ -155,7 +155,7 @@ class Framer:
             EncodeError: the payload is larger than `max_value_bytes`, or key and tags are beyond 1 MiB.
             RemoteError: frames are sealed by a key ring, and no key of it can be had.
         """
-        if len(payload) > self._max_value:
+        if len(payload) > self._max_value:  # before it is compressed, as a reader judges it after inflating
             raise EncodeError(
                 f"result: {len(payload)} bytes encoded > max_value_bytes {self._max_value}. "
                 "Return less, store it in parts, or raise max_value_bytes."
@@ -190,7 +190,7 @@ class Framer:
                 name = _utf8(key)
             sealed_ms = None
             if self._seal is not None:
-                if len(data) > self._max_data:
+                if len(data) > self._max_data:  # before it is opened, which takes time and memory in proportion
                     raise DecodeError(f"the frame of {key!r} has {len(data)} bytes > {self._max_data}.")
                 data, sealed_ms = self._seal.open(key, name, data)
             size = len(data)
@@ -200,15 +200,15 @@ class Framer:
             magic, version, flags, codec, digest, schema, cost, ttl_ms, redis_ttl_ms, key_bytes, tag_bytes = header
             if magic != MAGIC or version != VERSION:
                 raise DecodeError(f"what is stored under {key!r} is no frame of wire version {VERSION}.")
-            if flags & ~ZSTD != self._kind:
+            if flags & ~ZSTD != self._kind:  # as configured: a forger could leave the seal out
                 raise DecodeError(f"the frame of {key!r} is not of the kind configured (flags {flags}).")
             if crc32(data) != _CRC_OF_ALL:
                 raise DecodeError(f"the frame of {key!r} is damaged: its checksum is wrong.")
             tags_at = _HEADER_BYTES + key_bytes
             payload_at = tags_at + tag_bytes
-            if data[_HEADER_BYTES:tags_at] != name:
+            if data[_HEADER_BYTES:tags_at] != name:  # such as another command's reply, on a connection out of step
                 raise DecodeError(f"the frame found under {key!r} is of another key.")
-            if payload_at > size - 4 or not 0.0 <= cost < _INFINITY:
+            if payload_at > size - 4 or not 0.0 <= cost < _INFINITY:  # in this form, because NaN fails every comparison
                 raise DecodeError(f"the frame of {key!r} has an impossible header.")
             payload = data[payload_at:-4]
             if flags & ZSTD:
@@ -217,10 +217,11 @@ class Framer:
                 raise DecodeError(f"the frame of {key!r} has a payload > max_value_bytes {self._max_value}.")
             tags = _tags(data[tags_at:payload_at]) if tag_bytes else ()
             return _new(Frame, (codec, schema, digest, cost, ttl_ms, redis_ttl_ms, tags, payload, sealed_ms))
-        except DecodeError:
+        except DecodeError:  # first: it is a ValueError, and so among `_damage()`
             raise
         except _damage() as error:
             let_out(error)
+            # Its class alone: the text of an error may quote the bytes.
             raise DecodeError(f"the frame of {key!r} cannot be read: {type(error).__name__}.") from None
 
     def alike(self, first: bytes, names: list[bytes], frames: list[bytes], *, timed: bool) -> list[bytes | None]:
@@ -233,7 +234,7 @@ class Framer:
             return [None] * len(frames)
         found = alike(first, names, frames, self._max_value, self._max_data, timed)
         checksums = list(map(crc32, frames))
-        if set(checksums) != {_CRC_OF_ALL}:
+        if set(checksums) != {_CRC_OF_ALL}:  # seldom, so only then a list is built anew
             found = [payload if crc == _CRC_OF_ALL else None for payload, crc in zip(found, checksums, strict=True)]
         return self._inflate_all(found) if first[3] & ZSTD else found
 
@@ -242,6 +243,7 @@ class Framer:
         zstd, largest = self._zstd(), self._max_value
         try:
             sizes = list(map(zstd.content_size, payloads))
+            # So small that no ratio counts. zstd itself refuses what does not inflate to its declared size.
             if min(sizes) >= 0 and max(sizes) <= min(largest, _SMALL):
                 return list(map(zstd.inflate, payloads, sizes, repeat(False), repeat(False)))
         except _damage() as error:  # of one of them; or it is None
@@ -259,7 +261,7 @@ class Framer:
         """The payload compressed, or None where that is not worth a decompression per hit."""
         zstd = self._zstd()
         smaller = (zstd.compressor if len(payload) >= _LARGE else zstd.quick).compress(payload)
-        much = len(payload) > max(_SMALL, len(smaller) * _INFLATES_AT_MOST)
+        much = len(payload) > max(_SMALL, len(smaller) * _INFLATES_AT_MOST)  # no reader would inflate it
         return None if much or len(smaller) > len(payload) * _WORTH_IT else smaller
 
     def _inflate(self, key: str, payload: bytes) -> bytes:
@@ -299,7 +301,7 @@ class _Zstd:
 
 def _damage() -> tuple[type[Exception], ...]:
     """Exceptions that reading a foreign frame can raise."""
-    zstandard = sys.modules.get("zstandard")
+    zstandard = sys.modules.get("zstandard")  # while nothing has imported it, nothing raises its error
     return (struct.error, *BUGS) if zstandard is None else (struct.error, *BUGS, zstandard.ZstdError)
 
 
@@ -311,7 +313,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _tags(data: bytes) -> tuple[str, ...]:
-    if data.count(_TAG_END) > MAX_TAGS:
+    if data.count(_TAG_END) > MAX_TAGS:  # before they are split: a forged frame may have millions
         raise ValueError("too many tags")
     *tags, rest = data.split(_TAG_END)
     if rest:

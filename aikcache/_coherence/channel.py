@@ -12,8 +12,7 @@ Heartbeats: one a second. Pushes and replies share the connection, so a reply pr
 handled. A heartbeat also carries a write that changes nothing, because a server that would refuse an invalidation
 pushes none. Local values are trusted until `max_staleness` after the last heartbeat was *sent* whose write was
 accepted (`_redis/trust`), or after the last evidence of a majority behind the server, if that is earlier
-(`_redis/majority`). While writes are refused, heartbeats are faster. Each (re)connection empties the local tier,
-because pushes before it were missed.
+(`_redis/majority`). While writes are refused, heartbeats are faster.
 
 Threads: one daemon thread, started by the first call that needs Redis. It changes the cache only through `Engine`,
 under its guard. After `fork` the child has none until its own first call.
@@ -137,7 +136,7 @@ class Channel:
         """The server may have changed: make a new connection. `at_once`: without a pause."""
         if self._daemon.is_current():  # the channel itself found the change, by connecting
             return
-        self._giving_up = True
+        self._giving_up = True  # first: a connection that is being made is then given up as soon as it is there
         connection = self._connection
         if connection is not None:
             connection.interrupt()
@@ -194,9 +193,10 @@ class Channel:
                 raise RemoteUnavailableError(f"the server refuses tracking: {reply}")
             self._probed(*probed or (None,))
             self._on_replies.append(self._subscribed)
-            # Subscribe first, then empty: an invalidation in between is pushed.
+            # Subscribe first, then empty, because earlier pushes were missed: an invalidation in between is pushed.
             self.live_since = self.alive_at = started_at
             self.connects += 1
+            # A server that refuses writes is listened to, but gives no trust.
             confirmed_at = min(started_at, self._confirmed_at(connection)) if self._write_error is None else -inf
             self._listener.channel_live(emptied=True, alive_at=confirmed_at)
             self._report_write_error(connection, connected=True)
@@ -229,7 +229,7 @@ class Channel:
 
     def _needs_heartbeat(self, since: float) -> bool:
         """Whether to send a heartbeat, `since` seconds after the last one."""
-        if since >= HEARTBEAT or self._pinged:
+        if since >= HEARTBEAT or self._pinged:  # no fast one while another is unanswered
             return since >= HEARTBEAT
         return since >= FAST_HEARTBEAT and (self._write_error is not None or self._server.fast_heartbeat())
 
@@ -239,9 +239,10 @@ class Channel:
             self._write_error = None
         else:
             self._on_replies.append(self._probed)
-        self._pinged.append(now)
+        self._pinged.append(now)  # before it is sent: trust counts from the question on, not from the reply
         self._on_replies.append(partial(self._answered, connection))
         heartbeat = self._server.heartbeat
+        # The write first: `_answered` needs the reply to this heartbeat's own write.
         connection.send_commands([heartbeat] if probe is None else [probe, heartbeat])
 
     def _handle(self, connection: Connection, message: Any) -> None:

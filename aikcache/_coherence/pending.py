@@ -125,11 +125,12 @@ class PendingInvalidations:
             self._reporter.report(
                 "pending", f"more than {self._limit} invalidations wait for Redis; they become one of everything."
             )
-            self._write(ALL)
+            self._write(ALL)  # the journal first: if the process dies in between, it loses nothing
             self.pending = {ALL: self._clock()}  # in one step, so that it is never seen empty
             return
         if name not in self.pending:
             self._write(name)
+        # A new date also for a name that is there: if it is being sent just now, `_drop` leaves it, to be sent again.
         self._guard.do(lambda: self.pending.__setitem__(name, self._clock()))
 
     def _write(self, name: tuple[str, str]) -> None:
@@ -153,7 +154,7 @@ class PendingInvalidations:
             raise RemoteUnavailableError(f"invalidations wait for the server, which would refuse them: {refused}")
         waiting = RemoteUnavailableError("invalidations are being replayed first.")
         if self._sending._is_owned():  # type: ignore[attr-defined]
-            raise waiting
+            raise waiting  # a finalizer's call, which a garbage collection has started in the middle of the sending
         try:
             if not self._sending.acquire(blocking=False):
                 raise waiting
@@ -187,7 +188,7 @@ class PendingInvalidations:
                 self._write(name)
 
     def _drop(self, name: tuple[str, str], when: float) -> None:
-        if self.pending.get(name) == when:
+        if self.pending.get(name) == when:  # else it was added again, perhaps after Redis had carried it out
             del self.pending[name]
 
     def sent(self, what: Invalidation, servers_seen: int) -> None:
@@ -247,7 +248,7 @@ class PendingInvalidations:
             commands.append(self._remote.commands.invalidate_before_run(server.id))
         if new.replaces:
             names = self._recent.names() | dict.fromkeys(list(self._unconfirmed))
-            if self._replicas and names:
+            if self._replicas and names:  # no replica of this server has acknowledged them yet
                 self._add_unconfirmed(names)
             again = joined(list(names))
             commands += self._remote.commands.invalidations(again.groups, again.keys)

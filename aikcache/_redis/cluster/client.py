@@ -6,9 +6,7 @@ primaries than before. A primary without slots counts too: it already answers fo
 is sent unless most primaries have answered within `max_staleness` (`quorum`).
 
 Restarts: a primary that restarted may have restored old values, and old stamps that make values on any node fresh. So
-the first process to find it invalidates everything, by the one stamp that every value is under; the record that this
-was done is beside the stamp. A primary that was none when this cache began has taken over from one that died. It is
-sent the last minute's invalidations, as far as it owns them.
+the first process to find it invalidates everything, by the one stamp that every value is under.
 
 Threads: any. Maps are replaced as a whole, under a lock; another lock lets one thread at a time fetch one.
 Failure: `RemoteError`; a node that fails alone fails the exchanges that need it.
@@ -50,7 +48,7 @@ REST = 0.1
 class Cluster:
     """The primaries of one cluster, as seen by one cache."""
 
-    ordered = False
+    ordered = False  # what must be in order is then sent in two exchanges: `RedisStore._ask_in_order`
     generation = 0
 
     def __init__(self, config: CacheConfig, where: Where | None = None, events: TransportEvents | None = None) -> None:
@@ -60,7 +58,7 @@ class Cluster:
         self._reported: Topology | None = None  # the same, without the primaries that only a channel's node sees
         self._where = where or origin(config)
         self._closed = False
-        self._initial_primaries: frozenset[Address] = frozenset()
+        self._initial_primaries: frozenset[Address] = frozenset()  # and in every map since: one that returns took over
         self._losers: frozenset[Address] = frozenset()
         """Primaries that lost a slot since they last took one."""
         self._views: dict[Address, Topology] = {}
@@ -87,7 +85,7 @@ class Cluster:
         if self._closed:
             raise unsent("this cache is closed.")
         deadline = time.monotonic() + (within or self.config.timeout)
-        self.current(deadline)
+        self.current(deadline)  # first: a quorum that knows no owners yet asks for no majority
         if self.quorum.age() >= self.config.max_staleness:
             confirm(self, deadline)
         return Exchange(self, commands, deadline, once=once).run()
@@ -114,7 +112,7 @@ class Cluster:
 
     def node(self, address: Address) -> Pool:
         """The pool of a primary."""
-        found = self._nodes.get(address)
+        found = self._nodes.get(address)  # without the lock, which `_install` holds while it builds a map
         if found is not None:
             return found
         with self._lock:
@@ -140,12 +138,13 @@ class Cluster:
             replies = new.ask(commands)
             pairs = zip(commands, replies, strict=True)
             evals = [command for command, reply in pairs if type(reply) is ErrorReply and command[0] == "EVAL"]
-            if evals:
+            if evals:  # they renew the stamp of everything, which may be on another primary
                 for reply in self.exchange(evals):
                     if type(reply) is ErrorReply:
                         raise RemoteUnavailableError(f"the server refuses: {reply}")
             return replies
 
+        # A primary that was none when this cache began took over from one that died: it is sent recent invalidations.
         replaces = new.replaces or address not in self._initial_primaries
         self._events.new_server(NewServer(new.identity, replaces, ask_here))
 
@@ -177,6 +176,7 @@ class Cluster:
     def hash_tag_on(self, address: Address, number: int) -> str | None:
         """The hash tag of this number, from 0 on, among those in slots of a primary; None: it owns no slot."""
         topology = self.topology
+        # Bounded, because each number is searched for from the first tag on, and a channel counts without end.
         return None if topology is None else _slots.hash_tag_on(topology.owners, address, number % 16)
 
     def _owners(self) -> Mapping[int, Address]:
@@ -195,8 +195,8 @@ class Cluster:
     def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None:
         """Handle MOVED: `asked` says that a slot is at `address` now."""
         reported = self._reported
-        if reported is not None and reported.owners.get(slot) != address:
-            self._install(reported.moved(slot, address))
+        if reported is not None and reported.owners.get(slot) != address:  # else another thread has handled it
+            self._install(reported.moved(slot, address))  # at once: `refresh` rests if it has just run
             self.refresh(deadline, first=asked)
 
     def asking(self, address: Address) -> None:
@@ -217,7 +217,7 @@ class Cluster:
     def consider(self, view: Topology) -> None:
         """Use a node's view if none is newer."""
         topology = self.topology
-        self._install(view if topology is None or view.epoch >= topology.epoch else None)
+        self._install(view if topology is None or view.epoch >= topology.epoch else None)  # else its extras may count
 
     def drop_view(self, address: Address) -> None:
         """The node's channel is closed, and its view is out of date."""
@@ -232,12 +232,12 @@ class Cluster:
     ) -> None:
         """Fetch the map, from `first` if given, not from `excluding`. Raises `RemoteError` if there was never a map."""
         if self._asking._is_owned():  # type: ignore[attr-defined]
-            return
+            return  # a finalizer's call, which a garbage collection has started inside the fetch
         try:
             if not self._asking.acquire(timeout=max(deadline - time.monotonic(), 0)):
                 return
             if not anew and self.topology is not None and time.monotonic() - self._asked_at < REST:
-                return
+                return  # another thread has fetched it, perhaps while this one waited for the lock
             found = self._ask_for_map(deadline, first, excluding)
             self._asked_at = time.monotonic()
         finally:
@@ -340,7 +340,7 @@ class Cluster:
             if new and address not in new:
                 node.breaker.reconsider()
         self._initial_primaries -= new
-        self._losers = (losers - takers) & reported.primaries
+        self._losers = (losers - takers) & reported.primaries  # bounded: one that returns is `new`
 
     def close(self) -> None:
         self._closed = True
