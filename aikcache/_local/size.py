@@ -1,10 +1,11 @@
 """How many bytes a value takes in this process: what `local_max_bytes` counts.
 
 A tuple of short strings takes ten times its encoded form, so that says nothing. Here the objects are walked, each
-counted once; what many values share (classes, enum members, time zones, small integers) costs nothing. Of a long
-container a hundred are looked at, evenly spread, and stand for the others; of any value some ten thousand objects at
-most. No code of the objects' classes runs. What is counted is within a factor of 1.5 of what is taken, either way, for
-values whose parts are alike (tested with tracemalloc).
+counted once; what many values share (classes, enum members, time zones, small integers) costs nothing, and the keys of
+a dict, which are names that many values share or names of its own, count half. Of a long container a hundred are looked
+at, evenly spread, and stand for the others; of any value some ten thousand objects at most. No code of the objects'
+classes runs. What is counted is within a factor of 1.5 of what is taken, either way, for values whose parts are alike
+(tested with tracemalloc).
 """
 
 from __future__ import annotations
@@ -52,19 +53,23 @@ def held_bytes(*things: object) -> int:
         if own is None or id(thing) in seen:
             continue
         seen.add(id(thing))
-        # the referents of a dict whose keys are all str are its values alone, before Python 3.12
-        parts = [*dict.keys(thing), *dict.values(thing)] if isinstance(thing, dict) else get_referents(thing)
-        count = len(parts)
-        total += weight * (own(thing) + (8 * count if kind.__dictoffset__ else 0))
-        if share <= 0:
-            total += weight * GUESS * count
-        elif parts:
-            most = min(SAMPLE, share)
-            if count > most:
-                parts = parts[:: count // most]
-                weight *= count / len(parts)
-            share = (share - len(parts)) // len(parts)
-            todo.extend((part, weight, share) for part in parts)
+        total += weight * own(thing)
+        if isinstance(thing, dict):
+            # The referents of a dict whose keys are all str are its values alone, before Python 3.12.
+            groups = [([*dict.keys(thing)], weight / 2), ([*dict.values(thing)], weight)]
+            share //= 2
+        else:
+            groups = [(get_referents(thing), weight)]
+            total += weight * 8 * len(groups[0][0]) if kind.__dictoffset__ else 0
+        for parts, each in groups:
+            if share <= 0:
+                total += each * GUESS * len(parts)
+            elif parts:
+                most = min(SAMPLE, share)
+                chosen = parts[:: len(parts) // most] if len(parts) > most else parts
+                each_share = (share - len(chosen)) // len(chosen)
+                each_weight = each * len(parts) / len(chosen)
+                todo.extend((part, each_weight, each_share) for part in chosen)
     return int(total)
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aikcache._local.s3fifo import GROW, LEAST, MAX_ROUNDS, MOST, SHRINK, WINDOW, S3FIFOCache
+from aikcache._local import s3fifo
+from aikcache._local.s3fifo import LEAST, MAX_ROUNDS, MOST, WINDOW, Ghosts, S3FIFOCache
 
 Factory = Callable[..., "cachetools.Cache[Any, Any]"]
 
@@ -126,9 +127,9 @@ class Plain:
         self.window: list[tuple[list[list[Any]], list[Any]]] = []
         self.small: list[list[Any]] = []
         self.main: list[list[Any]] = []
-        self.left_small: list[Any] = []
+        self.left_small: list[Any] = []  # every one there ever was, and None where it is forgotten
         self.left_main: list[Any] = []
-        self.share = 0.0
+        self.share = self.credit = 0.0
 
     def len(self, queue: list[list[Any]]) -> int:
         return len(queue) + sum(to is queue for to, _ in self.window)
@@ -157,17 +158,46 @@ class Plain:
         queue = self.drop(key)
         while len(self.keys()) >= self.size:
             self.evict()
-        if key in self.left_small:
-            self.left_small.remove(key)
-            queue = self.main
-            count = len(self.keys()) + 1
-            self.share = min(max(self.share, LEAST * count) + GROW, MOST * count)
-        elif key in self.left_main:
-            self.left_main.remove(key)
-            self.share -= SHRINK
+        count = len(self.keys()) + 1
+        if passed := self.passed(self.left_small, key):
+            if passed <= count:
+                queue = self.main
+                self.share = min(max(self.share, LEAST * count) + s3fifo.GROW, MOST * count)
+            elif self.challenge(passed, count):
+                queue = self.main
+        elif 0 < self.passed(self.left_main, key) <= count // 2:
+            self.share -= s3fifo.SHRINK
         self.window.append((self.small if queue is None else queue, [key, 0, 0]))
         while len(self.window) > 1 + len(self.keys()) / WINDOW:
             self.settle()
+        while not self.left_small and not self.left_main and self.small and self.len(self.small) > LEAST * count + 1:
+            self.main.append(self.small.pop(0))
+
+    def passed(self, left: list[Any], key: Any) -> int:
+        """How many have left since a key did, which is forgotten now."""
+        if key not in left:
+            return 0
+        passed = len(left) - left.index(key)
+        left[left.index(key)] = None
+        return passed
+
+    def leave(self, left: list[Any], key: Any, places: int) -> None:
+        """Of those that fall together in a table of so many places the latest is remembered."""
+        left[:] = [None if old is not None and (old - key) % places == 0 else old for old in left]
+        left.append(key)
+
+    def challenge(self, passed: int, count: int) -> bool:
+        self.credit += s3fifo.CHALLENGES * count / passed
+        if self.credit < 1:
+            return False
+        self.credit -= 1
+        if not self.main:
+            return True
+        key, hits, spent = self.main[0]
+        if hits == spent:
+            return True
+        self.main = [*self.main[1:], [key, hits, hits - min(hits - spent, MAX_ROUNDS) + 1]]
+        return False
 
     def settle(self) -> None:
         queue, (key, hits, _) = self.window.pop(0)
@@ -184,12 +214,12 @@ class Plain:
             if from_small and hits > spent:
                 self.main.append([key, hits, hits])
             elif from_small:
-                self.left_small = [*self.left_small, key][-count:]
+                self.leave(self.left_small, key, (s3fifo.REMEMBERED * count) | 1)
                 return
             elif hits > spent:
                 self.main.append([key, hits, hits - min(hits - spent, MAX_ROUNDS) + 1])
             else:
-                self.left_main = [*self.left_main, key][-max(count // 2, 1) :]
+                self.leave(self.left_main, key, count | 1)
                 return
 
 
@@ -237,12 +267,17 @@ def test_an_example_by_hand() -> None:
     for key in "abcd":
         cache[key] = key
     assert cache["a"] == "a"
-    cache["e"] = "e"  # a was hit: to the main queue; b, the next oldest, goes and is remembered
-    assert set(cache) == set("acde")
-    cache["b"] = "b"  # c goes; b comes back within its memory: into the main queue
-    assert set(cache) == set("abde")
-    cache["f"] = cache["g"] = "x"  # d and e go: only the small queue pays for newcomers
-    assert set(cache) == set("abfg")
+    assert (cache._small_len, cache._main_len) == (1, 3)  # a, b and c have passed on to the main queue
+    cache["e"] = "e"  # d goes, the only one in the small queue, and is remembered
+    assert set(cache) == set("abce")
+    cache["d"] = "d"  # e goes; d comes back soon: into the main queue
+    assert set(cache) == set("abcd")
+    cache["f"] = "f"  # the small queue is empty: a was hit and has another round, b goes
+    assert set(cache) == set("acdf")
+    cache["g"] = "g"  # the small queue has more room since d came back so soon: c goes
+    assert set(cache) == set("adfg")
+    cache["h"] = cache["i"] = "x"  # f and g go: now only the small queue pays for newcomers
+    assert set(cache) == set("adhi")
 
 
 def test_one_scan_disturbs_nothing() -> None:
@@ -265,7 +300,8 @@ def test_hits_of_the_newest_do_not_count() -> None:
         assert cache[key] == key  # in the window
         assert cache[key - 1 if key > 1000 else 99] >= 0  # and still there
     assert set(range(1000, 1900)).isdisjoint(cache)
-    assert not cache._main_len
+    assert set(range(79)) <= set(cache)  # the main queue, where none came
+    assert cache._main_len == 79
 
 
 def test_the_small_queue_gets_the_room_that_it_lacks() -> None:
@@ -296,8 +332,8 @@ def test_a_hit_earns_one_more_round_in_the_main_queue() -> None:
     def lifetime(hits: int) -> int:
         cache = S3FIFOCache(20)
         cache.update({key: key for key in range(20)})
-        assert sum(cache[key] for key in range(10)) == 45
-        cache[100] = 100  # 0 is now at the head of the main queue, its first hit spent on getting there
+        assert sum(cache[key] for key in range(1, 10)) == 45
+        cache[100] = 100  # 0 is at the head of the main queue
         for _ in range(hits):
             assert cache[0] == 0
         newcomers = 200
@@ -336,11 +372,11 @@ def test_membership_and_iteration_are_no_hits() -> None:
     """Only `cache[key]` counts as a use."""
     cache = S3FIFOCache(2)
     cache["a"], cache["b"] = 1, 2
-    assert "a" in cache
+    assert "b" in cache
     assert list(cache) == ["a", "b"]
-    assert cache.peek("a").value == 1
+    assert cache.peek("b").value == 2
     cache["c"] = 3
-    assert "a" not in cache
+    assert "b" not in cache
 
 
 def test_queues_do_not_grow_with_deletions() -> None:
@@ -352,12 +388,65 @@ def test_queues_do_not_grow_with_deletions() -> None:
     assert len(cache._window) + len(cache._small) + len(cache._main) <= 2 * 10 + 1025
 
 
-def test_remembered_keys_are_bounded() -> None:
-    """Of each queue no more keys are remembered than the cache holds."""
-    cache = S3FIFOCache(10)
-    for key in range(1000):
-        cache[key] = key
-        if key % 3:
-            cache.get(key - 2)
-    assert 0 < len(cache._left_small) <= 10
-    assert 0 < len(cache._left_main) <= 5
+def test_a_loop_longer_than_the_cache_is_hit() -> None:
+    """Of 250 keys asked for in turn a cache of 100 soon serves a quarter, and LRU, whose oldest is the next, none."""
+    hits = dict.fromkeys(("s3", "lru"), 0)
+    caches: dict[str, cachetools.Cache[int, int]] = {"s3": S3FIFOCache(100), "lru": cachetools.LRUCache(100)}
+    for turn in range(20):
+        for key in range(250):
+            for name, cache in caches.items():
+                if cache.get(key) is None:
+                    cache[key] = key
+                else:
+                    hits[name] += turn >= 10
+    assert hits["s3"] > 10 * 250 / 4
+    assert hits["lru"] == 0
+
+
+def test_who_comes_back_late_does_not_push_out_what_is_hit() -> None:
+    """Keys asked for three times in each turn of a loop outlast the challenges of those asked for once."""
+    cache = S3FIFOCache(100)
+    missed = []
+    for turn in range(20):
+        for key in range(300):
+            for asked in (key, *range(-60, 0)) if key % 100 == 0 else (key,):
+                if cache.get(asked) is None:
+                    cache[asked] = asked
+                    missed += [turn] * (asked < 0)
+    assert missed == [0] * 60
+
+
+def test_until_one_leaves_the_main_queue_fills_without_hits() -> None:
+    """When the cache is full for the first time, four fifths of its keys stand in the main queue."""
+    cache = S3FIFOCache(100)
+    cache.update({key: key for key in range(100)})
+    assert (cache._small_len, cache._main_len) == (21, 79)
+
+
+class TestGhosts:
+    def test_says_how_many_have_left_since_and_forgets(self) -> None:
+        """The last to leave was the first before now; asked again, it is not remembered."""
+        ghosts = Ghosts()
+        assert ghosts.recall(1) == 0
+        for ghost in (1, -2, 3):
+            ghosts.remember(ghost, 10)
+        assert [ghosts.recall(ghost) for ghost in (3, -2, 1, 4)] == [1, 2, 3, 0]
+        assert [ghosts.recall(ghost) for ghost in (3, -2, 1)] == [0, 0, 0]
+
+    def test_a_later_one_takes_the_place_of_an_earlier_one(self) -> None:
+        """11 and 22 fall together in 11 places: the earlier is forgotten, not mistaken for the later."""
+        ghosts = Ghosts()
+        ghosts.remember(11, 10)
+        ghosts.remember(22, 10)
+        assert (ghosts.recall(11), ghosts.recall(22)) == (0, 1)
+
+    def test_memory_is_bounded_and_grows_with_the_cache(self) -> None:
+        """However many leave, there are as many places as were asked for, and twice as many when that is too few."""
+        ghosts = Ghosts()
+        for ghost in range(1000):
+            ghosts.remember(ghost, 40)
+        assert len(ghosts._dates) == len(ghosts._hashes) == 41
+        assert sum(ghosts.recall(ghost) > 0 for ghost in range(1000)) == 41
+        ghosts.remember(1, 44)
+        assert len(ghosts._dates) == len(ghosts._hashes) == 83
+        assert ghosts.recall(1) == 1
