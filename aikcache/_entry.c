@@ -21,7 +21,7 @@
 
 #define FIELD(name, type) {#name, type, offsetof(Node, name), 0, NULL},
 #define NODE_OBJECTS(DO) DO(key) DO(value) DO(region) DO(local_key) DO(codec) DO(_tags)
-#define NODE_TIMES(DO) DO(until) DO(refresh_at) DO(fresh_until) DO(deadline) DO(created_at)
+#define NODE_TIMES(DO) DO(until) DO(refresh_at) DO(fresh_until) DO(expires_at) DO(created_at)
 #define NODE_COUNTS(DO) DO(hits) DO(spent) DO(size) DO(epoch)
 #define OBJECT(name) FIELD(name, T_OBJECT_EX)
 #define TIME(name) FIELD(name, T_DOUBLE)

@@ -24,7 +24,7 @@
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 5
+#define INTERFACE 6
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16
@@ -141,7 +141,7 @@ static PyObject *make_key(Wrapper *self, PyObject *const *bound) {
 static Py_NO_INLINE PyObject *copy_of(Wrapper *self, Node *entry, double now) {
     Original *original = (Original *)entry->value;
     if (original == NULL || Py_TYPE(original) != self->original_type || !original->quick ||
-        !(entry->refresh_at > now && entry->fresh_until > now && entry->deadline > now && now < self->trusted_until))
+        !(entry->refresh_at > now && entry->fresh_until > now && entry->expires_at > now && now < self->trusted_until))
         return NULL;
     entry->hits++;
     Py_INCREF(original); /* from here on a finaliser may run, and end the entry */

@@ -10,7 +10,7 @@ typedef struct {
     double until;
     Py_ssize_t hits;
     PyObject *key, *region, *local_key, *codec, *_tags;
-    double refresh_at, fresh_until, deadline, created_at;
+    double refresh_at, fresh_until, expires_at, created_at;
     Py_ssize_t spent, size, epoch;
     char place;
 } Node;

@@ -68,7 +68,7 @@ def _fill(cache: Cache, missing: int) -> None:
         key = cache.space.full(f"filler:of:{number}")
         local.fill(
             key, region, (number,), region.epoch, number,
-            created_at=now, fresh_until=now + 600, refresh_at=now + 600, deadline=now + 600, shareable=True,
+            created_at=now, fresh_until=now + 600, refresh_at=now + 600, expires_at=now + 600, shareable=True,
             tags=(f"filler:{number % 100}",),
         )  # fmt: skip
 

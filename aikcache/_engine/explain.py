@@ -22,7 +22,7 @@ def explain(engine: Engine, call: Call) -> dict[str, Any]:
     now = engine.clock()
     answer = "load"
     if entry is not None:
-        left = min(entry.fresh_until, entry.deadline) - now  # negative: stale for so long
+        left = min(entry.fresh_until, entry.expires_at) - now  # negative: stale for so long
         report["local"] = {"fresh": left > 0, "seconds_left": round(left, 3), "tags": list(entry.tags)}
     try:
         there = _remote(engine, call)
@@ -34,7 +34,7 @@ def explain(engine: Engine, call: Call) -> dict[str, Any]:
         entry is not None
         and engine.freshness.trusted(entry, now)
         and _reads(call, entry)
-        and now < min(entry.deadline, entry.fresh_until + stale_ttl)
+        and now < min(entry.expires_at, entry.fresh_until + stale_ttl)
     ):
         answer = "local"
     elif there is not None and there.get("current") and there["seconds_left"] + stale_ttl > 0:

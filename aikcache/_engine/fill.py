@@ -194,13 +194,13 @@ class Filler:
         cached: CachedValue,
         fresh_until: float,
         refresh_at: float,
-        deadline: float,
+        expires_at: float,
         tags: tuple[str, ...],
     ) -> None:
-        """File a value locally: until `deadline`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
+        """File a value locally: until `expires_at`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
         now = self.clock()
-        deadline = min(deadline, now + self.bound(policy))
-        if deadline <= now:
+        expires_at = min(expires_at, now + self.bound(policy))
+        if expires_at <= now:
             return
         size = 0
         if self.local.max_bytes is not None:
@@ -213,7 +213,7 @@ class Filler:
             created_at=created_at,
             fresh_until=fresh_until,
             refresh_at=refresh_at if refresh_at < fresh_until else inf,
-            deadline=deadline,
+            expires_at=expires_at,
             shareable=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,

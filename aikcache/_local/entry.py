@@ -64,7 +64,7 @@ class Entry(Node):
 
     __slots__ = (
         () if fast is not None else (
-            "_tags", "codec", "created_at", "deadline", "epoch", "fresh_until", "local_key", "refresh_at", "region",
+            "_tags", "codec", "created_at", "expires_at", "epoch", "fresh_until", "local_key", "refresh_at", "region",
             "size", "until",
         )
     )  # fmt: skip
@@ -77,7 +77,7 @@ class Entry(Node):
     until: float  # handed out as it is before this
     refresh_at: float  # to be renewed in the background from here on
     fresh_until: float  # stale from here on
-    deadline: float  # not handed out at all from here on
+    expires_at: float  # not handed out at all from here on
     created_at: float  # when it was requested
     epoch: int  # of its region, when it was filled
 

@@ -135,19 +135,19 @@ class LocalTier(Regions):
         created_at: float,
         fresh_until: float,
         refresh_at: float,
-        deadline: float,
+        expires_at: float,
         shareable: bool,
         size: int = 0,
         tags: tuple[Hashable, ...] = (),
     ) -> bool:
         """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused."""
-        if self.guard.held() or deadline <= created_at:  # held: a finalizer's call, inside a change of the tier
+        if self.guard.held() or expires_at <= created_at:  # held: a finalizer's call, inside a change of the tier
             return False
         entry = Entry(key, value)
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
-        entry.codec, entry.created_at, entry.deadline = codec, created_at, deadline
+        entry.codec, entry.created_at, entry.expires_at = codec, created_at, expires_at
         entry.fresh_until, entry.refresh_at = fresh_until, refresh_at
-        entry.until = min(refresh_at, fresh_until, deadline) if shareable and self._native else -inf
+        entry.until = min(refresh_at, fresh_until, expires_at) if shareable and self._native else -inf
         if region is self._other:
             tags = (*tags, *((group,) for group in groups_of(key, self._namespace_prefix)[1:]))
         entry.tags = tags

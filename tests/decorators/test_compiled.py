@@ -165,7 +165,7 @@ class TestAnswers:
         assert (f(1), f(1), runs) == (1, 1, [1])
         region = cache.engine.local.region("p:f")
         (entry,) = region.table.values()
-        entry.until = entry.deadline = entry.fresh_until = 0.0
+        entry.until = entry.expires_at = entry.fresh_until = 0.0
         assert (f(1), runs) == (1, [1, 1])
         region.trusted_until = 0.0
         next(iter(region.table.values())).created_at = -100.0

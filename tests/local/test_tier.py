@@ -92,7 +92,7 @@ class LocalTierMachine(RuleBasedStateMachine):
             epoch,
             value,
             created_at=1.0,
-            deadline=2.0,
+            expires_at=2.0,
             fresh_until=2.0,
             refresh_at=inf,
             shareable=True,
