@@ -90,15 +90,20 @@ class Watch:
 
 
 class Waiting:
-    """What has not come yet; called, whether all has. One after the other is enough: a busy machine misses scrapes."""
+    """What has not come yet; called, whether all has.
+
+    One after the other is enough, and that it fired once: where a scrape is missed, what it shows seems to be over.
+    """
 
     def __init__(self, watch: Watch, left: set[tuple[str, str]], status: str) -> None:
         self._watch, self.left, self._status = watch, left, status
+        self._start = len(watch.stack.receiver.notifications)
 
     def __call__(self) -> bool:
         self._watch.look()
-        last = self._watch.stack.receiver.last()
-        self.left -= {key for key, one in last.items() if one.status == self._status}
+        receiver = self._watch.stack.receiver
+        words = receiver.notifications[self._start :] if self._status == "firing" else receiver.last().values()
+        self.left -= {(one.name, one.severity) for one in words if one.status == self._status}
         return not self.left
 
 
