@@ -19,9 +19,10 @@ sent again. One thread at a time sends; the others do without Redis meanwhile.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aikcache._coherence import sweep
 from aikcache._coherence.journal import Journal
@@ -41,6 +42,13 @@ JUST_STARTED = 300
 MOST_TAKEOVERS = 3
 DISTRUST_MS = 30 * 86_400_000
 """How long the record of a server's takeover lives; the next process then invalidates everything again."""
+
+
+class Waiting(NamedTuple):
+    """Since when a name waits, on the cache's clock, and as the how manieth it was added: its latest form."""
+
+    since: float
+    number: int
 
 
 class PendingInvalidations:
@@ -67,19 +75,20 @@ class PendingInvalidations:
         config = remote.connections.config
         self._distrusts = config.failover == "distrust"
         self._replicas, self._patience = config.invalidate_wait, config.timeout / 2
-        self._unconfirmed: dict[tuple[str, str], float] = {}
+        self._unconfirmed: dict[tuple[str, str], Waiting] = {}
+        self._numbers = itertools.count(1)
         self.servers_seen = 0
         self._guard = Guard()
         self._sending = threading.RLock()
-        self.pending: dict[tuple[str, str], float] = {}
-        self._published: dict[tuple[str, str], float] = {}
-        self._adopted: dict[tuple[str, str], float] = {}  # published by others
+        self.pending: dict[tuple[str, str], Waiting] = {}
+        self._published: dict[tuple[str, str], Waiting] = {}
+        self._adopted: dict[tuple[str, str], Waiting] = {}  # published by others
         self._recent = Recent(clock())
         self._max_staleness = config.max_staleness
         self.replayed = 0
         if journal is not None:
             found = journal.read()
-            self.pending = dict.fromkeys(found if len(found) <= limit else [ALL], clock())
+            self.pending = dict.fromkeys(found if len(found) <= limit else [ALL], Waiting(clock(), 0))
 
     def __len__(self) -> int:
         return len(self.pending) + len(self._unconfirmed)
@@ -87,7 +96,7 @@ class PendingInvalidations:
     def oldest(self) -> float | None:
         """The age in seconds of the oldest pending invalidation; None if there is none."""
         waiting = [*self.pending.values(), *self._unconfirmed.values()]
-        return self._clock() - min(waiting) if waiting else None
+        return self._clock() - min(waiting).since if waiting else None
 
     def add(self, what: Invalidation) -> None:
         """This invalidation could not be sent."""
@@ -126,12 +135,22 @@ class PendingInvalidations:
                 "pending", f"more than {self._limit} invalidations wait for Redis; they become one of everything."
             )
             self._write(ALL)  # the journal first: if the process dies in between, it loses nothing
-            self.pending = {ALL: self._clock()}  # in one step, so that it is never seen empty
+            self.pending = self._everything(self.pending)
             return
         if name not in self.pending:
             self._write(name)
-        # A new date also for a name that is there: if it is being sent just now, `_drop` leaves it, to be sent again.
-        self._guard.do(lambda: self.pending.__setitem__(name, self._clock()))
+        # Anew also where it is there: if it is being sent just now, `_drop` leaves it, to be sent again.
+        self._guard.do(lambda: self.pending.__setitem__(name, self._anew(self.pending, name)))
+
+    def _anew(self, waiting: dict[tuple[str, str], Waiting], name: tuple[str, str]) -> Waiting:
+        """What is added of a name that may be waiting: as old as it was, and another one."""
+        before = waiting.get(name)
+        return Waiting(self._clock() if before is None else before.since, next(self._numbers))
+
+    def _everything(self, waiting: dict[tuple[str, str], Waiting]) -> dict[tuple[str, str], Waiting]:
+        """One of everything in place of what waits: assigned in one step, so that it is never seen empty."""
+        since = min((one.since for _, one in items(waiting)), default=self._clock())
+        return {ALL: Waiting(since, next(self._numbers))}
 
     def _write(self, name: tuple[str, str]) -> None:
         """Write to the journal. A forked child also takes over what it finds there."""
@@ -141,7 +160,7 @@ class PendingInvalidations:
             except (OSError, ConfigError) as error:
                 self._reporter.report("journal", f"an invalidation is in memory only, not in the journal: {error}")
             for left in self._journal.read():
-                self.pending.setdefault(left, self._clock())
+                self.pending.setdefault(left, self._anew(self.pending, left))
 
     def send(self, refused: str | None = None) -> None:
         """Send what is pending. Raises `RemoteError` if that fails: Redis must then not be read either.
@@ -169,9 +188,9 @@ class PendingInvalidations:
                 raise RemoteUnavailableError("the server changes again and again.")
             # Stamps read since it was added are from before it. Its push is an echo, which invalidates nothing here.
             self._remote.stamps.forget(*what.groups)
+            self.sent(what, before)  # first: interrupted while it waits for replicas, all of it is still pending
             for name, when in batch:
                 self._guard.do(lambda name=name, when=when: self._drop(name, when))  # type: ignore[misc]
-            self.sent(what, before)
             self.replayed += len(batch)
             self._tidy()
         finally:
@@ -187,7 +206,7 @@ class PendingInvalidations:
             for name in [*self.pending, *self._unconfirmed]:  # added meanwhile: its line may be gone
                 self._write(name)
 
-    def _drop(self, name: tuple[str, str], when: float) -> None:
+    def _drop(self, name: tuple[str, str], when: Waiting) -> None:
         if self.pending.get(name) == when:  # else it was added again, perhaps after Redis had carried it out
             del self.pending[name]
 
@@ -226,11 +245,12 @@ class PendingInvalidations:
     def _add_unconfirmed(self, names: Iterable[tuple[str, str]]) -> None:
         for name in names:
             if len(self._unconfirmed) >= self._limit and name not in self._unconfirmed:
-                self._unconfirmed = {}
-                name = ALL
+                self._write(ALL)
+                self._unconfirmed = self._everything(self._unconfirmed)
+                continue
             if name not in self._unconfirmed:
                 self._write(name)
-            self._unconfirmed[name] = self._clock()
+            self._unconfirmed[name] = self._anew(self._unconfirmed, name)
         self._reporter.report("unheard", f"fewer than {self._replicas} replicas acknowledged an invalidation.")
 
     def on_new_server(self, new: NewServer) -> None:

@@ -209,20 +209,54 @@ def test_pending_invalidations_are_sent_before_anything_is_read(
     channel.let_go()
 
 
-def test_the_same_one_is_pending_once(own_server: Server, open_cache: OpenCache) -> None:
-    """A name invalidated again while it waits is kept once, in its latest form, with the oldest one's age."""
-    cache = open_cache()
+@pytest.mark.parametrize("limit", [3, 2])
+def test_the_same_one_is_pending_once(limit: int, own_server: Server, open_cache: OpenCache) -> None:
+    """A name invalidated again while it waits is kept once, and has waited since the first time; so has everything,
+    which waits in place of too many.
+    """
+    cache = open_cache(max_pending_invalidations=limit)
     connect(cache)
     own_server.kill()
-    for _ in range(50):
+
+    def age() -> float:
         cache.invalidate_key("a:key:n1")
         cache.invalidate_key("a:key:n2")
         cache.invalidate("b")
-    assert cache.stats().pending_invalidations == 3
-    first = cache.stats().oldest_pending
-    wait_until(lambda: (cache.stats().oldest_pending or 0) > (first or 0), PATIENCE, "time to pass")
+        return cache.stats().oldest_pending or 0
+
+    first = age()
+    wait_until(lambda: age() >= first + 0.5, PATIENCE, "half a second of waiting")
+    assert cache.stats().pending_invalidations == (3 if limit == 3 else 1)
     own_server.start()
     wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+
+
+def test_what_is_interrupted_while_it_waits_for_replicas_is_pending(
+    own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's time limit while pending invalidations are sent: whether replicas have them is not known yet."""
+
+    class TimeLimit(BaseException):
+        """As Celery's or RQ's."""
+
+    def interrupted(*args: object) -> bool:
+        raise TimeLimit
+
+    cache = open_cache(invalidate_wait=1)
+    connect(cache)
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    channel = Pause(monkeypatch, cache.engine.channel, "_connect_and_listen")
+    own_server.kill()
+    channel.wait()  # nothing is replayed by itself
+    cache.invalidate_key("a:key:n1")
+    own_server.start()
+    with monkeypatch.context() as limited:
+        limited.setattr(RedisStore, "acknowledged", interrupted)
+        with pytest.raises(TimeLimit):
+            recovery.send()
+    assert [name for _, name in recovery.pending] == [cache.space.full("a:key:n1")]
+    channel.let_go()
 
 
 @pytest.mark.parametrize("limit", [1, 10])
