@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import shlex
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 import redis
 
 from aikcache import Cache
+from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.sentinel import OPS, SERVICE, Topology, configuration
 
@@ -124,6 +128,48 @@ def test_what_a_session_store_needs_is_allowed(deployed: Topology) -> None:
         assert client.ask("HGET", "aikernel:keyring", "g") is None
         for other in ("aikernel:v1:thing", "aikernel:keyrings", "other"):
             assert "NOPERM" in str(client.ask("HGET", other, "f"))
+
+
+def full(server: Server) -> None:
+    """From now on no file of it may grow."""
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+
+
+def refusal(topology: Topology, server: Server, *command: str) -> str:
+    """Why a server does not do this."""
+    try:
+        topology.ask(server, *command)
+    except RemoteUnavailableError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody changes another process's limits")
+@pytest.mark.parametrize("profile", ["redis.conf", "durable.conf"])
+def test_a_server_that_cannot_write_its_log_acknowledges_nothing(profile: str, binary: Path, tmp_path: Path) -> None:
+    """A primary refuses writes; a replica ends itself, or `WAIT` would count what it keeps in memory alone."""
+    start = tmp_path / binary.name
+    start.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shlex.quote(str(binary))} \"$@\"\n")  # writing fails instead
+    start.chmod(0o700)
+    config = *configuration(profile), "min-replicas-max-lag 60", "crash-log-enabled no"
+    with Topology(binary=start, replicas=1, sentinels=0, config=config) as topology:
+        primary, replica = topology.servers
+        free = resource.prlimit(primary.pid, resource.RLIMIT_FSIZE)
+
+        def write() -> str:
+            return refusal(topology, primary, "SET", "k", "v")
+
+        def ended() -> bool:
+            write()
+            return "no answer" in refusal(topology, replica, "PING")
+
+        full(primary)
+        wait_until(lambda: "MISCONF" in write(), WITHIN, "the primary to refuse")
+        resource.prlimit(primary.pid, resource.RLIMIT_FSIZE, free)
+        wait_until(lambda: not write(), WITHIN, "writes to be taken again")
+        full(replica)
+        wait_until(ended, WITHIN, "the replica's end")
+        wait_until(lambda: "NOREPLICAS" in write(), WITHIN, "the primary to miss it")
 
 
 @pytest.mark.parametrize("user", NAMES)
