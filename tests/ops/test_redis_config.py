@@ -163,6 +163,11 @@ def test_a_server_that_cannot_write_its_log_acknowledges_nothing(profile: str, b
             write()
             return "no answer" in refusal(topology, replica, "PING")
 
+        def settled() -> bool:
+            said = topology.ask(replica, "INFO").decode()
+            return "master_link_status:up" in said and "aof_rewrite_in_progress:0" in said
+
+        wait_until(settled, WITHIN, "the replica to have its copy")  # which it could not store afterwards
         full(primary)
         wait_until(lambda: "MISCONF" in write(), WITHIN, "the primary to refuse")
         resource.prlimit(primary.pid, resource.RLIMIT_FSIZE, free)
