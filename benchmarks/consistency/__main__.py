@@ -75,8 +75,8 @@ class Outcome:
             f"reads:          {v.reads} ({_counts(v.read_ways)})",
             f"changes:        {v.changes} records",
             f"invalidations:  {sum(v.invalidations.values())} ({_counts(v.invalidations)})",
-            f"kept for Redis: {v.kept}, told after {_ages(v.late)}; unknown (killed while telling): {v.unknown}, "
-            f"refused: {v.refused}",
+            f"kept for Redis: {v.kept}, acknowledged after {_ages(v.late)}; unknown (killed while sending): "
+            f"{v.unknown}, refused: {v.refused}",
             f"faults:         {sum(self.faults.values())} ({_counts(self.faults)})",
             f"stale, live:    {_ages(v.stale_live)}",
             f"stale, cut:     {_ages(v.stale_cut)}",
@@ -89,7 +89,7 @@ class Outcome:
         if self.options.topology == "one":
             return []
         v = self.verdict
-        lines = [f"takeovers:      {len(v.takeovers)}, told again {v.again}, lost with their process {v.lost}"]
+        lines = [f"takeovers:      {len(v.takeovers)}, sent again {v.again}, lost with their process {v.lost}"]
         for name in sorted({takeover.name for takeover in v.takeovers}):
             lines.append(f"  {name:<14}{_ages([t.named - t.began for t in v.takeovers if t.name == name])} until known")
         return [*lines, f"  met after     {_ages(v.met)}", f"  in use after  {_ages(v.used)}"]
@@ -106,9 +106,9 @@ class Outcome:
             "faults": self.faults,
             "stale_live": _summary(v.stale_live),
             "stale_cut": _summary(v.stale_cut),
-            "told_late": _summary(v.late),
+            "acknowledged_late": _summary(v.late),
             "takeovers": [{"name": t.name, "known_after": t.named - t.began} for t in v.takeovers],
-            "told_again": v.again,
+            "sent_again": v.again,
             "lost": v.lost,
             "met_after": _summary(v.met),
             "used_after": _summary(v.used),
@@ -235,7 +235,7 @@ def _end(stage: Stage) -> list[str]:
         while (pending := worker.ask("pending")) and clock() < deadline:
             _sleep(0.1)
         if pending:
-            wrong.append(f"worker {worker.plan.name} still keeps {pending} invalidations that Redis could be told")
+            wrong.append(f"worker {worker.plan.name} still has {pending} invalidations that Redis could acknowledge")
     _sleep(CALM)
     for worker in stage.workers:
         worker.ask("last")

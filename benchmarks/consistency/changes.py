@@ -113,7 +113,9 @@ def _acknowledged(verdict: Verdict, kept: float, histories: Events, way: str) ->
                 break
             verdict.unknown += 1  # killed while sending: it was sent, but when is not known
             return inf, name
-    verdict.violate("never told", f"worker {names[0]}: an invalidation ({way}) kept at {kept:.3f} was never told")
+    verdict.violate(
+        "never acknowledged", f"worker {names[0]}: an invalidation ({way}) kept at {kept:.3f} was never acknowledged"
+    )
     return inf, names[0]
 
 

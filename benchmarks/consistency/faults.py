@@ -80,7 +80,7 @@ class Worker:
         self._start()
 
     def ask(self, *request: object) -> Any:
-        """Tell it something, and wait for its answer. Raises what says that it hangs, or has ended."""
+        """Send it a command, and wait for its answer. Raises what says that it hangs, or has ended."""
         pipe: Connection = self.pipe
         pipe.send(request)
         if not pipe.poll(PATIENCE):
@@ -250,7 +250,7 @@ def stop_worker(stage: Stage, slot: int) -> Iterator[float]:
 
 
 def silence_channel(stage: Stage, slot: int) -> Iterator[float]:
-    """One worker's channel hears nothing, while its other connections work."""
+    """One worker's channel receives nothing, while its other connections work."""
     seconds = stage.random.choice((0.5, 2.0, stage.max_staleness * 2 + 4.0))
     with stage.note("silence-channel", slot):
         stage.workers[slot].pipe.send(("silence", seconds))

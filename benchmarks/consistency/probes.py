@@ -91,8 +91,8 @@ class Probes:
         self._silent_until = until
 
     def _channel_live(self, original: Function) -> Function:
-        def channel_live(hearing: InvalidationListener, *, emptied: bool, alive_at: float) -> None:
-            original(hearing, emptied=emptied, alive_at=alive_at)
+        def channel_live(listener: InvalidationListener, *, emptied: bool, alive_at: float) -> None:
+            original(listener, emptied=emptied, alive_at=alive_at)
             if emptied:
                 self._log.event("live")
             self._log.event("alive", as_of=alive_at)
@@ -100,9 +100,9 @@ class Probes:
         return channel_live
 
     def _channel_lost(self, original: Function) -> Function:
-        def channel_lost(hearing: InvalidationListener) -> None:
+        def channel_lost(listener: InvalidationListener) -> None:
             self._log.event("lost")
-            original(hearing)
+            original(listener)
 
         return channel_lost
 
@@ -138,9 +138,9 @@ class Probes:
         return on_new_server
 
     def _install(self, original: Function) -> Function:
-        def install(cluster: Cluster, told: Any) -> None:
+        def install(cluster: Cluster, reported: Any) -> None:
             before = cluster.topology
-            original(cluster, told)
+            original(cluster, reported)
             after = cluster.topology
             if after is not None and (before is None or before.owners != after.owners):
                 owners = Counter(port for _, port in after.owners.values())
@@ -179,7 +179,7 @@ class Probes:
                 looked = clock()
                 if recovery.replayed == before or len(recovery):
                     looked = None
-            finally:  # all that was kept until `looked` has been told; None: not all, or nothing is known of it
+            finally:  # all that was kept until `looked` is acknowledged; None: not all, or nothing is known of it
                 self._log.event("settled", kept_until=looked)
 
         return send
@@ -322,9 +322,9 @@ def _emptied() -> None:
     """What is held stays when the channel is made anew, whatever was ended in between."""
 
     def wrap(original: Function) -> Function:
-        def channel_live(hearing: InvalidationListener, *, emptied: bool, alive_at: float) -> None:
-            hearing._owner.stamps.trusted = True
-            original(hearing, emptied=False, alive_at=alive_at)
+        def channel_live(listener: InvalidationListener, *, emptied: bool, alive_at: float) -> None:
+            listener._owner.stamps.trusted = True
+            original(listener, emptied=False, alive_at=alive_at)
 
         return channel_live
 

@@ -1,6 +1,6 @@
 """Servers that answer what is read and refuse what is written, while the checker's workers are at work.
 
-Nothing else is done to a server meanwhile, nor was shortly before: so whatever its workers could not tell it then was
+Nothing else is done to a server meanwhile, nor was shortly before: so whatever its workers could not send it then was
 refused, and not late for another reason.
 """
 
@@ -48,7 +48,7 @@ def noreplicas(server: Server, client: Any) -> Any:
 
 @contextmanager
 def readonly(server: Server, client: Any) -> Iterator[None]:
-    """It is made a replica, and who reads from it is not told."""
+    """It is made a replica, and clients that read from it get no error."""
     client.replicaof(*NO_PRIMARY)
     try:
         yield
@@ -61,7 +61,7 @@ def misconf(server: Server, client: Any) -> Iterator[None]:
     """It cannot save its data: a directory stands where the file belongs.
 
     On a busy machine it may count as gone meanwhile. A replica that cannot save ends itself at the first write of its
-    new primary, unless it is told to ignore that.
+    new primary, unless it is configured to ignore that.
     """
     file = server.directory / "dump.rdb"
     file.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ def faults(site: Site) -> dict[str, Fault]:
 
 
 def kill(site: Site, stage: Stage) -> Iterator[float]:
-    """SIGKILL, half the time after its replicas heard nothing for a moment; it comes back later."""
+    """SIGKILL, half the time after its replicas received nothing for a moment; it comes back later."""
 
     def fail(shard: int, old: Server) -> Iterator[float]:
         deaf = site.replicas(shard) if stage.random.random() < 0.5 else []

@@ -178,9 +178,9 @@ class _Checker:
             f"worker {story.name} read record {read.record} at version {read.version} by {READ_WAYS[read.way]}, "
             f"from {read.began - start:.4f} to {read.ended - start:.4f}, {by * 1000:.1f} ms too old a view: version "
             f"{missed.version} by worker {missed.process} was committed at {missed.committed - start:.4f}, its "
-            f"invalidation ({missed.way}) returned at {missed.returned - start:.4f}, Redis was told at "
+            f"invalidation ({missed.way}) returned at {missed.returned - start:.4f}, Redis acknowledged it at "
             f"{missed.acknowledged - start:.4f}; the channel is undisturbed since "
-            f"{story.disturbed.over_since(read.began) - start:.4f}, and vouched as of "
+            f"{story.disturbed.over_since(read.began) - start:.4f}, and valid until "
             f"{story.delivered_until(read.began) - start:.4f}. Meanwhile: {', '.join(meanwhile) or 'nothing'}; "
             f"and in the process: {story.around(missed.committed - 2.0, read.ended, start)}",
         )

@@ -33,7 +33,7 @@ READ_WAYS = ("call", "many", "batch", "peek", "refresh", "after", "last")
 WRITES = {"many": 0.02, "few": 0.002}
 """The share of operations that change records: what is changed often is repaired before anybody sees that it is old."""
 READER = 0
-"""The slot whose worker changes nothing, so no error of its own tells it of a fault."""
+"""The slot whose worker changes nothing, so no error of its own shows it a fault."""
 TTL = 600.0
 TICK, STALL = 0.02, 0.1
 """Seconds between two looks at the clock, and how late one of them is when the process has stalled."""

@@ -1,4 +1,4 @@
-"""The rules: what promtool thinks of them, when they fire, and whether somebody who was woken is told what to do."""
+"""The rules: what promtool thinks of them, when they fire, and whether somebody who was woken finds what to do."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ def cases() -> list[str]:
 
 def undocumented(text: str) -> list[str]:
     """The metrics of which docs/metrics.md has no line with this kind, labels and meaning, and its other lines."""
-    told = set(re.findall(r"^\| `aikernel\w+` \|.*", text, re.MULTILINE))
+    documented = set(re.findall(r"^\| `aikernel\w+` \|.*", text, re.MULTILINE))
     labels = {one.name: ", ".join(f"`{label}`" for label in one.labels) for one in INSTRUMENTS}
     emitted = {f"| `aikernel{one.name}` | {one.kind} | {labels[one.name]} | {one.help} |" for one in INSTRUMENTS}
-    return [f"docs/metrics.md: {'wrong' if line in told else 'missing'}: {line}" for line in sorted(told ^ emitted)]
+    return [
+        f"docs/metrics.md: {'wrong' if one in documented else 'missing'}: {one}" for one in sorted(documented ^ emitted)
+    ]
 
 
 def unexplained(runbook: str) -> list[str]:

@@ -11,8 +11,8 @@ await build({
   define: { 'process.env.NODE_ENV': '"production"', global: 'window' },
   loader: { '.svg': 'text', '.png': 'dataurl', '.woff': 'empty', '.woff2': 'dataurl', '.ttf': 'empty' },
 });
-const told = readFileSync(seen, 'utf8').replaceAll('<', '\\u003c');
-const script = `<script>window.seen = ${told}; window.theme = location.hash.slice(1)</script>`;
+const data = readFileSync(seen, 'utf8').replaceAll('<', '\\u003c');
+const script = `<script>window.seen = ${data}; window.theme = location.hash.slice(1)</script>`;
 writeFileSync('page.html', `<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="page.css"><body style="margin:0"><div id="root"></div>${script}<script src="page.js"></script>`);
 const executablePath = execSync('command -v chromium').toString().trim();
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });

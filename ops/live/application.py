@@ -97,7 +97,7 @@ class Visitors:
             place = random.randrange(len(self._cookies))
             try:
                 self._cookies[place] = self._visit(self._cookies[place])
-            except SessionUnavailableError:  # this visitor is told so, and comes again
+            except SessionUnavailableError:  # this visitor gets an error, and comes again
                 continue
 
     def _visit(self, cookie: str | None) -> str | None:

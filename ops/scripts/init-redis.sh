@@ -14,16 +14,16 @@ deadline=$(($(date +%s) + WAIT))
 primary=${PRIMARY:-}
 why="Fewer than $QUORUM of the Sentinels $SENTINELS answer"
 while [ -z "$primary" ]; do
-    if told=$(told_by_sentinels); then
+    if reported=$(reported_by_sentinels); then
         # shellcheck disable=SC2086  # four words
-        set -- $told
+        set -- $reported
         if [ "$4" != "$SELF" ]; then
             primary=$4
             break
         elif [ "$3" = 1 ]; then
             why="The Sentinels still name $SELF, and are about to promote another server"
         elif [ ! -e "$DATA/initialized" ] && [ "$2" != 0 ]; then
-            # The replicas hold the data, and would be told to drop it. One of them is to be promoted first.
+            # The replicas hold the data, and would have to drop it. One of them is to be promoted first.
             why="The volume of $SELF is new, it is the primary for the Sentinels, and they know $2 replicas"
         else
             primary=$SELF

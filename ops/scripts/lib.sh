@@ -9,7 +9,7 @@
 #   SECRETS     a directory with a file for each password: cache, session, monitor, replication, sentinel, operator (the
 #               users of users.acl) and sentinels (the Sentinels' own). Where NAME.previous is there as well, both are
 #               accepted: that is how a password is changed without a refused call. The scripts try both too, for the
-#               server may not have been told of the new one yet.
+#               server may not have the new one yet.
 #   CONFIG      the directory of redis.conf, durable.conf, sentinel.conf and users.acl
 #   DATA        the volume
 #   SERVICE     the name of the primary with the Sentinels (aikcache)
@@ -82,10 +82,10 @@ field() { awk -v name="$1" 'found { print; exit } $0 == name { found = 1 }'; }
 # fact NAME: the value of NAME in INFO
 fact() { tr -d '\r' | sed -n "s/^$1://p"; }
 
-# What the Sentinels say: "EPOCH REPLICAS BUSY HOST:PORT" of the one with the newest configuration, from at least a quorum
+# What the Sentinels report: "EPOCH REPLICAS BUSY HOST:PORT" of the one with the newest configuration, from at least a quorum
 # of them; BUSY is 1 while one of them carries out a failover. A Sentinel that was away may still name an old primary,
 # but never with the newest epoch.
-told_by_sentinels() {
+reported_by_sentinels() {
     for sentinel in $SENTINELS; do
         reply=$(ask "$sentinel" sentinels SENTINEL MASTER "$SERVICE") || continue
         case $(echo "$reply" | field flags) in *failover_in_progress*) busy=1 ;; *) busy=0 ;; esac

@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 ask "$OWN" "$1" PING >/dev/null && exit
-# A refusal and silence both fail. They are told apart by what the server says to somebody without a password.
+# A refusal and silence both fail. What distinguishes them is what the server says to somebody without a password.
 where=$OWN
 # shellcheck disable=SC2086  # a list of words
 reply=$(timeout 3 env -u REDISCLI_AUTH "$CLI" -h "${where%:*}" -p "${where##*:}" \

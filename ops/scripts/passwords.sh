@@ -35,7 +35,7 @@ redis)
     "$here/users.sh"
     # It ends connections, on Redis 7.0 those of all users, the replicas' too: until they are back the primary would
     # refuse writes for want of them. It takes some meanwhile that only it has, for a second or two. A replica has to be
-    # back before the next one is told, or the primary would have none.
+    # back before the next one loads its users, or the primary would have none.
     before=$(online)
     least=$(ask "$OWN" operator CONFIG GET min-replicas-to-write | sed -n 2p)
     if [ "$before" -gt 0 ] && [ "${least:-0}" != 0 ]; then

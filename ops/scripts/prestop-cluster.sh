@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 deadline=$(($(date +%s) + WAIT))
-why="It does not tell its role"
+why="It does not report its role"
 again=0
 while :; do
     info=$(ask "$OWN" monitor INFO replication) || info=

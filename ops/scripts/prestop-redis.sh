@@ -10,37 +10,37 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 role() { ask "$1" monitor INFO replication | fact role; }
 
-# A role that is not told is none: a primary that is asked in vain (it is busy, a password is wrong) has to hand over too.
+# A role that is not reported is none: a primary that is asked in vain (it is busy, a password is wrong) has to hand over too.
 deadline=$(($(date +%s) + WAIT))
 said=
 until own=$(role "$OWN") && [ "$own" ]; do
-    [ "$(date +%s)" -lt "$deadline" ] || die "$SELF has not told its role within $WAIT seconds: it stops without a failover."
-    [ "$said" ] || say "$SELF does not tell its role. It is asked again."
+    [ "$(date +%s)" -lt "$deadline" ] || die "$SELF has not reported its role within $WAIT seconds: it stops without a failover."
+    [ "$said" ] || say "$SELF does not report its role. It is asked again."
     said=1
     sleep 1
 done
 [ "$own" = master ] || exit 0
-told=$(told_by_sentinels) || die "No quorum of Sentinels: $SELF stops without a failover."
-[ "${told##* }" = "$SELF" ] || exit 0
-again=0 unheard=
+reported=$(reported_by_sentinels) || die "No quorum of Sentinels: $SELF stops without a failover."
+[ "${reported##* }" = "$SELF" ] || exit 0
+again=0 unanswered=
 ask "$OWN" operator CLIENT PAUSE "$((WAIT * 1000))" WRITE >/dev/null || die "$SELF does not let writes be paused."
 trap 'ask "$OWN" operator CLIENT UNPAUSE >/dev/null || :' EXIT
 while now=$(date +%s) && [ "$now" -lt "$deadline" ]; do
-    if told=$(told_by_sentinels) && [ "${told##* }" != "$SELF" ] && [ "$(role "${told##* }")" = master ]; then
-        say "${told##* } has taken over from $SELF."
+    if reported=$(reported_by_sentinels) && [ "${reported##* }" != "$SELF" ] && [ "$(role "${reported##* }")" = master ]; then
+        say "${reported##* } has taken over from $SELF."
         trap - EXIT
         exit 0
     fi
     if [ "$now" -ge "$again" ]; then
         again=$((now + 10))
         for sentinel in $SENTINELS; do
-            case " $unheard " in *" $sentinel "*) continue ;; esac
+            case " $unanswered " in *" $sentinel "*) continue ;; esac
             ask "$sentinel" sentinels SENTINEL FAILOVER "$SERVICE" >/dev/null && break
             # It may see no replica that is fit: then another is asked. But two failovers at once promote two replicas: none
             # is begun beside one that is under way, or may be.
             case $refusal in
             *INPROG*) break ;;
-            "") unheard="$unheard $sentinel" && break ;;
+            "") unanswered="$unanswered $sentinel" && break ;;
             esac
         done
     fi

@@ -15,8 +15,8 @@ if [ "$(get role)" = slave ]; then
     [ "$(get master_link_status)" = up ] || die "$SELF has no link to its primary."
     [ "$(get master_sync_in_progress)" = 0 ] || die "$SELF is copying its primary's data."
 fi
-told=$(told_by_sentinels) || exit 0
-primary=${told##* }
+reported=$(reported_by_sentinels) || exit 0
+primary=${reported##* }
 case $(get role)$([ "$primary" = "$SELF" ] && echo " named") in
 "master named") ;;
 slave)

@@ -430,7 +430,7 @@ def test_a_primary_with_an_unknown_role_does_not_stop_silently(running: Fleet) -
         done = primary.run("prestop-redis.sh", WAIT="1")
         asked = subprocess.Popen(**replica.call("prestop-redis.sh", WAIT="120"), text=True, stderr=subprocess.PIPE)
         assert asked.stderr is not None
-        assert "does not tell its role" in asked.stderr.readline()
+        assert "does not report its role" in asked.stderr.readline()
     finally:
         (running.secrets / "monitor").write_text(running.passwords["monitor"])
     assert done.returncode == 1
@@ -462,7 +462,7 @@ def change(fleet: Fleet) -> None:
 
 
 def test_a_sentinel_shows_no_password_that_would_be_refused(half_changed: Fleet) -> None:
-    """Its links would be refused for good. The script says which server has to be told first, and changes nothing."""
+    """Its links would be refused for good. The script says which server has to have it first, and changes nothing."""
     sentinel, (primary,) = half_changed.sentinels[0], half_changed.primaries()
     done, began = sentinel.run("passwords.sh", "sentinel"), time.monotonic()
     assert done.returncode == 1
