@@ -195,6 +195,8 @@ class Commit:
             if session.permanence_changed:
                 pairs += ["~p", "1" if session.permanent else "0"]
                 anew, lasting = "created", self._store.lasting(permanent=session.permanent)
+                if view.record.subject is not None and not session.cleared:  # its index must outlive it
+                    calls = [self._records.index(view.record.subject, view.name, lasting)]
             if session.bound is not None:
                 meta, subject = self._subject(view.cipher, view.name, None)
                 pairs += meta

@@ -626,6 +626,17 @@ def test_another_permanence_counts_beside_a_new_id(open_store: Open, client: Any
     assert (store.commit(session), held(store, after.value)) == (Drop(), {})
 
 
+def test_a_session_that_becomes_permanent_is_listed_for_as_long(open_store: Open, client: Any) -> None:
+    """Its subject's index would expire before it otherwise, and `end_all` no longer find it."""
+    store = open_store(permanent_timeout=1_000_000)
+    session = store.open(logged_in(store, "user", a=1))
+    assert session["a"] == 1
+    session.permanent = True
+    assert isinstance(store.commit(session), Set)
+    (index,) = client.keys("shop:subject:*")
+    assert client.pttl(index) > 999_000_000
+
+
 def test_a_write_prolongs_no_session_beyond_its_end(open_store: Open, client: Any) -> None:
     """Beyond the idle time while that ends first; and a mark of a process with other times does not stay."""
     store = open_store(idle_timeout=1000, absolute_timeout=1500, touch_every=100)
