@@ -80,12 +80,15 @@ class Block:
         _open.set(tuple(block for block in _open.get() if block is not self and not block.done))
         self.done = True  # before the names are taken: see `add`
         if self._names:
-            what, outer = joined(list(self._names)), blocks(self.owner)[-1:]
-            (outer[0].add if outer else self._invalidate)(what)
+            self._hand_on(joined(list(self._names)))
             self._names.clear()
         if id(self) in self.owner.waiting:
             self.owner.turn_away(id(self), frozenset())
         self.net = None
+
+    def _hand_on(self, what: Invalidation) -> None:
+        outer = blocks(self.owner)[-1:]
+        (outer[0].add if outer else self._invalidate)(what)
 
     def add(self, what: Invalidation) -> None:
         """Invalidate this too when the block ends."""
@@ -97,7 +100,8 @@ class Block:
         if not concerns <= self._concerns:
             self.owner.turn_away(id(self), self._concerns | concerns)
             self._concerns |= concerns
-        if self.done:  # another thread has finished it meanwhile
+        if self.done:  # another thread has finished it meanwhile, and may have cleared these names unread
+            self._hand_on(what)
             self.finish()
 
     @property

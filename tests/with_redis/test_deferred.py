@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from aikcache import Cache
+from aikcache._engine.deferred import Block
+from aikcache._keys.patterns import Invalidation
 from aikcache._remote.store import RedisStore
 
 from ._workers import PATIENCE, PATIENT, Background, connect
@@ -170,6 +172,48 @@ def test_contexts_do_not_mix(cache: Cache) -> None:
     cache.invalidate_tags("things")
     assert not held(cache)
     context.run(block.__exit__, None, None, None)
+
+
+def test_what_another_thread_adds_while_the_block_ends_is_invalidated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes too late for what the block sends, and before the block forgets what it has sent."""
+    found, sending, added, ended = (threading.Event() for _ in range(4))
+    add = Block.add
+
+    def add_late(block: Block, what: Invalidation) -> None:
+        if threading.current_thread() is other:
+            found.set()
+            assert sending.wait(PATIENCE)
+        add(block, what)
+
+    with Cache() as cache:
+        cache.set("thing:get:box", "old")
+        cache.set("other:get:box", "old")
+        turn_away, invalidate = cache.engine.local.turn_away, cache._invalidate
+
+        def turn_away_late(block: int, groups: frozenset[str]) -> None:
+            if threading.current_thread() is other and groups:
+                added.set()
+                assert ended.wait(PATIENCE)
+            turn_away(block, groups)
+
+        def invalidate_meanwhile(what: Invalidation) -> None:
+            sending.set()
+            assert added.wait(PATIENCE)
+            invalidate(what)
+
+        monkeypatch.setattr(Block, "add", add_late)
+        monkeypatch.setattr(cache.engine.local, "turn_away", turn_away_late)
+        monkeypatch.setattr(cache, "_invalidate", invalidate_meanwhile)
+        other = threading.Thread(target=lambda: copied.run(cache.invalidate_key, "other:get:box"), daemon=True)
+        with cache.deferred():
+            copied = contextvars.copy_context()
+            cache.invalidate_key("thing:get:box")
+            other.start()
+            assert found.wait(PATIENCE)
+        ended.set()
+        other.join(PATIENCE)
+        assert cache.get_many(["thing:get:box", "other:get:box"]) == {}
+        assert cache.engine.local.waiting == {}
 
 
 def test_two_caches_do_not_mix(cache: Cache, redis_url: str, instance: str) -> None:
