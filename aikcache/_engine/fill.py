@@ -104,8 +104,8 @@ class Filler:
         if items:
             stored = remote_tier.remote.store([item for _, item in items])
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
-                if done:  # else the lease was lost, perhaps to an invalidation: it may be too old to be filed here
-                    result.attempt.token = None  # STORE has removed the lease: it need not be released any more
+                result.attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
+                if done:  # else perhaps lost to an invalidation: it may be too old to be filed here
                     self.wrote(result.attempt, len(frame))
                     self.fill_locally(result)
 

@@ -30,7 +30,8 @@ def run_uncached(batch: Batch, places: Sequence[int]) -> Steps[None]:
 def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: bool = True) -> Steps[list[Result]]:
     """Run the function for these, and store its results where that is allowed; leases are extended meanwhile.
 
-    `rescue`: if it fails, a stale value may answer. `missed`: for calls, which count as misses.
+    `rescue`: if it fails, a stale value may answer. `missed`: for calls, which count as misses. The results are
+    returned, without those that should have been stored and could not be sent to Redis.
     """
     leases, remote, done = batch.leases(places), batch.engine.remote_tier, list[Result]()
     # `held` is looked up here, so that the `finally` begins with one call into C, which nothing can interrupt.
@@ -47,7 +48,7 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: b
             _store_and_land(batch, done)  # of the runs before the one that failed
             raise
         _store_and_land(batch, done)
-        return done
+        return [result for result in done if not (result.lasts and result.attempt.token)]  # a store uses the token up
     finally:
         kept_alive.pop(mine, None)  # left in, the leases would be extended for ever
         left = batch.leases(places)  # anew: a store has used some, `_detach` has handed others to the background

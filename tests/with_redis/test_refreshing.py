@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
+from aikcache import Cache
+from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 
-from ._workers import Database, Shop, Spec
+from ._workers import PATIENT, Database, Shop, Spec, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -43,3 +46,53 @@ def test_what_is_loaded_anew_while_redis_is_away_is_not_followed_by_the_older_va
         with shop.cache.refreshing():
             assert shop.get("box") == "new"
     assert shop.get("box") == "new"
+
+
+def send_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def store(store: RedisStore, items: object) -> list[bool]:
+        monkeypatch.undo()
+        raise RemoteUnavailableError("away")
+
+    monkeypatch.setattr(RedisStore, "store", store)
+
+
+def invalidate_another_tag(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.invalidate_tags("another")
+
+
+@pytest.mark.parametrize(
+    ("new", "meanwhile"),
+    [
+        ("new", send_nothing),
+        ("new", invalidate_another_tag),
+        ("much too large" * 100, lambda cache, monkeypatch: None),
+    ],
+    ids=["Redis fails", "a tag is invalidated", "too large"],
+)
+@pytest.mark.parametrize("in_block", [False, True], ids=["refresh", "block"])
+def test_what_could_not_be_stored_is_not_followed_by_the_older_value(
+    redis_url: str,
+    instance: str,
+    monkeypatch: pytest.MonkeyPatch,
+    new: str,
+    meanwhile: Callable[[Cache, pytest.MonkeyPatch], object],
+    in_block: bool,
+) -> None:
+    """The value that was to be replaced is gone, from this process and from Redis."""
+    given = ["old"]
+    with Cache(redis_url, instance=instance, max_value_bytes=1000, compress_min_bytes=10_000, **PATIENT) as cache:
+        connect(cache)
+
+        @cache.cached("p", tags=lambda result: [])
+        def value() -> str:
+            if given[0] == new:
+                meanwhile(cache, monkeypatch)
+            return given[0]
+
+        assert value() == value() == "old"
+        given[0] = new
+        with cache.refreshing() if in_block else nullcontext():
+            assert (value() if in_block else value.refresh()) == new
+        assert value.peek() is None
+        given[0] = "later"
+        assert value() == "later"
