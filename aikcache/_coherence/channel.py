@@ -22,6 +22,7 @@ Source: Redis, "Client-side caching in Redis", broadcasting mode.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,8 +36,8 @@ from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import MOST_GLOBS
 from aikcache._redis.majority import Address
-from aikcache._redis.pool import Pool
 from aikcache._redis.reply import Command, ErrorReply
+from aikcache._redis.sentinel_watch import is_push
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
 
@@ -53,28 +54,6 @@ LONGEST_NAME = 1 << 14
 """Bytes of a pushed name: all of aikcache's are shorter."""
 _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Replies to a write that do not say whether this server would accept one: its slot is, or is moving, elsewhere."""
-
-
-class OneServer:
-    """The heartbeats of a single server, or of the primary behind Sentinel."""
-
-    rest = HEARTBEAT
-
-    def __init__(self, connections: Pool, remote: RedisStore) -> None:
-        self.connections = connections
-        self.checked = connections.sentinels is not None
-        self.check = connections.check_heartbeat
-        self._probe = remote.commands.probe
-
-    @property
-    def heartbeat(self) -> Command:
-        return self.connections.heartbeat
-
-    def fast_heartbeat(self) -> bool:
-        return False
-
-    def probe(self, number: int) -> Command | None:
-        return self._probe()
 
 
 class Channel:
@@ -100,6 +79,7 @@ class Channel:
         self._connections = server.connections
         self._redirected = 0
         self._write_error: str | None = None  # of the last write; "" if it is a redirection
+        self._looked_at = -inf
         self._stamps = remote.stamps
         self._listener = listener
         self._reporter = reporter
@@ -326,7 +306,18 @@ class Channel:
             self._listener.channel_live(emptied=False, alive_at=min(self.alive_at, self._confirmed_at(connection)))
         else:
             self._report_write_error(connection)
+            if self._write_error == "READONLY" and self.alive_at - self._looked_at >= SILENCE:
+                self._looked_at = self.alive_at
+                self._look_for_primary()
         self._listener.send_pending()
+
+    def _look_for_primary(self) -> None:
+        """A replica answers, and the name in the URL may lead to its successor by now. No call connects meanwhile."""
+        before = self._connections.run_id
+        with contextlib.suppress(RemoteError):
+            self._connections.connect().close()
+        if self._connections.run_id != before:
+            raise RemoteUnavailableError("another server has taken its place")
 
     def _report_write_error(self, connection: Connection, *, connected: bool = False) -> None:
         """The server refuses writes: report it, and publish the invalidations that it did not get.
@@ -343,8 +334,3 @@ class Channel:
     def _confirmed_at(self, connection: Connection) -> float:
         """The time of the last evidence of a majority behind this connection's server."""
         return self._clock() - self._connections.age(connection)
-
-
-def is_push(message: Any) -> bool:
-    """Whether hiredis parsed this as a push: its own subclass of list, while PONG and stamps are bytes."""
-    return isinstance(message, list) and type(message) is not list

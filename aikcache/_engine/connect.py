@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aikcache._coherence.channel import Channel, OneServer
+from aikcache._coherence.channel import Channel
 from aikcache._coherence.cluster_channel import ClusterChannel
 from aikcache._coherence.journal import Journal
+from aikcache._coherence.one_server import OneServer
 from aikcache._coherence.pending import PendingInvalidations
 from aikcache._engine.engine import Backend, Engine
 from aikcache._engine.invalidation import InvalidationListener

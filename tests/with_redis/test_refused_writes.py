@@ -164,6 +164,23 @@ def test_refused_invalidations_reach_other_processes_before_the_bound_and_are_ke
     assert shelf.bind(open_cache())() == {NEW}
 
 
+def test_a_process_that_only_reads_finds_the_successor_of_a_server_that_became_a_replica(
+    own_server: Server, instance: str, tmp_path: Path
+) -> None:
+    """The name leads elsewhere, as after a failover by DNS, and the old server still answers, as a replica."""
+    name = tmp_path / "name"
+    name.symlink_to(own_server.socket)
+    refusal = Refusal("READONLY", own_server)
+    with Server() as successor, Cache(f"unix://{name}", instance=instance, **SETTINGS) as cache:
+        connect(cache)
+        name.unlink()
+        name.symlink_to(successor.socket)
+        refusal.begin()
+        wait_until(lambda: not cache.stats().coherent, PATIENCE, "the refusal")
+        wait_until(lambda: cache.stats().coherent, PATIENCE, "the successor")
+    refusal.close()
+
+
 def test_news_lost_with_a_channel_arrive_when_it_is_back(
     own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
