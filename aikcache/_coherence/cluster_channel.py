@@ -162,6 +162,8 @@ class ClusterChannel:
         self._finder = Daemon(self._find, "aikcache-channels")
         self._closed = self._finder.stopping
         self._wanted = False  # whether to listen to new primaries
+        self._former: list[_PrimaryChannel] = []  # to be closed
+        self._settled = False  # whether all channels were started, and the former ones closed
 
     @property
     def failure(self) -> str | None:
@@ -191,7 +193,7 @@ class ClusterChannel:
 
     def start(self) -> None:
         """Start listening to all primaries. Costs nothing if it has started; does not wait."""
-        if not self._wanted:
+        if not self._settled:  # not started, or a caller was interrupted in `primaries_changed`
             self._finder.start()
 
     def _find(self) -> None:
@@ -220,24 +222,29 @@ class ClusterChannel:
             topology = self.cluster.topology
             if self._closed.is_set() or topology is None:
                 return
-            kept, gone, new = {}, dict(self._by_address), []
+            kept, gone = {}, dict(self._by_address)
             for address in sorted(topology.primaries):
                 node = self.cluster.node(address)
                 primary = gone.get(address)
                 if primary is not None and primary.connections is node:
                     kept[address] = gone.pop(address)
                 else:
-                    kept[address] = primary = _PrimaryChannel(self, address, node)
-                    new.append(primary)
+                    kept[address] = _PrimaryChannel(self, address, node)
+            self._settled = False
+            self._former += gone.values()
             self._by_address = kept
+            former = [primary for primary in self._former if kept.get(primary.address) is not primary]
             for primary in gone.values():
                 self._before = [self._before[0] + primary.channel.connects, self._before[1] + primary.channel.pushes]
             self._report_state()
-        for primary in gone.values():
+        for primary in former:
             primary.channel.close(0.0)
             self.cluster.drop_view(primary.address)
-        for primary in new:
+        for primary in kept.values():
             primary.channel.start()
+        with self._lock:
+            if self._by_address is kept:  # else the later call settles what is left
+                self._former, self._settled = [], True
 
     def report(self, primary: _PrimaryChannel, alive_at: float | None) -> None:
         """A channel reports that it was alive at a time, or that it is not trusted (None)."""
@@ -264,9 +271,9 @@ class ClusterChannel:
             return
         self.alive_at = min(answered)
         emptied = self.live_since is None
-        if emptied:
-            self.live_since = self.clock()
         self.listener.channel_live(emptied=emptied, alive_at=self.alive_at)
+        if emptied:
+            self.live_since = self.clock()  # last, so that an interrupted report is repeated and empties
         refused = next((primary.refused for primary in self._by_address.values() if primary.refused is not None), None)
         if refused is not None:
             self.listener.channel_refused(refused)
@@ -280,7 +287,7 @@ class ClusterChannel:
 
     def forget(self) -> None:
         """Reset after a fork, in the child: threads and connections are the parent's."""
-        for primary in list(self._by_address.values()):
+        for primary in [*self._former, *self._by_address.values()]:
             primary.channel.forget()
         self.__init__(  # type: ignore[misc]
             self.cluster, self.remote, self.listener, self.reporter, self.clock
@@ -290,7 +297,7 @@ class ClusterChannel:
         """Stop all threads. Returns when they have ended, or after `wait` seconds."""
         self._closed.set()
         with self._lock:
-            channels = list(self._by_address.values())
+            channels = [*self._former, *self._by_address.values()]
         for primary in channels:
             primary.channel.close(0.0)
         deadline = time.monotonic() + wait
