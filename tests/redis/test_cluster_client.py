@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._settings.config import CacheConfig
+
+from .._interrupts import Stop, interrupt
 
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
@@ -58,3 +62,19 @@ def test_a_slot_that_goes_to_and_fro_is_no_reason_to_connect_for_each(cluster: C
     before = generations(cluster)
     cluster._install(view(A, A, A, B, C))
     assert generations(cluster) == before
+
+
+def test_a_redirection_whose_handling_was_interrupted_is_handled_the_next_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever an exception met the first attempt, the slot is not asked of its former owner for ever."""
+    monkeypatch.setattr(cluster, "refresh", lambda *given, **options: None)
+    for point in range(1, 1000):
+        slot, owner = point % 5, (A, B, C)[point % 3]
+        reached, _ = interrupt(point, lambda slot=slot, owner=owner: cluster.moved(slot, owner, A, inf), Stop)  # type: ignore[misc]
+        cluster.moved(slot, owner, A, inf)
+        assert cluster.topology is not None
+        assert cluster.topology.owners[slot] == owner
+        if not reached and point > 100:
+            return
+    pytest.fail("it does not end")

@@ -194,8 +194,10 @@ class Cluster:
 
     def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None:
         """Handle MOVED: `asked` says that a slot is at `address` now."""
-        reported = self._reported
-        if reported is not None and reported.owners.get(slot) != address:  # else another thread has handled it
+        reported, topology = self._reported, self.topology  # the map in use: an interruption may leave it behind
+        if (
+            reported is not None and topology is not None and topology.owners.get(slot) != address
+        ):  # else it was handled
             self._install(reported.moved(slot, address))  # at once: `refresh` rests if it has just run
             self.refresh(deadline, first=asked)
 
