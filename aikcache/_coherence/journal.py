@@ -110,9 +110,8 @@ class Journal:
                     self._forked = False
         if self._fd < 0:
             return
-        if self._size > MAX_BYTES:
-            self.clear()
-            name = _ALL
+        if self._size > MAX_BYTES + len(HEADER):
+            return  # read as everything already; were it emptied first, it would hold nothing for a moment
         line = json.dumps(name, separators=(",", ":")).encode() + b"\n"
         written = os.write(self._fd, line)
         self._size += written

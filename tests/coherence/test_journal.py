@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -177,6 +179,24 @@ def test_a_file_does_not_grow_without_bound(path: Path) -> None:
             journal.add(("keys", f"shop:v1:price:get:{number}"))
     assert path.stat().st_size < 1200
     assert ("groups", "*") in lines(path)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_file_means_everything_though_its_next_line_cannot_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies at any moment leaves a file that means everything."""
+
+    def refuse(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with closing(Journal(str(path), SPACE)) as journal:
+        while path.stat().st_size <= 1000 + len(HEADER):
+            journal.add(KEY)
+        with monkeypatch.context() as patch, contextlib.suppress(OSError):
+            patch.setattr(os, "write", refuse)
+            journal.add(KEY)
+    assert lines(path) == [("groups", "*")]
 
 
 def test_a_line_that_did_not_fit_on_the_disk_spoils_no_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
