@@ -37,7 +37,7 @@ class _Question:
         try:
             self._take(credentials.provider.get_credentials())
             credentials.renewed(self.password)
-        except Exception as error:  # the application's code, in a thread that no signal handler interrupts
+        except BaseException as error:  # the application's code (asyncio's CancelledError), in a thread of its own
             self.error = RemoteUnavailableError(f"the credential provider raised {type(error).__name__}.")
         finally:
             credentials.under_way.pop(_ONE, None)

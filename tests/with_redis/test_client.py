@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -136,15 +137,18 @@ def test_a_provider_that_hangs_holds_no_call(own_server: Server, instance: str) 
         go_on.set()
 
 
-def test_a_provider_that_raises_is_named_by_its_error_alone(own_server: Server, instance: str) -> None:
-    """What a provider raises is no application's affair, and its text may quote a token."""
+@pytest.mark.parametrize("kind", [LookupError, asyncio.CancelledError])
+def test_a_provider_that_raises_is_named_by_its_error_alone(
+    own_server: Server, instance: str, kind: type[BaseException]
+) -> None:
+    """What a provider raises is no application's affair, its text may quote a token, and no login is none to use."""
 
     class Raising(CredentialProvider):
         def get_credentials(self) -> tuple[str]:
-            raise LookupError(CANARY)
+            raise kind(CANARY)
 
     with Cache(f"unix://{own_server.socket}", instance=instance, credential_provider=Raising(), **PATIENT) as cache:
-        with pytest.raises(RemoteError, match="raised LookupError") as failed:
+        with pytest.raises(RemoteError, match=f"raised {kind.__name__}") as failed:
             cache.ping()
         assert CANARY not in shown(failed.value)
 
