@@ -57,7 +57,7 @@ def connect(engine: Engine) -> Backend:
         config, remote, engine.stamps, engine.reporter, engine.clock, engine.ready, engine.start_groups, engine.trust
     )
     fleet = None if config.metrics is None else _fleet(remote, config, config.metrics)
-    return Backend(remote, tier, StrongPath(tier), recovery, feed, fleet)
+    return Backend(remote, tier, StrongPath(tier, recovery, engine.events), recovery, feed, fleet)
 
 
 def _fleet(remote: RedisStore, config: CacheConfig, prefix: str) -> Fleet:

@@ -17,10 +17,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._codec.frame import Frame
-from aikcache._engine.fast_path import NOTHING, FastPathMiss
+from aikcache._concurrency import spans
+from aikcache._engine.events import Events
+from aikcache._engine.fast_path import NOTHING, READS, FastPathMiss
 from aikcache._engine.policy import Policy
 from aikcache._engine.versioned_store import MOST_BATCH_TAGS, VersionedStore
 from aikcache._keys.patterns import ANY_TAG, tag_group
@@ -30,14 +33,31 @@ from aikcache._remote.stamps import digest
 from aikcache._remote.store import pack_names
 from aikcache.errors import DecodeError, InvalidKeyError, RemoteError
 
+if TYPE_CHECKING:
+    from aikcache._coherence.pending import PendingInvalidations
+
+
+class Base(NamedTuple):
+    """What strong reads of a region have in common."""
+
+    packed_names: bytes
+    """Of its groups' stamps, as arguments of a command."""
+    reads: deque[float]
+    """For `Events`."""
+
 
 class StrongPath:
     """The strong reads of one cache."""
 
-    def __init__(self, remote_tier: VersionedStore) -> None:
+    def __init__(self, remote_tier: VersionedStore, recovery: PendingInvalidations, events: Events) -> None:
         self._remote_tier = remote_tier
+        self._recovery = recovery
+        self._events = events
         self._sealed = remote_tier.framer.seals  # then the PTTL is read as well
-        self._bases: dict[str, bytes] = {}  # by region: the names of its groups' stamps, packed
+        self._bases: dict[str, Base] = {}  # by region
+        self._latest: dict[
+            str, tuple[bytes, bytes]
+        ] = {}  # by region: the stamps of its groups, joined, and their digest
 
     def one(self, key: str, region: Region, tags: tuple[str, ...], policy: Policy, *, result_tags: bool) -> Any:
         """The value under a key, or `FastPathMiss`. `tags`: known before; `result_tags`: its result may name more."""
@@ -47,15 +67,17 @@ class StrongPath:
         more = [*map(tag_group, tags), *((ANY_TAG,) if result_tags else ())]
         name = key.encode()
         try:
-            self._remote_tier.ready()
-            if not self._remote_tier.trust.covers():
-                return NOTHING
+            # While the channel's word holds, it runs; so there is nothing to be ready for but what is to be sent first.
+            if self._recovery.pending or not self._remote_tier.trust.covers():
+                self._remote_tier.ready()
+                if not self._remote_tier.trust.covers():
+                    return NOTHING
             server_generation = stamps.server_generation
             base = self._bases.get(region.name)
             if base is None:
-                base = self._bases[region.name] = pack_names(map(remote.keyspace.stamp, region.groups))
-            packed_names = base + pack_names(map(remote.keyspace.stamp, more)) if more else base
-            answer = None if self._sealed else remote.consult(name, packed_names, len(region.groups) + len(more))
+                packed_names = pack_names(map(remote.keyspace.stamp, region.groups))
+                base = self._bases[region.name] = Base(packed_names, self._events.reads(region.name))
+            answer = None if self._sealed else self._consult(name, region, base, more)
             if answer is None:
                 (read,), found = remote.read([key], (*region.groups, *more))
                 answer = read._replace(stamps=found)
@@ -74,7 +96,7 @@ class StrongPath:
                 None in current or server_generation != stamps.server_generation
             ):  # of another server's values these stamps say nothing
                 return NOTHING
-            if digest(b"".join(current)) != frame.digest:  # type: ignore[arg-type]
+            if self._digest(region, b"".join(current)) != frame.digest:  # type: ignore[arg-type]
                 return FastPathMiss(Read(data, NOT_READ, found))
             value = policy.codec.decode(frame.codec, frame.payload, frame.schema)
         except RemoteError as error:
@@ -84,6 +106,38 @@ class StrongPath:
         region.counters.remote_hits += 1
         region.counters.bytes_read += len(data)
         return value
+
+    def _consult(self, name: bytes, region: Region, base: Base, more: list[str]) -> Read | None:
+        """Ask for the value and all stamps, and report the round trip, as `FastPath.one` does."""
+        remote, events = self._remote_tier.remote, self._events
+        packed_names = base.packed_names
+        if more:
+            packed_names += pack_names(map(remote.keyspace.stamp, more))
+        count = len(region.groups) + len(more)
+        started = perf_counter()
+        try:
+            if spans.active is None:
+                answer = remote.consult(name, packed_names, count)
+            else:
+                remote.connections.rest()  # no span of what is not sent
+                with spans.active.exchange("get", 1):
+                    answer = remote.consult(name, packed_names, count)
+        except RemoteError as error:
+            if events.timed and error.sent:
+                events.add("get", region.name, perf_counter() - started, type(error).__name__)
+            raise
+        if events.timed and answer is not None:
+            base.reads.append(perf_counter() - started)
+            if len(base.reads) >= READS:
+                events.report_reads(region.name, base.reads)
+        return answer
+
+    def _digest(self, region: Region, joined: bytes) -> bytes:
+        """The digest of a value's stamps; those of a region without tags are mostly the same."""
+        latest = self._latest.get(region.name)
+        if latest is None or latest[0] != joined:
+            latest = self._latest[region.name] = (joined, digest(joined))
+        return latest[1]
 
     def many(self, keys: Sequence[str], region: Region, policy: Policy) -> list[Any]:
         """As `one`, for many keys of a region: one round trip, and one more for the stamps of their tags."""

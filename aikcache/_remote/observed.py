@@ -35,12 +35,11 @@ T = TypeVar("T")
 
 
 def round_trip(
-    command: str, *, several: str | None = None, keyed: bool = True, maybe: bool = False
+    command: str, *, several: str | None = None, keyed: bool = True
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
     """Report the calls of a method that is one exchange.
 
     `keyed`: its first argument is the subject, a key or several; `several` is the command's name for more than one.
-    `maybe`: a result of None means that no exchange took place.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -65,8 +64,7 @@ def round_trip(
                 if error.sent:
                     report(name, about, perf_counter() - started, type(error).__name__)
                 raise
-            if answer is not None or not maybe:
-                report(name, about, perf_counter() - started, None)
+            report(name, about, perf_counter() - started, None)
             return answer
 
         return observed

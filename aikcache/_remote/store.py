@@ -116,7 +116,6 @@ class RedisStore:
             raise self._unexpected()
         return found, pttls or [NOT_READ] * len(names)
 
-    @round_trip("get", maybe=True)
     def consult(self, name: bytes, packed_names: bytes, count: int) -> Read | None:
         """A value and its `count` stamps, whose names are packed, by one prepared command; None: not possible."""
         data = b"%b*%d\r\n$4\r\nMGET\r\n%b" % (_GET % (len(name), name), count + 1, packed_names)
