@@ -139,6 +139,10 @@ class Decorators:
             )
             signature = Signature(fn, key=key, ignore=ignore, normalize=normalize)
             region = self._region(name, policy.codec.annotation, anew=anew)
+            shape = tuple(signature.quick_types().items()) if signature.plain else None
+            if None not in (shape, region.shape) and shape != region.shape:  # of one factory, but for other arguments
+                region = self._region(name, (policy.codec.annotation, shape))
+            region.shape = region.shape or shape
             call = CachedCall(fn, self._cache, region, signature, prefix, policy, tags)
             self._registry.note_tags(name, call.tags_begin)
             skips = None if skip_if is None else call.skips

@@ -69,6 +69,7 @@ class Region:
         "hits",
         "invalidated",
         "name",
+        "shape",
         "table",
         "tagged",
         "tier",
@@ -77,6 +78,7 @@ class Region:
     def __init__(self, name: str, expects: object = ANYTHING) -> None:
         self.name = name
         self.expects = expects  # the type of what its wrappers hand out without a look at it
+        self.shape: object = None  # the parameters, and their types, that its wrappers make keys of without a mark
         self.groups = groups_of(name, "")  # that every key of it is in
         self.table: dict[Hashable, Entry] = {}
         self.epoch = 0  # counts what forbids running fills

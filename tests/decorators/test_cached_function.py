@@ -253,6 +253,36 @@ class TestHits:
         g, _ = counting(Cache(), lambda x: "two")
         assert [f(1), g(1), f(1)] == ["one", "two", "one"]
 
+    @pytest.mark.parametrize(("kind", "arg", "other", "same"), [(int, 5, UUID, UUID(int=5)), (int, 1, bool, True)])
+    def test_functions_of_one_factory_for_other_types_share_no_entry(
+        self, cache: Cache, kind: type, arg: object, other: type, same: object
+    ) -> None:
+        """Each uses the values of its own type as they are: `5` and the int of a UUID would be one key of one table."""
+
+        def make(kind: Any) -> Any:
+            def f(x: Any) -> str:
+                return repr(x)
+
+            f.__annotations__["x"] = kind
+            return cache.cached("p")(f)
+
+        f, g, again = make(kind), make(other), make(kind)
+        for _ in range(2):
+            assert (f(arg), g(same), again(arg)) == (repr(arg), repr(same), repr(arg))
+        assert cache.stats().loads == 2
+
+    def test_functions_of_one_factory_that_ignore_other_parameters_share_no_entry(self, cache: Cache) -> None:
+        def make(ignored: str) -> Any:
+            @cache.cached("p", ignore=(ignored,))
+            def f(x: str = "", y: str = "") -> str:
+                return f"{x},{y}"
+
+            return f
+
+        f, g = make("x"), make("y")
+        for _ in range(2):
+            assert (f(y="a"), g(x="a")) == (",a", "a,")
+
 
 class TestTime:
     def test_an_entry_expires_after_its_ttl(self, cache: Cache, clock: FakeClock) -> None:
