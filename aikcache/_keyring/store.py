@@ -76,7 +76,12 @@ class RingStore:
 
     def read(self) -> Reading:
         time, flat = self._ask([("TIME",), ("HGETALL", self._name)])
-        return Reading(_milliseconds(time), dict(zip(flat[::2], flat[1::2], strict=True)))
+        try:
+            if type(time) is not list or set(map(type, flat)) - {bytes}:
+                raise TypeError
+            return Reading(_milliseconds(time), dict(zip(flat[::2], flat[1::2], strict=True)))
+        except (TypeError, ValueError, LookupError):  # else it would end the thread that learns of revocations
+            raise RemoteUnavailableError("the server's answer is no hash, or no time") from None
 
     def change(
         self, count: bytes | None, put: Mapping[bytes, bytes], drop: Iterable[bytes] = (), least: int = 0

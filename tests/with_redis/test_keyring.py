@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from aikcache._concurrency import thread
 from aikcache._keyring.store import Reading
+from aikcache._redis.pool import Pool
 from aikcache.errors import KeyRingError, RemoteError, SealError
 from aikcache.prometheus import CacheCollector
 from aikcache.sessions import KeyInfo, KeyRing
@@ -264,6 +265,26 @@ def test_nothing_is_made_because_of_an_error(open_ring: Open, client: Any) -> No
     client.delete(NAME)
     client.set(NAME, "text")
     refused(open_ring())
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [[[b"1", b"2"], odd] for odd in (5, None, b"gg", [b"g"], [5, b"x"])]
+    + [[odd, [b"g", b"1"]] for odd in (5, None, b"12", [b"1"], [b"x", b"2"])],
+)
+def test_an_answer_that_is_no_ring_is_an_error_of_the_server(
+    open_ring: Open, monkeypatch: pytest.MonkeyPatch, replies: list[object]
+) -> None:
+    """What is known opens, and the thread that watches the ring goes on, so it learns of revocations afterwards."""
+    ring = open_ring(refresh=0.01)
+    token = ring.seal(b"data", "p")
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "exchange", lambda *_: replies)
+        with pytest.raises(RemoteError):
+            ring.refresh()
+        wait_until(lambda: not ring.health().ok)
+        assert ring.unseal(token, "p") == b"data"
+    wait_until(lambda: ring.health().ok)
 
 
 def test_one_entry_that_does_not_open_is_left_out(open_ring: Open, client: Any) -> None:
