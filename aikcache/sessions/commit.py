@@ -35,8 +35,9 @@ from aikcache.sessions.session import Changes, Session, View
 if TYPE_CHECKING:
     from aikcache.sessions.store import SessionStore
 
-_FOLLOWED: Final = 4
 _MOVES: Final = 16
+"""How often a session may get a new id during one commit."""
+_RENEWED: Final = "the session got new ids all the while that it was written."
 _SUCCESSOR: Final = "~to"
 
 
@@ -185,7 +186,7 @@ class Commit:
     def _followed(self, view: View, changes: Changes, *, critical: bool) -> tuple[Outcome, View]:
         """Write to the session under its current id."""
         session, limits = self._session, self._records.limits
-        for _ in range(_FOLLOWED):
+        for _ in range(_MOVES):
             assert view.record is not None
             assert view.cipher is not None
             epoch = view.record.epoch + session.cleared
@@ -220,7 +221,7 @@ class Commit:
                 return outcome, view
             self._store.count("followed")
             view = next_view
-        return Outcome("ended", []), view
+        raise RemoteUnavailableError(_RENEWED)
 
     def _successor_of(self, view: View, outcome: Outcome) -> View | None:
         """The session's view under its new id."""
@@ -231,7 +232,7 @@ class Commit:
         return View("live", id, name_of(id), view.record, FieldCipher(self._ring, id))
 
     def _end(self, view: View) -> Cookie:
-        for _ in range(_FOLLOWED):
+        for _ in range(_MOVES):
             grace = str(self._records.limits.grace)
             call = self._records.session(scripts.END, view.name, self._token, grace)
             outcome = self._records.run([call], critical=True)
@@ -239,9 +240,9 @@ class Commit:
                 self._store.count("ended")
                 return Drop()
             if outcome.word != "to" or (next_view := self._successor_of(view, outcome)) is None:
-                break
+                return Keep()
             view = next_view
-        return Keep()
+        raise RemoteUnavailableError(_RENEWED)  # a logout that was not carried out is none
 
     # A session that gets a new id
 

@@ -403,6 +403,34 @@ def test_a_new_id_keeps_the_login_beside_it(store: SessionStore) -> None:
     assert (store.open(after.value).subject, len(store.sessions("user"))) == ("user", 1)
 
 
+@pytest.mark.parametrize("change", [Session.end, Session.clear, lambda session: session.update(late=True)])
+def test_a_request_follows_however_many_new_ids(store: SessionStore, change: Callable[[Session], Any]) -> None:
+    """Those that the session got while the request ran: a logout ends it under the last one, or is an error."""
+
+    def renewed(cookie: str, times: int) -> str:
+        for _ in range(times):
+            session = store.open(cookie)
+            session.regenerate()
+            after = store.commit(session)
+            assert isinstance(after, Set)
+            cookie = after.value
+        return cookie
+
+    def late(times: int) -> tuple[Session, str]:
+        cookie = begun(store, a=1)
+        session = store.open(cookie)
+        assert session["a"] == 1
+        change(session)
+        return session, renewed(cookie, times)
+
+    session, cookie = late(6)
+    assert (store.commit(session), held(store, cookie)) in ((Drop(), {}), (Keep(), {"a": 1, "late": True}))
+    session, cookie = late(20)
+    with pytest.raises(SessionUnavailableError):
+        store.commit(session)
+    assert held(store, cookie) == {"a": 1}
+
+
 def test_of_two_new_ids_at_once_one_counts(store: SessionStore) -> None:
     """Both requests' changes are under the one; the other sends no cookie. Of two logins both stand."""
     cookie = begun(store, a=1)
