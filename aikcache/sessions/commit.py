@@ -139,7 +139,9 @@ class Commit:
             whose = session.subject_of(like) or ""
             label = store.label_of(like.name, like.record.label)
             subject = store.subject_name(whose) if whose else like.record.subject
-        meta: list[str | bytes] = ["~s", subject, "~u", cipher.close("~u", 0, whose.encode())]
+        meta: list[str | bytes] = ["~s", subject]
+        if whose:  # else somebody else has written the subject, who cannot seal it
+            meta += ["~u", cipher.close("~u", 0, whose.encode())]
         if label is not None:
             meta += ["~l", self._ring.seal(label.encode(), "session-label", name.encode())]
         return meta, subject

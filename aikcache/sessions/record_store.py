@@ -108,7 +108,7 @@ class RecordStore:
 
     def index(self, subject: bytes, name: str, left: int) -> Call:
         """Files a session under its subject."""
-        return Call(scripts.INDEX, f"{self._prefix}subject:{subject.decode()}", (name, str(left)))
+        return Call(scripts.INDEX, f"{self._prefix}subject:{subject.decode('ascii', 'replace')}", (name, str(left)))
 
     def run(self, calls: Sequence[Call], *, critical: bool) -> Outcome:
         """Run scripts in this order; returns the last one's outcome."""

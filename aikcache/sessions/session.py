@@ -169,9 +169,15 @@ class Session(MutableMapping[str, Any]):
             subject: by which `SessionStore.sessions` and `end_all` find it, for example a user's id.
             label: what a list of devices shows of it.
             regenerate: False: the id stays, which lets anyone who knows it into the login.
+
+        Raises:
+            EncodeError: the subject or the label is no text.
         """
         if not isinstance(subject, str) or not subject:
             raise EncodeError(f"a subject is a str that is not empty, got {type(subject).__name__}.", "subject")
+        values.check_text("subject", subject)
+        if label is not None:
+            values.check_text("label", label)
         self.view()
         self.bound = (subject, label)
         self.regenerating = self.regenerating or regenerate

@@ -79,3 +79,13 @@ def check_name(name: object) -> str:
     if size > MOST_NAME_BYTES:
         raise EncodeError(f"a session's keys have at most {MOST_NAME_BYTES} bytes, got {size}: {name[:40]!r}…")
     return str(name)
+
+
+def check_text(what: str, value: object) -> None:
+    """Raises `EncodeError` unless the value is text that can be kept."""
+    if not isinstance(value, str):
+        raise EncodeError(f"a {what} is a str, got {type(value).__name__}.", what)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise EncodeError(f"a {what} is text, got a str that holds half a character.", what) from None

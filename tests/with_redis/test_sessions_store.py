@@ -769,6 +769,16 @@ def test_what_cannot_be_kept_is_an_error_with_its_path(store: SessionStore) -> N
             session[name] = 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize("login", [("\ud800",), ("",), ("user", "\ud800"), ("user", 7), (7,)])
+def test_a_login_is_text(store: SessionStore, login: tuple[Any, ...]) -> None:
+    """Another subject, or label, is an error where it is given, and changes nothing."""
+    session = store.open(None)
+    with pytest.raises(EncodeError, match=r"^a (subject|label) is "):
+        session.bind(*login)
+    session["a"] = 1
+    assert (isinstance(store.commit(session), Set), store.counts["created"]) == (True, 1)
+
+
 def test_neither_redis_nor_logs_show_a_session(
     store: SessionStore, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -811,6 +821,22 @@ def test_a_revoked_key_ends_what_it_sealed(store: SessionStore, open_store: Open
     store.ring.revoke(store.ring.keys()[0].id)
     assert held(store, cookie) == {}
     assert held(store, begun(store, b=2)) == {"b": 2}
+
+
+@pytest.mark.parametrize("subject", [b"\xff\xfe", b"", b"x" * 43])
+def test_a_foreign_subject_stops_no_request(store: SessionStore, client: Any, subject: bytes) -> None:
+    """Somebody put it into the record in Redis; a new id, and another permanence, take it along."""
+    cookie = logged_in(store, "user", a=1)
+    name = f"shop:session:{store.open(cookie).view().name}"
+    client.hset(name, "~s", subject)
+    client.hdel(name, "~u")
+    for change in (lambda session: session.regenerate(), lambda session: setattr(session, "permanent", True)):
+        session = store.open(cookie)
+        assert (session["a"], session.subject) == (1, None)
+        change(session)
+        after = store.commit(session)
+        assert isinstance(after, Set)
+        cookie = after.value
 
 
 def test_any_cookie_and_any_record_is_a_new_visitor(
