@@ -111,12 +111,16 @@ class RecordStore:
         return Call(scripts.INDEX, f"{self._prefix}subject:{subject.decode('ascii', 'replace')}", (name, str(left)))
 
     def run(self, calls: Sequence[Call], *, critical: bool) -> Outcome:
-        """Run scripts in this order; returns the last one's outcome."""
-        if not self._own_pool().ordered:
-            for call in calls[:-1]:
-                self._ask([call], critical=critical)
-            calls = calls[-1:]
-        return self._ask(calls, critical=critical)[-1]
+        """Run scripts in this order; returns the last one's outcome. The others are those of an index."""
+        if self._own_pool().ordered:
+            return self._ask(calls, critical=critical)[-1]
+        *indexes, last = ([call] for call in calls)
+        for call in indexes:
+            self._ask(call, critical=critical)
+        outcome = self._ask(last, critical=critical)[-1]
+        for call in indexes:  # again: who read the index in between has taken the session out, as one that is gone
+            self._ask(call, critical=critical)
+        return outcome
 
     def run_all(self, calls: Sequence[Call]) -> list[Outcome]:
         """Run scripts in any order, acknowledged."""

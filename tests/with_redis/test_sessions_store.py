@@ -522,6 +522,32 @@ def test_a_login_that_end_all_overtakes_does_not_begin(store: SessionStore, clie
     assert (ended, store.sessions("user")) == ([0], [])
 
 
+@pytest.mark.parametrize("change", [Session.regenerate, lambda session: session.bind("user", regenerate=False)])
+def test_a_list_beside_a_new_id_loses_no_session(
+    store: SessionStore, client: Any, monkeypatch: pytest.MonkeyPatch, change: Callable[[Session], Any]
+) -> None:
+    """On a cluster the index is written in an exchange of its own: a list may find no session of the subject there."""
+    monkeypatch.setattr(Pool, "ordered", False)
+    cookie = logged_in(store, "user", a=1) if change is Session.regenerate else begun(store, a=1)
+    client.hincrby(names(client)[0], "~a", -20_000_000)  # it ends earlier than one that has just begun
+    ask = store.records._ask
+
+    def listed_beside(calls: Any, *, critical: bool) -> Any:
+        outcomes = ask(calls, critical=critical)
+        monkeypatch.setattr(store.records, "_ask", ask)
+        store.sessions("user")
+        return outcomes
+
+    session = store.open(cookie)
+    assert session["a"] == 1
+    change(session)
+    monkeypatch.setattr(store.records, "_ask", listed_beside)
+    after = store.commit(session)
+    last = after.value if isinstance(after, Set) else cookie
+    assert [info.handle for info in store.sessions("user")] == [store.open(last).handle]
+    assert (store.end_all("user"), held(store, last)) == (1, {})
+
+
 def test_end_all_beside_a_new_id_ends_that_session_too(store: SessionStore) -> None:
     """The session gets it between the list of the subject's sessions and their end; somebody else's login stays."""
     listed = store.records.listed
