@@ -52,6 +52,7 @@ def test_a_view_is_read() -> None:
         shards((5, SLOTS)),
         shards((0,)),
         shards((0, SLOTS - 1) * 1000),
+        shards((0, SLOTS - 1)) * 1000,
         shards((b"a", b"b")),
         [5],
         [[1]],
@@ -154,6 +155,15 @@ def test_nodes_with_what_is_no_slot_are_refused(slots: str) -> None:
     """The error shows nothing of it."""
     with pytest.raises(RemoteUnavailableError, match=r"CLUSTER NODES cannot be\.$"):
         topology(INFO, shards(), ASKED, tls=False, nodes=f"evil h:1@2 master - 0 0 1 connected {slots}".encode())
+
+
+def test_masters_that_share_a_name_do_not_multiply_its_slots() -> None:
+    """The slots that the nodes name for it are given once for each master: thousands of times, in a forged reply."""
+    said = taken_over("old", "new")
+    said[0][3] = [[*said[0][3][1], b"tls-port", 7000 + n] for n in range(1000)]
+    nodes = b"new h2:7001@17001 myself,master - 0 0 8 connected 0-16383\n"
+    with pytest.raises(RemoteUnavailableError):
+        topology(INFO, said, ASKED, tls=True, nodes=nodes)
 
 
 @given(anything | st.binary(max_size=40).map(NODES.replace(b"\n", b" ").__add__))

@@ -146,11 +146,17 @@ def topology(info: object, shards: object, asked: Address, *, tls: bool, nodes: 
     primaries: set[Address] = set()
     known: set[Address] = set()
     disputed = False
+    given = 0
     try:
         for shard in shards:
             slots, members, masters = _shard(shard, asked, tls=tls)
             known.update(members)
             primaries.update(masters)
+            given += sum(map(len, slots))
+            if len(masters) > 1:
+                given += sum(len(found) for name in masters.values() for found in owned.get(name, []))
+            if given > 2 * SLOTS:  # each once, and once more where it is disputed
+                raise ValueError("no slots")
             for found in slots if masters else []:
                 owners.update(dict.fromkeys(found, [*masters][-1]))
             if len(masters) > 1:
