@@ -231,6 +231,8 @@ class Sentinels:
 
     def forget(self) -> None:
         """Reset after a fork, in the child: threads and connections are the parent's."""
+        for watch in self._watches:
+            watch.forget()
         self._watches = self._make_watches()
         self._connector.forget()
 

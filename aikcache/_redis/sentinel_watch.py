@@ -62,6 +62,11 @@ class Watch:
         if connection is not None:
             connection.interrupt()
 
+    def forget(self) -> None:
+        """In the child of a fork: close its copy of the socket. The Sentinel would otherwise miss the parent's end."""
+        if self._connection is not None:
+            self._connection.close()
+
     def join(self, deadline: float) -> None:
         """Wait until the thread has ended, or until `deadline` (monotonic)."""
         self._daemon.join(max(deadline - time.monotonic(), 0))

@@ -292,6 +292,7 @@ class RedisStore:
 
     def after_fork(self) -> None:
         self.commands.rename()
+        self.connections.drop_idle()  # pools that are only forgotten keep their sockets until a garbage collection
         self.connections.forget()
 
     def _retry_with_new_stamps(self, work: Callable[[float], T]) -> T:

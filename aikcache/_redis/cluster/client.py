@@ -107,7 +107,7 @@ class Cluster:
         return self.quorum.age()
 
     def drop_idle(self) -> None:
-        for node in list(self._nodes.values()):
+        for node in [*list(self._nodes.values()), *self.scouts.known()]:
             node.drop_idle()
 
     def node(self, address: Address) -> Pool:
