@@ -97,18 +97,17 @@ class Watch:
         try:
             self._connection = connection
             connection.send_command("SUBSCRIBE", *EVENTS)
-            received_at, next_question = time.monotonic(), 0.0
+            next_question = 0.0
             while not self._daemon.stopping.is_set():
                 now = time.monotonic()
-                if now - received_at > SILENT:
-                    raise RemoteUnavailableError(f"silent for {now - received_at:.1f} seconds")
+                if requested_at and now - requested_at[0] > SILENT:  # whatever else it sends
+                    raise RemoteUnavailableError(f"silent for {now - requested_at[0]:.1f} seconds")
                 if now >= next_question:
                     requested_at.append(now)
                     for question in sentinels.questions():
                         connection.send_command(*question)
                     next_question = now + sentinels.beat
                 for message in connection.poll(max(next_question - now, 0.001)):
-                    received_at = now
                     if is_push(message):
                         if self._concerns_us(message):
                             next_question = 0.0  # whatever happened, ask for the primary now
