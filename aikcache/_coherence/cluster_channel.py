@@ -47,7 +47,6 @@ AFTER_CHANGE = 2.0
 class _PrimaryChannel:
     """The channel to one primary, and its last report."""
 
-    heartbeat: Command = ("CLUSTER", "INFO")
     checked = True
     rest = FAST_HEARTBEAT
 
@@ -66,6 +65,11 @@ class _PrimaryChannel:
         self.glob_invalidated, self.everything_invalidated = listener.glob_invalidated, listener.everything_invalidated
         self.news, self.news_received = listener.news, listener.news_received
         self.channel = Channel(self, channels.remote, self, channels.reporter, channels.clock)
+
+    @property
+    def heartbeat(self) -> Command:
+        self.connections.watch_credentials()
+        return ("CLUSTER", "INFO")
 
     def check(self, info: Any, _: object, age: float) -> None:
         """Check whether this node's view, `age` seconds ago, had changed. May raise `RemoteError`: then it cannot be

@@ -86,6 +86,7 @@ class Pool:
         self._route = Route(config, self._where, self.sentinels)
         self._identity = Identity(self, self.events, self._backing)
         self.check_heartbeat = self._identity.check_heartbeat  # for the channel, which exchanges nothing
+        self.watch_credentials = self._credentials.watch  # at each heartbeat
         self._closed = False
         self._failover_at = 0.0
         self.generation = 0
@@ -269,7 +270,7 @@ class Pool:
     @property
     def heartbeat(self) -> Command:
         """The command that the channel sends each second."""
-        self._credentials.watch()
+        self.watch_credentials()
         return self._identity.heartbeat
 
     def age(self, connection: Connection | None = None) -> float:

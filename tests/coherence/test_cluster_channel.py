@@ -14,6 +14,7 @@ from aikcache._concurrency.thread import Daemon
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.cluster.topology import Address, Topology
 from aikcache._settings.config import CacheConfig
+from aikcache.testing import wait_until
 
 from .._interrupts import Stop, interrupt
 
@@ -57,9 +58,9 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 class Staged:
     """The channels of a cache that listens to A, B and C, of which C does not answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.listener = Listener()
-        self.cluster = Cluster(CacheConfig(url="redis+cluster://a:1,b:1,c:1"))
+        self.cluster = Cluster(CacheConfig(url="redis+cluster://a:1,b:1,c:1", **settings))
         remote: Any = SimpleNamespace(stamps=None)
         listener: Any = self.listener
         self.feed = ClusterChannel(self.cluster, remote, listener, RateLimitedReporter())
@@ -108,3 +109,25 @@ def test_a_new_primary_is_listened_to_and_a_former_one_is_not_though_interrupted
         assert staged.daemon(D).started
         assert staged.former.stopping.is_set()
         assert staged.feed.live_since is None
+
+
+def test_a_streaming_provider_is_asked_at_each_heartbeat() -> None:
+    """As on one server: a new token begins a new generation of the node's connections."""
+
+    class Streaming:
+        token = "first"
+
+        def is_streaming(self) -> bool:
+            return True
+
+        def get_credentials(self) -> tuple[str]:
+            return (self.token,)
+
+    provider = Streaming()
+    staged = Staged(credential_provider=provider)
+    primary = staged.feed._by_address[A]
+    for token, generations in (("first", 0), ("second", 1)):
+        provider.token = token
+        assert primary.heartbeat == ("CLUSTER", "INFO")
+        wait_until(lambda: not primary.connections._credentials.under_way, 60, "the answer")
+        wait_until(lambda expected=generations: primary.connections.generation == expected, 60, "the generation")  # type: ignore[misc]
