@@ -60,13 +60,16 @@ class Refresher:
         now = self._clock()
         if self._not_before.get(call.key, now) > now:
             return
-        if len(self._not_before) >= MAX_KEYS:
-            self._not_before.clear()
-        self._not_before[call.key] = now + AGAIN
+        self._rest(call.key)
         self._background.submit(lambda: self._run(call, fresh_until))
 
     def failed(self, key: str) -> None:
         """A load failed where a stale value could answer: for a while the value answers at once."""
+        self._rest(key)
+
+    def _rest(self, key: str) -> None:
+        if len(self._not_before) >= MAX_KEYS:
+            self._not_before.clear()
         self._not_before[key] = self._clock() + AGAIN
 
     def resting(self, key: str) -> bool:

@@ -274,6 +274,18 @@ class TestErrorTtl:
         assert f("a") == "a5"
         assert cache.stats().stale == 12
 
+    def test_what_is_remembered_of_failures_is_bounded(
+        self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(refresh, "MAX_KEYS", 10)
+        f = reading(cache, source, error_ttl=ERROR)
+        keys = list(map(str, range(25)))
+        values = list(map(f, keys))
+        clock.advance(TTL)
+        source.broken = True
+        assert list(map(f, keys)) == values
+        assert len(cache.engine.refresher._not_before) <= 10
+
     @pytest.mark.parametrize("load_timeout", [None, PATIENCE])
     def test_waiters_do_not_fail_one_after_the_other(
         self, cache: Cache, clock: FakeClock, source: Source, load_timeout: float | None
