@@ -47,8 +47,11 @@ def wrap(
 
     @functools.wraps(fn)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        while unchecked:
-            registry.check_prefix(f"{where}:", unchecked.pop(), cache().engine.local.regions)
+        if unchecked:
+            found = unchecked.copy()  # by the first calls, if they are made at once; it is reported once
+            unchecked.clear()
+            for pattern in found:
+                registry.check_prefix(f"{where}:", pattern, cache().engine.local.regions)
         if when != "after":
             invalidator.end(cache(), args, kwargs)
         result = fn(*args, **kwargs)

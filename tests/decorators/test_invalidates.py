@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -278,6 +281,36 @@ def test_an_argument_that_makes_no_tag_invalidates_all_with_such_tags(
     assert page.peek("a") is None
     assert held(get) == list(IDS)
     assert "it invalidated what has tags like 'page:{name.id}' (page:page)" in caplog.text
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_its_first_calls_may_be_made_at_once(cache: Cache, step: int) -> None:
+    """Another thread's call comes between two lines of the first: both check the patterns, and both succeed."""
+
+    @cache.invalidates("a", "b")
+    def change() -> int:
+        return 1
+
+    code: Any = change.__code__
+    lines: list[int] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code is not code:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == step:
+                other = threading.Thread(target=change)
+                other.start()
+                other.join()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        assert change() == 1
+    finally:
+        sys.settrace(before)
 
 
 def test_works_on_a_closed_cache(cache: Cache) -> None:
