@@ -152,7 +152,8 @@ class Freshness:
         if value is MISSING:
             return value
         attempt.fresh_until = entry.fresh_until
-        if not self.answers(attempt, entry.refresh_at, CachedValue(entry.value, entry.codec)):
+        found = CachedValue(entry.value, entry.codec, requested_at=entry.created_at)
+        if not self.answers(attempt, entry.refresh_at, found):
             return MISSING
         if entry.refresh_at <= now < entry.fresh_until:  # renewed once; meanwhile the wrapper serves it
             entry.refresh_at = inf

@@ -163,8 +163,8 @@ def join_alone(batch: Batch) -> bool:
 def _wait_for_flight(batch: Batch, i: int, flight: Flight, deadline: float) -> Steps[bool]:
     """Wait for another call's load. False: it gave nothing for this call."""
     attempt, engine, now = batch.attempts[i], batch.engine, batch.engine.clock()
-    counters = attempt.region.counters
-    if now >= attempt.region.trusted_until and now >= flight.started_at + engine.config.max_staleness:
+    counters, trusted = attempt.region.counters, now < attempt.region.trusted_until
+    if not trusted and now >= flight.started_at + engine.config.max_staleness:
         flight.invalidated = True  # it may have missed an invalidation: do not join it
         engine.flights.invalidate_key(attempt.key)
         return False
@@ -178,7 +178,11 @@ def _wait_for_flight(batch: Batch, i: int, flight: Flight, deadline: float) -> S
         yield from run_uncached(batch, [i])  # uncached: a load that is still under way stores its own result
     elif attempt.policy.strong and not (flight.strong and flight.started_at > attempt.read_started_at):
         batch.read_again(i, hit=True)  # a load that began before this call may be too old for it
-    elif flight.state == LANDED and (attempt.policy.extra or not flight.cached.stale):
+    elif (
+        flight.state == LANDED
+        and (attempt.policy.extra or not flight.cached.stale)
+        and (trusted or now < flight.cached.requested_at + engine.config.max_staleness)
+    ):
         try:
             batch.values[i] = hand_out(flight.cached.value, flight.cached.codec, attempt.policy.codec)
         except DecodeError:  # it was loaded as another type: this call has to load it too

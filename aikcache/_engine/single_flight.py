@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from _thread import LockType
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple
 
 from aikcache._local.entry import EncodedValue
@@ -30,6 +31,7 @@ class CachedValue(NamedTuple):
     value: object
     codec: Any = None  # the value's
     stale: bool = False
+    requested_at: float = inf  # of a local entry, for it is not trusted for ever; else the flight's own start counts
 
 
 def hold(value: object, encoded: EncodedValue, codec: Any, *, shareable: bool) -> CachedValue:

@@ -321,6 +321,34 @@ class TestErrorTtl:
         assert f("a") == "a1"
         assert (source.reads, cache.stats().stale) == (2, 2)
 
+    def test_who_waits_gets_no_stale_value_that_is_not_trusted_any_more(
+        self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was for the call that has found it; since then the channel has been silent for too long."""
+        waiting = threading.Event()
+        landed = Flight.wait
+
+        def wait(flight: Flight, seconds: float) -> bool:
+            waiting.set()
+            return landed(flight, seconds)
+
+        monkeypatch.setattr(Flight, "wait", wait)
+        f = reading(cache, source, error_ttl=ERROR)
+        f("a")
+        clock.advance(TTL)
+        cache.engine.trust_until(clock() + 1)
+        source.broken = True
+        source.open.clear()
+        leader = Call(f, "a")
+        source.wait_reads(2)
+        clock.advance(cache.config.max_staleness - 1)
+        other = Call(f, "a")
+        assert waiting.wait(PATIENCE)
+        source.open.set()
+        assert leader.result() == "a1"
+        with pytest.raises(LookupError):
+            other.result()
+
     def test_who_waits_and_takes_nothing_stale_gets_none(
         self, cache: Cache, clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
