@@ -228,10 +228,12 @@ class Cache(Decorators):
         if not background or _deferred.blocks(self.engine.local):
             self.end(what)
             return None
-        self.end(Invalidation(what.groups, what.keys))
-        globs = Invalidation(globs=what.globs)
-        invalidation.invalidate_locally(self.engine, globs)
-        return self.engine.sweeper.add(globs)
+        try:
+            self.end(Invalidation(what.groups, what.keys))
+            invalidation.invalidate_locally(self.engine, Invalidation(globs=what.globs))
+        finally:  # also where it was interrupted
+            handle = self.engine.sweeper.add(Invalidation(globs=what.globs))
+        return handle
 
     def invalidate_key(self, *keys: str) -> None:
         """Invalidate these keys, in every process, in one round trip."""

@@ -94,9 +94,12 @@ class Sweeper:
         if len(self._waiting) >= MAX_WAITING:
             self._run([(what, handle)])
             return handle
-        self._waiting.append((what, handle))
+        mine = (what, handle)
+        self._waiting.append(mine)
         if self._submit(self._work) is None:
-            self._run(self._take())
+            self._run([mine])  # not the others', which would be lost where this caller is interrupted
+            with contextlib.suppress(ValueError):  # a thread has taken it too
+                self._waiting.remove(mine)  # last, so that it waits until it is done
         return handle
 
     def give_up(self) -> list[Invalidation]:
