@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from math import inf
 
 import pytest
 
 from aikcache._redis.cluster.client import Cluster
-from aikcache._redis.cluster.topology import Address, Topology
+from aikcache._redis.cluster.topology import MAX_NODES, Address, Topology
 from aikcache._settings.config import CacheConfig
+from aikcache.errors import RemoteUnavailableError
 
 from .._interrupts import Stop, interrupt
 
@@ -62,6 +64,17 @@ def test_a_slot_that_goes_to_and_fro_is_no_reason_to_connect_for_each(cluster: C
     before = generations(cluster)
     cluster._install(view(A, A, A, B, C))
     assert generations(cluster) == before
+
+
+def test_redirections_to_ever_new_nodes_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node that they name would be listened to by a thread."""
+    monkeypatch.setattr(cluster, "refresh", lambda *given, **options: None)
+    for number in range(2 * MAX_NODES):
+        new = ("d", 1 + number)
+        with contextlib.suppress(RemoteUnavailableError):
+            cluster.asking(new) if number % 2 else cluster.moved(number % 5, new, A, inf)
+    assert cluster.topology is not None
+    assert len(cluster.topology.primaries) == MAX_NODES
 
 
 def test_a_redirection_whose_handling_was_interrupted_is_handled_the_next_time(

@@ -194,10 +194,8 @@ class Cluster:
 
     def moved(self, slot: int, address: Address, asked: Address, deadline: float) -> None:
         """Handle MOVED: `asked` says that a slot is at `address` now."""
-        reported, topology = self._reported, self.topology  # the map in use: an interruption may leave it behind
-        if (
-            reported is not None and topology is not None and topology.owners.get(slot) != address
-        ):  # else it was handled
+        reported, used = self._reported, self.topology  # an interruption may leave the map in use behind
+        if reported and used and used.owners.get(slot) != address:  # else another thread has handled it
             self._install(reported.moved(slot, address))  # at once: `refresh` rests if it has just run
             self.refresh(deadline, first=asked)
 
@@ -205,7 +203,7 @@ class Cluster:
         """Handle ASK: a slot is moving to this node."""
         reported, topology = self._reported, self.topology
         if reported is not None and topology is not None and address not in topology.primaries:
-            self._install(replace(reported, primaries=reported.primaries | {address}))
+            self._install(reported.joined(address))
 
     def refresh_view(self, address: Address) -> bool:
         """Fetch and keep what a channel's node sees. Whether its primaries have changed. Raises `RemoteError`."""

@@ -103,9 +103,16 @@ class Topology:
     is_disputed: bool = False
     """Whether only `CLUSTER NODES` can tell which of two masters owns a shard's slots."""
 
+    def joined(self, address: Address) -> Topology:
+        """The same, with one more primary. Raises `RemoteUnavailableError` where these are too many."""
+        primaries = self.primaries | {address}
+        if len(primaries) > MAX_NODES:
+            raise RemoteUnavailableError(f"the cluster redirects to more than {MAX_NODES} nodes.")
+        return replace(self, primaries=primaries)
+
     def moved(self, slot: int, address: Address) -> Topology:
         """The same, with one slot at another address."""
-        return replace(self, owners={**self.owners, slot: address}, primaries=self.primaries | {address})
+        return replace(self.joined(address), owners={**self.owners, slot: address})
 
 
 class Signature(NamedTuple):
