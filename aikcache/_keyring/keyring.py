@@ -301,10 +301,11 @@ class KeyRing:
         self._live.revoke([id], reason)
 
     def revoke_before(self, when: float) -> int:
-        """Revoke all keys that were created before `when` (seconds since 1970). Returns their number."""
+        """Revoke all keys that were created before `when` (seconds since 1970), also those that do not open here.
+        Returns their number.
+        """
         self.refresh()
-        keys = self._live.ring.keys.values()
-        ids = [key.id for key in keys if key.created < when * 1000 and key.revoked is None]
+        ids = self._live.ring.created_before(when * 1000)
         if ids:
             self._live.revoke(ids, "")
         return len(ids)

@@ -121,6 +121,14 @@ class Ring:
         over = [key.id for key in self.keys.values() if now >= key.expires + retention]
         return {name for id in over for name in (_field("k", id), _field("r", id))}
 
+    def created_before(self, when: float) -> list[str]:
+        """The keys that were, and are not revoked; with those that do not open here, but may elsewhere."""
+        found = [id for id, key in self.keys.items() if key.created < when and key.revoked is None]
+        for id in self.hidden(0):
+            times = _VALUE.fullmatch(self.fields[_field("k", id)])
+            found += [id] if times is None or int(times[1]) < when else []
+        return found
+
     def lost(self, newer: Ring, now: int, retention: int) -> dict[bytes, bytes]:
         """The fields that a newer reading lacks although no process had a reason to remove them."""
         over = self.retired(now, retention)

@@ -224,6 +224,21 @@ def test_all_keys_before_a_moment_are_revoked(open_ring: Open) -> None:
         ring.unseal(first, "p")
 
 
+def test_all_keys_before_a_moment_are_revoked_whoever_wrapped_them(open_ring: Open) -> None:
+    """While a master key is exchanged, also by who has only the new one: others open both keys."""
+    token = open_ring().seal(b"data", "p")
+    both = open_ring(master_key=f"{OTHER},{MASTER}")
+    moment = both.rotate().created + 1
+    assert [key.state for key in _infos(both)] == ["active", "pending"]
+    only = open_ring(master_key=OTHER)
+    assert only.revoke_before(moment) == 2
+    both.refresh()
+    assert [key.state for key in _infos(both)].count("revoked") == 2
+    with pytest.raises(SealError):
+        both.unseal(token, "p")
+    assert both.unseal(only.seal(b"data", "p"), "p") == b"data"
+
+
 def test_the_master_key_is_exchanged(open_ring: Open) -> None:
     """Deploy new and old, rewrap, deploy new: what was sealed before still opens, and the old one opens nothing."""
     token = open_ring().seal(b"data", "p")
