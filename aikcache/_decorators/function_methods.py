@@ -76,7 +76,9 @@ class FunctionMethods:
         return writes.reload(engine, call, self._of.end)
 
     def store(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Cache `value` as the result of this call. Raises `EncodeError` if it could not come back equal."""
+        """Cache `value` as the result of this call. Raises `EncodeError` if it could not come back equal, unless it is
+        shared (`share=True`, no URL).
+        """
         engine, call = self._of.called(args, kwargs)
         writes.put(engine, call, value, self._of.end)
 

@@ -78,7 +78,9 @@ class CachedFunction(Protocol[P, R]):
         """Run the function now, cache its result in place of the old one, and return it."""
 
     def store(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Cache `value` as the result of this call. Raises `EncodeError` if it could not come back equal."""
+        """Cache `value` as the result of this call. Raises `EncodeError` if it could not come back equal, unless it is
+        shared (`share=True`, no URL).
+        """
 
     def bypass(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The function itself: neither reads nor writes the cache."""

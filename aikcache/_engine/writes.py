@@ -115,9 +115,11 @@ def put_many(engine: Engine, values: Iterable[tuple[Call, object]], invalidate: 
 
 
 def _encoded(engine: Engine, call: Call, value: object) -> Put:
+    attempt = Attempt(call, engine.clock())
+    if engine.remote_tier is None and call.policy.share:  # no bytes are needed, so it may be any object
+        return Put(attempt, value, EncodedValue(0, b"", b""), True, call.seconds(value), call.tags_of(value))
     form = call.policy.codec.encode(value, unread=engine.remote_tier is not None)
     encoded = EncodedValue(form.codec, form.payload, call.policy.codec.schema)
-    attempt = Attempt(call, engine.clock())
     return Put(attempt, form.value, encoded, form.shareable, call.seconds(value), call.tags_of(value))
 
 

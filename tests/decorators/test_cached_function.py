@@ -528,6 +528,15 @@ class TestCallersCannotHurtEachOther:
         assert f(1) is f(1)
         assert g(1) is g(1)
 
+    @pytest.mark.parametrize("value", [[1], object()], ids=["list", "object"])
+    def test_one_object_that_is_stored_is_shared_too(self, cache: Cache, value: object) -> None:
+        @cache.cached("p", share=True)
+        def f(x: int) -> object:
+            return None
+
+        f.store(value, 1)
+        assert f(1) is value
+
     def test_changing_an_argument_later_changes_no_key(self, cache: Cache) -> None:
         """An argument is read when the call is made."""
         f, counted = counting(cache, len)
