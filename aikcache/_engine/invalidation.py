@@ -192,4 +192,6 @@ class InvalidationListener:
     def channel_lost(self) -> None:
         self._owner.trust.lose()
         self._owner.stamps.forget_all(trusted=False)
+        if self._owner.recovery is not None:
+            self._owner.recovery.publish_again()  # what was just published may not have arrived
         self._owner.events.channel(live=False)
