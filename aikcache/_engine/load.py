@@ -43,11 +43,14 @@ def answer(batch: Batch) -> Steps[list[Any]]:
     yield from run_uncached(batch, apart)
     places = [i for i in range(len(attempts)) if i not in apart] if apart else range(len(attempts))
     if engine.local.waiting and (block := next(iter(refreshing.blocks(engine.local)), None)):
-        anew = [i for i in places if block.begins(attempts[i].key)]
+        first = {attempts[i].key: i for i in reversed(places)}
+        keys = block.new(first)
+        anew = sorted(map(first.__getitem__, keys))
         try:
+            block.keys.update(keys)
             yield from reload(batch, anew)
         except BaseException:
-            block.forget(attempts[i].key for i in anew)  # nothing was replaced
+            block.forget(keys)  # nothing was replaced
             raise
         places = [i for i in places if i not in anew]
         for i in places:

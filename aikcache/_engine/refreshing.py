@@ -68,12 +68,9 @@ class Block:
         self.owner.turn_away(id(self), frozenset())
         self.net = None
 
-    def begins(self, key: str) -> bool:
-        """Whether a key must be loaded now. The next call with it gets False."""
-        if key in self.keys:
-            return False
-        self.keys.add(key)
-        return True
+    def new(self, keys: Iterable[str]) -> list[str]:
+        """Which of these must be loaded: their caller then adds them to `keys`."""
+        return [key for key in keys if key not in self.keys]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Their loads failed: the next call with one of them loads it."""

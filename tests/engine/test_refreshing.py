@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import FrameType
 from typing import Any, Literal
 
 import pytest
 
 from aikcache import Cache, CachedFunction
+from aikcache._engine import load
 
 PATIENCE = 60.0
 
@@ -219,6 +223,35 @@ def test_an_id_that_is_gone_is_not_found_after_a_block(cache: Cache) -> None:
     with cache.refreshing():
         assert names([1, 2]) == {2: "two"}
     assert names([1, 2]) == {2: "two"}
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_call_that_is_interrupted_is_made_again_by_the_next_call(cache: Cache, step: int) -> None:
+    """Wherever it is interrupted before its function runs: the next call is no hit of the older value."""
+    given = [1]
+    number = cache.cached("p")(lambda_of(given))
+    assert number() == 1
+    given[0] = 2
+    lines: list[int] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code is not load.answer.__code__:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    with cache.refreshing():
+        sys.settrace(trace)
+        try:
+            with suppress(KeyboardInterrupt):
+                number()
+        finally:
+            sys.settrace(before)
+        assert number() == 2
 
 
 def test_a_block_is_entered_once(cache: Cache) -> None:
