@@ -264,20 +264,20 @@ def test_evicts_what_plain_lists_evict_when_large(size: int) -> None:
 def test_an_example_by_hand() -> None:
     """A cache of four, whose window holds the latest key alone, step by step."""
     cache = S3FIFOCache(4)
-    for key in "abcd":
+    for key in (1, 2, 3, 4):
         cache[key] = key
-    assert cache["a"] == "a"
-    assert (cache._small_len, cache._main_len) == (1, 3)  # a, b and c have passed on to the main queue
-    cache["e"] = "e"  # d goes, the only one in the small queue, and is remembered
-    assert set(cache) == set("abce")
-    cache["d"] = "d"  # e goes; d comes back soon: into the main queue
-    assert set(cache) == set("abcd")
-    cache["f"] = "f"  # the small queue is empty: a was hit and has another round, b goes
-    assert set(cache) == set("acdf")
-    cache["g"] = "g"  # the small queue has more room since d came back so soon: c goes
-    assert set(cache) == set("adfg")
-    cache["h"] = cache["i"] = "x"  # f and g go: now only the small queue pays for newcomers
-    assert set(cache) == set("adhi")
+    assert cache[1] == 1
+    assert (cache._small_len, cache._main_len) == (1, 3)  # 1, 2 and 3 have passed on to the main queue
+    cache[5] = 5  # 4 goes, the only one in the small queue, and is remembered
+    assert set(cache) == {1, 2, 3, 5}
+    cache[4] = 4  # 5 goes; 4 comes back soon: into the main queue
+    assert set(cache) == {1, 2, 3, 4}
+    cache[6] = 6  # the small queue is empty: 1 was hit and has another round, 2 goes
+    assert set(cache) == {1, 3, 4, 6}
+    cache[7] = 7  # the small queue has more room since 4 came back so soon: 3 goes
+    assert set(cache) == {1, 4, 6, 7}
+    cache[8] = cache[9] = 0  # 6 and 7 go: now only the small queue pays for newcomers
+    assert set(cache) == {1, 4, 8, 9}
 
 
 def test_one_scan_disturbs_nothing() -> None:
