@@ -26,6 +26,8 @@ Wait: TypeAlias = Literal["critical", "all", "none"]
 _LOAD: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 _AT_ONCE: Final = 500
 Item = TypeVar("Item")
+_BROUGHT: Final = {b"to": bytes, b"changed": list}
+"""What comes with a script's word."""
 _SEEN: Final = ("~v", "~c", "~i", "~s", "~l", "~f")
 
 
@@ -54,8 +56,11 @@ class Outcome(NamedTuple):
 
     @property
     def left(self) -> int:
-        """Milliseconds until the absolute end."""
-        return int(self.rest[0])
+        """Milliseconds until the absolute end. Raises `RemoteError`."""
+        try:
+            return int(self.rest[0])
+        except (LookupError, TypeError, ValueError):
+            raise _refused(self.rest) from None
 
 
 class Seen(NamedTuple):
@@ -152,7 +157,7 @@ class RecordStore:
         indexes = [f"{self._prefix}subject:{subject.decode()}" for subject in subjects]
         replies = self._own_pool().exchange([("ZRANGE", index, "0", "-1", "WITHSCORES") for index in indexes])
         found = [
-            (name.decode("ascii", "replace"), index, float(finish))
+            (name, index, finish)
             for index, reply in zip(indexes, replies, strict=True)
             for name, finish in _pairs(reply)
         ]
@@ -199,13 +204,21 @@ def _outcome(reply: Any) -> Outcome:
         return Outcome("gone", [])
     if type(reply) is not list or not reply or type(reply[0]) is not bytes:
         raise _refused(reply)
+    kind = _BROUGHT.get(reply[0])
+    if kind is not None and set(map(type, reply[1:])) != {kind}:
+        raise _refused(reply)
     return Outcome(reply[0].decode("ascii", "replace"), reply[1:])
 
 
-def _pairs(reply: Any) -> list[tuple[bytes, bytes]]:
+def _pairs(reply: Any) -> list[tuple[str, float]]:
+    """Names and scores."""
     if isinstance(reply, ErrorReply) and str(reply) != "WRONGTYPE":
         raise _refused(reply)
-    return list(zip(reply[::2], reply[1::2], strict=True)) if type(reply) is list else []
+    flat = reply if type(reply) is list else []
+    try:
+        return [(name.decode("ascii", "replace"), float(at)) for name, at in zip(flat[::2], flat[1::2], strict=True)]
+    except (AttributeError, TypeError, ValueError):
+        raise _refused(reply) from None
 
 
 def _refused(reply: object) -> RemoteUnavailableError:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aikcache._redis.pool import Pool
-from aikcache.errors import ConfigError, EncodeError, SessionTooLargeError, SessionUnavailableError
+from aikcache.errors import ConfigError, EncodeError, RemoteError, SessionTooLargeError, SessionUnavailableError
 from aikcache.prometheus import CacheCollector
 from aikcache.sessions import Drop, Keep, KeyRing, Session, SessionStore, Set
 from aikcache.testing import Server, wait_until
@@ -847,6 +847,33 @@ def test_a_revoked_key_ends_what_it_sealed(store: SessionStore, open_store: Open
     store.ring.revoke(store.ring.keys()[0].id)
     assert held(store, cookie) == {}
     assert held(store, begun(store, b=2)) == {"b": 2}
+
+
+@pytest.mark.parametrize("reply", [[b"ok"], [b"ok", b"x"], [b"to"], [b"to", 5], [b"changed"], [b"changed", b"x"]])
+def test_a_reply_that_no_script_gives_is_an_error_of_the_server(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch, reply: list[object]
+) -> None:
+    """So it is answered as a server that is away, by a 503."""
+    session = store.open(logged_in(store, "user", a=1))
+    assert session["a"] == 1
+    session.permanent = True
+    session.regenerate()
+    monkeypatch.setattr(Pool, "exchange", lambda _, commands: [reply for _ in commands])
+    for _ in range(2):
+        with pytest.raises(SessionUnavailableError):
+            store.commit(session)
+        session.regenerating = False
+
+
+@pytest.mark.parametrize("reply", [[b"a"], [5, b"1"], [b"a", b"x"]])
+def test_a_reply_that_is_no_index_is_an_error_of_the_server(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch, reply: list[object]
+) -> None:
+    """The list of a subject's sessions raises what it raises for a server that is away."""
+    logged_in(store, "user", a=1)
+    monkeypatch.setattr(Pool, "exchange", lambda _, commands: [reply for _ in commands])
+    with pytest.raises(RemoteError):
+        store.sessions("user")
 
 
 @pytest.mark.parametrize("subject", [b"\xff\xfe", b"", b"x" * 43])
