@@ -92,6 +92,11 @@ class Used:
             "get_or_load": lambda: cache.get_or_load(f"thing:other:{number()}", lambda: (1, 2)),
         }
 
+    def warm(self) -> None:
+        """What is imported with a first call is there: an import that is interrupted leaves a file to the collector."""
+        for work in self.works().values():
+            work()
+
     @contextmanager
     def others(self, count: int = 2) -> Iterator[None]:
         """While other threads use the same: what is loading here is waited for, and the other way round."""

@@ -26,7 +26,9 @@ STEP = 6 if COUNT <= 300 else 2
 @pytest.fixture
 def used() -> Iterator[Used]:
     with Cache(lease_wait=5) as cache:
-        yield Used(cache)
+        used = Used(cache)
+        used.warm()
+        yield used
 
 
 @pytest.mark.parametrize("kind", KINDS)

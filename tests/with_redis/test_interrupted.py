@@ -24,6 +24,7 @@ def used(redis_url: str, instance: str) -> Iterator[Used]:
     with Cache(redis_url, instance=instance, lease_wait=5, timeout=5.0, connect_timeout=5.0) as cache:
         used = Used(cache)
         assert cache.wait_coherent(PATIENCE)
+        used.warm()
         yield used
 
 
