@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         for answer in importlib.import_module(f"benchmarks.{name}").run(settings):
             (plots if isinstance(answer, Plot) else rows).append(answer)
         progress.answered()
-    told = circumstances()
-    for what, value in told.items():
+    facts = circumstances()
+    for what, value in facts.items():
         print(f"{what + ':':<9}{value}")
     print()
     print(table(rows))
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.json.write_text(as_json(rows, plots), encoding="utf-8")
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-        note = f"{told['machine']}; {told['python']}; {told['commit']}"
+        note = f"{facts['machine']}; {facts['python']}; {facts['commit']}"
         for plot in plots:
             (options.plots / f"{plot.name}.svg").write_text(svg(plot, note), encoding="utf-8")
     return 1 if any(row.verdict == "MISSED" for row in rows) else 0

@@ -155,7 +155,7 @@ def run(settings: Settings) -> list[Row | Plot]:
             unit=" µs each",
         ),
         *pushes,
-        Row(question="push, CPU of a process that is told", figure=duration(receive)),
+        Row(question="push, CPU of a process that is informed", figure=duration(receive)),
         Row(
             question="heartbeat, CPU of the server",
             figure=f"PING and a write {duration(beat_cpu)}, {beat_bytes} bytes",
@@ -170,7 +170,7 @@ def run(settings: Settings) -> list[Row | Plot]:
     for deployment in MODELLED:
         rows += _modelled(deployment, demand(costs, deployment))
     line = [(float(count), seconds * 1e6) for count, seconds in zip(COUNTS, cpu, strict=True)]
-    title, lines = "Server CPU of ending a key, by processes that are told", {"aikcache": line}
+    title, lines = "Server CPU of ending a key, by processes that are informed", {"aikcache": line}
     plot = Plot(name="push_cpu", title=title, x="connections", y="µs", lines=lines, log_x=True, log_y=True)
     return [*rows, plot]
 
@@ -184,7 +184,7 @@ def _modelled(deployment: Deployment, found: Demand) -> list[Row]:
         "heartbeats": f"{number(f.beats)} a second, {number(f.beat_bytes)}B a second, {f.beat_cpu:.1%} of a core",
         "connections": f"{f.connections}, {number(f.connection_memory)}B",
         "stamps": f"{number(f.stamps)}, {number(f.stamp_memory)}B; in a process {number(f.stamp_memory_here)}B",
-        "a process is told": f"{f.received:g} names a second, {f.received_cpu:.2%} of a core",
+        "a process is informed": f"{f.received:g} names a second, {f.received_cpu:.2%} of a core",
     }
     where = f"model, {d.processes} processes, busiest of {d.primaries} primaries"
     return [Row(question=f"{where}: {what}", figure=figure) for what, figure in shown.items()]

@@ -125,8 +125,8 @@ def _times(ways: dict[int, Zstd], payloads: Sequence[bytes], settings: Settings)
         contenders[f"{name} in"] = lambda f=way.compress: [f(payload) for payload in payloads]  # type: ignore[misc]
         contenders[f"{name} out"] = lambda f=way.inflate, s=small: [f(data) for data in s]  # type: ignore[misc]
     samples = interleaved(contenders, settings)
-    told = {name: duration(sample.median / len(payloads)) for name, sample in samples.items()}
-    return {name: f"{told[f'{name} in']} + {told[f'{name} out']}" for name in ways}
+    times = {name: duration(sample.median / len(payloads)) for name, sample in samples.items()}
+    return {name: f"{times[f'{name} in']} + {times[f'{name} out']}" for name in ways}
 
 
 def _levels(payloads: list[bytes], low: int, high: int, settings: Settings) -> list[Row]:

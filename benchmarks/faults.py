@@ -42,7 +42,7 @@ process read, two through a local tier and two without. Each fault lasts {lastin
 No call may fail, and no answer may be old or, elsewhere, older than `max_staleness`; the same stages are tests
 (`tests/with_redis/test_faults.py`), on Redis and on Valkey. A fault that answers at once costs next to nothing. One
 that is silent costs each thread up to `connect_timeout` + `timeout` once, until five have failed; from then on one call
-a second is the probe and pays for all. An update made meanwhile is kept, and told before anything is read again.
+a second is the probe and pays for all. An update made meanwhile is kept, and sent before anything is read again.
 """
 
 

@@ -91,6 +91,6 @@ def _measure(place: str, url: str, settings: Settings, *, rivals: bool) -> list[
         if rival not in samples:
             rows.append(absent(question, rival, bar))
             continue
-        times, told = samples[rival].over(mine), f"{rival}: {samples[rival]}"
-        rows.append(Row(question=question, figure=str(mine), rival=told, measured=times, bar=bar))
+        times, rival_figure = samples[rival].over(mine), f"{rival}: {samples[rival]}"
+        rows.append(Row(question=question, figure=str(mine), rival=rival_figure, measured=times, bar=bar))
     return rows

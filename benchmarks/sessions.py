@@ -134,9 +134,15 @@ def _costs(place: str, apps: dict[str, Any], settings: Settings) -> list[Row]:
             rows.append(absent(question, "Flask-Session", bar))
         for rival in samples.keys() - {"aikcache"}:
             judged = bar if rival == "Flask-Session" else None
-            told = f"{rival}: {samples[rival]}"
+            rival_figure = f"{rival}: {samples[rival]}"
             rows.append(
-                Row(question=question, figure=str(mine), rival=told, measured=mine.over(samples[rival]), bar=judged)
+                Row(
+                    question=question,
+                    figure=str(mine),
+                    rival=rival_figure,
+                    measured=mine.over(samples[rival]),
+                    bar=judged,
+                )
             )
     return rows
 
@@ -203,9 +209,9 @@ def _away() -> list[Row]:
             server.kill() if how == "refuses" else server.pause()
             try:
                 for page in BARS:
-                    told = {name: _answered(browser, page) for name, browser in browsers.items()}
-                    rival = f"Flask-Session: {told.get('Flask-Session', 'not installed')}"
-                    rows.append(Row(question=f"Redis {how}, {page}", figure=told["aikcache"], rival=rival))
+                    figures = {name: _answered(browser, page) for name, browser in browsers.items()}
+                    rival = f"Flask-Session: {figures.get('Flask-Session', 'not installed')}"
+                    rows.append(Row(question=f"Redis {how}, {page}", figure=figures["aikcache"], rival=rival))
             finally:
                 server.resume()
     return rows

@@ -2,7 +2,7 @@
 
 The load takes 50 ms and counts itself in Redis. Beside ours: GET, load, SET by hand with redis-py; dogpile.cache over
 Redis with its distributed lock; Flask-Caching, which has none. A row is judged by the most loads that any key took. The
-time told is until the last caller has its answer. For the plot the same with fewer processes.
+time given is until the last caller has its answer. For the plot the same with fewer processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RIVALS = ("redis-py by hand", "dogpile.cache redis, locked", "Flask-Caching redi
 def run(settings: Settings) -> list[Row | Plot]:
     """Ours, then each rival, for information; and a plot over the number of callers."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    told: dict[str, str] = {}
+    figures: dict[str, str] = {}
     with servers(settings.url) as urls:
         url = next(iter(urls.values()))
         with Crew(PROCESSES, _open, url, INSTANCE) as crew, redis.Redis.from_url(url) as client:
@@ -47,22 +47,28 @@ def run(settings: Settings) -> list[Row | Plot]:
                 rushes = [_rush(crew, client, name, next(keys), processes) for _ in range(count)]
                 most = max(loads for loads, _ in rushes)
                 lines.setdefault(name, []).append((processes * THREADS, most))
-                told[name] = (
+                figures[name] = (
                     f"at most {most} loads, all answered after {duration(statistics.median(s for _, s in rushes))}"
                 )
                 settings.progress((done + 1) / len(installed) / len(SIZES))
     question = f"cold key, {PROCESSES} processes × {THREADS} threads"
     bar = Bar(1, " loads")
     rows: list[Row | Plot] = [
-        Row(question=question, figure=f"{told[OURS]}, {KEYS} keys", measured=lines[OURS][-1][1], unit=" loads", bar=bar)
+        Row(
+            question=question,
+            figure=f"{figures[OURS]}, {KEYS} keys",
+            measured=lines[OURS][-1][1],
+            unit=" loads",
+            bar=bar,
+        )
     ]
     for rival in RIVALS:
-        if rival in told:
+        if rival in figures:
             rows.append(
                 Row(
                     question=question,
                     figure="",
-                    rival=f"{rival}: {told[rival]}",
+                    rival=f"{rival}: {figures[rival]}",
                     measured=lines[rival][-1][1],
                     unit=" loads",
                 )
@@ -86,7 +92,7 @@ def _counter(instance: str, name: str, key: str) -> str:
 
 @contextmanager
 def _open(url: str, instance: str) -> Iterator[Act]:
-    """A process of the crew. Told (contender, key, threads, moment) it gives when the last thread had the value."""
+    """A process of the crew. Given (contender, key, threads, moment) it gives when the last thread had the value."""
     client: Any = redis.Redis.from_url(url)
 
     def loader(name: str) -> Any:

@@ -168,10 +168,10 @@ def test_a_prefix_that_no_cache_has_is_reported(prefix: str, caplog: pytest.LogC
         for _ in range(2):
             list(CacheCollector(prefix + "x").collect())
         list(CacheCollector(prefix).collect())
-    told = [one.getMessage() for one in caplog.records if "no cache has metrics" in one.getMessage()]
-    assert len(told) == 1
-    assert f"{prefix}x" in told[0]
-    assert prefix in told[0].split("but ")[1]
+    lines = [one.getMessage() for one in caplog.records if "no cache has metrics" in one.getMessage()]
+    assert len(lines) == 1
+    assert f"{prefix}x" in lines[0]
+    assert prefix in lines[0].split("but ")[1]
 
 
 def test_a_cache_without_metrics_is_not_counted(prefix: str) -> None:

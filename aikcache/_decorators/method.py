@@ -4,7 +4,7 @@ The class gives the function itself, an instance gives it bound; and so are its 
 `Repo.get.invalidate(repo, 1)`. A plain function would bind at no cost, but Python's own method object takes attributes
 from the function alone, which does not know the instance. So only what is defined in a class pays for this.
 
-It is told its class when that is complete, the first moment at which it can be known whether an instance can stand in a
+It learns its class when that is complete, the first moment at which it can be known whether an instance can stand in a
 key: a method for which that is not settled is refused then.
 """
 

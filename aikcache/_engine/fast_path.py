@@ -2,7 +2,7 @@
 
 Most calls that miss locally hit in Redis, and need nothing that a load needs: no request, no flight, no lease. A
 fast-path read asks for the value only. It compares the digest in the frame with the digest of the stamps held here for
-its groups. If the channel vouches for those, and has invalidated nothing since the question was sent, the value is
+its groups. If the channel is trusted for those, and has invalidated nothing since the question was sent, the value is
 fresh: it is returned and filed.
 
 A fast-path read takes no lock and joins no flight. What it cannot decide is `FastPathMiss`: no value, an unknown
@@ -54,7 +54,7 @@ class FastPathMiss(NamedTuple):
     """What a fast-path read gave instead of a value: that nothing was there, or what it ran into.
 
     A value that it could not accept is not handed on: an invalidation before the flight would end nothing of it. That
-    nothing was there may be, for whoever then takes the lease is told of what has come since.
+    nothing was there may be, for whoever then takes the lease learns of what has come since.
     """
 
     first: Read | Exception | None = None

@@ -65,7 +65,13 @@ class Commands:
 
     def acknowledged_write(self, tag: str) -> Command:
         """A write for replicas to acknowledge."""
-        return ("SET", f"{self.keyspace.namespace_prefix}!heard:{tag}{self.writer}", "1", "PX", str(ACKNOWLEDGED_MS))
+        return (
+            "SET",
+            f"{self.keyspace.namespace_prefix}!acknowledge:{tag}{self.writer}",
+            "1",
+            "PX",
+            str(ACKNOWLEDGED_MS),
+        )
 
     def invalidate_before_run(self, run_id: str, redis_ttl_ms: int = RUN_MS) -> Command:
         """Invalidate all data that a server has from before this run. Only the first call for a run does so."""

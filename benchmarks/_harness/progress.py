@@ -33,5 +33,5 @@ class Progress:
 
     def answered(self) -> None:
         """The question has its answer."""
-        told = f"{self._name} {time.monotonic() - self._began:.1f} s"
-        print(f"\r{told}\x1b[K" if self._watched else told, file=self._out, flush=True)
+        line = f"{self._name} {time.monotonic() - self._began:.1f} s"
+        print(f"\r{line}\x1b[K" if self._watched else line, file=self._out, flush=True)

@@ -42,8 +42,10 @@ def circumstances() -> dict[str, str]:
 
 def as_json(rows: Sequence[Row], plots: Sequence[Plot] = ()) -> str:
     """The rows, what is behind the plots, and their circumstances, for a file."""
-    told = [{**asdict(row), "bar": None if row.bar is None else str(row.bar), "verdict": row.verdict} for row in rows]
-    content = {**circumstances(), "rows": told, "plots": [asdict(plot) for plot in plots]}
+    described = [
+        {**asdict(row), "bar": None if row.bar is None else str(row.bar), "verdict": row.verdict} for row in rows
+    ]
+    content = {**circumstances(), "rows": described, "plots": [asdict(plot) for plot in plots]}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

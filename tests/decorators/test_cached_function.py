@@ -798,8 +798,8 @@ class TestWrapper:
     def test_store_puts_a_value(self, cache: Cache, clock: FakeClock) -> None:
         """`.store` makes a value the result of a call, for its `ttl`, and refuses what cannot be kept."""
         f, counted = counting(cache, ttl=10)
-        f.store("told", 1)
-        assert f(1) == "told"
+        f.store("stored", 1)
+        assert f(1) == "stored"
         f.store("again", x=1)
         assert f(1) == "again"
         assert counted.runs == 0

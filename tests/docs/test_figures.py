@@ -51,10 +51,10 @@ def test_every_row_has_its_bar_its_verdict_and_its_history(results: Path) -> Non
 
 def test_the_site_has_the_figures_of_this_release() -> None:
     """The newest file is this version's, it says where its figures come from, and each plot is drawn."""
-    told = figures.releases()
-    version, newest = next(iter(told.items()))
+    history = figures.releases()
+    version, newest = next(iter(history.items()))
     assert version == aikcache.__version__
-    for run in told.values():
+    for run in history.values():
         assert {"machine", "load", "python", "commit", "command", "rows", "plots"} == set(run)
         assert all(set(row) == {*Row.__dataclass_fields__, "verdict"} for row in run["rows"])
     plots = sorted(plot["name"] for plot in newest["plots"])

@@ -38,14 +38,16 @@ def test_the_line_is_as_it_was_asked_for() -> None:
 
 def test_each_interval_has_a_line_with_its_figures_as_fields(caplog: pytest.LogCaptureFixture) -> None:
     """The record holds numbers beside the text, and the instance."""
-    with caplog.at_level(logging.INFO, "aikcache"), Cache(instance="told", publish_interval=0.05) as cache:
+    with caplog.at_level(logging.INFO, "aikcache"), Cache(instance="reported", publish_interval=0.05) as cache:
         price = cache.cached("shop", operation="price")(lambda name: len(name))
         for _ in range(4):
             price("tea")
         wait_until(
-            lambda: getattr(published(caplog.records, "told"), "aikcache_hits", 0) == 3, PATIENCE, "a line with 3 hits"
+            lambda: getattr(published(caplog.records, "reported"), "aikcache_hits", 0) == 3,
+            PATIENCE,
+            "a line with 3 hits",
         )
-        record = published(caplog.records, "told")
+        record = published(caplog.records, "reported")
         assert record is not None
         assert "Hit Rate: 75.00%, Hits: 3, Misses: 1" in record.getMessage()
         assert record.__dict__["aikcache_hit_rate"] == 0.75

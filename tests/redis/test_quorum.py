@@ -37,13 +37,13 @@ def answer(cluster: Cluster, *addresses: Address, ago: float = 0.0) -> None:
         cluster.quorum.record(address, time.monotonic() - ago)
 
 
-def views(monkeypatch: pytest.MonkeyPatch, told: dict[Address, Topology]) -> list[Address]:
+def views(monkeypatch: pytest.MonkeyPatch, answers: dict[Address, Topology]) -> list[Address]:
     """Who is asked for its view, while these answer and the others do not."""
     asked: list[Address] = []
 
     def stand_in(scouts: Scouts, addresses: Sequence[Address], deadline: float) -> dict[Address, Topology]:
         asked.extend(addresses)
-        return {address: told[address] for address in addresses if address in told}
+        return {address: answers[address] for address in addresses if address in answers}
 
     monkeypatch.setattr(Scouts, "views", stand_in)
     return asked

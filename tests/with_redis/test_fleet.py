@@ -150,7 +150,7 @@ def test_totals_of_exited_processes_are_kept_once(
         assert len(list(client.scan_iter(f"{instance}:v1:!{{fleet:*:p:*"))) == 1
     assert not members[2].fleet._store.fold(before, [members[1].tally.id], b"{}", PATIENCE)  # by an old reading
     members[1].count(5)
-    assert members[0].total == 111  # what it was taken for dead with; what it counted meanwhile cannot be told apart
+    assert members[0].total == 111  # what it was taken for dead with; what it counted meanwhile cannot be seen apart
     members[1].count(5)
     assert members[0].total == 116
     assert len(members[0].fleet.read(PATIENCE)[1]) == 2
@@ -273,8 +273,8 @@ if child == 0:
     cache.close()
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-told = cache.fleet()
-assert (told.hits, told.misses) == (14, 1), told
+seen = cache.fleet()
+assert (seen.hits, seen.misses) == (14, 1), seen
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 

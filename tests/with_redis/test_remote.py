@@ -87,7 +87,7 @@ def test_flushall_is_survived(
     for cache in caches:
         connect(cache)
     shop.get("tea")
-    heard = [cache.stats().pushes for cache in caches]
+    pushes = [cache.stats().pushes for cache in caches]
     raw.flushall()
 
     def shared() -> bool:
@@ -95,7 +95,7 @@ def test_flushall_is_survived(
         return shop.get.peek("tea") is not None
 
     wait_until(shared, PATIENCE, "a value under the new stamps")
-    wait_until(lambda: all(map(gt, [cache.stats().pushes for cache in caches], heard)), PATIENCE, "the push")
+    wait_until(lambda: all(map(gt, [cache.stats().pushes for cache in caches], pushes)), PATIENCE, "the push")
     assert shop.get("tea") == other.get("tea")
     loads = database.loads("tea")
     assert shop.get("tea") == other.get("tea")

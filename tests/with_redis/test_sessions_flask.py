@@ -336,12 +336,12 @@ def _wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 def _call(app: Any, path: str, cookie: str = "") -> tuple[str, dict[str, str], bytes]:
-    told: list[Any] = []
+    answer: list[Any] = []
     body = app(
-        {"PATH_INFO": path, "HTTP_COOKIE": cookie}, lambda status, headers, info=None: told.extend((status, headers))
+        {"PATH_INFO": path, "HTTP_COOKIE": cookie}, lambda status, headers, info=None: answer.extend((status, headers))
     )
     data = b"".join(body)
-    return told[0], dict(told[1]), data
+    return answer[0], dict(answer[1]), data
 
 
 def test_the_middleware_gives_any_application_sessions(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

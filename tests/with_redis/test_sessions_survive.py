@@ -35,7 +35,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     make_rings_patient(monkeypatch)
 
 
-def work(store: SessionStore, told: int) -> None:
+def work(store: SessionStore, report: int) -> None:
     """Begin a session and change one, for ever, and print what was acknowledged."""
     first, number = "", 0
     while True:
@@ -46,7 +46,7 @@ def work(store: SessionStore, told: int) -> None:
             outcome = store.commit(session)
             cookie = outcome.value if isinstance(outcome, Set) else cookie
             first = first or cookie
-            os.write(told, f"{cookie} {number}\n".encode())
+            os.write(report, f"{cookie} {number}\n".encode())
 
 
 def test_a_killed_worker_loses_no_acknowledged_session(redis_url: str) -> None:
@@ -61,13 +61,13 @@ def test_a_killed_worker_loses_no_acknowledged_session(redis_url: str) -> None:
     os.close(writing)
     with ExitStack() as stack, open(reading, "rb") as lines:
         try:
-            told = [next(lines) for _ in range(2 * ENOUGH)]
+            lines_read = [next(lines) for _ in range(2 * ENOUGH)]
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        told += [line for line in lines if line.endswith(b"\n")]
+        lines_read += [line for line in lines if line.endswith(b"\n")]
         store = opened(stack, redis_url)
-        acknowledged = {cookie: int(number) for cookie, number in map(str.split, map(bytes.decode, told))}
+        acknowledged = {cookie: int(number) for cookie, number in map(str.split, map(bytes.decode, lines_read))}
         for cookie, number in acknowledged.items():
             session = store.open(cookie)
             assert session["a"] == session["b"]
@@ -92,17 +92,17 @@ class Visitor(threading.Thread):
             self.visit()
 
     def visit(self) -> None:
-        told: dict[str, Any] = {}
+        answer: dict[str, Any] = {}
 
         def start(status: str, headers: list[tuple[str, str]], info: Any = None) -> Any:
-            told.update(status=status[:3], cookie=dict(headers).get("Set-Cookie", ""))
+            answer.update(status=status[:3], cookie=dict(headers).get("Set-Cookie", ""))
             return bytes
 
         environ = {"HTTP_COOKIE": self.cookie} if self.cookie else {}
         body = b"".join(self._app(environ, start))
-        self.statuses.append(told["status"])
-        if told["status"] == "200":
-            self.cookie = told["cookie"].partition(";")[0] or self.cookie
+        self.statuses.append(answer["status"])
+        if answer["status"] == "200":
+            self.cookie = answer["cookie"].partition(";")[0] or self.cookie
             assert int(body) > self.visits
             self.visits = int(body)
 

@@ -103,7 +103,7 @@ class Cluster:
         """Nothing: each primary has a breaker of its own."""
 
     def age(self) -> float:
-        """Seconds since most primaries had told this process their view (`quorum`)."""
+        """Seconds since most primaries had sent this process their view (`quorum`)."""
         return self.quorum.age()
 
     def drop_idle(self) -> None:

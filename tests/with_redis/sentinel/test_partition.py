@@ -55,13 +55,13 @@ class Net(NamedTuple):
 
     def named_there(self) -> int:
         """The primary's port as the other side's Sentinels say."""
-        told = []
+        answers = []
         for sentinel in self.topology.sentinels[1:]:
             with contextlib.suppress(AikcacheError):
                 reply = self.topology.ask(sentinel, "SENTINEL", "MASTER", SERVICE)
                 facts = dict(zip(reply[::2], reply[1::2], strict=True))
-                told.append((int(facts[b"config-epoch"]), int(facts[b"port"])))
-        return max(told)[1] if told else self.port
+                answers.append((int(facts[b"config-epoch"]), int(facts[b"port"])))
+        return max(answers)[1] if answers else self.port
 
     @property
     def port(self) -> int:

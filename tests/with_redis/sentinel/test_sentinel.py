@@ -60,13 +60,13 @@ def topology(one_topology: Topology) -> Topology:
 
 def named(topology: Topology) -> int | None:
     """The primary's port, as the Sentinel says that knows of the latest failover."""
-    told = []
+    answers = []
     for sentinel in topology.sentinels:
         with contextlib.suppress(AikcacheError):
             reply = topology.ask(sentinel, "SENTINEL", "MASTER", SERVICE)
             facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            told.append((int(facts[b"config-epoch"]), int(facts[b"port"])))
-    return max(told)[1] if told else None
+            answers.append((int(facts[b"config-epoch"]), int(facts[b"port"])))
+    return max(answers)[1] if answers else None
 
 
 def heal(topology: Topology) -> None:
