@@ -84,6 +84,7 @@ class SessionStore(Session):
 
     @permanent.setter
     def permanent(self, value: bool) -> None:
+        self.view()
         self._permanent = bool(value)
 
     def save(self, must_create: bool = False) -> None:

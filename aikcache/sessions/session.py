@@ -130,6 +130,7 @@ class Session(MutableMapping[str, Any]):
 
     @permanent.setter
     def permanent(self, value: bool) -> None:
+        self.view()
         self._permanent = bool(value)
 
     @property

@@ -660,6 +660,16 @@ def test_a_permanent_session_has_an_age_in_its_cookie(open_store: Open) -> None:
     assert (again["begun"], again.permanent, store.commit(again)) == (True, True, Keep())
 
 
+def test_a_session_becomes_permanent_though_nothing_else_is_read_of_it(open_store: Open) -> None:
+    """As where a form has a box "stay logged in" and its handler does nothing else."""
+    store = open_store(permanent_timeout=1_000_000)
+    cookie = begun(store)
+    session = store.open(cookie)
+    session.permanent = True
+    assert isinstance(store.commit(session), Set)
+    assert store.open(cookie).permanent
+
+
 def test_another_permanence_counts_beside_a_new_id(open_store: Open, client: Any) -> None:
     """From when the session began; one that would have ended by that ends."""
     store = open_store(permanent_timeout=1_000_000)
