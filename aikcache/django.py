@@ -58,7 +58,8 @@ def _form() -> CookieForm:
     same_site = settings.SESSION_COOKIE_SAMESITE if settings.is_overridden("SESSION_COOKIE_SAMESITE") else "Strict"
     secure = not getattr(settings, "AIKCACHE_SESSIONS", {}).get("insecure_cookie", False)
     domain, path = settings.SESSION_COOKIE_DOMAIN or None, settings.SESSION_COOKIE_PATH
-    return CookieForm(settings.SESSION_COOKIE_NAME, path, domain, same_site or "None", secure)
+    # False asks for a cookie without the attribute: browsers take that for Lax, and "None" would allow more.
+    return CookieForm(settings.SESSION_COOKIE_NAME, path, domain, same_site or "Lax", secure)
 
 
 class SessionStore(Session):

@@ -154,6 +154,8 @@ def test_what_djangos_settings_say_counts(configure: Configure) -> None:
     morsel = request(lambda asked: asked.session.update(a=1)).cookies["sessionid"]
     assert (morsel["samesite"], morsel["secure"]) == ("Lax", "")
     assert morsel["max-age"] in range(50, 61)
+    configure(SESSION_COOKIE_SAMESITE=False)
+    assert request(lambda asked: asked.session.update(a=1)).cookies["sessionid"]["samesite"] == "Lax"
     with pytest.raises(ConfigError, match="set_expiry takes 0 or None, got 60"):
         ours.SessionStore().set_expiry(60)
     configure({"idle_time": 60})
