@@ -67,8 +67,12 @@ def _reading(
         try:
             if before is not None:
                 before()
-            names = family.labels
-            return [Observation(+value, dict(zip(names, labels, strict=True))) for labels, value in family.read(tally)]
+            names, base = family.labels, tally.base  # the parent of a forked child exports its counts itself
+            past = {} if base is None or family.kind != "counter" else base.samples[family.name]
+            return [
+                Observation(+value - past.get(labels, 0), dict(zip(names, labels, strict=True)))
+                for labels, value in family.read(tally)
+            ]
         except Exception as error:  # one that raised would cost the SDK this instrument
             _reporter.report(f"metrics:{family.name}", f"{family.name} could not be read: {type(error).__name__}")
             return []

@@ -143,6 +143,33 @@ assert "aikernel_cache_misses" in names, names
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
+def test_a_forked_worker_does_not_export_its_parents_counts(prefix: str) -> None:
+    """The sum over all processes is what was called, as with `aikcache.prometheus`."""
+    code = f"""
+import os
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from aikcache import Cache
+from aikcache.metrics import instrument
+cache = Cache(metrics={prefix!r})
+price = cache.cached("shop", operation="price")(lambda name: len(name))
+reader = InMemoryMetricReader()
+instrument({prefix!r}, MeterProvider([reader], shutdown_on_exit=False))
+price("tea"), price("wine")
+pid = os.fork()
+if pid:
+    assert os.waitpid(pid, 0)[1] == 0
+else:
+    price("coffee")
+    data = reader.get_metrics_data()
+    found = {{m.name: m.data for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}}
+    assert [p.value for p in found[{prefix + "_cache_misses"!r}].data_points] == [1]
+    assert [p.count for p in found[{prefix + "_cache_load_seconds"!r}].data_points] == [1]
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
 def test_a_cache_does_not_import_opentelemetry() -> None:
     """Where nobody uses it, neither the import nor a cache loads it."""
     code = (

@@ -50,16 +50,28 @@ class Fleet:
         self._store = FleetStore(remote, prefix)
         self._tally = tally
         self._interval = interval
+        self.used = False  # here, or in the parent before a fork
+
+    def goes_on(self) -> bool:
+        """Whether another open cache publishes the same counts of this process."""
+        fleets = [engine.fleet for engine in self._tally.engines()]
+        return any(
+            one.used and one._store.prefix == self._store.prefix
+            for one in fleets
+            if one is not None and one is not self
+        )
 
     def publish(self, within: float, *, last: bool = False) -> None:
         """Write this process's snapshot; `last`: it is no longer alive. Raises `RemoteError`."""
-        data = self._snapshot(last=last)
-        if not self._store.publish(self._tally.id, data, within):
-            _reading.restart(self._tally)
-            self._store.publish(self._tally.id, self._snapshot(last=last), within)
+        tally, now = self._tally, _reading.take(self._tally)
+        if not self._store.publish(tally.id, self._snapshot(now, last=last), within):
+            tally.id, tally.folded = tally.new_id(), tally.published
+            self._store.publish(tally.id, self._snapshot(now, last=last), within)
+        tally.published = now
 
-    def _snapshot(self, *, last: bool) -> bytes:
-        now = _reading.take(self._tally)
+    def _snapshot(self, now: Reading, *, last: bool) -> bytes:
+        if self._tally.folded is not None:
+            now = _reading.less(now, self._tally.folded)
         head = {"host": _host(), "pid": os.getpid(), "interval": 0 if last else self._interval}
         return f"{now.counted():016x}{json.dumps({**head, **_reading.pack(now)})}".encode()
 

@@ -1,7 +1,8 @@
 """Publishes every `publish_interval`: one log line about a cache, and a snapshot in Redis for readers of all processes.
 
 A daemon thread does so. It starts with the first load, or the first change of the channel, so an unused cache has none.
-It ends with the cache, which publishes a last time if it has published or could have. At the interpreter's end it is
+It ends with the cache, which publishes a last time if it has published or could have; the process is no longer alive
+then, unless it has another such cache. At the interpreter's end it is
 closed like any cache. After `fork` the child counts from zero, under its own id, and has a thread once it uses the
 cache.
 
@@ -56,11 +57,11 @@ class Publisher:
         self._reporter = reporter
         self._names = names
         self._daemon = Daemon(self._run, "aikcache-publisher")
-        self._used = False  # here, or in the parent before a fork
 
     def start(self) -> None:
         """Publish from here on."""
-        self._used = True
+        if self.fleet is not None:
+            self.fleet.used = True
         self._daemon.start()
 
     def _run(self) -> None:
@@ -88,8 +89,8 @@ class Publisher:
             return
         self._daemon.stop()
         fleet = self.fleet
-        if self._used and fleet is not None:  # a child with only local hits has no thread, but its parent had one
-            self._try(lambda: fleet.publish(self._within, last=True))
+        if fleet is not None and fleet.used:  # a child with only local hits has no thread, but its parent had one
+            self._try(lambda: fleet.publish(self._within, last=not fleet.goes_on()))
 
     def _try(self, work: Callable[[], object]) -> None:
         try:

@@ -58,26 +58,29 @@ def take(tally: Tally) -> Reading:
         {family.name: dict(family.read(tally)) for family in FAMILIES},
         {timing.name: {label: one.copy() for label, one in dict(timing.read(tally)).items()} for timing in TIMINGS},
     )
-    return now if tally.base is None else _less(now, tally.base)
+    return now if tally.base is None else less(now, tally.base)
 
 
 def restart(tally: Tally) -> None:
-    """Count from zero, under another id: in a forked child, or when the counts are in the totals of exited ones."""
-    tally.base, tally.id = None, tally.new_id()
+    """Count from zero, under another id, in a forked child."""
+    tally.after_fork()
     tally.base = take(tally)
 
 
-def _less(now: Reading, base: Reading) -> Reading:
+def less(now: Reading, base: Reading) -> Reading:
+    """What was counted since `base`; the gauges are those of `now`."""
+    found = Reading({**now.samples}, {name: {} for name in now.timings})
     for name in COUNTERS:
         before = base.samples.get(name, {})
-        now.samples[name] = {labels: value - before.get(labels, 0) for labels, value in now.samples[name].items()}
+        found.samples[name] = {labels: value - before.get(labels, 0) for labels, value in now.samples[name].items()}
     for name, histograms in now.timings.items():
         for label, histogram in histograms.items():
+            found.timings[name][label] = since = histogram.copy()
             past = base.timings.get(name, {}).get(label)
             if past is not None:
-                histogram.add(past, -1)
-    _derive(now)
-    return now
+                since.add(past, -1)
+    _derive(found)
+    return found
 
 
 def merged(living: Iterable[Reading], exited: Iterable[Reading] = ()) -> Reading:

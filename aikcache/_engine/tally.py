@@ -82,6 +82,12 @@ class Recent:
         self.trips: deque[RoundTrip] = deque(maxlen=MAX_RECENT)
         self.loads: deque[Load] = deque(maxlen=MAX_RECENT)
 
+    def clear(self) -> None:
+        self._reads.clear()
+        self._kept = 0
+        self.trips.clear()
+        self.loads.clear()
+
     def add_reads(self, operation: str, seconds: Sequence[float]) -> None:
         """Add reads of one operation, in place of the oldest ones where they are too many."""
         self._reads.append((operation, seconds))
@@ -111,6 +117,8 @@ class Tally:
         self.started = monotonic()
         self.id = self.new_id()  # the id of this process's snapshots
         self.base: Reading | None = None  # counts from before this process
+        self.published: Reading | None = None  # those in the last snapshot
+        self.folded: Reading | None = None  # those in the totals of exited processes, under an earlier id
         self.commands = {command: Histogram() for command in COMMANDS}
         self.latencies: dict[str, Histogram] = {}
         self.load_times: dict[str, Histogram] = {}
@@ -147,6 +155,13 @@ class Tally:
         """Show these from now on, and what is added to them, also before they are called."""
         self._expected[id(operations)] = operations
 
+    def after_fork(self) -> None:
+        """Nothing was counted, timed or published by this process."""
+        self.started, self.id = monotonic(), self.new_id()
+        self.base = self.published = self.folded = None
+        for recent in self._recent:
+            recent.clear()
+
     def follow(self) -> Recent:
         """A queue of what is timed from here on; its caller empties it."""
         recent = Recent()
@@ -170,6 +185,7 @@ class Tally:
                 by_operation.counts[place] += 1
                 by_operation.total += seconds
             if error is not None:
+                self.command_errors.setdefault((command, error), 0)
                 self.command_errors[command, error] += 1
         for recent in self._recent:
             recent.trips.extend(batch)
@@ -191,7 +207,9 @@ class Tally:
     def load(self, details: Load) -> None:
         self._timed(self.load_times, details.operation).observe(details.seconds)
         if details.error is not None:
-            self.failed_loads[self.label(details.operation)] += 1
+            label = self.label(details.operation)
+            self.failed_loads.setdefault(label, 0)  # a missing key would be made by Python code, between two threads
+            self.failed_loads[label] += 1
         for recent in self._recent:
             recent.loads.append(details)
 

@@ -260,8 +260,8 @@ class Pool:
                 connection.close()
                 hint_at_cause(error, plain=bool(self._where.hosts) and not self._where.tls)
             self._route.reset()
-            if isinstance(error, ConfigError):
-                raise
+            if isinstance(error, ConfigError):  # of an embedded server; a call with Redis away must not raise it either
+                raise RemoteUnavailableError(str(error)) from error
             raise translate(error, self._within) from error
         finally:
             self._connecting.discard(connection)

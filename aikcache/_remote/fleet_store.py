@@ -45,8 +45,8 @@ class FleetStore:
 
     def __init__(self, remote: RedisStore, prefix: str) -> None:
         self._remote = remote
-        self._prefix = f"{remote.keyspace.namespace_prefix}!{{fleet:{prefix}}}:"
-        self._base = self._prefix + "list", self._prefix + "dead"
+        self.prefix = f"{remote.keyspace.namespace_prefix}!{{fleet:{prefix}}}:"
+        self._base = self.prefix + "list", self.prefix + "dead"
         self._generation = b""
         self._published = ""  # the id that was published under this generation
         self._last = FleetRecords(b"", {})
@@ -69,7 +69,7 @@ class FleetStore:
         return True
 
     def _publish(self, id: str, data: bytes, within: float) -> object:
-        keys = (*self._base, f"{self._prefix}p:{id}")
+        keys = (*self._base, f"{self.prefix}p:{id}")
         generation, again = self._generation, "1" if self._published == id else "0"
         words = (id, data, RECORD_MS, generation, os.urandom(8).hex(), again)
         return self._remote.call(scripts.PUBLISH, keys, *words, within=within)
@@ -90,7 +90,7 @@ class FleetStore:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RemoteTimeoutError("the list of processes in Redis was another one each time it was read.")
-            keys = (*self._base, *(f"{self._prefix}p:{id}" for id in ids))
+            keys = (*self._base, *(f"{self.prefix}p:{id}" for id in ids))
             reply = self._remote.call(scripts.SNAPSHOTS, keys, within=left)
             if type(reply) is not list or len(reply) < 2 or type(reply[0]) is not bytes or type(reply[1]) is not bytes:
                 raise RemoteUnavailableError("the server answers something else than it was asked.")
@@ -108,14 +108,14 @@ class FleetStore:
 
     def fold(self, read: FleetRecords, gone: Sequence[str], exited: bytes, within: float) -> bool:
         """Replace the snapshots `gone` by the totals `exited`, which include them. False: there was a change since."""
-        keys = (*self._base, *(f"{self._prefix}p:{id}" for id in gone))
+        keys = (*self._base, *(f"{self.prefix}p:{id}" for id in gone))
         pairs = [word for id in gone for word in (id, read.processes[id].data)]
         return bool(self._remote.call(scripts.FOLD, keys, read.exited, exited, RECORD_MS, *pairs, within=within) == 1)
 
     def _restore(self, within: float) -> None:
         exited, processes = self._last
         lost = {id: published.data for id, published in processes.items() if published.data}
-        keys = (*self._base, *(f"{self._prefix}p:{id}" for id in lost))
+        keys = (*self._base, *(f"{self.prefix}p:{id}" for id in lost))
         listed = " ".join([os.urandom(8).hex(), *lost])
         self._remote.call(scripts.RESTORE, keys, listed, exited, RECORD_MS, *lost.values(), within=within)
 

@@ -101,6 +101,10 @@ def test_a_directory_that_cannot_be_used_costs_the_caching_or_says_so(tmp_path: 
         with pytest.raises(aikcache.errors.AikcacheError, match="writable by"):
             cache.ping()
         assert list(open_to_all.iterdir()) == []
+        cache.set("thing:x:1", 1)
+        cache.invalidate("thing:*")
+        assert (cache.get("thing:x:1"), cache.get_or_load("thing:x:1", lambda: 2)) == (None, 2)
+        assert "writable by" in str(cache.health().problems)
 
 
 SCRIPT = """
