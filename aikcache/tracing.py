@@ -12,9 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    Span,
+    SpanKind,
+    StatusCode,
+    TracerProvider,
+    get_current_span,
+    get_tracer,
+)
 
 from aikcache._concurrency import spans
+from aikcache._concurrency.outside import BUGS, let_out
+from aikcache._concurrency.reporter import RateLimitedReporter
 
 __all__ = ["instrument", "uninstrument"]
 
@@ -22,6 +33,7 @@ _OPERATIONS = {
     "get": "GET", "many": "MGET", "lease": "EVALSHA", "store": "EVALSHA", "invalidate": "PIPELINE", "sweep": "SCAN",
     "ping": "PING",
 }  # fmt: skip
+_reporter = RateLimitedReporter()
 _CODE = re.compile(r"\brefuses: ([A-Z]{3,20})\b")
 
 
@@ -81,21 +93,35 @@ class _Spans:
         links: list[Link] | None = None,
         root: bool = False,
     ) -> Iterator[Span]:
-        with self._tracer.start_as_current_span(
-            name,
-            Context() if root else None,
-            kind,
-            attributes,
-            links,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield span
-            except BaseException as error:
-                span.set_status(StatusCode.ERROR)
-                span.set_attribute("error.type", type(error).__qualname__)
-                code = _CODE.search(str(error)) if kind is SpanKind.CLIENT else None
-                if code is not None:
-                    span.set_attribute("db.response.status_code", code[1])
-                raise
+        context = Context() if root else None
+        current = self._tracer.start_as_current_span(
+            name, context, kind, attributes, links, record_exception=False, set_status_on_exception=False
+        )
+        begun = False
+        span: Span = INVALID_SPAN
+        with _harmless():
+            span = current.__enter__()
+            begun = True
+        try:
+            yield span
+        except BaseException as error:
+            span.set_status(StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__qualname__)
+            code = _CODE.search(str(error)) if kind is SpanKind.CLIENT else None
+            if code is not None:
+                span.set_attribute("db.response.status_code", code[1])
+            raise
+        finally:
+            if begun:
+                with _harmless():
+                    current.__exit__(None, None, None)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """The application's span processors run here: what they raise costs a span, and no call its answer."""
+    try:
+        yield
+    except BUGS as error:
+        let_out(error)
+        _reporter.report("span", f"a span processor raised {type(error).__name__}")

@@ -49,7 +49,7 @@ def from_env(variables: Mapping[str, str | Secret[str]]) -> dict[str, Any]:
 def _revealed(setting: str, value: Secret[str]) -> object:
     """As it is, but several secrets come with commas."""
     if setting == "secret" and "," in value.reveal():
-        return hidden(value.reveal().split(","))
+        return hidden([part.strip() for part in value.reveal().split(",")])
     return value if value.reveal() else None
 
 

@@ -218,8 +218,10 @@ def _protection(server: Server, profile: Profile) -> Said:
     if server.user == "default":
         evidence = "the library uses the default user, who may do everything"
         yield "warning", evidence, "Make a user as in ops/redis/users.acl."
+    elif not server.user:
+        yield "unknown", "the user is not reported", "Allow ACL WHOAMI."
     elif not lead_out:
-        yield "ok", "the user is not the default one" if server.user else "the user is not reported", ""
+        yield "ok", "the user is not the default one", ""
 
 
 def _tls(server: Server, profile: Profile) -> Said:

@@ -130,7 +130,7 @@ def ask_server(pool: Pool, commands: Mapping[str, Command], name: str, deadline:
             info=_lines(info),
             settings=_settings(link, deadline),
             refused=_refused(replies),
-            user=_text(user),
+            user=_text(user) if isinstance(user, bytes) else "",
             clock=_time(now, middle) - middle,
             latency=min(pings),
             replicas_wanted=pool.sentinels is not None,

@@ -111,10 +111,12 @@ def of_cache(app: Flask) -> dict[str, Any]:
 
 
 def _parsed(name: str, value: object) -> dict[str, Any]:
-    """A text is read as in the environment, which also hides what is secret."""
+    """Text is read as in the environment, which also hides what is secret. `from_prefixed_env` makes numbers of it."""
+    setting = name[len(ENV) :].lower()
+    if type(value) is int and FIELDS[setting].type in ("bool", "str"):
+        value = str(value)
     if isinstance(value, str):
         return environment.from_env(environment.read_env({name: value}))
-    setting = name[len(ENV) :].lower()
     return {setting: hidden(value) if setting in ("url", "secret") else value}
 
 
@@ -125,16 +127,20 @@ def of_extension(app: Flask) -> Extension:
     header = configured.get(HEADER) or "X-Cache-Bypass"
     if not isinstance(header, str) or not _HEADER.fullmatch(header):
         raise ConfigError(f"{HEADER} must be the name of a header: letters, digits and '-'.")
-    token = hidden(configured.get(TOKEN) or None)
-    if token is not None and not is_key(token):
+    given = configured.get(TOKEN) or None
+    token = hidden(given)
+    if given is not None and not (isinstance(given, str) and is_key(token)):
         raise ConfigError(
             f"{TOKEN} must be at least {MIN_SECRET} random characters, {MIN_DISTINCT} of them different: who knows it "
             "can have every call run its function. `secrets.token_urlsafe(32)` makes one."
         )
+    scope = configured.get(SCOPE) or "host"
+    if scope not in ("process", "host", "fleet"):
+        raise ConfigError(f"{SCOPE} must be 'process', 'host' or 'fleet', got {str(scope)[:40]!r}.")
     return Extension(
         token if isinstance(token, Secret) else None,
         header,
         configured.flag(DEFERRED),
         configured.flag(ENDPOINTS, default=True),
-        configured.get(SCOPE) or "host",
+        scope,
     )

@@ -81,6 +81,7 @@ def test_a_server_in_order_has_no_finding(server: Server, profile: Profile) -> N
         ("latency", "warning", {}, {}, {"latency": 0.02}),
         ("protection", "warning", {}, {"enable-debug-command": "yes"}, {}),
         ("protection", "warning", {}, {}, {"user": "default"}),
+        ("protection", "unknown", {}, {}, {"user": ""}),
         ("tls", "ok", {}, TLS, {}),
         ("tls", "ok", {}, TLS | {"tls-cluster": "no"}, {}),
         ("tls", "warning", {}, TLS | {"port": "6379"}, {}),

@@ -66,6 +66,30 @@ class TestConfiguration:
         first, second = typed.extensions["aikcache"].config, texts.extensions["aikcache"].config
         assert (first.timeout, first.ttls, first.strict) == (second.timeout, second.ttls, second.strict)
 
+    def test_what_flask_reads_of_its_environment_as_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`from_prefixed_env` parses values as JSON; they mean what they mean without it."""
+        for name, text in (("ENABLED", "0"), ("STRICT", "1"), ("VERSION", "2"), ("LOCAL_TTL", "7")):
+            monkeypatch.setenv(f"FLASK_AIKCACHE_{name}", text)
+        app = Flask("shop")
+        app.config.from_prefixed_env()
+        Aikcache(app, default=False)
+        config = app.extensions["aikcache"].config
+        assert (config.enabled, config.strict, config.version, config.local_ttl) == (False, True, "2", 7)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"AIKCACHE_FLASK_METRICS_SCOPE": "bogus"}, {"AIKCACHE_FLASK_BYPASS_TOKEN": bytes(range(40))}]
+    )
+    def test_what_the_extension_refuses_leaves_the_default_cache_alone(self, wrong: dict[str, Any]) -> None:
+        """And the application, which can be given its cache when that is put right."""
+        before, app = aikcache.default_cache(), Flask("shop")
+        app.config.update(wrong)
+        with pytest.raises(ConfigError, match="AIKCACHE_FLASK_"):
+            Aikcache(app)
+        assert aikcache.default_cache() is before
+        assert not app.extensions
+        app.config.update(dict.fromkeys(wrong))
+        Aikcache(app)
+
     def test_what_is_not_in_it_is_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`app.config` wins."""
         monkeypatch.setenv("AIKCACHE_TIMEOUT", "3")

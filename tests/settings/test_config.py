@@ -326,7 +326,7 @@ class TestEnvironment:
 
     def test_several_secrets_come_with_commas(self) -> None:
         """A list of secrets in the environment is that of a rolling deploy."""
-        with Cache.from_env({"AIKCACHE_SECRET": f"{SECRET},{SECRET * 2}"}) as cache:
+        with Cache.from_env({"AIKCACHE_SECRET": f"{SECRET}, {SECRET * 2}"}) as cache:
             assert cache.config.secret == (SECRET, SECRET * 2)
 
     def test_the_process_environment_is_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:

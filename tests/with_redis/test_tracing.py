@@ -132,6 +132,35 @@ def test_what_the_open_breaker_refuses_has_no_span(own_server: Server, instance:
             own_server.resume()
 
 
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
+def test_a_span_processor_that_fails_costs_no_answer(moment: str) -> None:
+    """The function runs once and its value is returned; what the function raises is raised all the same."""
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise RuntimeError("the exporter is away")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = SimpleSpanProcessor(InMemorySpanExporter())
+    setattr(processor, moment, fail)
+    provider.add_span_processor(processor)
+    tracing.instrument(provider)
+    runs = []
+    try:
+        with Cache() as cache:
+
+            @cache.cached("shop")
+            def price(name: str) -> int:
+                runs.append(name)
+                return {"tea": 3}[name]
+
+            assert (price("tea"), price("tea"), runs) == (3, 3, ["tea"])
+            with pytest.raises(KeyError):
+                price("wine")
+            cache.invalidate("shop:*")
+    finally:
+        tracing.uninstrument()
+
+
 def test_without_a_tracer_nothing_is_traced() -> None:
     """The flag is what it is without `instrument`."""
     assert spans.active is None
