@@ -119,7 +119,7 @@ def _eviction(server: Server, profile: Profile) -> Said:
         yield "ok", evidence, ""
     if not memory:
         yield "warning", "maxmemory is 0: the server grows until the system ends it", "Set it to 3/4 of the memory."
-    elif server.number("used_memory") / memory > FULL and not policy.startswith("allkeys"):
+    elif server.number("used_memory") / memory > FULL and policy == "noeviction":
         share = server.number("used_memory") / memory
         yield "error", f"{share:.0%} of maxmemory are in use, and {policy} makes no room", "Raise maxmemory."
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from datetime import timedelta
 from typing import get_args
 
 from aikcache import _compiled
 from aikcache._redis.cluster.client import Cluster
 from aikcache._redis.modes import OTHERS, mode
+from aikcache._redis.origin import origin
 from aikcache._redis.pool import Pool
 from aikcache._settings import url as _url
 from aikcache._settings.checks import check_seconds
@@ -34,7 +36,7 @@ def examine(
     instance: str = "aikernel",
     profile: Profile = "cache",
     monitor_url: str | Secret[str] | None = None,
-    timeout: float = 10.0,
+    timeout: float | timedelta = 10.0,
 ) -> list[Finding]:
     """What is wrong with the Redis behind `url`, worst first, and what was found in order.
 
@@ -42,7 +44,8 @@ def examine(
         url: in every form that `Cache` takes, with the user that the application has.
         instance: keys are tried under this prefix, for the user may be confined to it.
         profile: "cache", or "durable" for a server that holds sessions or a key ring.
-        monitor_url: the same server with a user that may use CONFIG GET, where the application's may not.
+        monitor_url: the same server with a user that may use CONFIG GET, where the application's may not. On
+            a cluster each node is asked as this user, whatever host the URL names.
         timeout: seconds for the whole examination.
 
     Raises:
@@ -51,13 +54,14 @@ def examine(
     url, monitor_url = hidden(url), None if monitor_url is None else hidden(monitor_url)  # no frame below shows them
     if profile not in get_args(Profile):
         raise ConfigError(f"profile must be 'cache' or 'durable', got {str(profile)[:40]!r}.")
-    deadline = time.monotonic() + check_seconds("timeout", timeout)
-    config = CacheConfig(url=url, instance=instance, connect_timeout=min(timeout, 5.0), timeout=min(timeout, 5.0))
+    seconds = check_seconds("timeout", timeout)
+    deadline = time.monotonic() + seconds
+    config = CacheConfig(url=url, instance=instance, connect_timeout=min(seconds, 5.0), timeout=min(seconds, 5.0))
     monitor = None if monitor_url is None else CacheConfig(url=monitor_url, instance=instance)
     found = [Finding("url", "warning", "url", *_sentence(weakness)) for weakness in _url.weaknesses(url)]
     found += [_compiled_part(), *_without_lock(), *_open_password(url)]
     if _url.scheme(url).endswith("+cluster"):
-        found += _examine_cluster(config, profile, deadline)
+        found += _examine_cluster(config, monitor, profile, deadline)
     else:
         found += _examine_one(config, monitor, profile, deadline)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -83,11 +87,14 @@ def _examine_one(config: CacheConfig, monitor: CacheConfig | None, profile: Prof
             where = _url.parse(config.url or "")
             seen = [_ask_sentinel(pool, address, deadline) for address in where.hosts]
             found += checks.judge_sentinels(seen, where.service)
-        found += _examine_server(pool, _name(config), profile, deadline, monitor)
+        other = None if monitor is None else Pool(monitor)
+        found += _examine_server(pool, _name(config), profile, deadline, other)
     return found
 
 
-def _examine_cluster(config: CacheConfig, profile: Profile, deadline: float) -> list[Finding]:
+def _examine_cluster(
+    config: CacheConfig, monitor: CacheConfig | None, profile: Profile, deadline: float
+) -> list[Finding]:
     found: list[Finding] = []
     with closing(Cluster(config)) as cluster:
         try:
@@ -95,30 +102,44 @@ def _examine_cluster(config: CacheConfig, profile: Profile, deadline: float) -> 
         except RemoteError as error:
             return [_unreachable("cluster", error)]
         for host, port in sorted(nodes):
-            found += _examine_server(cluster.node((host, port)), f"{host}:{port}", profile, deadline)
+            other = None if monitor is None else Pool(monitor, origin(monitor)._replace(hosts=((host, port),)))
+            found += _examine_server(cluster.node((host, port)), f"{host}:{port}", profile, deadline, other)
     return found
 
 
-def _examine_server(
-    pool: Pool, name: str, profile: Profile, deadline: float, monitor: CacheConfig | None = None
-) -> list[Finding]:
+def _examine_server(pool: Pool, name: str, profile: Profile, deadline: float, monitor: Pool | None) -> list[Finding]:
     instance = pool.config.instance
     commands = facts.needed(instance) if profile == "cache" else facts.needed_by_sessions(instance)
     try:
         server = facts.ask_server(pool, commands, name, deadline)
-        if server.settings is None and monitor is not None:
-            with closing(Pool(monitor)) as other:
-                server = facts.with_settings(server, other, deadline)
+        server, found = (server, []) if monitor is None else _ask_monitor(server, monitor, deadline)
         reason = OTHERS.get(mode(server.info), "") if profile == "cache" else ""  # sessions may live on one node
         if reason and not _url.scheme(pool.config.url or "").endswith("+cluster"):
             return [_unreachable(name, RemoteUnavailableError(reason))]
-        return checks.judge(server, profile)
+        return [*found, *checks.judge(server, profile)]
     except ConfigError:
         raise
     except (RemoteError, OSError) as error:
         return [_unreachable(name, error)]
     except MALFORMED as error:
         return [_unreachable(name, RemoteUnavailableError(_malformed(error)))]
+
+
+def _ask_monitor(server: facts.Server, monitor: Pool, deadline: float) -> tuple[facts.Server, list[Finding]]:
+    """The server with its settings, as the monitor's user sees them; or without, and why."""
+    try:
+        with closing(monitor):
+            return (facts.with_settings(server, monitor, deadline) if server.settings is None else server), []
+    except ConfigError:
+        raise
+    except (RemoteError, OSError) as error:
+        why = f"{error}".partition(". ")[0].rstrip(".")[:300]
+    except MALFORMED as error:
+        why = _malformed(error)
+    cure = "Correct monitor_url: its user and password."
+    return server, [
+        Finding("monitor", "unknown", server.name, f"settings cannot be read as monitor_url's user: {why}", cure)
+    ]
 
 
 def _ask_sentinel(pool: Pool, address: tuple[str, int], deadline: float) -> facts.Sentinel:

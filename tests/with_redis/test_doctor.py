@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,6 +52,27 @@ def test_missing_permissions_of_an_applications_user_are_named(binary: Path) -> 
             assert client.dbsize() == 0
 
 
+def test_a_monitor_that_cannot_log_in_costs_the_settings_alone(binary: Path) -> None:
+    """The server is judged without them, and the finding names the argument; none holds a password."""
+    users = (f"user cache on >{PASSWORD} ~* &* +@all -config",)
+    with Server(binary=binary, port=0, config=users) as server:
+        place = server.url.rpartition("@")[2].removeprefix("redis://")
+        url, wrong = f"redis://cache:{PASSWORD}@{place}", f"redis://monitor:{PASSWORD}@{place}"
+        found = examine(url, monitor_url=wrong)
+        (finding,) = [one for one in found if one.check == "monitor"]
+        assert (finding.severity, "monitor_url" in finding.cure) == ("unknown", True)
+        assert "AIKCACHE_URL" not in str(finding)
+        assert {"version", "commands", "buffers"} <= {one.check for one in found}
+        assert "reachable" not in {one.check for one in found}
+        assert PASSWORD not in repr(found)
+
+
+def test_a_user_that_is_not_reported_is_unknown(binary: Path) -> None:
+    """The error's word is no user's name."""
+    with Server(binary=binary, port=0, config=['rename-command ACL ""']) as server:
+        assert ("protection", "unknown") in complaints(examine(server.url))
+
+
 def test_behind_sentinel_with_the_shipped_configuration(binary: Path) -> None:
     """Only the default user is complained about, until a Sentinel is gone."""
     with Topology(binary=binary) as topology:
@@ -90,6 +112,13 @@ def test_each_primary_of_a_cluster_is_examined(binary: Path) -> None:
             return len(seen) == 3 and not [one for one in found if one.severity == "error"]
 
         wait_until(in_order, 3 * PATIENCE, "a cluster in order")
+        for node in topology.servers:
+            with redis.Redis.from_url(node.url) as client:
+                client.execute_command("ACL", "SETUSER", "app", "on", "nopass", "~*", "&*", "+@all", "-config")
+                client.execute_command("ACL", "SETUSER", "monitor", "on", "nopass", "-@all", "+@all")
+        app, monitor = (topology.url.replace("://", f"://{user}:x@") for user in ("app", "monitor"))
+        assert ("buffers", "unknown") in complaints(examine(app))
+        assert ("buffers", "unknown") not in complaints(examine(app, monitor_url=monitor))
 
 
 def test_a_server_that_is_away_or_hangs_is_a_finding(own_server: Server) -> None:
@@ -105,6 +134,7 @@ def test_a_server_that_is_away_or_hangs_is_a_finding(own_server: Server) -> None
     assert PASSWORD not in repr(found)
     assert complaints(examine("redis://127.0.0.1:1")) == {("reachable", "error")}
     assert complaints(examine("redis+cluster://127.0.0.1:1", timeout=0.5)) == {("reachable", "error")}
+    assert complaints(examine("redis://127.0.0.1:1", timeout=timedelta(seconds=1))) == {("reachable", "error")}
     with pytest.raises(ConfigError, match="profile must be 'cache' or 'durable', got 'session'"):
         examine(own_server.url, profile="session")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="timeout must be"):
