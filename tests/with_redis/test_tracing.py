@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,12 +133,13 @@ def test_what_the_open_breaker_refuses_has_no_span(own_server: Server, instance:
             own_server.resume()
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError, Exception])
 @pytest.mark.parametrize("moment", ["on_start", "on_end"])
-def test_a_span_processor_that_fails_costs_no_answer(moment: str) -> None:
+def test_a_span_processor_that_fails_costs_no_answer(moment: str, kind: type[Exception]) -> None:
     """The function runs once and its value is returned; what the function raises is raised all the same."""
 
     def fail(*arguments: object, **more: object) -> None:
-        raise RuntimeError("the exporter is away")
+        raise kind("the exporter is away")
 
     provider = TracerProvider(shutdown_on_exit=False)
     processor = SimpleSpanProcessor(InMemorySpanExporter())
@@ -159,6 +161,27 @@ def test_a_span_processor_that_fails_costs_no_answer(moment: str) -> None:
             cache.invalidate("shop:*")
     finally:
         tracing.uninstrument()
+
+
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
+def test_a_time_limit_gets_out_of_a_span_processor(moment: str) -> None:
+    """It is the call's, although it is raised there."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError("of the job")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = SimpleSpanProcessor(InMemorySpanExporter())
+    setattr(processor, moment, lambda *_, **__: signal.raise_signal(signal.SIGUSR1))
+    provider.add_span_processor(processor)
+    before = signal.signal(signal.SIGUSR1, over)
+    tracing.instrument(provider)
+    try:
+        with Cache() as cache, pytest.raises(TimeoutError, match="of the job"):
+            cache.cached("shop", operation="price")(lambda name: len(name))("tea")
+    finally:
+        tracing.uninstrument()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_without_a_tracer_nothing_is_traced() -> None:
