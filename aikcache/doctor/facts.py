@@ -130,7 +130,8 @@ def ask_server(pool: Pool, commands: Mapping[str, Command], name: str, deadline:
             info=_lines(info),
             settings=_settings(link, deadline),
             refused=_refused(replies),
-            user=_text(user) if isinstance(user, bytes) else "",
+            # Who may not ask is not the default user, which may. A server without the command says nothing of that.
+            user=_text(user) if isinstance(user, bytes) or str(user) == "NOPERM" else "",
             clock=_time(now, middle) - middle,
             latency=min(pings),
             replicas_wanted=pool.sentinels is not None,
