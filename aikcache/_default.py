@@ -60,7 +60,7 @@ class Default(Decorators):
         new = _kind().from_env()
         with self._lock:
             if self._made is None:
-                self._replace(new)
+                self.replace(new)
             assert self._made is not None
             return self._made
 
@@ -84,7 +84,7 @@ class Default(Decorators):
         given = _take(settings, url=url)
         del url
         made = _kind()(**given)
-        self._replace(made)
+        self.replace(made)
         return made
 
     @contextmanager
@@ -105,9 +105,9 @@ class Default(Decorators):
                 if last is not None:
                     last.close()
 
-    def _replace(self, made: DefaultCache) -> None:
-        """Functions that were bound to what there was find it closed, and look again. What it has not sent, the new
-        one sends, and again what it has sent lately, should the server be replaced.
+    def replace(self, made: DefaultCache) -> None:
+        """Make this the default cache. Functions that were bound to what there was find it closed, and look again.
+        What it has not sent, the new one sends, and again what it has sent lately, should the server be replaced.
         """
         with self._lock:
             old = self._made, self._stand_in
@@ -151,7 +151,8 @@ def default_cache() -> Cache:
 
 def configure(url: str | None = None, **settings: Unpack[Settings]) -> Cache:
     """Make a cache with these settings, make it the default cache, and return it. The former one is closed; what is
-    invalidated through it from then on is invalidated in the new one.
+    invalidated through it from then on is invalidated in the new one, and functions that it has decorated are cached
+    there.
 
     The environment is not read. Nothing connects before the first call that needs Redis.
 

@@ -21,7 +21,8 @@ from flask import Flask, Response, current_app, request
 
 from aikcache._cache import Cache
 from aikcache._concurrency.reporter import log
-from aikcache._default import configure, default_cache
+from aikcache._default import default, default_cache
+from aikcache._default_cache import DefaultCache
 from aikcache._engine.stats import health_as_dict
 from aikcache._settings.secret import Secret
 from aikcache.errors import ConfigError
@@ -53,20 +54,28 @@ class Aikcache:
         Raises:
             ConfigError: a setting of `app.config` or of the environment breaks a rule or is misspelt, or the
                 application has a cache already.
+            AssertionError: Flask's own, where the application has answered a request. The application and the default
+                cache are then as they were.
         """
         if NAME in app.extensions:
             raise ConfigError(f"the application {app.name} has a cache already. Call Aikcache.init_app once for each.")
         own = _settings.of_extension(app)
-        cache = (configure if self._default else Cache)(**_settings.of_cache(app))
-        app.extensions[NAME] = cache
+        cache: Cache = (DefaultCache if self._default else Cache)(**_settings.of_cache(app))
         # The default cache is looked up each time: a test, or another application, may have put another in its place.
         find = default_cache if self._default else lambda: cache
+        try:
+            if own.endpoints:
+                _add_endpoints(app, find, own, cache.config.metrics)  # first: Flask may refuse, and nothing has changed
+        except BaseException:
+            cache.close()
+            raise
         if own.token is not None or own.deferred:
             app.wsgi_app = _Requests(app.wsgi_app, find, own)  # type: ignore[method-assign]
-        if own.endpoints:
-            _add_endpoints(app, find, own)
         if find_spec("rich") is not None and "cache" not in app.cli.commands:
             app.cli.add_command(CacheCommands(app))
+        if isinstance(cache, DefaultCache):
+            default.replace(cache)
+        app.extensions[NAME] = cache
         log.debug("The application %s has the cache %r.", app.name, cache)
 
     @property
@@ -109,7 +118,7 @@ class _Requests:
         return hmac.compare_digest(given.encode("latin-1", "replace"), self._token.reveal())
 
 
-def _add_endpoints(app: Flask, find: Callable[[], Cache], own: _settings.Extension) -> None:
+def _add_endpoints(app: Flask, find: Callable[[], Cache], own: _settings.Extension, prefix: str | None) -> None:
     """Ordinary routes, so the application's own hooks decide who may see them."""
 
     def health() -> Any:
@@ -118,7 +127,6 @@ def _add_endpoints(app: Flask, find: Callable[[], Cache], own: _settings.Extensi
         return health_as_dict(found), 200 if found.live and found.ready else 503, {"Cache-Control": "no-store"}
 
     app.add_url_rule("/health/cache", "aikcache_health", health)
-    prefix = app.extensions[NAME].config.metrics
     try:
         from aikcache.prometheus import metrics_app
     except ImportError:

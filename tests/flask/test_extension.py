@@ -90,6 +90,20 @@ class TestConfiguration:
         app.config.update(dict.fromkeys(wrong))
         Aikcache(app)
 
+    def test_what_flask_refuses_leaves_all_as_it_was(self) -> None:
+        """It takes no routes once it has answered a request; without them it can still be given its cache."""
+        before, app = aikcache.default_cache(), Flask("shop")
+        app.test_client().get("/")
+        wsgi_app = app.wsgi_app
+        app.config.update(AIKCACHE_FLASK_DEFERRED=True)
+        for _ in range(2):
+            with pytest.raises(AssertionError, match="add_url_rule"):
+                Aikcache(app)
+            assert (aikcache.default_cache(), app.wsgi_app, app.extensions) == (before, wsgi_app, {})
+        app.config.update(AIKCACHE_FLASK_ENDPOINTS=False)
+        Aikcache(app)
+        assert aikcache.default_cache() is app.extensions["aikcache"]
+
     def test_what_is_not_in_it_is_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`app.config` wins."""
         monkeypatch.setenv("AIKCACHE_TIMEOUT", "3")
