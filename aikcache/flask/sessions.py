@@ -35,6 +35,7 @@ from aikcache.sessions.session import Session
 __all__ = ["CacheSession", "CacheSessions", "SessionUnavailable"]
 
 log = logging.getLogger("aikcache")
+NAME: Final = "aikcache_sessions"
 _DAY: Final = 86_400.0
 _RETENTION: Final = 31 * _DAY
 _LONGEST: Final = 400 * _DAY
@@ -137,13 +138,18 @@ class CacheSessions:
         """Read the configuration and take over the application's sessions. Asks nothing of Redis.
 
         Raises:
-            ConfigError: a key of the configuration, or a variable of the environment, breaks a rule or is misspelt.
+            ConfigError: a key of the configuration, or a variable of the environment, breaks a rule or is misspelt, or
+                the application has sessions of a store already.
         """
+        if NAME in app.extensions:
+            raise ConfigError(
+                f"the application {app.name} has a session store already. Call CacheSessions.init_app once."
+            )
         settings = _Settings(app)
         form = settings.cookie()
         store = self._store or settings.store()
         app.session_interface = _Interface(store, form)
-        app.extensions["aikcache_sessions"] = store
+        app.extensions[NAME] = store
         if not form.secure:
             log.warning("Session cookies go over plain HTTP (AIKCACHE_SESSION_INSECURE_COOKIE): for development only.")
 

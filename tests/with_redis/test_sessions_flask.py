@@ -303,6 +303,15 @@ def test_a_bad_configuration_is_refused(config: dict[str, Any], message: str) ->
         CacheSessions(app)
 
 
+def test_an_application_has_one_store_of_sessions(make_app: MakeApp) -> None:
+    """A second `init_app` is a mistake, and said to be; the first one's sessions go on."""
+    app = make_app()
+    before = app.session_interface, app.extensions["aikcache_sessions"]
+    with pytest.raises(ConfigError, match="shop has a session store already"):
+        CacheSessions(app)
+    assert (app.session_interface, app.extensions["aikcache_sessions"]) == before
+
+
 def test_the_environment_configures_too(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same names, which a cache made from the environment passes over; a misspelt one is an error."""
     make_flask_patient(monkeypatch)
