@@ -8,6 +8,7 @@ import cachetools
 
 from aikcache._local import s3fifo
 from aikcache._local.entry import Entry
+from aikcache.errors import ConfigError
 
 if TYPE_CHECKING:
     from aikcache._settings.config import CacheConfig
@@ -35,4 +36,10 @@ def make_store(config: CacheConfig) -> Any:
         return EntryStore(config.local_max_entries)
     if config.policy == "lru":
         return cachetools.LRUCache(config.local_max_entries)
-    return config.policy(config.local_max_entries)  # type: ignore[operator]
+    store = config.policy(config.local_max_entries)  # type: ignore[operator]
+    if not isinstance(store, cachetools.Cache):
+        raise ConfigError(
+            f"policy must be a function that gives a cachetools.Cache, and it gave {type(store).__name__}. Return the "
+            "cache, as in policy=lambda size: LFUCache(size), or pass 's3fifo' or 'lru'."
+        )
+    return store

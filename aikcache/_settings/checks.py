@@ -37,17 +37,15 @@ def check_name(what: str, value: object) -> str:
 
 
 def check_seconds(what: str, value: object, *, least: float = 0.0, zero: str | None = None) -> float:
-    """A duration in seconds. `zero` says what 0 would mean where it is not allowed."""
+    """A duration in seconds. `zero` says what 0, or less than `least`, would mean where it is not allowed."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{what} must be seconds (a number or a timedelta), got {type(value).__name__}.")
     if not least <= value <= MAX_TTL:  # nan fails too
         stored = what.rpartition(" ")[2].partition("[")[0] in ("ttl", "default_ttl", "ttls")  # not a local or stale one
-        raise ConfigError(
-            f"{what} must be between {least:g} and {MAX_TTL:.0f} seconds, got {shown(value)}."
-            + (" 0 means: do not store." if stored else "")
-        )
+        way = " 0 means: do not store." if stored else f" {zero}" if zero is not None and 0 <= value < least else ""
+        raise ConfigError(f"{what} must be between {least:g} and {MAX_TTL:.0f} seconds, got {shown(value)}.{way}")
     if value == 0 and zero is not None:
         raise ConfigError(f"{what} must be greater than 0, got 0. {zero}")
     return float(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -31,6 +32,8 @@ MIN_SECRET, MIN_DISTINCT = 32, 8
 """Bytes of a secret, and different ones among them: 32 random hexadecimal digits have fewer once in a million."""
 KEYRING = "keyring"
 """The secret that stands for the key ring."""
+SHORTEST = 0.01
+"""Seconds of a lease, and between two log lines, at least: about what a few round trips take."""
 _OF_SESSIONS = ("session", "subject", "keyring")
 """What stands in a key where sessions and their ring do not have a version."""
 
@@ -101,7 +104,8 @@ class CacheConfig:
         trusted. It bounds how long another process's invalidation can stay unseen; lower is stricter.
     connect_timeout (1): seconds to connect, as a whole: names, TLS and login. `socket_connect_timeout` in the url wins.
     timeout (0.5): seconds for one Redis operation as a whole. After it the call runs its function.
-    lease_ttl (10): seconds that a lease outlives a loader that died. It lasts half of `lease_wait` if that is less.
+    lease_ttl (10): seconds that a lease outlives a loader that died, at least 0.01. It lasts half of `lease_wait` if
+        that is less.
     lease_wait (5): seconds that a call waits for another's load of its key. Then it runs its function. 0: no wait.
     compress_min_bytes (1024): payloads of at least so many bytes are compressed (zstd) if that saves a tenth. 0: all.
     compress_level (3): zstd's level, 1 to 19, for payloads of 2 KiB or more. Higher is smaller and slower.
@@ -123,8 +127,8 @@ class CacheConfig:
         all that returned before it began; each read asks Redis for the value and its stamps, and with Redis away the
         function runs. Without a url both are the same.
     publish_interval (60): seconds between two log lines of what the cache did (logger `aikcache`, level INFO), each
-        with a snapshot in Redis, from which the figures of all processes are read. None: neither; nor with
-        `metrics=None`.
+        with a snapshot in Redis, from which the figures of all processes are read; at least 0.01. None: neither; nor
+        with `metrics=None`.
     metrics ("aikernel"): what the names of exported metrics begin with: letters, digits, `_`. Caches with the same one
         are added up. None: this cache is not exported.
     secret (None): seals values in Redis (AES-GCM, extra `crypto`): 32 random bytes or more, or a list, of which the
@@ -183,14 +187,15 @@ class CacheConfig:
         self._check_client()
         for name in ("default_ttl", "local_ttl", "lease_wait"):
             object.__setattr__(self, name, check_seconds(name, getattr(self, name)))
-        for name in ("max_staleness", "connect_timeout", "timeout", "lease_ttl", "breaker_reset"):
+        for name in ("max_staleness", "connect_timeout", "timeout", "breaker_reset"):
             way = "Without a bound a call could wait for ever."
             object.__setattr__(self, name, check_seconds(name, getattr(self, name), zero=way))
+        way = "A lease that ends before its value is there lets nothing be stored."
+        object.__setattr__(self, "lease_ttl", check_seconds("lease_ttl", self.lease_ttl, least=SHORTEST, zero=way))
         if self.publish_interval is not None:
             way = "To publish nothing, pass publish_interval=None."
-            object.__setattr__(
-                self, "publish_interval", check_seconds("publish_interval", self.publish_interval, zero=way)
-            )
+            seconds = check_seconds("publish_interval", self.publish_interval, least=SHORTEST, zero=way)
+            object.__setattr__(self, "publish_interval", seconds)
         for name, least in (
             ("local_max_entries", 1), ("compress_min_bytes", 0), ("compress_level", 1),
             ("max_value_bytes", 1), ("breaker_failures", 1), ("max_pending_invalidations", 1),
@@ -218,7 +223,12 @@ class CacheConfig:
                 "clock must be a function that gives seconds, for a cache without url and client: what is kept on a "
                 "server expires by the server's clock."
             )
-        ttls = {check_name("a prefix in ttls", p): check_seconds(f"ttls[{p!r}]", t) for p, t in self.ttls.items()}
+        self._check_journal()
+        given: object = self.ttls
+        if not isinstance(given, Mapping):
+            kind = type(given).__name__
+            raise ConfigError(f"ttls must map prefixes to seconds, got {kind}. For default_ttl alone, pass ttls={{}}.")
+        ttls = {check_name("a prefix in ttls", p): check_seconds(f"ttls[{p!r}]", t) for p, t in given.items()}
         object.__setattr__(self, "ttls", ttls)
 
     @property
@@ -247,6 +257,16 @@ class CacheConfig:
             raise ConfigError("credential_provider goes with a url. Give a client its own: redis.Redis(…).")
         if _url.scheme(hidden(self.url)) == "embedded" or _url.parse(self.url).password is not None:
             raise ConfigError("credential_provider goes with a url without a password, and not with embedded://.")
+
+    def _check_journal(self) -> None:
+        path: object = self.journal
+        if isinstance(path, os.PathLike):
+            path = os.fspath(path)
+            object.__setattr__(self, "journal", path)
+        if path is not None and not isinstance(path, str):
+            raise ConfigError(
+                f"journal must be the path of a file, got {type(path).__name__}. To keep none, pass journal=None."
+            )
 
     def _check_count(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -281,7 +301,4 @@ def build(settings: Mapping[str, Any]) -> CacheConfig:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(FIELDS))}."
             raise ConfigError(f"unknown setting {name!r}: {hint}")
-    ttls = settings.get("ttls")
-    if ttls is not None and not isinstance(ttls, Mapping):
-        raise ConfigError(f"ttls must map prefixes to seconds, got {type(ttls).__name__}.")
     return CacheConfig(**settings)

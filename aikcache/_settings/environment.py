@@ -55,6 +55,8 @@ def _revealed(setting: str, value: Secret[str]) -> object:
 
 def _parse(name: str, setting: str, text: str) -> Any:
     kind = str(FIELDS[setting].type)
+    if not text and kind.endswith("| None"):
+        return None
     try:
         if setting == "ttls":
             pairs = (pair.split("=", 1) for pair in text.split(",") if pair.strip())
@@ -64,8 +66,6 @@ def _parse(name: str, setting: str, text: str) -> Any:
                     "0": False, "false": False, "no": False, "off": False}[text.strip().lower()]  # fmt: skip
         if kind.startswith("int"):
             return int(text)
-        if kind == "float | None" and not text:
-            return None
         if kind.startswith("float"):
             number = float(text)
             if not math.isfinite(number):

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import cachetools
@@ -157,6 +158,15 @@ def test_creating_a_cache_makes_no_connection() -> None:
         ({"ttls": {"p": -1}}, "ttls['p'] must be between 0 and 315360000 seconds, got -1."),
         ({"ttls": {"p:q": 1}}, "a prefix in ttls must be letters, digits, '_', '-' or '.'"),
         ({"ttls": [("p", 1)]}, "ttls must map prefixes to seconds, got list."),
+        ({"ttls": None}, "ttls must map prefixes to seconds, got NoneType. For default_ttl alone, pass ttls={}."),
+        ({"lease_ttl": 0}, "lease_ttl must be between 0.01 and 315360000 seconds, got 0. A lease that ends before"),
+        ({"lease_ttl": 0.0004}, "lease_ttl must be between 0.01 and 315360000 seconds, got 0.0004. A lease that ends"),
+        (
+            {"publish_interval": 1e-6},
+            "publish_interval must be between 0.01 and 315360000 seconds, got 1e-06. To publish nothing, pass",
+        ),
+        ({"journal": 123}, "journal must be the path of a file, got int. To keep none, pass journal=None."),
+        ({"journal": b"/tmp/j"}, "journal must be the path of a file, got bytes."),
         (
             {"local_max_entries": 0},
             "local_max_entries must be a whole number of at least 1, got 0. To run without a local",
@@ -173,6 +183,11 @@ def test_creating_a_cache_makes_no_connection() -> None:
             {"policy": "fifo"},
             "policy must be 's3fifo', 'lru' or a function from a size to a cachetools.Cache, got 'fifo'.",
         ),
+        (
+            {"policy": lambda size: None},
+            "policy must be a function that gives a cachetools.Cache, and it gave NoneType. Return the cache, as in",
+        ),
+        ({"policy": lambda size: {}}, "policy must be a function that gives a cachetools.Cache, and it gave dict."),
         (
             {"consistency": "strict"},
             "consistency must be 'bounded' (others' invalidations are seen once they are pushed here) or 'strong'",
@@ -342,6 +357,14 @@ class TestEnvironment:
         """A URL set to nothing is a cache in this process alone."""
         assert Cache.from_env({"AIKCACHE_URL": ""}).config.url is None
 
+    def test_an_empty_variable_is_none_for_each_setting_that_may_be_none(self) -> None:
+        """Whatever its type is beside that."""
+        fields = [field for field in dataclasses.fields(CacheConfig) if str(field.type).endswith("| None")]
+        names = {field.name for field in fields} - {"client", "credential_provider", "clock"}
+        assert {"local_max_bytes", "publish_interval", "metrics"} <= names
+        config = Cache.from_env({f"AIKCACHE_{name.upper()}": "" for name in names}).config
+        assert {name: getattr(config, name) for name in names} == dict.fromkeys(names)
+
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
@@ -385,6 +408,13 @@ def test_settings_made_by_hand_are_validated_too() -> None:
     """`CacheConfig` refuses on its own what `Cache` does."""
     with pytest.raises(ConfigError, match="timeout must be greater than 0"):
         CacheConfig(timeout=0)
+    with pytest.raises(ConfigError, match="ttls must map prefixes to seconds"):
+        CacheConfig(ttls=cast(Any, None))
+
+
+def test_a_journal_may_be_a_path(tmp_path: Path) -> None:
+    """It becomes its text."""
+    assert CacheConfig(journal=cast(Any, tmp_path)).journal == str(tmp_path)
 
 
 def test_the_environment_may_ask_for_strong_reads() -> None:
