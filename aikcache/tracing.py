@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -94,34 +94,39 @@ class _Spans:
         root: bool = False,
     ) -> Iterator[Span]:
         context = Context() if root else None
-        current = self._tracer.start_as_current_span(
-            name, context, kind, attributes, links, record_exception=False, set_status_on_exception=False
-        )
-        begun = False
+        begun: AbstractContextManager[Span] | None = None
         span: Span = INVALID_SPAN
         with _harmless():
+            current = self._tracer.start_as_current_span(
+                name, context, kind, attributes, links, record_exception=False, set_status_on_exception=False
+            )
             span = current.__enter__()
-            begun = True
+            begun = current
         try:
             yield span
         except BaseException as error:
-            span.set_status(StatusCode.ERROR)
-            span.set_attribute("error.type", type(error).__qualname__)
-            code = _CODE.search(str(error)) if kind is SpanKind.CLIENT else None
-            if code is not None:
-                span.set_attribute("db.response.status_code", code[1])
+            with _harmless():
+                _mark(span, error, kind)
             raise
         finally:
-            if begun:
+            if begun is not None:
                 with _harmless():
-                    current.__exit__(None, None, None)
+                    begun.__exit__(None, None, None)
+
+
+def _mark(span: Span, error: BaseException, kind: SpanKind) -> None:
+    span.set_status(StatusCode.ERROR)
+    span.set_attribute("error.type", type(error).__qualname__)
+    code = _CODE.search(str(error)) if kind is SpanKind.CLIENT else None
+    if code is not None:
+        span.set_attribute("db.response.status_code", code[1])
 
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """The application's span processors run here: what they raise costs a span, and no call its answer."""
+    """The application's tracer and span processors run here: what they raise costs a span, and no call its answer."""
     try:
         yield
     except Exception as error:
         let_out(error)
-        _reporter.report("span", f"a span processor raised {type(error).__name__}")
+        _reporter.report("span", f"a tracer or a span processor raised {type(error).__name__}")

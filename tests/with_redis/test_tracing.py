@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +147,37 @@ def test_a_span_processor_that_fails_costs_no_answer(moment: str, kind: type[Exc
     processor = SimpleSpanProcessor(InMemorySpanExporter())
     setattr(processor, moment, fail)
     provider.add_span_processor(processor)
+    tracing.instrument(provider)
+    runs = []
+    try:
+        with Cache() as cache:
+
+            @cache.cached("shop")
+            def price(name: str) -> int:
+                runs.append(name)
+                return {"tea": 3}[name]
+
+            assert (price("tea"), price("tea"), runs) == (3, 3, ["tea"])
+            with pytest.raises(KeyError):
+                price("wine")
+            cache.invalidate("shop:*")
+    finally:
+        tracing.uninstrument()
+
+
+class Away:
+    """Nothing of it works."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError("the agent is away")
+
+
+@pytest.mark.parametrize("span", [False, True])
+def test_a_tracer_that_fails_costs_no_answer(span: bool) -> None:
+    """Nor does what it gives as a span: the function runs once, and what that raises is raised all the same."""
+    provider: Any = Away()
+    tracer = SimpleNamespace(start_as_current_span=lambda *_, **__: nullcontext(Away())) if span else Away()
+    provider.get_tracer = lambda *_, **__: tracer
     tracing.instrument(provider)
     runs = []
     try:
