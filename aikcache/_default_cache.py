@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 class DefaultCache(Cache):
     """The default cache. Once `configure` has put another in its place, what is invalidated through it is invalidated
-    there: an application may have kept it, and calls and blocks may be under way.
+    there, and what it has decorated is cached there: an application may have kept it, and calls and blocks may be under
+    way.
     """
 
     of: Default | None = None
@@ -26,6 +27,9 @@ class DefaultCache(Cache):
     def _successor(self) -> Cache | None:
         now = self.of._made if self.of is not None and self.engine.closed else None
         return None if now is self else now
+
+    def _cache(self) -> Cache:
+        return self._successor() or self
 
     def expect(self, operations: Mapping[str, object]) -> None:
         """Count these operations from now on, also before their first call."""

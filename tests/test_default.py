@@ -249,6 +249,34 @@ def test_a_cache_that_was_replaced_invalidates_in_the_one_in_its_place(default: 
     assert runs == [1, 1]
 
 
+def test_what_a_cache_that_was_replaced_has_decorated_is_cached_in_the_one_in_its_place(default: Default) -> None:
+    """Also a batch function, and after a third one has come."""
+    old = aikcache.configure(instance="one")
+    runs: list[int] = []
+
+    @old.cached("p")
+    def f(x: int) -> int:
+        runs.append(x)
+        return x
+
+    @old.cached_many("q")
+    def g(ids: list[int]) -> dict[int, int]:
+        runs.extend(ids)
+        return {x: x for x in ids}
+
+    f(1)
+    for instance in ("two", "three"):
+        runs.clear()
+        new = aikcache.configure(instance=instance)
+        assert (f(1), f(1), g([1]), g([1]), runs) == (1, 1, {1: 1}, {1: 1}, [1, 1])
+        assert f.key(1) == f"{instance}:v1:p:f:1"
+        assert new.stats().operations["p:f"].hits == 1
+        new.invalidate("p")
+        assert f.peek(1) is None
+    aikcache.default_cache().close()
+    assert (f(1), f(1), runs) == (1, 1, [1, 1, 1, 1])
+
+
 def test_blocks_of_a_cache_that_was_replaced_count_for_the_one_in_its_place(default: Default) -> None:
     """Also one that was open when `configure` was called."""
     f, runs = counting(default)

@@ -83,6 +83,34 @@ def test_other():
     passes(project, code, 2)
 
 
+def test_what_an_applications_own_cache_has_decorated_is_cached_all_along(project: pytest.Pytester) -> None:
+    """In the cache of a test, which is empty, and after it."""
+    code = """
+import aikcache
+from aikcache.testing import assert_loads
+
+app = aikcache.configure(instance="app")
+
+@app.cached("rate")
+def rate(currency: str) -> float:
+    return 1.5
+
+def test_before():
+    with assert_loads(rate, 1):
+        rate("EUR"), rate("EUR")
+
+def test_one(cache):
+    with assert_loads(rate, 1):
+        rate("EUR"), rate("EUR")
+    assert cache.stats().hits == 1
+
+def test_after():
+    with assert_loads(rate, 1):
+        rate("EUR"), rate("EUR")
+"""
+    passes(project, code, 3)
+
+
 def test_on_a_real_server_each_test_begins_empty_too(project: pytest.Pytester) -> None:
     """A test that takes `redis_server` as well has its cache there; `cache_settings` are the project's own."""
     code = """
