@@ -271,7 +271,7 @@ def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
     os.chdir("/")
     os.umask(0o077)
     home, place = Path(directory), Path(socket_path)
-    server = Server(binary=Path(binary), directory=home, socket=place)
+    server = Server(binary=Path(binary), directory=home, socket=place, config=_bounds())
     try:
         users = os.open(home / "users", os.O_RDWR)
         server.start()
@@ -292,6 +292,17 @@ def _keep(directory: str, binary: str, socket_path: str, kind: str) -> NoReturn:
         if kind == "private":
             shutil.rmtree(home, ignore_errors=True)
     sys.exit(0)
+
+
+def _bounds() -> list[str]:
+    """Half of the machine's memory, for the server shares it with its users. What expires makes room, so what does not
+    expire, a key ring, stays.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not every system has both names
+        return []
+    return [f"maxmemory {memory // 2}", "maxmemory-policy volatile-lru"] if memory > 0 else []
 
 
 def _close_stdio() -> None:

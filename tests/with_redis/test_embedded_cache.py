@@ -92,6 +92,15 @@ def test_the_embedded_server_listens_on_no_port_and_keeps_nothing_on_disk(direct
         assert directory.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("where", ["private", "shared"])
+def test_the_embedded_servers_memory_is_no_problem_of_its_user(where: str, directory: Path) -> None:
+    """It is bounded, and full it makes room: nothing that could be set elsewhere is asked for."""
+    with Cache("embedded://" if where == "private" else f"embedded://{directory}", instance="m", **PATIENT) as cache:
+        health = cache.health()
+        assert health.server == "reachable"
+        assert not {problem.kind for problem in health.problems} & {"memory", "eviction"}
+
+
 def test_a_directory_that_cannot_be_used_costs_the_caching_or_says_so(tmp_path: Path) -> None:
     """A directory others can write to is refused by `ping` in words, before anything is started in it."""
     open_to_all = tmp_path / "open"
