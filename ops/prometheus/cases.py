@@ -73,7 +73,7 @@ def traffic(hits: int, misses: int, of: Redis = SHOP) -> dict[str, str]:
     return {hit: f"0+{hits}x100", missed: f"0+{misses}x100"}
 
 
-def by_worker(*values: int) -> str:
+def by_worker(*values: int | str) -> str:
     """Each scrape is answered by another process."""
     return " ".join(map(str, values * (100 // len(values))))
 
@@ -150,6 +150,7 @@ CASES = (
     Case("AikcacheBreakerOpen", {OPEN: by_worker(0, 0, 1)}, ON_SHOP),
     Case("AikcacheBreakerOpen", {OPEN: "0x70 1x1 0x30"}, None, at="38m10s"),
     Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x100"}, ON_SHOP),
+    Case("AikcacheKeyRotationOverdue", {ROTATION: by_worker(-60, "stale", "stale")}, ON_SHOP),  # few know the ring
     Case("AikcacheKeyRotationOverdue", {ROTATION: "900-30x42 7776000-30x60"}, None),  # late, and made
     Case("AikcacheKeyRotationOverdue", {ROTATION: "7776000-30x100"}, None),
     Case("AikcacheServingStale", {**traffic(60, 40), STALE: "0+5x100"}, OF_SHOP, "5%"),

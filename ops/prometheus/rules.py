@@ -178,8 +178,8 @@ ALERTS = (
     ),
     Alert(
         "AikcacheKeyRotationOverdue",
-        "min by (job, instance) (aikernel_keyring_next_rotation_seconds) < 0",
-        "10m",
+        "min by (job, instance) (min_over_time(aikernel_keyring_next_rotation_seconds[2m])) < 0",
+        "12m",
         "warning",
         "A key of the ring has not been replaced in time",
         "The ring of {{ $labels.instance }} should have had a new key, and has none. When the old one ends nobody can "
