@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import redis
@@ -136,6 +137,24 @@ class NeverEvicting(Fault):
 
     def repair(self) -> None:
         self.set(maxmemory="3gb", maxmemory_policy="allkeys-lru", maxmemory_clients="5%")
+
+
+class FullDisk(Fault):
+    """No file of a primary may grow, which it has to take for an error (by default SIGXFSZ ends it)."""
+
+    def begin(self) -> None:
+        self._free: tuple[int, int] | None = None
+        pid = self.node.pid()
+        assert pid is not None
+        self._free = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, self._free[1]))
+        with closing(client(self.stack, self.node)) as writer, suppress(redis.RedisError):
+            writer.set("aikernel:filler", "")
+
+    def repair(self) -> None:
+        pid = self.node.pid()
+        if pid is not None and self._free is not None:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, self._free)
 
 
 class WrongReplicationPassword(Fault):

@@ -95,6 +95,7 @@ OFFLINE = {B("redis_up"): "1x60 0x40"}
 GONE = {C("redis_up"): "1x20 stale", C("up"): "1x20 stale"}
 DEAD_EXPORTER = {C("redis_up"): "1x20 stale", C("up"): "1x20 0x80"}
 REJECTED = A("redis_rejected_connections_total")
+LOG, SNAPSHOT = A("redis_aof_last_write_status"), A("redis_rdb_last_bgsave_status")
 EVICTED = A("redis_evicted_keys_total")
 COHERENT, PENDING, OPEN = (
     SHOP(f"aikernel_cache_{name}") for name in ("coherent", "pending_oldest_seconds", "breaker_open")
@@ -124,6 +125,10 @@ CASES = (
     Case("RedisRejectedConnections", {REJECTED: "7x20 12x80"}, None),  # long ago
     Case("RedisMasterLinkDown", LINK_A, ON_A, at="4m10s"),  # it followed two servers, and neither for two minutes
     Case("RedisMasterLinkDown", {A("redis_master_link_up", master_host="b"): "1x70 0x2 1x30"}, None, at="36m10s"),
+    Case("RedisDiskWriteFailed", {LOG: "1x70 0x30", SNAPSHOT: "1x100"}, ON_A),
+    Case("RedisDiskWriteFailed", {LOG: "1x100", SNAPSHOT: "1x70 0x30"}, ON_A),
+    Case("RedisDiskWriteFailed", {LOG: "1x78 0x1 1x30", SNAPSHOT: "1x100"}, None),  # half a minute
+    Case("RedisDiskWriteFailed", {LOG: "1x100", SNAPSHOT: "1x100"}, None),
     Case("RedisKeyEvictionRate", {EVICTED: "0+6000x100"}, ON_A, "200"),
     Case("RedisKeyEvictionRate", {EVICTED: "0+2700x100"}, None),
     Case("RedisReplicationLag", replication(12 * MIB), ON_LAG, "12Mi"),

@@ -115,6 +115,17 @@ ALERTS = (
         "{{ $labels.instance }} copies nothing any more. A failover to it would lose what was written since.",
     ),
     Alert(
+        "RedisDiskWriteFailed",
+        # A failed write of the log is tried again each second. A snapshot that failed counts until one succeeds.
+        "min by (job, instance) (redis_aof_last_write_status) == 0 or "
+        "min by (job, instance) (redis_rdb_last_bgsave_status) == 0",
+        "1m",
+        "critical",
+        "A Redis server cannot write to its disk",
+        "{{ $labels.instance }} keeps in memory alone what it has. As a primary it refuses writes (MISCONF); a replica "
+        "ends itself at the next one.",
+    ),
+    Alert(
         "RedisKeyEvictionRate",
         "rate(redis_evicted_keys_total[2m]) > 100",
         "5m",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ BY_SERVERS = {
 }
 BY_LINKS = {
     "RedisMasterLinkDown",
+    "RedisDiskWriteFailed",
     "RedisSentinelQuorumLost",
     "AikcacheCoherenceLost",
     "AikcachePendingInvalidations",
@@ -58,7 +60,11 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         pytest.skip(message)
     fleet = Fleet(tmp_path / "fleet", "sentinel", sixteen_ports(), "cache")
     try:
-        fleet.create(find_server("valkey"))
+        server = find_server("valkey")
+        start = tmp_path / server.name
+        start.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shlex.quote(str(server))} \"$@\"\n")  # see FullDisk
+        start.chmod(0o700)
+        fleet.create(start)
         for sentinel in fleet.sentinels:  # no failover, however busy the machine
             words = ("SENTINEL", "SET", "aikcache", "down-after-milliseconds", "600000")
             wait_until(lambda sentinel=sentinel, words=words: sentinel.ask(*words) in (b"OK", True), 60)  # type: ignore[misc]
@@ -145,6 +151,7 @@ def test_every_alert_comes_and_goes_and_every_expression_returns_data(stack: Sta
     ]
     links = [
         faults.WrongReplicationPassword(stack, third),
+        faults.FullDisk(stack, primary),
         faults.PasswordsChanged(stack, primary),
         faults.Later(stack, primary),
         *(faults.Frozen(stack, sentinel) for sentinel in stack.fleet.sentinels[1:]),
