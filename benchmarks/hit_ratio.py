@@ -1,4 +1,4 @@
-"""On 17 real traces S3-FIFO is 6.0 points above LRU on average and never below, and 1.0 above adaptive W-TinyLFU.
+"""On 17 real traces S3-FIFO is 6.0 points above LRU on average and never below, and 0.9 above adaptive W-TinyLFU.
 
 Each policy is asked for every key of a trace in order, and given those it does not have. The traces are those that the
 simulator of Caffeine publishes, looked for below `--traces` (../shared/traces, which has three of them); without any,

@@ -1,4 +1,4 @@
-"""Ending a group takes about one bare round trip, whatever its size and the size of the keyspace; SCAN takes a second.
+"""Ending a group takes 1.5 bare round trips, whatever its size and the size of the keyspace; SCAN takes a second.
 
 A group of 10 000 keys (values of `many` real calls) stands among N other keys of the instance, plain values written by
 pipelined SETs. Timed is `cache.invalidate("group:*")` until it returns, against one bare `SET`, and against SCAN with

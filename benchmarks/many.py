@@ -1,4 +1,4 @@
-"""`many` of 100 remote hits takes 1.5 times one bare MGET with 100 `orjson.loads`, not compressed 1.3 times.
+"""`many` of 100 remote hits takes 1.4 times one bare MGET with 100 `orjson.loads`, not compressed 1.2 times.
 
 Values as in `remote_hit`, 100 different keys, `local_ttl=0`: one round trip on both sides.
 Bare values are not compressed.
