@@ -180,7 +180,8 @@ class _Maker:
                 record_type = record_types.get(type(value))
                 if record_type is None:  # a registered subclass
                     continue
-                items = zip(record_type.fields, value, strict=True) if record_type.kind == "namedtuple" else ()
+                named = record_type.kind == "namedtuple"
+                items = zip(record_type.fields, tuple.__iter__(value), strict=True) if named else ()
                 states.append({**dict(items), **record_type.state(value)})
             return all(
                 check.test([state[name] for state in states if state.get(name) is not None], json)

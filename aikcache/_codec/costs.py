@@ -31,7 +31,8 @@ UNMEASURED: Final = 1 << 14
 """Bytes that msgspec may read whatever they hash: if all collide, a batch of a hundred takes less than a second."""
 _FEW: Final = 16
 _MAX_ALIKE: Final = 256
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""Whatever begins with a quote is one, to the end where nothing closes it: nothing is read twice."""
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 """The first bytes of a container in msgpack; strings may contain such bytes too."""
 _WIDE: Final = (b"\xcb", b"\xcf", b"\xd3")

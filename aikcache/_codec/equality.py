@@ -47,7 +47,7 @@ def exactly_equal(a: Any, b: Any, types: Mapping[type, RecordType] = _NO_TYPES) 
     if record_type is None or record_type.is_enum:
         # Members of Enums, and singletons such as msgspec.UNSET.
         return a is b
-    if record_type.kind == "namedtuple" and not _equal_items(a, b, types):
+    if record_type.kind == "namedtuple" and not _equal_items(_own_items(a), _own_items(b), types):
         return False
     return _equal_dict(record_type.state(a), record_type.state(b), types)
 
@@ -66,9 +66,14 @@ def immutable(value: Any, types: Mapping[type, RecordType] = _NO_TYPES) -> bool:
         return False
     if record_type.is_enum:
         return True
-    if record_type.kind == "namedtuple" and not all(immutable(item, types) for item in value):
+    if record_type.kind == "namedtuple" and not all(immutable(item, types) for item in _own_items(value)):
         return False
     return all(immutable(item, types) for item in record_type.state(value).values())
+
+
+def _own_items(value: Any) -> tuple[object, ...]:
+    """What a tuple of any class holds, whatever its `__iter__`, `__len__` or `__eq__` say."""
+    return tuple(tuple.__iter__(value))
 
 
 def _equal_items(a: Collection[object], b: Collection[object], types: Mapping[type, RecordType]) -> bool:

@@ -86,9 +86,9 @@ class Breaker:
 
     def failure(self, cause: object = "") -> None:
         self.cause = str(cause)
-        self.failures += 1
-        if self.failures >= self.limit:
+        self.failures = failures = self.failures + 1  # one step; other threads may count on before the next
+        if failures >= self.limit:
             self._retry_at = self._next(self._clock())
-        if self.failures == self.limit:
+        if failures == self.limit:
             self.opened += 1
             self._on_change(True, self.cause)

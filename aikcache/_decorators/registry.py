@@ -75,7 +75,7 @@ class Registry:
 
     def note_tags(self, name: str, begin: Iterable[str]) -> None:
         """Note how the tags of an operation begin."""
-        self._tagged[name] = (*self._tagged.get(name, ()), *begin)
+        self._tagged[name] = tuple(dict.fromkeys((*self._tagged.get(name, ()), *begin)))
 
     def tagged(self, begin: str) -> list[str]:
         """The operations that may carry a tag which begins so."""

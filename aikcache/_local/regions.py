@@ -47,7 +47,8 @@ class Regions:
         """
         if name not in self.regions:
             if self._by_hand >= MAX_BY_HAND:
-                return self._other if OTHER in self.regions else self.adopt(self._other)
+                known = self._other in self.regions.get(OTHER, ())  # not by its name alone: a key may have that too
+                return self._other if known else self.adopt(self._other)
             self._by_hand += 1
         return self.region(name)
 

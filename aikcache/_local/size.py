@@ -30,6 +30,7 @@ _SHARED = (
     type, type(None), bool, enum.Enum, datetime.tzinfo, types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
     types.CodeType, property,
 )  # fmt: skip
+_HASH: Any = type.__hash__
 _HEAP_TYPE, _HAS_GC = 1 << 9, 1 << 14
 _GC_HEAD = 16
 
@@ -44,6 +45,9 @@ def held_bytes(*things: object) -> int:
     while todo:
         thing, weight, share = todo.pop()
         kind = type(thing)
+        if type(kind).__hash__ is not _HASH:  # a metaclass's own would run below, or there is none
+            total += weight * GUESS
+            continue
         if kind in _LEAVES:
             if not (kind is int and -5 <= thing <= 256) and id(thing) not in seen:
                 seen.add(id(thing))
@@ -54,7 +58,7 @@ def held_bytes(*things: object) -> int:
             continue
         seen.add(id(thing))
         total += weight * own(thing)
-        if isinstance(thing, dict):
+        if issubclass(kind, dict):
             # The referents of a dict whose keys are all str are its values alone, before Python 3.12.
             groups = [([*dict.keys(thing)], weight / 2), ([*dict.values(thing)], weight)]
             share //= 2

@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 import zoneinfo
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aikcache._codec.equality import exactly_equal, immutable
+from aikcache._records import RecordType, record_type_of
 
 ROME = zoneinfo.ZoneInfo("Europe/Rome")
 NOON = dt.datetime(2024, 10, 27, 2, 30)
@@ -126,3 +128,32 @@ def test_immutable(value: object) -> None:
 def test_mutable(value: object) -> None:
     """Containers that can change, whatever holds one, and instances of unknown classes are not immutable."""
     assert not immutable(value)
+
+
+class Shown(NamedTuple):
+    """Shows other items than it has."""
+
+    id: int
+    tags: list[str]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((1, "x"))
+
+    def __len__(self) -> int:
+        return 0
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def test_a_named_tuple_is_what_it_holds_and_not_what_it_shows() -> None:
+    """Its own `__iter__`, `__len__` and `__eq__` are asked neither whether it can change nor whether it is the same."""
+    found = record_type_of(Shown)
+    assert found is not None
+    types: dict[type, RecordType] = {Shown: found}
+    assert not immutable(Shown(1, []), types)
+    assert exactly_equal(Shown(1, ["a"]), Shown(1, ["a"]), types)
+    assert not exactly_equal(Shown(1, ["a"]), Shown(1, ["b"]), types)

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 from uuid import UUID
 
 import pytest
@@ -105,6 +106,14 @@ class Box:
 class Pair(NamedTuple):
     left: int
     right: str
+
+
+class Hiding(NamedTuple):
+    left: int
+    right: list[str]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self[0], "x"))
 
 
 class TestHits:
@@ -536,6 +545,35 @@ class TestCallersCannotHurtEachOther:
 
         f.store(value, 1)
         assert f(1) is value
+
+    def test_a_named_tuple_with_an_iter_of_its_own_is_not_shared(self, cache: Cache) -> None:
+        """Whether a result can change is seen in what it holds."""
+
+        @cache.cached("p")
+        def f(x: int) -> Hiding:
+            return Hiding(x, ["a"])
+
+        f(1).right.append("changed")
+        assert f(1).right == ["a"]
+
+    def test_an_object_that_claims_another_class_is_counted(self) -> None:
+        """`local_max_bytes` counts what an object is: a mock of a dict is none, and a class may have no hash."""
+
+        class Comparing(type):
+            def __eq__(cls, other: object) -> bool:
+                return cls is other
+
+        class Odd(metaclass=Comparing):
+            pass
+
+        with Cache(local_max_bytes=1_000_000) as cache:
+
+            @cache.cached("p", share=True)
+            def f(x: int) -> object:
+                return MagicMock(spec={}) if x else Odd()
+
+            assert f(1) is f(1)
+            assert f(0) is f(0)
 
     def test_changing_an_argument_later_changes_no_key(self, cache: Cache) -> None:
         """An argument is read when the call is made."""

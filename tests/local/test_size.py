@@ -170,4 +170,12 @@ def test_no_code_of_a_class_runs() -> None:
         def __hash__(self) -> int:
             raise RuntimeError
 
+        @property
+        def __class__(self) -> Any:
+            return dict
+
+        @__class__.setter
+        def __class__(self, _: Any) -> None:
+            raise RuntimeError
+
     assert 1000 < held_bytes(Unsizable()) < 2000

@@ -21,6 +21,7 @@ from aikcache import Cache
 from aikcache._concurrency.guard import Guard
 from aikcache._local.entry import Entry
 from aikcache._local.region import Region
+from aikcache._local.regions import MAX_BY_HAND
 from aikcache._local.tier import OVERHEAD, LocalTier
 from aikcache._settings.config import CacheConfig
 from aikcache.testing import FakeClock
@@ -562,3 +563,22 @@ def test_an_entry_gives_back_its_tags_and_holds_no_tuple_for_one(tags: tuple[Any
     assert entry.tags == tags
     held = [part for part in gc.get_referents(entry) if type(part) is tuple]
     assert held == ([] if tags == ("a",) else [tags])
+
+
+@pytest.mark.parametrize("end", ["*", "x100:y:?"])
+def test_a_key_by_hand_named_other_takes_no_place_of_the_shared_region(end: str) -> None:
+    """Keys beyond those with a region of their own are invalidated as others, whatever names there were before."""
+    with Cache() as cache:
+        cache.set("other", 0)
+        for n in range(MAX_BY_HAND + 1):
+            cache.set(f"x{n}:y:1", "old")
+        cache.invalidate(end)
+        assert cache.get(f"x{MAX_BY_HAND}:y:1") is None
+
+
+def test_what_is_noted_of_tags_does_not_grow_with_functions_of_one_factory() -> None:
+    """Each has the same tags."""
+    with Cache() as cache:
+        for _ in range(3):
+            cache.cached("p", operation="f", tags=("a:{x}", "b"))(lambda x: x)
+        assert cache._registry._tagged == {"p:f": ("a:", "b")}
