@@ -62,12 +62,14 @@ class RecordType(NamedTuple):
 
     def build(self, items: Sequence[object], state: dict[str, object]) -> object:
         """An instance with exactly these tuple items and attributes. Raises some exception if they do not fit."""
-        if self.kind == "struct":
-            return self._call(state)
         if not self.state_names.issuperset(state):
             raise ValueError("state that is no field")
+        if self.kind == "struct":
+            return self._call(state)
         if not self.required <= state.keys():
             raise ValueError("a field without a value")
+        if self.kind == "pydantic" and not _is_pydantic(state):
+            raise ValueError("not what pydantic keeps")
         record: object
         if self.kind == "namedtuple":
             if len(items) != len(self.fields):
@@ -93,8 +95,6 @@ class RecordType(NamedTuple):
             msgspec.structs.force_setattr(record, name, value)
         if self.has_dict:
             record.__dict__.clear()
-        for name in state.keys() - fields.keys():
-            record.__dict__[name] = state[name]
         return record
 
 
@@ -174,6 +174,16 @@ def _required(cls: Any, kind: str, fields: tuple[str, ...]) -> tuple[str, ...]:
     if kind == "attrs":
         return tuple(attribute.name for attribute in cls.__attrs_attrs__ if attribute.init)
     return (*fields, "__pydantic_fields_set__") if kind == "pydantic" else ()
+
+
+def _is_pydantic(state: dict[str, Any]) -> bool:
+    """Whether what pydantic keeps of its own, of which no annotation speaks, is of the types that it relies on."""
+    for name in ("__pydantic_extra__", "__pydantic_private__"):
+        kept = state.get(name)
+        if kept is not None and (type(kept) is not dict or not set(map(type, kept)) <= {str}):
+            return False
+    names = state["__pydantic_fields_set__"]
+    return type(names) in (set, frozenset) and set(map(type, names)) <= {str}
 
 
 def _members(cls: type) -> dict[str, types.MemberDescriptorType]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, NewType, TypedDict
 import attrs
 import msgspec
 import orjson
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,21 @@ class Pair(NamedTuple):
 
 class LoosePair(Pair):
     """A subclass without slots: its instances take attributes."""
+
+
+class Open(msgspec.Struct, dict=True):
+    """Its instances take attributes."""
+
+    x: int
+
+    def total(self) -> int:
+        return self.x
+
+
+class Form(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    x: int
+    _kept: int = 0
 
 
 class Movie(TypedDict):
@@ -210,12 +226,36 @@ def test_a_record_of_the_tagged_form_is_read() -> None:
         (Account, [0, "name", "a", "__class__", 1]),
         (Row, [0, "x", 1, "y", 2]),
         (LoosePair, [2, 1, {"!t": []}, "left", 2]),
+        (Open, [0, "x", 1, "total", 7]),
     ],
 )
 def test_state_that_is_no_field_is_refused(cls: type, body: list[object]) -> None:
     """An instance is given no attribute that its class does not declare: it could hide a method, or a field."""
     codec = Codec(cls)
     payload = orjson.dumps({"!r": [f"tests.codec.test_conforming.{cls.__qualname__}", *body]})
+    with pytest.raises(DecodeError):
+        codec.decode(TAGGED, payload, codec.schema)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"__pydantic_fields_set__": 7},
+        {"__pydantic_fields_set__": {"!S": [7]}},
+        {"__pydantic_extra__": 7},
+        {"__pydantic_extra__": {"!d": [7, 7]}},
+        {"__pydantic_private__": [7]},
+    ],
+    ids=str,
+)
+def test_what_pydantic_keeps_of_its_own_is_as_it_keeps_it(changed: dict[str, object]) -> None:
+    """A forged set of the fields that were set, or forged extra fields, would raise later, where the model is used."""
+    codec, model = Codec(Form), Form(x=1, more=2)  # type: ignore[call-arg]
+    encoded = codec.encode(model)
+    assert codec.decode(TAGGED, encoded.payload, codec.schema) == model
+    [(tag, [name, count, *state])] = orjson.loads(encoded.payload).items()
+    forged = {**dict(zip(state[::2], state[1::2], strict=True)), **changed}
+    payload = orjson.dumps({tag: [name, count, *(part for item in forged.items() for part in item)]})
     with pytest.raises(DecodeError):
         codec.decode(TAGGED, payload, codec.schema)
 
