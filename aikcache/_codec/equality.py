@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from aikcache._codec.registry import by_type
 from aikcache._records import RecordType
+from aikcache._zones import is_named
 
 __all__ = ["exactly_equal", "immutable"]
 
@@ -133,8 +134,7 @@ def _equal_timezone(a: Any, b: Any, _: object) -> bool:
 
 
 def _equal_zoneinfo(a: zoneinfo.ZoneInfo, b: zoneinfo.ZoneInfo, _: object) -> bool:
-    # A ZoneInfo from a file has no key, despite the annotation of `key`.
-    return a is b or (type(a.key) is str and a.key == b.key)
+    return a is b or (a.key == b.key and is_named(a) and is_named(b))
 
 
 def _equal_decimal(a: decimal.Decimal, b: decimal.Decimal, _: object) -> bool:

@@ -23,6 +23,7 @@ from aikcache._codec.class_table import Table
 from aikcache._codec.registry import by_type
 from aikcache._concurrency.outside import let_out
 from aikcache._records import RecordType
+from aikcache._zones import is_named
 from aikcache.errors import EncodeError
 
 __all__ = ["cannot_store", "write"]
@@ -233,8 +234,8 @@ class _Writer:
         return {"!z": [offset // _MICROSECOND, *(self.put_str(text, depth) for text in name)]}
 
     def put_zoneinfo(self, zone: zoneinfo.ZoneInfo, depth: int) -> object:
-        if type(zone.key) is not str:
-            raise _RefusedError("a ZoneInfo without key", "Make it by its name: ZoneInfo(key).")
+        if not is_named(zone):
+            raise _RefusedError("a ZoneInfo from a file", "Make it by its name: ZoneInfo(key).")
         return {"!Z": zone.key}  # by name, as pickle has it: the reader's rules of the zone apply
 
     def put_uuid(self, value: uuid.UUID, depth: int) -> object:

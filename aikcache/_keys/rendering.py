@@ -30,8 +30,8 @@ from urllib.parse import quote
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from aikcache._concurrency.outside import let_out
 from aikcache._records import RecordType, record_type_of
+from aikcache._zones import is_named
 from aikcache.errors import InvalidKeyError
 
 LONG = 64
@@ -135,23 +135,13 @@ def _zone(value: datetime | time) -> str:
         return ""
     if type(zone) is timezone and type(zone.tzname(None)) is str:
         return repr(zone)
-    if type(zone) is ZoneInfo and type(zone.key) is str and _is_named(zone):
+    if type(zone) is ZoneInfo and is_named(zone):
         return zone.key
     raise InvalidKeyError(
         f"a {type(value).__name__} with the time zone class {type(zone).__qualname__} cannot be part of a key: "
         f"only datetime.timezone and zoneinfo.ZoneInfo name their zone, and of these not what ZoneInfo.from_file made. "
         f"Convert it, or pass key=."
     )
-
-
-def _is_named(zone: ZoneInfo) -> bool:
-    """Whether a zone was looked up by its key. A zone from a file may have any key; only its `__reduce__` raises."""
-    try:
-        zone.__reduce__()
-    except Exception as error:  # pickle's own class, and pickle is not imported here
-        let_out(error)
-        return False
-    return True
 
 
 def _moment(value: datetime | time) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import enum
+import io
 import random
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -196,6 +198,21 @@ def test_foreign_time_zone_is_refused() -> None:
 
     with pytest.raises(EncodeError, match=r"result\[0\]: a time zone of type .*Zone .*Use datetime.timezone"):
         Codec().encode([dt.datetime(2024, 1, 1, tzinfo=Zone())])
+
+
+def test_a_zone_from_a_file_is_refused_whatever_its_key_says() -> None:
+    """`ZoneInfo.from_file` takes any key, and its zone may be another than the one of that name."""
+    data = next(path for root in zoneinfo.TZPATH if (path := Path(root, "Asia/Tokyo")).exists()).read_bytes()
+    for key in ("Europe/Rome", None):
+        zone = zoneinfo.ZoneInfo.from_file(io.BytesIO(data), key=key)
+        for value in (zone, dt.datetime(2024, 1, 1, tzinfo=zone), dt.time(1, tzinfo=zone)):
+            with pytest.raises(EncodeError, match=r"result\[0\]: a ZoneInfo from a file .*Make it by its name"):
+                Codec().encode([value])
+            assert exactly_equal(value, value)
+        assert not exactly_equal(zone, zoneinfo.ZoneInfo("Europe/Rome"))
+    other = zoneinfo.ZoneInfo.no_cache("Europe/Rome")
+    assert exactly_equal(other, zoneinfo.ZoneInfo("Europe/Rome"))
+    assert Codec().encode([dt.datetime(2024, 1, 1, tzinfo=other)]).codec == TAGGED
 
 
 def cyclic(kind: str) -> object:
