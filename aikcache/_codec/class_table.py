@@ -214,7 +214,8 @@ def _describe(hint: Any, within: tuple[Any, ...] = ()) -> str:
     if origin in (typing.Union, types.UnionType):  # `Optional[X]`, `Union[X, None]` and `X | None` say the same
         return f"Union[{','.join(_describe(arg, within) for arg in args)}]"
     if origin is not None:
-        return f"{_describe(origin, within)}[{','.join(_describe(arg, within) for arg in args)}]"
+        star = "*" if getattr(hint, "__unpacked__", False) else ""
+        return f"{star}{_describe(origin, within)}[{','.join(_describe(arg, within) for arg in args)}]"
     if isinstance(hint, list | tuple):
         return f"[{','.join(_describe(item, within) for item in hint)}]"
     if isinstance(hint, NewType):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, ForwardRef, Literal, NamedTuple, NewType, TypeVar, get_args, get_origin
 
@@ -123,14 +123,19 @@ class _Maker:
         if args[-1] is Ellipsis:
             item = self.of(args[0])
             return Check(lambda values, json: of_kind.test(values, json) and _passes(item, _flat(values), json))
-        checks = [self.of(arg) for arg in args]
+        places = list(_places(args))
+        run = next((i for i, place in enumerate(places) if isinstance(place, _Run)), None)
+        checks = [self.of(place.hint if isinstance(place, _Run) else place) for place in places]
+        if run is None:
+            return Check(lambda values, json: of_kind.test(values, json) and _in_places(checks, values, json))
+        middle, after = checks.pop(run), len(places) - run - 1
 
         def test(values: Collection[Any], json: bool) -> bool:
-            if not of_kind.test(values, json) or not {len(value) for value in values} <= {len(checks)}:
+            if not of_kind.test(values, json) or any(len(value) < len(checks) for value in values):
                 return False
-            return all(
-                _passes(check, column, json) for check, column in zip(checks, zip(*values, strict=True), strict=False)
-            )
+            ends = [(*value[:run], *value[len(value) - after :]) for value in values]
+            between = [value[run : len(value) - after] for value in values]
+            return _in_places(checks, ends, json) and _passes(middle, _flat(between), json)
 
         return Check(test)
 
@@ -189,6 +194,33 @@ class _Maker:
             )
 
         return Check(test)
+
+
+class _Run(NamedTuple):
+    """Any number of a tuple's items."""
+
+    hint: Any
+
+
+def _places(args: Iterable[Any]) -> Iterator[Any]:
+    """The hints of a tuple's items, what is unpacked among them (`*tuple[str, ...]`, `*Ts`) in place."""
+    for arg in args:
+        inner = get_args(arg)[0] if get_origin(arg) is typing.Unpack else arg
+        if inner is arg and not getattr(arg, "__unpacked__", False):
+            yield arg
+        elif get_origin(inner) is not tuple:
+            yield _Run(Any)
+        elif (inside := get_args(inner))[-1:] == (Ellipsis,):
+            yield _Run(inside[0])
+        else:
+            yield from _places(inside)
+
+
+def _in_places(checks: Sequence[Check | None], values: Collection[Any], json: bool) -> bool:
+    """Whether all values have as many items as there are checks, and each item fits its own."""
+    return {len(value) for value in values} <= {len(checks)} and all(
+        _passes(check, column, json) for check, column in zip(checks, zip(*values, strict=True), strict=False)
+    )
 
 
 def _flat(values: Collection[Any]) -> Collection[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import typing
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -23,6 +24,7 @@ from aikcache._codec.codec import JSON, TAGGED, TYPED, Codec, register_type
 from aikcache.errors import DecodeError, EncodeError
 
 UserId = NewType("UserId", int)
+Rest = typing.TypeVarTuple("Rest")
 
 
 class Color(enum.Enum):
@@ -182,6 +184,34 @@ def test_json_that_is_of_the_annotation_is_read(annotation: Any, value: Any) -> 
     assert encoded.codec == JSON
     for checked in (False, True):
         assert codec.decode(JSON, encoded.payload, codec.schema, checked=checked) == value
+
+
+@pytest.mark.parametrize(
+    ("annotation", "right", "wrong"),
+    [
+        (tuple[int, *tuple[str, ...]], [(1,), (1, "a"), (1, "a", "b")], [(), ("a",), (1, "a", 2), (1, 2, "b")]),
+        (tuple[*tuple[str, ...], int], [(1,), ("a", "b", 1)], [(), ("a",), (1, 1)]),
+        (tuple[int, *tuple[str, ...], bool], [(1, True), (1, "a", True)], [(1,), (1, 2, True), (1, "a", "b")]),
+        (tuple[int, typing.Unpack[tuple[str, ...]]], [(1, "a", "b")], [(1, 2)]),  # noqa: UP044
+        (tuple[int, *tuple[str, bool]], [(1, "a", True)], [(1, "a"), (1, "a", True, True), (1, True, True)]),
+        (tuple[int, *tuple[str, *tuple[bool, ...]]], [(1, "a"), (1, "a", True)], [(1,), (1, "a", "b")]),
+        (tuple[int, *tuple[Pair, ...]], [(1, Pair(1))], [(1, 1)]),
+        (tuple[int, *Rest], [(1, "a", 2)], [(), ("a",)]),  # type: ignore[valid-type]
+        (tuple[*tuple[int, ...]], [(), (1, 2)], [("a",)]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tuple_with_any_number_of_items_in_it_fits_place_by_place(
+    annotation: Any, right: list[object], wrong: list[object]
+) -> None:
+    """What a hint unpacks stands for as many items as are left, all of its type."""
+    codec = Codec(list[annotation])
+    encoded = codec.encode(right)
+    assert codec.decode(encoded.codec, encoded.payload, codec.schema) == right
+    assert codec.schema != Codec(list[tuple[int, tuple[str, ...]]]).schema
+    for value in wrong:
+        with pytest.raises(EncodeError, match="is not what its annotation"):
+            codec.encode([*right, value])
 
 
 @pytest.mark.parametrize(
