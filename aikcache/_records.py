@@ -18,6 +18,9 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["RecordType", "record_type_of"]
 
+MAX_COMBINATIONS: Final = 1 << 14
+"""Values of a flag class from which bytes make no new one: Enum keeps each for ever. An IntFlag takes any bits."""
+_FLAG_BITS: Final = 64
 # attrs' cache_hash keeps the hash in the instance, and hashes of str differ between processes: None means "not yet".
 _ATTRS_HASH: Final = "_attrs_cached_hash"
 
@@ -43,6 +46,21 @@ class RecordType(NamedTuple):
     @property
     def is_enum(self) -> bool:
         return self.kind in ("enum", "flag")
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is a flag class that could get too many values."""
+        cls: Any = self.cls
+        if self.kind != "flag":
+            return False
+        return cls._boundary_ is enum.KEEP or 1 << cls._flag_mask_.bit_count() > MAX_COMBINATIONS
+
+    def may_combine(self, value: int) -> bool:
+        """Whether bytes may make this value of a flag class, which it does not have yet."""
+        cls: Any = self.cls
+        return len(cls._value2member_map_) < MAX_COMBINATIONS and value.bit_length() <= max(
+            cls._flag_mask_.bit_length(), _FLAG_BITS
+        )
 
     def state(self, record: object) -> dict[str, object]:
         """All attributes by name, slots first; unset ones are not there."""

@@ -34,7 +34,18 @@ _MACHINERY: Final = frozenset({"attr", "attrs", "builtins", "enum", "msgspec", "
 class Table:
     """The record classes and Enums reachable from an annotation; `digest` covers them and the annotation itself."""
 
-    __slots__ = ("_classes", "_text", "by_name", "hashes_chosen", "hints", "hooked", "names", "open", "record_types")
+    __slots__ = (
+        "_classes",
+        "_text",
+        "by_name",
+        "flags",
+        "hashes_chosen",
+        "hints",
+        "hooked",
+        "names",
+        "open",
+        "record_types",
+    )
 
     def __init__(self, annotation: object) -> None:
         self.record_types: dict[type, RecordType] = {}
@@ -55,6 +66,7 @@ class Table:
         # Whether msgspec would hash values that the writer of the bytes chooses. With `open` it may too.
         self.hashes_chosen = any(_guarded(_hashing, hint) for hint in all_hints)
         self.hooked = any(record_type.hooked for record_type in self.record_types.values())
+        self.flags = tuple(record_type for record_type in self.record_types.values() if record_type.is_endless)
         self._text = "\n".join([_describe(annotation), *sorted(texts)])
 
     @property

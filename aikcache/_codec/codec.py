@@ -40,6 +40,8 @@ JSON: Final = 0
 TYPED: Final = 1
 TAGGED: Final = 2
 
+_LARGE: Final = 1 << 16
+"""Bytes from which msgspec reads no flags, which may be a new value every few bytes."""
 _NAMES: Final = {JSON: "JSON", TYPED: "typed", TAGGED: "tagged"}
 _NO_ANNOTATION: Final = (None, Any, object, inspect.Parameter.empty)
 _EMPTY_TABLE: Final = Table(None)
@@ -265,6 +267,8 @@ class Codec:
     def _is_costly(self, payload: bytes) -> bool:
         """Whether msgspec may need too long for a payload, or make too many objects from it."""
         table = self._get_table()
+        if table.flags and (len(payload) > _LARGE or not all(flag.may_combine(0) for flag in table.flags)):
+            return True
         return too_many_in_msgpack(payload) or may_collide(payload, chosen=table.hashes_chosen, anything=table.open)
 
     def _decode_typed(self, payload: bytes) -> object:

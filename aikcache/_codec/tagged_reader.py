@@ -82,7 +82,10 @@ class _Reader:
             return cls.__members__[member]
         if not issubclass(cls, enum.Flag):  # else a forged name would call the class of a record
             raise TypeError("not an Enum")
-        return cls(self.node(member))
+        value = self.node(member)
+        if value not in cls._value2member_map_ and not record_type.may_combine(value):
+            raise ValueError("a combination of flags that is new here")
+        return cls(value)
 
     def record(self, content: Any) -> object:
         name, count, *rest = content

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
+import types
 import typing
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -288,6 +290,58 @@ def test_what_pydantic_keeps_of_its_own_is_as_it_keeps_it(changed: dict[str, obj
     payload = orjson.dumps({tag: [name, count, *(part for item in forged.items() for part in item)]})
     with pytest.raises(DecodeError):
         codec.decode(TAGGED, payload, codec.schema)
+
+
+def flags_of_its_own() -> Any:
+    """A new class, because it keeps what a test makes of it. It takes any bits, as most do."""
+    return enum.IntFlag("Rights", {"READ": 1, "WRITE": 2}, module=__name__)
+
+
+def listed(hint: Any) -> Any:
+    """The hint of a list of it."""
+    return types.GenericAlias(list, hint)
+
+
+def test_honest_combinations_of_flags_come_back() -> None:
+    """Also with bits that no member has, and for the process that never saw them."""
+    rights = flags_of_its_own()
+    codec = Codec(listed(rights | int))
+    value = [rights.READ, rights(3), rights(0), rights(-1), rights(1 << 40), 3]
+    encoded = codec.encode(value)
+    assert encoded.codec == TAGGED
+    other = flags_of_its_own()
+    found: Any = Codec(listed(other | int)).decode(TAGGED, encoded.payload, codec.schema)
+    assert found == value
+    assert list(map(type, found)) == [other] * 5 + [int]
+
+
+@pytest.mark.parametrize("form", [TAGGED, TYPED])
+def test_forged_flags_do_not_stay(form: int) -> None:
+    """An Enum keeps all its combinations for ever: from bytes some thousands are made at most."""
+    rights = flags_of_its_own()
+    codec = Codec(listed(rights))
+    for start in range(1 << 30, (1 << 30) + 100_000, 1000):
+        numbers = list(range(start, start + 1000))
+        nodes = [{"!e": ["tests.codec.test_conforming.Rights", number]} for number in numbers]
+        payload = orjson.dumps(nodes) if form == TAGGED else msgspec.msgpack.encode(numbers)
+        with contextlib.suppress(DecodeError):
+            assert codec.decode(form, payload, codec.schema) == numbers
+    assert 16_000 < len(rights._value2member_map_) < 20_000
+    known = [rights(3), rights(1 << 30), rights(1 << 50)]
+    encoded = codec.encode(known)
+    assert codec.decode(encoded.codec, encoded.payload, codec.schema) == known
+
+
+def test_long_forged_flags_are_refused() -> None:
+    """Bits far beyond the members, and many flags that msgspec would make at once."""
+    rights = flags_of_its_own()
+    codec = Codec(listed(rights))
+    node = {"!e": ["tests.codec.test_conforming.Rights", {"!i": hex(1 << 5000)}]}
+    many = msgspec.msgpack.encode(list(range(1 << 30, (1 << 30) + 30_000)))
+    for form, payload in ((TAGGED, orjson.dumps([node])), (TYPED, many)):
+        with pytest.raises(DecodeError):
+            codec.decode(form, payload, codec.schema)
+    assert len(rights._value2member_map_) == 2
 
 
 @pytest.mark.parametrize(("cls", "body"), [(Account, [0, "name", "a"]), (Row, [0])])
