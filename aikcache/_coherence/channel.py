@@ -114,11 +114,13 @@ class Channel:
 
     def reconnect(self, *, at_once: bool, address: Address | None = None) -> None:
         """The server may have changed: make a new connection. `at_once`: without a pause."""
-        if self._daemon.is_current():  # the channel itself found the change, by connecting
+        connection, mine = self._connection, self._daemon.is_current()
+        if mine and connection is None:  # the channel itself found the change, with the connection that it is making
             return
-        self._giving_up = True  # first: a connection that is being made is then given up as soon as it is there
-        connection = self._connection
-        if connection is not None:
+        # First: a connection that is being made is then given up as soon as it is there. The channel's own thread also
+        # connects to send what is pending; it gives its connection up when it has done so.
+        self._giving_up = True
+        if connection is not None and not mine:
             connection.interrupt()
         if at_once:
             self._wake.set()

@@ -117,18 +117,18 @@ class Proxy(Impostor):
     """Passes everything on to the server at a unix socket.
 
     `round_trips` counts how often a client sent after it had been answered (or for the first time). A connection that
-    asks for tracking is the channel's and is not counted.
+    asks for tracking is the channel's and is not counted. `upstream` may be changed, for connections from then on.
     """
 
     def __init__(self, upstream: Path) -> None:
         super().__init__(self._pass_on)
-        self._upstream = upstream
+        self.upstream = upstream
         self._counting = threading.Lock()
         self.round_trips = 0
 
     def _pass_on(self, link: socket.socket) -> None:
         with socket.socket(socket.AF_UNIX) as server:
-            server.connect(str(self._upstream))
+            server.connect(str(self.upstream))
             self._links.append(server)
             turn = Turn()
             back = threading.Thread(target=self._back, args=(server, link, turn), daemon=True)

@@ -17,7 +17,9 @@ import redis
 
 from aikcache import Cache
 from aikcache._coherence import channel
+from aikcache._keys.patterns import Invalidation
 from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Proxy
 
 from . import _workers
 from ._staging import Listener, kill_channel, pair, wait_for_push
@@ -323,3 +325,32 @@ assert cache.wait_coherent({PATIENCE})
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=3 * PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_channel_that_finds_another_server_while_it_sends_listens_to_that(
+    own_server: Server, redis_server: Server, redis_url: str, instance: str
+) -> None:
+    """A name or a proxy leads to another server, and the old one lives: what the channel's own thread sends, by another
+    connection, is what finds out.
+    """
+    with (
+        Proxy(own_server.socket) as proxy,
+        Cache(proxy.url, instance=instance, **PATIENT) as here,
+        Cache(redis_url, instance=instance, **PATIENT) as there,
+    ):
+        source = Source()
+        get, recovery = source.bind(here), here.engine.recovery
+        connect(here)
+        connect(there)
+        assert get("box") == OLD
+        assert recovery is not None
+        proxy.upstream = redis_server.socket  # for new connections
+        here.engine.remote.connections.drop_idle()  # type: ignore[union-attr]
+        recovery.add(Invalidation(keys=(here.space.full("thing:get:other"),)))
+        wait_until(lambda: not recovery.pending, PATIENCE, "the replay")
+        wait_until(lambda: here.stats().channel_connects == 2, PATIENCE, "the channel")
+        wait_until(lambda: here.stats().coherent, PATIENCE, "the channel")
+        assert get("box") == OLD
+        source.value = NEW
+        there.invalidate("thing")
+        wait_until(lambda: get("box") == NEW, PATIENCE, "the push")
