@@ -127,7 +127,7 @@ class Journal:
 
     def after_fork(self) -> None:
         """Reset in the child: the file is the parent's, which holds its lock."""
-        forked = self._fd >= 0
+        forked = self._forked or self._fd >= 0  # a child that has written nothing yet has a child
         self.close()
         self._forked, self._found, self._opening = forked, [], threading.Lock()
 

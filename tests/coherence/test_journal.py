@@ -213,3 +213,13 @@ def test_a_line_that_did_not_fit_on_the_disk_spoils_no_other(path: Path, monkeyp
             journal.add(("groups", "lost"))
         journal.add(KEY)
     assert lines(path) == [KEY]
+
+
+@pytest.mark.parametrize("generations", [1, 2, 3])
+def test_a_child_of_a_child_has_a_journal_too(generations: int, path: Path) -> None:
+    """Also where those between have never written a line."""
+    with closing(Journal(str(path), SPACE)) as journal:
+        for _ in range(generations):
+            journal.after_fork()
+        journal.add(KEY)
+    assert lines(path) == [KEY]
