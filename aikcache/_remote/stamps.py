@@ -18,6 +18,8 @@ from aikcache._concurrency.guard import Guard
 
 MAX_STAMPS = 100_000
 """Cached stamps; forgetting them costs one read each."""
+MOST_EXPECTED = 8
+"""Pushes that are expected for one group, at most; each more invalidates a little too much."""
 MAX_LIFETIMES = 10_000
 """Stamps whose expiry is remembered; forgetting one costs a round trip before a load."""
 
@@ -125,9 +127,11 @@ class Stamps:
 
         Never for a stamp that was merely read: its writer's push may still be on its way, and must not be ignored.
         """
+        if not self.trusted:  # no channel, no push: it would be kept for ever
+            return
         if len(self._expected) > MAX_STAMPS:
             self._expected.clear()
-        self._expected[group] = (*self._expected.get(group, ()), stamp)
+        self._expected[group] = (*self._expected.get(group, ())[1 - MOST_EXPECTED :], stamp)
 
     def unexpect(self, group: str, stamp: bytes) -> None:
         """The stamp was not written after all."""

@@ -6,7 +6,7 @@ import time
 from math import inf
 
 from aikcache._concurrency.guard import Guard
-from aikcache._remote.stamps import Stamps
+from aikcache._remote.stamps import MOST_EXPECTED, Stamps
 
 
 def test_a_stamp_that_was_found_missing_is_not_cached_any_more() -> None:
@@ -17,3 +17,15 @@ def test_a_stamp_that_was_found_missing_is_not_cached_any_more() -> None:
     assert stamps.cached(["#a", "#b"]) == [b"stamp of", b"another."]
     stamps.remember(["#a"], [None], stamps.epoch)
     assert stamps.cached(["#a", "#b"]) == [None, b"another."]
+
+
+def test_expected_pushes_are_bounded() -> None:
+    """Writes whose pushes do not come are not kept for ever; without a channel none comes, so none is expected."""
+    stamps = Stamps(Guard(), time.monotonic)
+    stamps.expect("#a", b"unheard.")
+    assert not stamps.expected("#a")
+    stamps.trusted = True
+    for number in range(100):
+        stamps.expect("#a", b"stamp%3d" % number)
+    assert len(stamps._expected["#a"]) == MOST_EXPECTED
+    assert stamps.is_unchanged("#a", b"stamp 99")
