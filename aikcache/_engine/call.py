@@ -76,8 +76,8 @@ class Attempt:
     """One attempt to answer a call: the state of its region and of the server, and what it has found."""
 
     __slots__ = (
-        "call", "epoch", "fallback", "first", "fresh_until", "key", "looked", "only_fresh", "policy", "read_started_at",
-        "region", "requested_at", "seen", "server_generation", "stamps", "token",
+        "call", "epoch", "fallback", "first", "fresh_until", "groups", "key", "looked", "only_fresh", "policy",
+        "read_started_at", "region", "replaces", "requested_at", "seen", "server_generation", "stamps", "token",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,10 @@ class Attempt:
         """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
         self.only_fresh = only_fresh
         """A stale value does not answer."""
+        self.replaces = False
+        """Its result replaces what loads that began earlier will bring."""
+        self.groups: list[str] | None = None
+        """Of the flight that it leads. Those of tags that only a stored value names are added when it is found."""
         self.requested_at = 0.0
         """When the latest question was sent."""
         self.server_generation = 0

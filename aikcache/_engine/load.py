@@ -25,7 +25,7 @@ from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import load, run_uncached
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
-from aikcache._keys.patterns import Invalidation
+from aikcache._keys.patterns import ANY_TAG, Invalidation
 from aikcache._local.entry import hand_out
 from aikcache._remote.replies import Read
 from aikcache.errors import DecodeError, RemoteError
@@ -77,8 +77,10 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
+    servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
     for attempt in attempts:
         attempt.begin(engine.clock())
+        attempt.replaces = True
     try:
         if remote is not None and attempts:
             try:
@@ -93,6 +95,10 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     finally:
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own
             remote.give_up_leases(attempts)
+    for key in kept:
+        engine.flights.invalidate_key(key)  # loads that began before this one
+    if kept and engine.recovery is not None:
+        engine.recovery.sent(Invalidation(keys=tuple(kept)), servers_seen)
     if gone := tuple(attempt.key for attempt in attempts if attempt.key not in kept):
         invalidation.invalidate(engine, Invalidation(keys=gone))
 
@@ -132,9 +138,15 @@ def _answer(batch: Batch, places: Sequence[int]) -> Steps[None]:
             deadline = engine.wait_deadline()  # the time that its own loads took is not waiting
 
 
+def _flight(batch: Batch, attempt: Attempt, leader: LockType) -> Flight:
+    call = attempt.call
+    attempt.groups = [*call.all_groups(), *((ANY_TAG,) if call.by_key else ())]  # it may find a value with any tags
+    return Flight(attempt.key, attempt.groups, batch.engine.clock(), leader)
+
+
 def _join(batch: Batch, i: int, leader: LockType, others: dict[int, Flight]) -> None:
     attempt, engine = batch.attempts[i], batch.engine
-    mine = Flight(attempt.key, attempt.call.all_groups(), engine.clock(), leader)
+    mine = _flight(batch, attempt, leader)
     flight = engine.flights.join(mine)
     if flight is not mine:
         others[i] = flight
@@ -155,7 +167,7 @@ def join_alone(batch: Batch) -> bool:
     """Lead the flight of the only call, for a load that no call waits for. False: another call leads it."""
     attempt, leader = batch.attempts[0], threading.Lock()
     leader.acquire()  # not by `with`: it is held for good, in a background thread, where no signal handler raises
-    flight = Flight(attempt.key, attempt.call.all_groups(), batch.engine.clock(), leader)
+    flight = _flight(batch, attempt, leader)
     leads = batch.engine.flights.join(flight) is flight
     if leads:
         batch.flights[0] = flight
@@ -227,13 +239,26 @@ def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int], *, again
     busy, useless = [], []
     for i, answer in zip(places, remote.ask_leases([batch.attempts[i] for i in places]), strict=True):
         if isinstance(answer, Read):
-            if not batch.accept(i, answer):
+            if not _accept(batch, remote, i, answer):
                 useless.append(i)  # as it has been seen now, it does not stand in the way again
         elif answer is not None:
             busy.append(i)
     if useless and again:
         return busy + _lease(batch, remote, useless, again=False)
     return busy + useless
+
+
+def _accept(batch: Batch, remote: VersionedStore, i: int, read: Read) -> bool:
+    """Use the value that another process has stored meanwhile, if it answers."""
+    attempt = batch.attempts[i]
+    if not attempt.policy.strong:
+        return batch.accept(i, read)
+    # The stamps of a strong call may have been read before its flight began, which later calls have joined since.
+    batch.read_again(i, hit=True)
+    if batch.values[i] is not MISSING:
+        return True
+    remote.ensure(attempt)
+    return False
 
 
 def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float) -> Steps[None]:

@@ -59,7 +59,7 @@ class Flight:
         "thread",
     )
 
-    def __init__(self, key: str, groups: tuple[str, ...], started_at: float, leader: LockType) -> None:
+    def __init__(self, key: str, groups: list[str], started_at: float, leader: LockType) -> None:
         self.key = key
         self.started_at = started_at
         self.groups = groups

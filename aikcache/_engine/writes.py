@@ -150,15 +150,20 @@ def _put_remotely(
 ) -> None:
     attempts = [put.attempt for put in batch]
     ttls_ms = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
+    servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
+    unknown: dict[str, None] = {}  # keys of which it is not known which value is there
     try:
         remote.read(attempts, values=False)
         remote.ensure(*attempts)
         remote.complete([(put.attempt, put.tags, ttl_ms) for put, ttl_ms in zip(batch, ttls_ms, strict=True)])
         frames = [remote.pack(put.attempt, put.encoded, put.seconds, 0.0, put.tags) for put in batch]
+        keys = [attempt.key for attempt in attempts]
+        unknown = dict.fromkeys(keys)
         remote.take_leases(attempts, unlink=True)
         tokens = [attempt.token or b"" for attempt in attempts]
-        keys = [attempt.key for attempt in attempts]
         stored = remote.remote.put(list(zip(keys, tokens, frames, ttls_ms, strict=True)))
+        if engine.recovery is not None:
+            engine.recovery.sent(Invalidation(keys=tuple(keys)), servers_seen)
         for attempt, frame, done in zip(attempts, frames, stored, strict=True):
             if done:
                 engine.filler.wrote(attempt, len(frame))
@@ -166,14 +171,10 @@ def _put_remotely(
                 why = f"the value for {attempt.key} was not stored: it was invalidated, set or loaded meanwhile"
                 engine.reporter.report(f"put:{attempt.region.name}", why)
             engine.drop_key(attempt.key)
-            attempt.token = None
+            del unknown[attempt.key]
     except RemoteError as error:
         engine.filler.failed(attempts[0], error)
-        for attempt in attempts:
-            attempt.token = None
-        # The value there is not the one that was put.
-        invalidate(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
+        unknown = dict.fromkeys(attempt.key for attempt in attempts)  # the value there is not the one that was put
     finally:
-        unknown = tuple(attempt.key for attempt in attempts if attempt.token is not None)
-        if unknown:  # interrupted: which value is there is not known
-            invalidate(Invalidation(keys=unknown))
+        if unknown:  # also where it was interrupted
+            invalidate(Invalidation(keys=tuple(unknown)))

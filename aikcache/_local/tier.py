@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aikcache._concurrency.guard import Guard
 from aikcache._keys.chosen import held_as
@@ -26,7 +26,7 @@ from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import groups_of
 from aikcache._local.entry import EncodedValue, Entry, decoded_once
 from aikcache._local.region import Region
-from aikcache._local.regions import Regions
+from aikcache._local.regions import Regions, Request
 from aikcache._local.store import make_store
 from aikcache._local.tag_index import TagIndex
 
@@ -37,13 +37,6 @@ PURGE = 16
 """Entries of invalidated groups that one fill removes from the store: they make room faster than fills take it."""
 OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
-
-
-class Request(Protocol):
-    """A request under way: its region, and the region's epoch when it was made."""
-
-    region: Region
-    epoch: int
 
 
 class LocalTier(Regions):
@@ -195,7 +188,7 @@ class LocalTier(Regions):
             _, entry = tables[-1].popitem()
             entry.region.hits += entry.hits  # invalidated: nobody can find it, so nobody bumps it any more
             if self._store.get(entry.key) is entry:
-                self._store.pop(entry.key)
+                self._store.pop(entry.key, None)
             self._depart(entry)  # also what a store that drops by itself has dropped
         while len(self._store) >= self.max_entries or (
             self.max_bytes is not None and self.bytes + size > self.max_bytes and len(self._store)
@@ -203,7 +196,11 @@ class LocalTier(Regions):
             self._evict()
 
     def _evict(self) -> None:
-        _, entry = self._store.popitem()
+        try:
+            _, entry = self._store.popitem()
+        except KeyError:  # a store that drops by itself has just done so
+            self._resync()
+            return
         self._depart(entry)
         entry.region.counters.evictions += 1
         self.evictions += 1
@@ -259,7 +256,7 @@ class LocalTier(Regions):
 
     def _forget(self, entry: Entry) -> None:
         if self._store.get(entry.key) is entry:
-            self._store.pop(entry.key)
+            self._store.pop(entry.key, None)  # a store that drops by itself may do so in between
         self._depart(entry)
 
     def close(self) -> None:
@@ -291,16 +288,12 @@ class LocalTier(Regions):
         There was no stamp, so what was invalidated under the last one is not known here: the push of it may still come,
         and would be taken for that of the stamp that was made.
         """
+        self.start(requests, self._drop, groups)
 
-        def work() -> None:
-            # Only these: a request that an earlier invalidation refuses stays refused.
-            current = [one for one in requests if one.epoch == one.region.epoch]
-            for group in groups:
-                self._drop(group)
-            for one in current:
-                one.epoch = one.region.epoch
-
-        self.guard.do(work)
+    def start_keys(self, requests: Sequence[Request]) -> None:
+        """The results of these requests replace what earlier ones will bring. What is held stays until then."""
+        names = dict.fromkeys(groups_of(one.key, self._namespace_prefix)[-1] for one in requests)
+        self.start(requests, self.move_on, names)
 
     def drop_matching(self, matches: Callable[[str], object]) -> None:
         """Drop every key that `matches`, which is called under the guard: `globs.matcher`'s."""
@@ -308,9 +301,7 @@ class LocalTier(Regions):
 
     def _drop_key(self, key: str, name: str) -> None:
         self.changes += 1
-        for region in self.regions.get(name, ()):
-            region.epoch += 1
-        self._other.epoch += 1  # keys by hand of many names share it
+        self.move_on(name)
         entry = self._store.get(key)
         if entry is not None:
             self._forget(entry)

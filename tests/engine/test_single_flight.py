@@ -634,7 +634,7 @@ def test_a_cycle_of_waiting_threads_is_detected_and_a_chain_is_waited_for() -> N
     """A thread that would wait for itself through others does not; other cycles and landed loads delay no thread."""
     flights = Flights()
     leads = threading.Lock()
-    mine, first, second, third = (Flight(key, (), 0.0, leads) for key in ("mine", "first", "second", "third"))
+    mine, first, second, third = (Flight(key, [], 0.0, leads) for key in ("mine", "first", "second", "third"))
     first.thread, second.thread, third.thread = 1, 2, 3
     flights._waiting = {1: second, 2: mine, 3: third}
     with leads:

@@ -582,3 +582,29 @@ def test_what_is_noted_of_tags_does_not_grow_with_functions_of_one_factory() -> 
         for _ in range(3):
             cache.cached("p", operation="f", tags=("a:{x}", "b"))(lambda x: x)
         assert cache._registry._tagged == {"p:f": ("a:", "b")}
+
+
+class Fleeting(cachetools.Cache[Any, Any]):
+    """Drops each entry right after it has been looked at: the worst case of one that drops entries by time."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if key in self:
+            del self[key]
+        return found
+
+    def popitem(self) -> tuple[Any, Any]:
+        self.clear()
+        raise KeyError("it is empty")
+
+
+def test_a_store_may_drop_an_entry_between_two_steps() -> None:
+    """Nothing is raised where an entry expires between a look at it and its removal."""
+    cache = Cache(policy=Fleeting, local_max_entries=2)
+    get = cache.cached("p", operation="f", ttl=60)(lambda number: number)
+    for number in range(10):
+        assert get(number) == number
+        get.invalidate(number)
+    for number in range(10):
+        assert get(number) == number
+    cache.close()

@@ -201,6 +201,11 @@ class Background:
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
+    @property
+    def done(self) -> bool:
+        """Whether it has returned or raised."""
+        return bool(self._outcome)
+
     def result(self, timeout: float = PATIENCE) -> Any:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "a call hangs"

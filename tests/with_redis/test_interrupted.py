@@ -12,6 +12,8 @@ import hiredis
 import pytest
 
 from aikcache import Cache
+from aikcache._remote.store import RedisStore
+from aikcache.testing import wait_until
 from tests._interrupted import PATIENCE, Used
 from tests._interrupts import Late, Limit, Stop, Storm, interrupt
 
@@ -71,3 +73,28 @@ def test_no_command_has_a_number_in_it(used: Used, monkeypatch: pytest.MonkeyPat
     for work in used.works().values():
         work()
     assert seen == {str, bytes}
+
+
+def test_a_value_whose_put_is_interrupted_is_left_nowhere(
+    redis_url: str, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old value is removed from Redis with the lease; copies of it must not stay in any process."""
+    with Cache(redis_url, instance=instance) as here, Cache(redis_url, instance=instance) as there:
+        for cache in (here, there):
+            assert cache.get("thing:get:other") is None
+            assert cache.wait_coherent(PATIENCE)
+        here.set("thing:get:box", "old")
+        assert here.get("thing:get:box") == there.get("thing:get:box") == "old"
+        limits: list[BaseException] = [Stop()]
+        take = RedisStore.take
+
+        def taken(self: RedisStore, *given: Any, **named: Any) -> None:
+            take(self, *given, **named)
+            if limits:
+                raise limits.pop()
+
+        monkeypatch.setattr(RedisStore, "take", taken)
+        with pytest.raises(Stop):
+            here.set("thing:get:box", "new")
+        assert here.get("thing:get:box") is None
+        wait_until(lambda: there.get("thing:get:box") is None, PATIENCE, "the push")

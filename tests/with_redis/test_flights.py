@@ -1,0 +1,118 @@
+"""Loads that run while something is invalidated, replaced or written: who may still join them, and what they leave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from aikcache import Cache
+from aikcache.testing import wait_until
+
+from ._staging import Pause, pair
+from ._workers import PATIENCE, PATIENT, Background, connect
+
+pytestmark = pytest.mark.usefixtures("unhurried")
+
+OLD, NEW = "old", "new"
+OpenCache = Callable[..., Cache]
+
+
+@pytest.fixture
+def open_cache(redis_url: str, instance: str) -> Iterator[OpenCache]:
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Cache(redis_url, instance=instance, **{**PATIENT, **settings}))
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_a_flight_that_reads_a_value_with_tags_is_not_joined_when_they_are_invalidated(
+    by_key: bool, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the call names none of them: they are the value's, which another hand has stored."""
+    cache = open_cache()
+    connect(cache)
+    shelf = {"box": NEW}
+    plain: Any = cache.cached("thing", operation="get")(lambda name: shelf[name])
+
+    def load() -> Any:
+        return cache.get_or_load("thing:get:box", lambda: shelf["box"]) if by_key else plain("box")
+
+    cache.set("thing:get:box", OLD, tags=("things",))
+    judging = Pause(monkeypatch, cache.engine.remote_tier, "current", after=True)
+    first = Background(load)
+    judging.wait()
+    cache.invalidate_tags("things")
+    second = Background(load)
+    wait_until(lambda: second.done or bool(cache.engine.flights._waiting), PATIENCE, "the second call")
+    judging.let_go()
+    assert first.result() in (OLD, NEW)  # it began before
+    assert second.result() == load() == NEW
+
+
+def test_a_strong_call_joins_no_flight_that_goes_by_what_was_read_before_it(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader has read its stamps before its flight begins. What another process stores under them meanwhile, and is
+    invalidated before the flight begins, is not given to a call that begins then.
+    """
+    here, there = pair(lambda: open_cache(consistency="strong"))
+    shelf = {"box": OLD, "cup": OLD}
+    get = here.cached("thing", operation="get")(lambda name: shelf[name])
+    get_there = there.cached("thing", operation="get")(lambda name: shelf[name])
+    assert get("cup") == get_there("cup") == OLD
+    beginning = Pause(monkeypatch, here.engine, "wait_deadline")
+    leader = Background(get, "box")
+    beginning.wait()  # it has read the stamps
+    assert get_there("box") == OLD
+    shelf["box"] = NEW
+    there.invalidate("thing:get")
+    leading = Pause(monkeypatch, here.engine.remote, "acquire")
+    joining = Pause(monkeypatch, here.engine.flights, "join")
+    later = Background(get, "box")
+    joining.wait()  # it began before the flight
+    beginning.let_go()
+    leading.wait()
+    joining.let_go()
+    wait_until(lambda: bool(here.engine.flights._waiting), PATIENCE, "the later call")
+    leading.let_go()
+    assert leader.result() in (OLD, NEW)
+    assert later.result() == NEW
+
+
+@pytest.mark.parametrize(("shared", "running"), [(False, "load"), (True, "load"), (True, "read")])
+def test_a_refresh_is_not_overwritten_by_what_began_before_it(
+    shared: bool, running: str, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load, or a read from Redis, that began earlier leaves the refreshed value where it is."""
+    cache = open_cache() if shared else Cache(instance="alone")
+    began, go = threading.Event(), threading.Event()
+    shelf = {"value": OLD}
+
+    @cache.cached("thing", operation="get", ttl=600)
+    def get(name: str) -> str:
+        value = shelf["value"]
+        if running == "load" and not began.is_set():
+            began.set()
+            assert go.wait(PATIENCE)
+        return value
+
+    if shared:
+        connect(cache)
+    if running == "read":
+        assert get("box") == OLD
+        cache.engine.local.drop_group("thing:get")
+        filing = Pause(monkeypatch, cache.engine.local, "fill")
+        earlier, let_go = Background(get, "box"), filing.let_go
+        filing.wait()
+    else:
+        earlier, let_go = Background(get, "box"), go.set
+        assert began.wait(PATIENCE)
+    shelf["value"] = NEW
+    assert get.refresh("box") == NEW
+    let_go()
+    assert earlier.result() == OLD  # it began before
+    assert get("box") == NEW
+    cache.close()
