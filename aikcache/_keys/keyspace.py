@@ -6,8 +6,7 @@ import re
 
 from aikcache.errors import InvalidKeyError
 
-_UNFIT = r"\s*?\[\]{}\\\x00-\x20\x7f\ud800-\udfff"
-_KEY = re.compile(rf"[^{_UNFIT}~!:][^{_UNFIT}]*")
+_UNFIT = re.compile(r"[\s*?\[\]{}\\\x00-\x20\x7f\ud800-\udfff]")
 MAX_KEY = 1024
 
 
@@ -32,7 +31,7 @@ class Keyspace:
         if not isinstance(key, str):
             raise InvalidKeyError(f"a key must be a str, got {type(key).__name__}. `Cache.key(...)` builds one.")
         short = key.removeprefix(self.namespace_prefix)
-        if len(short) > MAX_KEY or not _KEY.fullmatch(short):
+        if len(short) > MAX_KEY or short[:1] in "~!:" or _UNFIT.search(short):  # of an empty one "", which is in any
             raise InvalidKeyError(
                 "a key must be 1 to 1024 characters without spaces, wildcards, braces, control characters or lone "
                 f"surrogates, and must not begin with ':', '~' or '!', got {short[:80]!r}. "
