@@ -95,13 +95,17 @@ class Daemon:
 
     `work` checks `stopping` between its steps. When it returns, the next `start` runs it again. In the child of a fork
     there is no thread, and the next `start` makes one; a daemon that was stopped stays stopped.
+
+    `wanted`, for `work` that returns when there is none: whether there is some after all. (A `start` that found the
+    thread ending has done nothing.)
     """
 
-    __slots__ = ("__weakref__", "_entering", "_name", "_start_after", "_thread", "_work", "stopping")
+    __slots__ = ("__weakref__", "_entering", "_name", "_start_after", "_thread", "_wanted", "_work", "stopping")
 
-    def __init__(self, work: Callable[[], object], name: str) -> None:
+    def __init__(self, work: Callable[[], object], name: str, wanted: Callable[[], object] = lambda: False) -> None:
         self._work = work
         self._name = name
+        self._wanted = wanted
         self.stopping = Event()
         self._reset()
         _daemons.add(self)
@@ -141,6 +145,8 @@ class Daemon:
             self._work()
         finally:
             self._start_after, self._thread = -inf, None
+            if self._wanted():
+                self.start()
 
     def after_fork(self) -> None:
         """Reset in the child: the thread is the parent's, and locks that it held stay locked."""

@@ -39,7 +39,7 @@ class Leases:
         self._closed = False
         self._hold = hold
         self._report = report
-        self._daemon = Daemon(self._run, "aikcache-leases")
+        self._daemon = Daemon(self._run, "aikcache-leases", lambda: self.held or self._lost)
         self.forget()
 
     def forget(self) -> None:
@@ -50,8 +50,8 @@ class Leases:
 
     def keep_alive(self, by: object, leases: Sequence[Lease]) -> None:
         """Extend `leases` from here on, until `by` is taken out of `held`."""
-        self._daemon.start()
         self.held[by] = leases, [0]  # a list, so that `_run` can count in place and never puts an owner back
+        self._daemon.start()
 
     def release(self, leases: Sequence[Lease]) -> None:
         """Release leases. If Redis cannot be reached, they are released later."""

@@ -48,6 +48,22 @@ def test_it_starts_again_when_its_work_is_done() -> None:
         assert ran.is_set()
 
 
+def test_what_is_asked_of_a_thread_that_is_ending_is_done() -> None:
+    """Its work has found nothing to do and returns; what comes at that moment is found by another thread."""
+    waiting, done = ["first"], Event()
+
+    def work() -> None:
+        if waiting.pop() == "second":
+            done.set()
+        else:
+            waiting.append("second")
+            daemon.start()  # the thread is still there
+
+    daemon = Daemon(work, "test-daemon", lambda: waiting)
+    daemon.start()
+    assert done.wait(PATIENCE)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_after_a_fork_it_is_started_by_the_child_alone() -> None:
     """A child of `fork` has no thread before it starts one; of a daemon that was stopped it has none at all."""
