@@ -11,19 +11,22 @@ Each heartbeat asks each primary for the primaries that it sees: `CLUSTER INFO` 
 only then is the view fetched. A slot can move only to a node that its owner knows. So an owner whose view is unchanged
 has given no slot to a node without a channel. That is why primaries without slots have channels too.
 
-Threads: each channel's own thread calls in here. A lock keeps their reports in order; no I/O is done under it.
+Threads: each channel's own thread calls in here. A lock keeps their reports in order; no I/O is done under it, and no
+log handler or observer is called.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
 from aikcache._coherence.channel import FAST_HEARTBEAT, FIRST_BACKOFF, HEARTBEAT, LONGEST_BACKOFF, Channel
-from aikcache._coherence.feed import Listener
+from aikcache._coherence.feed import DeferringListener
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._redis.cluster import topology as _slots
@@ -147,7 +150,7 @@ class ClusterChannel:
         self,
         cluster: Cluster,
         remote: RedisStore,
-        listener: Listener,
+        listener: DeferringListener,
         reporter: RateLimitedReporter,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -168,6 +171,8 @@ class ClusterChannel:
         self._wanted = False  # whether to listen to new primaries
         self._former: list[_PrimaryChannel] = []  # to be closed
         self._settled = False  # whether all channels were started, and the former ones closed
+        self._reports: deque[Callable[[], object]] = deque()  # to be made when the lock is released
+        listener.later = self._reports.append
 
     @property
     def failure(self) -> str | None:
@@ -241,6 +246,7 @@ class ClusterChannel:
             for primary in gone.values():
                 self._before = [self._before[0] + primary.channel.connects, self._before[1] + primary.channel.pushes]
             self._report_state()
+        self._make_reports()
         for primary in former:
             primary.channel.close(0.0)
             self.cluster.drop_view(primary.address)
@@ -260,9 +266,16 @@ class ClusterChannel:
             if current is primary:
                 primary.alive_at = alive_at
                 self._report_state()
+        self._make_reports()
         # A former primary's view may just have been stored; without this it would stay for ever.
         if (current is None or (current is primary and alive_at is None)) and not self._closed.is_set():
             self.cluster.drop_view(primary.address)
+
+    def _make_reports(self) -> None:
+        """Log what was reported, unless this is a finalizer's call, inside a section of this thread's."""
+        while self._reports and not self._lock._is_owned():  # type: ignore[attr-defined]
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                self._reports.popleft()()
 
     def _report_state(self) -> None:
         """Under the lock: report until when all channels together are trusted."""

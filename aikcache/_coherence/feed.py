@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aikcache._concurrency.thread import Event
@@ -70,6 +71,13 @@ class Listener(Protocol):
     def news_received(self, message: object) -> None: ...
     def channel_lost(self) -> None: ...
     def send_pending(self) -> None: ...
+
+
+class DeferringListener(Listener, Protocol):
+    """A listener whose callers may hold a lock."""
+
+    later: Callable[[Callable[[], object]], object]
+    """Gets what calls log handlers and observers, which is user code. As it is at first, it calls it at once."""
 
 
 class Heartbeats(Protocol):

@@ -13,6 +13,9 @@ invalidations of the last minute, and all since the last evidence of a majority 
 Unconfirmed: with `invalidate_wait`, an invalidation that the primary has but too few of its replicas. This process can
 still read. Each heartbeat asks for the acknowledgements again, and a server that takes over is sent the invalidation.
 
+Globs: a sweep takes long, so no call waits for it. It runs in the thread of background sweeps; until it is done this
+process does not read from Redis, but sends its other invalidations.
+
 Threads: the pending invalidations are a dictionary changed under a guard; one that is added while it is being sent is
 sent again. One thread at a time sends; the others do without Redis meanwhile.
 """
@@ -27,6 +30,7 @@ from typing import Any, NamedTuple
 from aikcache._coherence import sweep
 from aikcache._coherence.journal import Journal
 from aikcache._coherence.recent import ALL, Recent
+from aikcache._coherence.sweep import ReplayingError
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.shared import items
@@ -62,17 +66,19 @@ class PendingInvalidations:
         remote: RedisStore,
         reporter: RateLimitedReporter,
         clock: Callable[[], float],
-        limit: int,
         journal: Journal | None,
         forget: Callable[[], object],
+        sweep_soon: Callable[[], object],
     ) -> None:
+        """`forget` empties this process when another server takes over; `sweep_soon` has a thread call `send_globs`."""
+        self._sweep_soon = sweep_soon
         self._remote = remote
         self._reporter = reporter
         self._clock = clock
-        self._limit = limit
         self._journal = journal
         self._forget = forget
         config = remote.connections.config
+        limit = self._limit = config.max_pending_invalidations
         self._distrusts = config.failover == "distrust"
         self._replicas, self._patience = config.invalidate_wait, config.timeout / 2
         self._unconfirmed: dict[tuple[str, str], Waiting] = {}
@@ -134,13 +140,14 @@ class PendingInvalidations:
             self._reporter.report(
                 "pending", f"more than {self._limit} invalidations wait for Redis; they become one of everything."
             )
-            self._write(ALL)  # the journal first: if the process dies in between, it loses nothing
             self.pending = self._everything(self.pending)
+            self._write(ALL)
             return
-        if name not in self.pending:
-            self._write(name)
+        new = name not in self.pending
         # Anew also where it is there: if it is being sent just now, `_drop` leaves it, to be sent again.
         self._guard.do(lambda: self.pending.__setitem__(name, self._anew(self.pending, name)))
+        if new:  # after it is pending: a thread that has sent all others must not empty the journal in between
+            self._write(name)
 
     def _anew(self, waiting: dict[tuple[str, str], Waiting], name: tuple[str, str]) -> Waiting:
         """What is added of a name that may be waiting: as old as it was, and another one."""
@@ -163,7 +170,8 @@ class PendingInvalidations:
                 self.pending.setdefault(left, self._anew(self.pending, left))
 
     def send(self, refused: str | None = None) -> None:
-        """Send what is pending. Raises `RemoteError` if that fails: Redis must then not be read either.
+        """Send what is pending. Raises `RemoteError` if that fails: Redis must then not be read either. It is a
+        `ReplayingError` while another thread does it, or sweeps.
 
         `refused`: the reason why a server is known to refuse it, so that no caller waits; a heartbeat tries again.
         """
@@ -171,33 +179,46 @@ class PendingInvalidations:
             return
         if refused is not None:
             raise RemoteUnavailableError(f"invalidations wait for the server, which would refuse them: {refused}")
-        waiting = RemoteUnavailableError("invalidations are being replayed first.")
+        self._remote.connections.rest()  # first: what follows takes as long as there are pending ones
         if self._sending._is_owned():  # type: ignore[attr-defined]
-            raise waiting  # a finalizer's call, which a garbage collection has started in the middle of the sending
+            # A finalizer's call, which a garbage collection has started in the middle of the sending.
+            raise RemoteUnavailableError("invalidations are being sent in this thread.")
         try:
             if not self._sending.acquire(blocking=False):
-                raise waiting
-            for _ in range(MOST_TAKEOVERS):
-                before = self.servers_seen
-                batch = items(self.pending)
-                what = _few_globs(joined([name for name, _ in batch]))
-                sweep.invalidate(self._remote, what)
-                if self.servers_seen == before:
-                    break  # the server that got them is the one that is read next
-            else:
-                raise RemoteUnavailableError("the server changes again and again.")
-            # Stamps read since it was added are from before it. Its push is an echo, which invalidates nothing here.
-            self._remote.stamps.forget(*what.groups)
-            self.sent(what, before)  # first: interrupted while it waits for replicas, all of it is still pending
-            for name, when in batch:
-                self._guard.do(lambda name=name, when=when: self._drop(name, when))  # type: ignore[misc]
-            self.replayed += len(batch)
-            self._tidy()
+                raise ReplayingError
+            self._send(globs=False)
         finally:
             try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
                 self._sending.release()
             except RuntimeError:  # it was not taken
                 pass
+        if self.pending:
+            self._sweep_soon()
+            raise ReplayingError
+
+    def send_globs(self) -> None:
+        """Sweep what is pending by glob. For one thread. Raises `RemoteError` if that fails."""
+        self._send(globs=True)
+
+    def _send(self, *, globs: bool) -> None:
+        for _ in range(MOST_TAKEOVERS):
+            before = self.servers_seen
+            batch = [one for one in items(self.pending) if (one[0][0] == "globs") is globs]
+            if not batch:
+                return
+            what = _few_globs(joined([name for name, _ in batch]))
+            sweep.invalidate(self._remote, what)
+            if self.servers_seen == before:
+                break  # the server that got them is the one that is read next
+        else:
+            raise RemoteUnavailableError("the server changes again and again.")
+        # Stamps read since it was added are from before it. Its push is an echo, which invalidates nothing here.
+        self._remote.stamps.forget(*what.groups)
+        self.sent(what, before)  # first: interrupted while it waits for replicas, all of it is still pending
+        for name, when in batch:
+            self._guard.do(lambda name=name, when=when: self._drop(name, when))  # type: ignore[misc]
+        self.replayed += len(batch)
+        self._tidy()
 
     def _tidy(self) -> None:
         """Empty the journal if nothing is left to send."""
@@ -245,12 +266,13 @@ class PendingInvalidations:
     def _add_unconfirmed(self, names: Iterable[tuple[str, str]]) -> None:
         for name in names:
             if len(self._unconfirmed) >= self._limit and name not in self._unconfirmed:
-                self._write(ALL)
                 self._unconfirmed = self._everything(self._unconfirmed)
+                self._write(ALL)
                 continue
-            if name not in self._unconfirmed:
-                self._write(name)
+            new = name not in self._unconfirmed
             self._unconfirmed[name] = self._anew(self._unconfirmed, name)
+            if new:
+                self._write(name)
         self._reporter.report("unheard", f"fewer than {self._replicas} replicas acknowledged an invalidation.")
 
     def on_new_server(self, new: NewServer) -> None:

@@ -8,14 +8,13 @@ proportional to the keyspace; invalidating a tag takes one round trip instead.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aikcache._concurrency.thread import Event
+from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import covering, matcher
 from aikcache._keys.patterns import Invalidation, joined
 from aikcache.errors import AikcacheError, RemoteUnavailableError
@@ -27,8 +26,17 @@ if TYPE_CHECKING:
 BATCH = 1000
 MAX_WAITING = 1000
 """Background sweeps that wait; a caller beyond that number sweeps by itself."""
+LOOK = 1.0
+"""Seconds after which the thread looks for requests by itself: a caller may have been interrupted before waking it."""
 REST = 0.01
 """The longest pause after a batch, in seconds; the pause is as long as the batch took."""
+
+
+class ReplayingError(RemoteUnavailableError):
+    """Redis is not read now, because invalidations are being replayed first."""
+
+    def __init__(self) -> None:
+        super().__init__("invalidations are being replayed first.")
 
 
 class Sweep:
@@ -65,23 +73,29 @@ class Sweep:
 
 
 class Sweeper:
-    """Background sweeps of one cache, one at a time. Requests that arrive meanwhile are merged into one sweep.
+    """Background sweeps of one cache, one at a time, in a thread of their own. Requests that arrive meanwhile are
+    merged into one sweep.
 
-    Requests wait in a deque, used by its own atomic steps. The thread that holds `_sweeping` takes all of them, and
-    looks again after releasing it, so a request that found it held is not forgotten.
+    Requests wait in a deque, used by its own atomic steps, until they are done.
     """
 
-    def __init__(
-        self, submit: Callable[[Callable[[], object]], object], sweep: Callable[[Invalidation, Sweep], object]
-    ) -> None:
-        """`submit` runs work in the background and returns None if it does not accept it; `sweep` does one sweep."""
-        self._submit = submit
+    def __init__(self, sweep: Callable[[Invalidation, Sweep], object], replay: Callable[[], object]) -> None:
+        """`sweep` does one sweep, and `replay` those that are pending."""
         self._sweep = sweep
+        self._replay = replay
         self._waiting: deque[tuple[Invalidation, Sweep]] = deque()
-        self._sweeping = threading.Lock()
+        self._replaying = False  # whether `replay` is to be called
+        self._wake = Event()
+        self._daemon = Daemon(self._work, "aikcache-sweeper", lambda: self._waiting)
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def replay(self) -> None:
+        """Sweep soon what is pending."""
+        self._replaying = True
+        self._daemon.start()
+        self._wake.set()
 
     def add(self, what: Invalidation) -> Sweep:
         """Sweep soon, and return a handle at once: done when there is nothing to sweep. With `MAX_WAITING` requests
@@ -95,50 +109,54 @@ class Sweeper:
             self._run([(what, handle)])
             return handle
         mine = (what, handle)
+        self._daemon.start()  # first: interrupted after this, the request is found by the thread's own look
         self._waiting.append(mine)
-        if self._submit(self._work) is None:
-            self._run([mine])  # not the others', which would be lost where this caller is interrupted
-            with contextlib.suppress(ValueError):  # a thread has taken it too
-                self._waiting.remove(mine)  # last, so that it waits until it is done
+        self._wake.set()
+        if self._daemon.stopping.is_set():
+            self._run([mine])
         return handle
 
     def give_up(self) -> list[Invalidation]:
-        """Return the waiting requests when the cache is closed, or in the child after a fork. The caller keeps them
-        as pending.
+        """Return the requests that are not done, when the cache is closed, or in the child after a fork. The caller
+        keeps them as pending.
         """
-        self._sweeping = threading.Lock()
-        left = self._take()
+        left = []
+        with contextlib.suppress(IndexError):
+            while True:
+                left.append(self._waiting.popleft())
         for _, handle in left:
             handle.error = RemoteUnavailableError("it was not swept before the cache was closed or the process forked.")
             handle.finish(handle)
         return [what for what, _ in left]
 
-    def _take(self) -> list[tuple[Invalidation, Sweep]]:
-        taken = []
-        with contextlib.suppress(IndexError):
-            while True:
-                taken.append(self._waiting.popleft())
-        return taken
+    def after_fork(self) -> None:
+        """Reset in the child: the event is the parent's."""
+        self._wake = Event()
+
+    def stop(self) -> None:
+        """The cache is closed: end the thread. Does not wait."""
+        self._daemon.stop()
+        self._wake.set()
 
     def _work(self) -> None:
-        """Runs in a background thread, where no signal handler can interrupt between acquiring and releasing the
-        lock.
-        """
-        while self._waiting and self._sweeping.acquire(blocking=False):
-            try:
-                self._run(self._take())
-            finally:
-                self._sweeping.release()
+        while not self._daemon.stopping.is_set():
+            self._wake.wait(LOOK)
+            self._wake.clear()
+            if self._replaying:
+                self._replaying = False
+                self._replay()
+            while batch := list(self._waiting):
+                self._run(batch)
 
     def _run(self, batch: list[tuple[Invalidation, Sweep]]) -> None:
-        if not batch:
-            return
         progress = batch[0][1]
         try:
             self._sweep(joined([name for what, _ in batch for name in what.names()]), progress)
         finally:
-            for _, handle in batch:
-                handle.finish(progress)
+            for one in batch:
+                one[1].finish(progress)
+                with contextlib.suppress(ValueError):  # given up
+                    self._waiting.remove(one)  # last, so that it waits until it is done
 
 
 def invalidate(remote: RedisStore, what: Invalidation, progress: Sweep | None = None) -> None:

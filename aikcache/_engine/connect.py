@@ -51,8 +51,8 @@ def connect(engine: Engine) -> Backend:
         remote = RedisStore(pool, engine.keyspace, engine.stamps, engine.events.round_trip)
         feed = Channel(OneServer(pool, remote), remote, listener, engine.reporter, engine.clock)
     journal = None if config.journal is None else Journal(config.journal, engine.keyspace)
-    forget, limit = listener.everything_invalidated, config.max_pending_invalidations
-    recovery = PendingInvalidations(remote, engine.reporter, engine.clock, limit, journal, forget)
+    forget, sweep_soon = listener.everything_invalidated, engine.sweeper.replay
+    recovery = PendingInvalidations(remote, engine.reporter, engine.clock, journal, forget, sweep_soon)
     tier = VersionedStore(
         config, remote, engine.stamps, engine.reporter, engine.clock, engine.ready, engine.start_groups, engine.trust
     )

@@ -104,7 +104,7 @@ class Engine:
         self.freshness = Freshness(self.local, self.refresher, config.max_staleness, clock)
         self.closed = False
         self.passive = not config.enabled  # closed or disabled: calls run their function
-        self.sweeper = Sweeper(self.submit, partial(invalidation.invalidate, self))
+        self.sweeper = Sweeper(partial(invalidation.invalidate, self), partial(invalidation.replay_globs, self))
         self.trust = Trust(config.max_staleness, clock)
         if connect is not None:
             parts = connect(self)
@@ -121,10 +121,6 @@ class Engine:
         named = frozenset(groups)
         self.flights.invalidate(lambda flight: flight.key not in asking and not named.isdisjoint(flight.groups))
         self.local.start_groups(groups, attempts)
-
-    def submit(self, work: Callable[[], object]) -> object:
-        """Run `work` in the background; None: it is not accepted."""
-        return self.background.submit(work)
 
     def ready(self) -> None:
         """Called before anything is read from Redis: the channel runs, and pending invalidations are sent. May raise
@@ -232,6 +228,7 @@ class Engine:
     def close(self) -> None:
         again = self.closed
         self.closed = self.passive = True
+        self.sweeper.stop()
         self._sweeps_to_pending()
         if self.remote_tier is not None:
             self.remote_tier.leases.close()
@@ -266,10 +263,11 @@ class Engine:
             self.remote.after_fork()
             self.recovery.after_fork()
             self.channel.forget()
+        self.sweeper.after_fork()
         self._sweeps_to_pending()
 
     def _sweeps_to_pending(self) -> None:
-        """Sweeps that have not begun become pending, so a journal or a forked child still has them."""
+        """Sweeps that are not done become pending, so a journal or a forked child still has them."""
         left = self.sweeper.give_up()
         if self.recovery is not None:
             for what in left:

@@ -6,11 +6,13 @@ the local values are dropped all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aikcache._coherence import sweep
-from aikcache._coherence.sweep import Sweep
+from aikcache._coherence.sweep import ReplayingError, Sweep
 from aikcache._concurrency import spans
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine.single_flight import Flight
@@ -45,12 +47,13 @@ def invalidate(engine: Engine, what: Invalidation, progress: Sweep | None = None
     If Redis cannot be reached the invalidation is pending: it is sent before this process reads from Redis again.
     """
     remote, recovery = engine.remote, engine.recovery
-    if what.globs:
-        invalidate_locally(engine, Invalidation(globs=what.globs))
     safe = recovery is None
     try:
+        if what.globs:  # here first, because their sweep takes long
+            invalidate_locally(engine, Invalidation(globs=what.globs))
         if remote is not None and recovery is not None:
-            engine.ready()
+            with contextlib.suppress(ReplayingError):  # only reads have to wait for that
+                engine.ready()
             servers_seen = recovery.servers_seen
             if spans.active is None:
                 sweep.invalidate(remote, what, progress)
@@ -80,6 +83,19 @@ def invalidate(engine: Engine, what: Invalidation, progress: Sweep | None = None
         engine.events.invalidated(what, "out")
 
 
+def replay_globs(engine: Engine) -> None:
+    """Sweep what is pending by glob."""
+    if engine.recovery is not None:
+        try:
+            engine.recovery.send_globs()
+        except (RemoteError, *BUGS) as error:
+            let_out(error)
+            why = (
+                str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}, which is a bug of aikcache"
+            )
+            engine.reporter.report("invalidate", f"pending sweeps could not be done yet: {why}")
+
+
 def invalidate_locally(engine: Engine, what: Invalidation) -> None:
     """Invalidate in this process: local entries, cached stamps, and running loads."""
     if what.groups:
@@ -102,13 +118,14 @@ def _touches(flight: Flight, groups: Sequence[str]) -> bool:
 class InvalidationListener:
     """Carries out in this process what the channel receives."""
 
-    __slots__ = ("_news", "_owner")
+    __slots__ = ("_news", "_owner", "later")
 
     def __init__(self, engine: Engine) -> None:
         from aikcache._coherence import news  # here: a cache without Redis needs neither it nor json
 
         self._owner = engine
         self._news = news
+        self.later: Callable[[Callable[[], object]], object] = lambda report: report()
 
     def _received(self, what: Invalidation) -> None:
         invalidate_locally(self._owner, what)
@@ -139,7 +156,7 @@ class InvalidationListener:
         if emptied:
             engine.stamps.forget_all(trusted=True)
             invalidate_locally(engine, Invalidation(groups=(EVERYTHING,)))
-            engine.events.channel(live=True)
+            self.later(partial(engine.events.channel, live=True))
         engine.trust_until(engine.trust.renew(alive_at))
 
     def channel_refused(self, why: str | None) -> None:
@@ -147,7 +164,7 @@ class InvalidationListener:
         self._owner.trust.refuse(why)
         if why is not None:
             message = f"the server would refuse an invalidation, so Redis is not used until it accepts one: {why}"
-            self._owner.reporter.report("refused", message)
+            self.later(partial(self._owner.reporter.report, "refused", message))
 
     def news(self, *, connected: bool = False) -> list[bytes]:
         """Messages about invalidations that the server refused, to be published.
@@ -184,7 +201,8 @@ class InvalidationListener:
         engine = self._owner
         if engine.recovery is not None:
             try:
-                engine.recovery.send(engine.trust.refused)
+                with contextlib.suppress(ReplayingError):
+                    engine.recovery.send(engine.trust.refused)
                 engine.recovery.confirm()
             except RemoteError as error:
                 engine.reporter.report("invalidate", f"pending invalidations could not be sent yet: {error}")
@@ -194,4 +212,4 @@ class InvalidationListener:
         self._owner.stamps.forget_all(trusted=False)
         if self._owner.recovery is not None:
             self._owner.recovery.publish_again()  # what was just published may not have arrived
-        self._owner.events.channel(live=False)
+        self.later(partial(self._owner.events.channel, live=False))

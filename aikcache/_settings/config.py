@@ -115,7 +115,8 @@ class CacheConfig:
     breaker_reset (1): seconds between two probes while the circuit breaker is open.
     max_pending_invalidations (10,000): invalidations kept while Redis is away. More become one of everything.
     failover ("replay"): what to do when another server takes over, for it may have missed the last invalidations.
-        "replay" sends it those of this process's last minute before anything is read. "distrust" also invalidates all
+        "replay" sends it those of this process's last minute, and one of each key that it has set or refreshed, before
+        anything is read. "distrust" also invalidates all
         that it holds, which covers processes that are gone, at the price of a cold cache.
     invalidate_wait (0): replicas that must acknowledge an invalidation. If fewer do within half of `timeout`, it is
         done all the same and stays pending: each heartbeat asks again, and a server that takes over is sent it, however

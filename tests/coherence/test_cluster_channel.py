@@ -131,3 +131,27 @@ def test_a_streaming_provider_is_asked_at_each_heartbeat() -> None:
         assert primary.heartbeat == ("CLUSTER", "INFO")
         wait_until(lambda: not primary.connections._credentials.under_way, 60, "the answer")
         wait_until(lambda expected=generations: primary.connections.generation == expected, 60, "the generation")  # type: ignore[misc]
+
+
+def test_no_lock_is_held_while_log_handlers_and_observers_run() -> None:
+    """They are user code: one that hangs must hold up no other thread, and none may wait for a lock of ours."""
+    staged = Staged()
+    reports = ["live", "refused", "lost"]
+    free: list[bool] = []
+
+    def report() -> None:
+        free.append(not staged.feed._lock._is_owned())  # type: ignore[attr-defined]
+
+    def reporting(*values: object, **named: object) -> None:
+        assert staged.feed._lock._is_owned()  # type: ignore[attr-defined]
+        staged.listener.later(report)
+
+    for name in reports:
+        setattr(staged.listener, f"channel_{name}", reporting)
+    staged.change(A, B)
+    staged.feed.primaries_changed()
+    staged.answer(A, B)
+    staged.feed._by_address[A].channel_refused("OOM")
+    staged.feed._by_address[A].channel_lost()
+    assert len(free) >= len(reports)
+    assert all(free)

@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from aikcache import Cache
 from aikcache._coherence.sweep import Sweep, Sweeper
+from aikcache._concurrency.background import MAX_THREADS
 from aikcache._engine import invalidation
 from aikcache._keys.patterns import Invalidation
+from aikcache.testing import wait_until
 
 from .._interrupts import Stop, interrupt
 
+PATIENCE = 60
 OTHERS, MINE = "a:*b", "c:*d"
 
 
-def test_a_caller_that_sweeps_by_itself_loses_no_other_request_where_it_is_interrupted() -> None:
-    """At every point: what waits for a thread still waits, or was swept."""
+def test_no_request_is_lost_where_its_caller_is_interrupted() -> None:
+    """At every point: what was asked for is swept by the thread."""
     for point in range(1, 1000):
         swept: list[str] = []
-        full = False
-        sweeper = Sweeper(lambda work: None if full else work, lambda what, progress: swept.extend(what.globs))  # noqa: B023
+        sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: None)  # noqa: B023
         handle = sweeper.add(Invalidation(globs=(OTHERS,)))
-        full = True
         reached, _ = interrupt(point, lambda: sweeper.add(Invalidation(globs=(MINE,))), Stop)  # noqa: B023
-        left = [glob for what in sweeper.give_up() for glob in what.globs]
-        assert OTHERS in left + swept
-        assert handle.done
+        assert handle.wait(PATIENCE)
+        wait_until(lambda: not len(sweeper), PATIENCE, "the thread")  # noqa: B023
+        assert OTHERS in swept
+        sweeper.stop()
         if not reached:
-            assert swept == [MINE]
+            assert MINE in swept
             return
     pytest.fail("it does not end")
+
+
+def test_one_that_is_closed_sweeps_in_the_caller() -> None:
+    """Its thread has ended."""
+    swept: list[str] = []
+    sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: None)
+    sweeper.stop()
+    assert sweeper.add(Invalidation(globs=(MINE,))).done
+    assert (swept, len(sweeper)) == ([MINE], 0)
+
+
+def test_functions_that_hang_in_the_background_hold_up_no_sweep() -> None:
+    """Renewals have threads of their own."""
+    go = threading.Event()
+    with Cache(instance="test") as cache:
+        try:
+            hanging = [cache.engine.background.submit(lambda: go.wait(PATIENCE)) for _ in range(2 * MAX_THREADS)]
+            assert None not in hanging
+            handle = cache.invalidate(MINE, background=True)
+            assert handle is not None
+            assert handle.wait(PATIENCE)
+            assert not go.is_set()
+        finally:
+            go.set()
 
 
 def test_an_interrupted_background_invalidation_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:

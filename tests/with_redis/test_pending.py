@@ -19,7 +19,10 @@ import redis
 from aikcache import Cache
 from aikcache._coherence import pending
 from aikcache._coherence.journal import HEADER
+from aikcache._engine import invalidation
+from aikcache._keys import patterns
 from aikcache._keys.patterns import Invalidation
+from aikcache._local.tier import LocalTier
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server, wait_until
@@ -445,3 +448,125 @@ def test_a_server_that_was_still_loading_is_checked_again(
             starting.result()
             assert refused
             assert read_all(functions) == {NEW}
+
+
+def test_an_open_breaker_costs_a_call_nothing_of_what_is_pending(
+    own_server: Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Redis is not asked, no call goes through the invalidations that wait for it."""
+    cache = open_cache(breaker_failures=1, breaker_reset=PATIENCE)
+    get = cache.cached("a", operation="key")(lambda number: str(number))
+    connect(cache)
+    own_server.kill()
+    for number in range(20):
+        cache.invalidate_key(f"a:key:n{number}")
+    wait_until(lambda: cache.engine.remote.connections.breaker.rests, PATIENCE, "the breaker")  # type: ignore[union-attr]
+    built: list[object] = []
+    monkeypatch.setattr(pending, "joined", built.append)
+    assert [get(number) for number in range(100)] == list(map(str, range(100)))
+    assert built == []
+    assert cache.stats().pending_invalidations == 20
+
+
+def test_no_call_and_no_channel_waits_for_the_sweep_of_a_pending_glob(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a thread. Meanwhile this process does not read from Redis, but what it invalidates is sent."""
+    shelf = Shelf()
+    cache, other = open_cache(max_staleness=PATIENCE), open_cache(max_staleness=PATIENCE)
+    here, there = shelf.bind(cache), shelf.bind(other)
+    connect(cache)
+    connect(other)
+    assert here["glob"]("n1") == there["glob"]("n1") == there["group"]("n1") == "n1 old"
+    recovery, remote = cache.engine.recovery, cache.engine.remote
+    assert recovery is not None
+    assert remote is not None
+    sweeping = Pause(monkeypatch, remote, "scan")
+    recovery.add(invalidation.of(cache.engine, [patterns.resolve("e:glob:n*")]))
+    cache.engine.local.drop_group("*")
+    shelf.value = NEW
+    assert here["glob"]("n1") == "n1 new"  # without Redis
+    sweeping.wait()
+    cache.invalidate("b:group")
+    wait_until(lambda: there["group"]("n1") == "n1 new", PATIENCE, "the push")
+    assert list(recovery.pending) == [("globs", "e:glob:n*")]
+    before = cache.stats().pushes
+    other.invalidate("c")
+    wait_until(lambda: cache.stats().pushes > before, PATIENCE, "the push")  # the channel is at its work
+    sweeping.let_go()
+    wait_until(lambda: cache.stats().pending_invalidations == 0, PATIENCE, "the replay")
+    wait_until(lambda: there["glob"]("n1") == "n1 new", PATIENCE, "the push")
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_glob_whose_local_part_is_interrupted_is_not_lost(
+    background: bool, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data may have been changed already."""
+    cache, other = open_cache(), open_cache(local_ttl=0)
+    connect(cache)
+    cache.set("a:key:n1", OLD)
+    limits: list[BaseException] = [KeyboardInterrupt()]
+    real = LocalTier.drop_matching
+
+    def drop_matching(self: LocalTier, matches: Callable[[str], object]) -> None:
+        if limits:
+            raise limits.pop()
+        real(self, matches)
+
+    monkeypatch.setattr(LocalTier, "drop_matching", drop_matching)
+    with pytest.raises(KeyboardInterrupt):
+        cache.invalidate("a:key:*1*", background=background)
+    wait_until(lambda: other.get("a:key:n1") is None, PATIENCE, "the sweep")
+    assert not limits
+
+
+def test_a_line_that_is_just_being_written_stays_in_the_journal(
+    own_server: Server, open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that has sent all others does not empty the file between another's line and its entry."""
+    monkeypatch.setattr(pending, "JUST_STARTED", -1)
+    journal = tmp_path / "journal"
+    cache = open_cache(journal=str(journal))
+    connect(cache)
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    channel = Pause(monkeypatch, cache.engine.channel, "_connect_and_listen")
+    own_server.kill()
+    channel.wait()  # nothing is replayed by itself
+    cache.invalidate_key("a:key:n1")
+    writing = Pause(monkeypatch, recovery._journal, "add", after=True)
+    adding = Background(cache.invalidate_key, "a:key:n2")
+    writing.wait()
+    own_server.start()
+    wait_until(lambda: not unsent(recovery), PATIENCE, "the replay")
+    writing.let_go()
+    adding.result()
+    lines = journal.read_bytes().removeprefix(HEADER).count(b"\n")
+    assert lines >= len(recovery.pending)
+    channel.let_go()
+
+
+def unsent(recovery: pending.PendingInvalidations) -> bool:
+    """Whether the first that was pending still is, after another attempt to send it."""
+    with contextlib.suppress(RemoteUnavailableError):
+        recovery.send()
+    return any("n1" in name for _, name in recovery.pending)
+
+
+def test_a_sweep_that_is_cut_off_by_closing_is_in_the_journal(
+    open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that has begun: the next process with this journal sweeps."""
+    journal = tmp_path / "journal"
+    cache = open_cache(journal=str(journal))
+    connect(cache)
+    sweeping = Pause(monkeypatch, cache.engine.remote, "scan")
+    handle = cache.invalidate("e:glob:*1*", background=True)
+    sweeping.wait()
+    cache.close()
+    sweeping.let_go()
+    assert handle is not None
+    assert handle.wait(PATIENCE)
+    assert handle.error is not None
+    assert journal.read_bytes().removeprefix(HEADER) == b'["globs","e:glob:*1*"]\n'
