@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 MAX_WAITING = 1000
 """Background sweeps that wait; a caller beyond that number sweeps by itself."""
+PAUSE = 0.1
+"""Seconds after a failed attempt to sweep what is pending."""
 LOOK = 1.0
 """Seconds after which the thread looks for requests by itself: a caller may have been interrupted before waking it."""
 REST = 0.01
@@ -80,7 +82,7 @@ class Sweeper:
     """
 
     def __init__(self, sweep: Callable[[Invalidation, Sweep], object], replay: Callable[[], object]) -> None:
-        """`sweep` does one sweep, and `replay` those that are pending."""
+        """`sweep` does one sweep, and `replay` those that are pending; it returns whether it could."""
         self._sweep = sweep
         self._replay = replay
         self._waiting: deque[tuple[Invalidation, Sweep]] = deque()
@@ -144,7 +146,8 @@ class Sweeper:
             self._wake.clear()
             if self._replaying:
                 self._replaying = False
-                self._replay()
+                if not self._replay():
+                    self._daemon.stopping.wait(PAUSE)  # every read asks for another attempt
             while batch := list(self._waiting):
                 self._run(batch)
 

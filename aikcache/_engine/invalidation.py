@@ -83,8 +83,8 @@ def invalidate(engine: Engine, what: Invalidation, progress: Sweep | None = None
         engine.events.invalidated(what, "out")
 
 
-def replay_globs(engine: Engine) -> None:
-    """Sweep what is pending by glob."""
+def replay_globs(engine: Engine) -> bool:
+    """Sweep what is pending by glob. False: it was not possible."""
     if engine.recovery is not None:
         try:
             engine.recovery.send_globs()
@@ -94,6 +94,8 @@ def replay_globs(engine: Engine) -> None:
                 str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}, which is a bug of aikcache"
             )
             engine.reporter.report("invalidate", f"pending sweeps could not be done yet: {why}")
+            return False
+    return True
 
 
 def invalidate_locally(engine: Engine, what: Invalidation) -> None:

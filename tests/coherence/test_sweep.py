@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from aikcache import Cache
+from aikcache._coherence import sweep as _sweep
 from aikcache._coherence.sweep import Sweep, Sweeper
 from aikcache._concurrency.background import MAX_THREADS
 from aikcache._engine import invalidation
@@ -23,7 +24,7 @@ def test_no_request_is_lost_where_its_caller_is_interrupted() -> None:
     """At every point: what was asked for is swept by the thread."""
     for point in range(1, 1000):
         swept: list[str] = []
-        sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: None)  # noqa: B023
+        sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: True)  # noqa: B023
         handle = sweeper.add(Invalidation(globs=(OTHERS,)))
         reached, _ = interrupt(point, lambda: sweeper.add(Invalidation(globs=(MINE,))), Stop)  # noqa: B023
         assert handle.wait(PATIENCE)
@@ -36,10 +37,32 @@ def test_no_request_is_lost_where_its_caller_is_interrupted() -> None:
     pytest.fail("it does not end")
 
 
+def test_failed_attempts_to_sweep_what_is_pending_are_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked for meanwhile: each read asks."""
+    monkeypatch.setattr(_sweep, "PAUSE", PATIENCE)
+    attempts: list[str] = []
+    tried = threading.Event()
+
+    def attempt() -> bool:
+        attempts.append("failed")
+        sweeper.replay()
+        tried.set()
+        return False
+
+    sweeper = Sweeper(lambda what, progress: None, attempt)
+    sweeper.replay()
+    assert tried.wait(PATIENCE)
+    for _ in range(1000):
+        sweeper.replay()
+    sweeper.stop()
+    sweeper._daemon.join(PATIENCE)
+    assert attempts == ["failed"]
+
+
 def test_one_that_is_closed_sweeps_in_the_caller() -> None:
     """Its thread has ended."""
     swept: list[str] = []
-    sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: None)
+    sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: True)
     sweeper.stop()
     assert sweeper.add(Invalidation(globs=(MINE,))).done
     assert (swept, len(sweeper)) == ([MINE], 0)
