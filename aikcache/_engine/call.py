@@ -105,7 +105,7 @@ class Attempt:
         self.replaces = False
         """Its result replaces what loads that began earlier will bring."""
         self.groups: list[str] | None = None
-        """Of the flight that it leads. Those of tags that only a stored value names are added when it is found."""
+        """Of the flight that it leads. That of any tag is added when a stored value names other tags."""
         self.requested_at = 0.0
         """When the latest question was sent."""
         self.server_generation = 0

@@ -184,8 +184,8 @@ class VersionedStore:
                 tag_group(name)
             if frame.tags:  # set before their stamps are read, so that their invalidation reaches what is being filed
                 attempt.region.tagged = True
-                if attempt.groups is not None:
-                    attempt.groups += map(tag_group, frame.tags)
+                if attempt.groups is not None and frame.tags != attempt.call.tags:
+                    attempt.groups.append(ANY_TAG)
         except (DecodeError, InvalidKeyError) as error:
             attempt.region.counters.error(error)
             self.reporter.report("decode", f"the value in Redis at {attempt.key} is not a valid frame: {error}")

@@ -61,6 +61,7 @@ class Probes:
         _around(PendingInvalidations, "add", self._keep)
         _around(PendingInvalidations, "sent", self._sent)
         _around(PendingInvalidations, "send", self._send)
+        _around(PendingInvalidations, "send_globs", self._send)
         _around(PendingInvalidations, "on_new_server", self._new_server)
         _around(Cluster, "_install", self._install)
         _around(RedisStore, "fast_get", self._use(lambda name: name, lambda answer: answer[0] is not None))
