@@ -89,7 +89,7 @@ class PendingInvalidations:
         self.pending: dict[tuple[str, str], Waiting] = {}
         self._published: dict[tuple[str, str], Waiting] = {}
         self._adopted: dict[tuple[str, str], Waiting] = {}  # published by others
-        self._recent = Recent(clock())
+        self._recent = Recent(clock(), remote.keyspace.namespace_prefix)
         self._max_staleness = config.max_staleness
         self.replayed = 0
         if journal is not None:
@@ -320,6 +320,7 @@ class PendingInvalidations:
         The child's journal will be its own file.
         """
         self._guard = Guard()
+        self._recent.after_fork()
         self._sending = threading.RLock()
         if self._journal is not None:
             self._journal.after_fork()

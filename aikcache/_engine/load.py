@@ -77,7 +77,6 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
-    servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
     for attempt in attempts:
         attempt.begin(engine.clock())
         attempt.replaces = True
@@ -91,6 +90,7 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                 engine.filler.failed(attempts[0], error)
                 if engine.recovery is not None:
                     engine.recovery.add(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
+        servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
     finally:
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own

@@ -150,7 +150,6 @@ def _put_remotely(
 ) -> None:
     attempts = [put.attempt for put in batch]
     ttls_ms = [milliseconds(put.seconds) + milliseconds(put.attempt.policy.extra) for put in batch]
-    servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
     unknown: dict[str, None] = {}  # keys of which it is not known which value is there
     try:
         remote.read(attempts, values=False)
@@ -161,6 +160,7 @@ def _put_remotely(
         unknown = dict.fromkeys(keys)
         remote.take_leases(attempts, unlink=True)
         tokens = [attempt.token or b"" for attempt in attempts]
+        servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
         stored = remote.remote.put(list(zip(keys, tokens, frames, ttls_ms, strict=True)))
         if engine.recovery is not None:
             engine.recovery.sent(Invalidation(keys=tuple(keys)), servers_seen)

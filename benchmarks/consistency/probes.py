@@ -296,7 +296,7 @@ def _resend() -> None:
 
     def wrap(original: Function) -> Function:
         def on_new_server(recovery: PendingInvalidations, *args: Any) -> None:
-            recovery._recent = Recent(0.0)
+            recovery._recent = Recent(0.0, "")
             original(recovery, *args)
 
         return on_new_server
