@@ -196,8 +196,7 @@ class Cache(Decorators):
         """The value under a key, or else the result of `loader()`, cached. It reads as a decorated call does."""
         codec = self._codec if type is None else Codec(type, by_hand=True)
         policy = _policy.make("Cache.get_or_load", codec, ttl=ttl, **options)
-        found: T = self.engine.call(self._call(key, policy, loader, tags))
-        return found
+        return self.engine.call(self._call(key, policy, loader, tags))  # type: ignore[no-any-return]
 
     def _policy_for(self, type: Any) -> Policy:
         return self._policy if type is None else Policy(Codec(type, by_hand=True))
@@ -210,10 +209,9 @@ class Cache(Decorators):
         `prefix`, `prefix:operation`, either with `:*`, `*`, and a key each take one round trip, whatever they hold. Any
         other glob is swept, which takes time in proportion to the keyspace. With `background=True` a thread sweeps, one
         sweep at a time, and a `Sweep` with its progress is returned; requests that wait meanwhile become one sweep.
-        Until it is `done`, what the glob matches may still be read from Redis, here too; a process that ends before
-        that has not swept. Inside a block of `deferred()` the block's end sweeps, and None is returned.
-        Redis raises nothing here: an invalidation that cannot be sent is kept, and sent before this process reads
-        from Redis again.
+        Until it is `done`, what the glob matches may still be read from Redis, here too. Inside a block of `deferred()`
+        the block's end sweeps, and None is returned. Redis raises nothing here: an invalidation that cannot be sent is
+        kept, and sent before this process reads from Redis again.
 
         Raises:
             ConfigError: a pattern is malformed, or names a field that was not given.
@@ -228,12 +226,14 @@ class Cache(Decorators):
         if not background or _deferred.blocks(self.engine.local):
             self.end(what)
             return None
+        globs, sweeper = Invalidation(globs=what.globs), self.engine.sweeper
         try:
-            self.end(Invalidation(what.groups, what.keys))
-            invalidation.invalidate_locally(self.engine, Invalidation(globs=what.globs))
-        finally:  # also where it was interrupted
-            handle = self.engine.sweeper.add(Invalidation(globs=what.globs))
-        return handle
+            self.end(what._replace(globs=()))
+            invalidation.invalidate_locally(self.engine, globs)
+            return sweeper.add(globs)
+        except BaseException:  # interrupted: swept all the same
+            sweeper.add(globs)
+            raise
 
     def invalidate_key(self, *keys: str) -> None:
         """Invalidate these keys, in every process, in one round trip."""

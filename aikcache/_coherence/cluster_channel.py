@@ -17,7 +17,6 @@ log handler or observer is called.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -172,6 +171,7 @@ class ClusterChannel:
         self._former: list[_PrimaryChannel] = []  # to be closed
         self._settled = False  # whether all channels were started, and the former ones closed
         self._reports: deque[Callable[[], object]] = deque()  # to be made when the lock is released
+        self._reporting = threading.RLock()
         listener.later = self._reports.append
 
     @property
@@ -272,10 +272,23 @@ class ClusterChannel:
             self.cluster.drop_view(primary.address)
 
     def _make_reports(self) -> None:
-        """Log what was reported, unless this is a finalizer's call, inside a section of this thread's."""
-        while self._reports and not self._lock._is_owned():  # type: ignore[attr-defined]
-            with contextlib.suppress(IndexError):  # another thread has taken it
-                self._reports.popleft()()
+        """Log what was reported, in order, unless this is a finalizer's call, inside a section of this thread's.
+
+        One thread does it for all.
+        """
+        if self._lock._is_owned() or self._reporting._is_owned():  # type: ignore[attr-defined]
+            return
+        while self._reports:
+            try:
+                if not self._reporting.acquire(blocking=False):
+                    return
+                while self._reports:
+                    self._reports.popleft()()
+            finally:
+                try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
+                    self._reporting.release()
+                except RuntimeError:  # it was not taken
+                    pass
 
     def _report_state(self) -> None:
         """Under the lock: report until when all channels together are trusted."""

@@ -48,7 +48,7 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._forked = False
-        self._opening = threading.Lock()  # one thread of a child opens its file
+        self._lock = threading.RLock()  # around each use of `_fd`, whose number may be another file's once it is closed
         self._open()
 
     def _open(self) -> None:
@@ -68,7 +68,7 @@ class Journal:
                 else:
                     left.append((name, fd))
                     for line in found:
-                        self.add(line)
+                        self._add(line)
         except OSError as error:
             raise ConfigError(
                 f"journal must be a path that can be written, and {self._path!r} cannot: {error.strerror}."
@@ -103,11 +103,13 @@ class Journal:
 
     def add(self, name: tuple[str, str]) -> None:
         """Write a line. Raises `OSError` if that fails, and `ConfigError` if a child cannot have a file."""
-        if self._forked:
-            with self._opening:
-                if self._forked:
-                    self._open()
-                    self._forked = False
+        with self._lock:
+            if self._forked:
+                self._open()
+                self._forked = False
+            self._add(name)
+
+    def _add(self, name: tuple[str, str]) -> None:
         if self._fd < 0:
             return
         if self._size > MAX_BYTES + len(HEADER):
@@ -121,21 +123,25 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def clear(self) -> None:
-        if self._fd >= 0:
-            os.ftruncate(self._fd, len(HEADER))
-            self._size = len(HEADER)
+        """Empty it. Raises `OSError`."""
+        with self._lock:
+            if self._fd >= 0:
+                os.ftruncate(self._fd, len(HEADER))
+                self._size = len(HEADER)
 
     def after_fork(self) -> None:
         """Reset in the child: the file is the parent's, which holds its lock."""
         forked = self._forked or self._fd >= 0  # a child that has written nothing yet has a child
+        self._lock = threading.RLock()  # first: a thread of the parent's may have been inside
         self.close()
-        self._forked, self._found, self._opening = forked, [], threading.Lock()
+        self._forked, self._found = forked, []
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        self._forked = False
-        if fd >= 0:
-            os.close(fd)
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            self._forked = False
+            if fd >= 0:
+                os.close(fd)
 
 
 def _take(name: str, *, must: bool) -> int | None:

@@ -34,7 +34,6 @@ from aikcache._coherence.sweep import ReplayingError
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.shared import items
-from aikcache._keys.globs import MOST_GLOBS, covering
 from aikcache._keys.patterns import ANY_TAG, Invalidation, joined
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import NewServer
@@ -55,6 +54,17 @@ class Waiting(NamedTuple):
     number: int
 
 
+class LocalSide(NamedTuple):
+    """What this process does itself."""
+
+    drop: Callable[[Invalidation], object]
+    """Invalidates here."""
+    forget: Callable[[], object]
+    """Another server has taken over: nothing that is here counts."""
+    sweep_soon: Callable[[], object]
+    """Has a thread call `send_globs`."""
+
+
 class PendingInvalidations:
     """The invalidations that one process must still send, or send again."""
 
@@ -67,16 +77,13 @@ class PendingInvalidations:
         reporter: RateLimitedReporter,
         clock: Callable[[], float],
         journal: Journal | None,
-        forget: Callable[[], object],
-        sweep_soon: Callable[[], object],
+        local: LocalSide,
     ) -> None:
-        """`forget` empties this process when another server takes over; `sweep_soon` has a thread call `send_globs`."""
-        self._sweep_soon = sweep_soon
+        self._local = local
         self._remote = remote
         self._reporter = reporter
         self._clock = clock
         self._journal = journal
-        self._forget = forget
         config = remote.connections.config
         limit = self._limit = config.max_pending_invalidations
         self._distrusts = config.failover == "distrust"
@@ -92,6 +99,7 @@ class PendingInvalidations:
         self._recent = Recent(clock(), remote.keyspace.namespace_prefix)
         self._max_staleness = config.max_staleness
         self.replayed = 0
+        self._written: set[tuple[str, str]] = set()  # names that have a line in the journal
         if journal is not None:
             found = journal.read()
             self.pending = dict.fromkeys(found if len(found) <= limit else [ALL], Waiting(clock(), 0))
@@ -143,11 +151,10 @@ class PendingInvalidations:
             self.pending = self._everything(self.pending)
             self._write(ALL)
             return
-        new = name not in self.pending
         # Anew also where it is there: if it is being sent just now, `_drop` leaves it, to be sent again.
         self._guard.do(lambda: self.pending.__setitem__(name, self._anew(self.pending, name)))
-        if new:  # after it is pending: a thread that has sent all others must not empty the journal in between
-            self._write(name)
+        # After it is pending: a thread that has sent all others must not empty the journal in between.
+        self._write(name)
 
     def _anew(self, waiting: dict[tuple[str, str], Waiting], name: tuple[str, str]) -> Waiting:
         """What is added of a name that may be waiting: as old as it was, and another one."""
@@ -160,10 +167,11 @@ class PendingInvalidations:
         return {ALL: Waiting(since, next(self._numbers))}
 
     def _write(self, name: tuple[str, str]) -> None:
-        """Write to the journal. A forked child also takes over what it finds there."""
-        if self._journal is not None:
+        """Write to the journal, once. A forked child also takes over what it finds there."""
+        if self._journal is not None and name not in self._written:
             try:
                 self._journal.add(name)
+                self._written.add(name)  # last: interrupted before, it is written once more
             except (OSError, ConfigError) as error:
                 self._reporter.report("journal", f"an invalidation is in memory only, not in the journal: {error}")
             for left in self._journal.read():
@@ -192,8 +200,9 @@ class PendingInvalidations:
                 self._sending.release()
             except RuntimeError:  # it was not taken
                 pass
-        if self.pending:
-            self._sweep_soon()
+        if left := list(self.pending):
+            if any(kind == "globs" for kind, _ in left):
+                self._local.sweep_soon()
             raise ReplayingError
 
     def send_globs(self) -> None:
@@ -206,14 +215,15 @@ class PendingInvalidations:
             batch = [one for one in items(self.pending) if (one[0][0] == "globs") is globs]
             if not batch:
                 return
-            what = _few_globs(joined([name for name, _ in batch]))
+            what = sweep.few_globs(joined([name for name, _ in batch]))
             sweep.invalidate(self._remote, what)
             if self.servers_seen == before:
                 break  # the server that got them is the one that is read next
         else:
             raise RemoteUnavailableError("the server changes again and again.")
-        # Stamps read since it was added are from before it. Its push is an echo, which invalidates nothing here.
-        self._remote.stamps.forget(*what.groups)
+        # What was read or loaded since it was added is from before it. Its push is an echo, which invalidates nothing
+        # here, and another process's may be in it.
+        self._local.drop(Invalidation(what.groups))
         self.sent(what, before)  # first: interrupted while it waits for replicas, all of it is still pending
         for name, when in batch:
             self._guard.do(lambda name=name, when=when: self._drop(name, when))  # type: ignore[misc]
@@ -223,7 +233,12 @@ class PendingInvalidations:
     def _tidy(self) -> None:
         """Empty the journal if nothing is left to send."""
         if self._journal is not None and not self.pending and not self._unconfirmed:
-            self._journal.clear()
+            self._written = set()  # first: who adds a name from here on writes a line
+            try:
+                self._journal.clear()
+            except OSError as error:
+                self._reporter.report("journal", f"the journal cannot be emptied: {error}")
+            self._written = set()
             for name in [*self.pending, *self._unconfirmed]:  # added meanwhile: its line may be gone
                 self._write(name)
 
@@ -237,11 +252,15 @@ class PendingInvalidations:
         `servers_seen` as it was before they were sent. If it has changed, the new server did not get them, and the one
         that acknowledged them may have been the former one.
         """
+        self.wrote(what, servers_seen)
+        if self._replicas and (self._unconfirmed or not self._acknowledged()):
+            self._add_unconfirmed(what.names())  # if some are unconfirmed already, this call does not wait
+
+    def wrote(self, what: Invalidation, servers_seen: int) -> None:
+        """The same for keys whose value was replaced: that waits for no replicas."""
         self._recent.add(what.names())  # first, so that from here on a new server is sent them too
         if self.servers_seen != servers_seen:
             self.add(what)
-        if self._replicas and (self._unconfirmed or not self._acknowledged()):
-            self._add_unconfirmed(what.names())  # if some are unconfirmed already, this call does not wait
 
     def confirm(self) -> None:
         """Check whether the replicas have acknowledged the unconfirmed ones. Raises `RemoteError`.
@@ -269,10 +288,8 @@ class PendingInvalidations:
                 self._unconfirmed = self._everything(self._unconfirmed)
                 self._write(ALL)
                 continue
-            new = name not in self._unconfirmed
             self._unconfirmed[name] = self._anew(self._unconfirmed, name)
-            if new:
-                self._write(name)
+            self._write(name)
         self._reporter.report("unheard", f"fewer than {self._replicas} replicas acknowledged an invalidation.")
 
     def on_new_server(self, new: NewServer) -> None:
@@ -300,7 +317,7 @@ class PendingInvalidations:
         if new.replaces:
             self._renew_elsewhere(again.groups, commands, replies)
             self._recent.add(names)  # this server may be replaced in turn
-            self._forget()
+            self._local.forget()
 
     def _renew_elsewhere(self, groups: Sequence[str], commands: Sequence[Command], replies: Sequence[Any]) -> None:
         """If the stamp of any tag was renewed, tags' own stamps on other nodes must be too, before anything is read.
@@ -321,6 +338,7 @@ class PendingInvalidations:
         """
         self._guard = Guard()
         self._recent.after_fork()
+        self._written = set()  # of the parent's file
         self._sending = threading.RLock()
         if self._journal is not None:
             self._journal.after_fork()
@@ -328,8 +346,3 @@ class PendingInvalidations:
     def close(self) -> None:
         if self._journal is not None:
             self._journal.close()
-
-
-def _few_globs(what: Invalidation) -> Invalidation:
-    """The same, or a covering one: each glob is compared with every local key of every process."""
-    return what if len(what.globs) <= MOST_GLOBS else what._replace(globs=(covering(what.globs),))

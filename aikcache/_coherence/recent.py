@@ -5,8 +5,8 @@ off acknowledges invalidations that no other server will ever get. So a name is 
 majority behind the server (`_redis/majority`) from `REPLAY` seconds or more after the name was sent, however long that
 takes.
 
-Each name is kept once, however often it is invalidated. Of more than `MAX_RECENT` names the keys become their operations'
-groups; if those are still too many, all become one of everything.
+Each name is kept once, however often it is invalidated. Of more than `MAX_RECENT` names the keys become their
+operations' groups; if those are still too many, all become one of everything.
 
 Threads: names are added under a guard, and none is removed individually. Only the channel's thread calls `turn`.
 """

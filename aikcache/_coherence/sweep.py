@@ -8,14 +8,15 @@ proportional to the keyspace; invalidating a tag takes one round trip instead.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aikcache._concurrency.thread import Daemon, Event
-from aikcache._keys.globs import covering, matcher
+from aikcache._keys.globs import MOST_GLOBS, covering, matcher
 from aikcache._keys.patterns import Invalidation, joined
 from aikcache.errors import AikcacheError, RemoteUnavailableError
 
@@ -74,6 +75,14 @@ class Sweep:
         return f"<Sweep {state}: {self.removed} keys removed in {self.scanned} rounds>"
 
 
+class Request(NamedTuple):
+    """A sweep that somebody has asked for, and whose context it runs in."""
+
+    what: Invalidation
+    handle: Sweep
+    context: contextvars.Context
+
+
 class Sweeper:
     """Background sweeps of one cache, one at a time, in a thread of their own. Requests that arrive meanwhile are
     merged into one sweep.
@@ -85,7 +94,8 @@ class Sweeper:
         """`sweep` does one sweep, and `replay` those that are pending; it returns whether it could."""
         self._sweep = sweep
         self._replay = replay
-        self._waiting: deque[tuple[Invalidation, Sweep]] = deque()
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
         self._replaying = False  # whether `replay` is to be called
         self._wake = Event()
         self._daemon = Daemon(self._work, "aikcache-sweeper", lambda: self._waiting)
@@ -96,6 +106,10 @@ class Sweeper:
     def replay(self) -> None:
         """Sweep soon what is pending."""
         self._replaying = True
+        self.look()
+
+    def look(self) -> None:
+        """Look for requests now."""
         self._daemon.start()
         self._wake.set()
 
@@ -107,33 +121,36 @@ class Sweeper:
         if not what:
             handle.finish(handle)
             return handle
+        mine = Request(what, handle, contextvars.copy_context())
         if len(self._waiting) >= MAX_WAITING:
-            self._run([(what, handle)])
+            self._run([mine])
             return handle
-        mine = (what, handle)
-        self._daemon.start()  # first: interrupted after this, the request is found by the thread's own look
-        self._waiting.append(mine)
-        self._wake.set()
-        if self._daemon.stopping.is_set():
+        self._waiting.append(
+            mine
+        )  # first: interrupted after this, it is found by the next look, a heartbeat's at latest
+        self.look()
+        if not self._daemon.available():
             self._run([mine])
         return handle
 
     def give_up(self) -> list[Invalidation]:
-        """Return the requests that are not done, when the cache is closed, or in the child after a fork. The caller
-        keeps them as pending.
-        """
+        """Return the requests that are not done, when the cache is closed. The caller keeps them as pending."""
         left = []
         with contextlib.suppress(IndexError):
             while True:
                 left.append(self._waiting.popleft())
-        for _, handle in left:
-            handle.error = RemoteUnavailableError("it was not swept before the cache was closed or the process forked.")
-            handle.finish(handle)
-        return [what for what, _ in left]
+        for one in left:
+            one.handle.error = RemoteUnavailableError(
+                "it was not swept before the cache was closed or the process forked."
+            )
+            one.handle.finish(one.handle)
+        return [one.what for one in left]
 
-    def after_fork(self) -> None:
-        """Reset in the child: the event is the parent's."""
+    def after_fork(self) -> list[Invalidation]:
+        """Reset in the child, and return the requests that the parent had not begun."""
         self._wake = Event()
+        begun, self._running = self._running, []
+        return [what for what in self.give_up() if all(what is not one.what for one in begun)]
 
     def stop(self) -> None:
         """The cache is closed: end the thread. Does not wait."""
@@ -148,18 +165,27 @@ class Sweeper:
                 self._replaying = False
                 if not self._replay():
                     self._daemon.stopping.wait(PAUSE)  # every read asks for another attempt
-            while batch := list(self._waiting):
+            if batch := list(self._waiting):
+                self._running = batch
                 self._run(batch)
+                self._running = []
+                self._wake.set()  # look again, first for what is pending
 
-    def _run(self, batch: list[tuple[Invalidation, Sweep]]) -> None:
-        progress = batch[0][1]
+    def _run(self, batch: list[Request]) -> None:
+        progress = batch[0].handle
+        what = joined([name for one in batch for name in one.what.names()])
         try:
-            self._sweep(joined([name for what, _ in batch for name in what.names()]), progress)
+            batch[0].context.run(self._sweep, what, progress)
         finally:
             for one in batch:
-                one[1].finish(progress)
+                one.handle.finish(progress)
                 with contextlib.suppress(ValueError):  # given up
                     self._waiting.remove(one)  # last, so that it waits until it is done
+
+
+def few_globs(what: Invalidation) -> Invalidation:
+    """The same, or a covering one: each glob is compared with every local key of every process."""
+    return what if len(what.globs) <= MOST_GLOBS else what._replace(globs=(covering(what.globs),))
 
 
 def invalidate(remote: RedisStore, what: Invalidation, progress: Sweep | None = None) -> None:

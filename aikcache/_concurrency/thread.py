@@ -100,7 +100,9 @@ class Daemon:
     thread ending has done nothing.)
     """
 
-    __slots__ = ("__weakref__", "_entering", "_name", "_start_after", "_thread", "_wanted", "_work", "stopping")
+    __slots__ = (
+        "__weakref__", "_entering", "_failed", "_name", "_start_after", "_thread", "_wanted", "_work", "stopping",
+    )  # fmt: skip
 
     def __init__(self, work: Callable[[], object], name: str, wanted: Callable[[], object] = lambda: False) -> None:
         self._work = work
@@ -113,14 +115,22 @@ class Daemon:
     def _reset(self) -> None:
         self._entering = threading.Lock()
         self._start_after = -inf  # so that not every caller starts a thread while the first begins
+        self._failed = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread unless it runs. Costs nothing when it does."""
         if self._thread is None and not self.stopping.is_set() and (now := time.monotonic()) >= self._start_after:
             self._start_after = now + STARTING
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+            try:
                 start(self._run, self._name)
+                self._failed = False
+            except RuntimeError:  # too many threads, or the interpreter is ending
+                self._failed = True
+
+    def available(self) -> bool:
+        """Whether there is a thread, or will be at once. Ask after `start`."""
+        return self._thread is not None or not (self._failed or self.stopping.is_set())
 
     def stop(self) -> None:
         """Stop it for good. Does not wait."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aikcache._coherence.channel import Channel
 from aikcache._coherence.cluster_channel import ClusterChannel
 from aikcache._coherence.journal import Journal
 from aikcache._coherence.one_server import OneServer
-from aikcache._coherence.pending import PendingInvalidations
+from aikcache._coherence.pending import LocalSide, PendingInvalidations
 from aikcache._engine.engine import Backend, Engine
-from aikcache._engine.invalidation import InvalidationListener
+from aikcache._engine.invalidation import InvalidationListener, invalidate_locally
 from aikcache._engine.strong import StrongPath
 from aikcache._engine.tally import tally_of
 from aikcache._engine.versioned_store import VersionedStore
@@ -51,8 +52,8 @@ def connect(engine: Engine) -> Backend:
         remote = RedisStore(pool, engine.keyspace, engine.stamps, engine.events.round_trip)
         feed = Channel(OneServer(pool, remote), remote, listener, engine.reporter, engine.clock)
     journal = None if config.journal is None else Journal(config.journal, engine.keyspace)
-    forget, sweep_soon = listener.everything_invalidated, engine.sweeper.replay
-    recovery = PendingInvalidations(remote, engine.reporter, engine.clock, journal, forget, sweep_soon)
+    local = LocalSide(partial(invalidate_locally, engine), listener.everything_invalidated, engine.sweeper.replay)
+    recovery = PendingInvalidations(remote, engine.reporter, engine.clock, journal, local)
     tier = VersionedStore(
         config, remote, engine.stamps, engine.reporter, engine.clock, engine.ready, engine.start_groups, engine.trust
     )

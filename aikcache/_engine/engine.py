@@ -229,7 +229,7 @@ class Engine:
         again = self.closed
         self.closed = self.passive = True
         self.sweeper.stop()
-        self._sweeps_to_pending()
+        self._add_pending(self.sweeper.give_up())
         if self.remote_tier is not None:
             self.remote_tier.leases.close()
         self.background.close()
@@ -263,14 +263,12 @@ class Engine:
             self.remote.after_fork()
             self.recovery.after_fork()
             self.channel.forget()
-        self.sweeper.after_fork()
-        self._sweeps_to_pending()
+        self._add_pending(self.sweeper.after_fork())
 
-    def _sweeps_to_pending(self) -> None:
+    def _add_pending(self, sweeps: Sequence[patterns.Invalidation]) -> None:
         """Sweeps that are not done become pending, so a journal or a forked child still has them."""
-        left = self.sweeper.give_up()
         if self.recovery is not None:
-            for what in left:
+            for what in sweeps:
                 self.recovery.add(what)
 
 

@@ -80,8 +80,9 @@ class Filler:
     def store_results(self, results: Sequence[Result]) -> None:
         """Store what may be kept: results with a lease in two round trips, the others in this process."""
         leased = [result for result in results if result.lasts and result.attempt.token is not None]
-        # First, because they need no Redis, and what follows may raise.
-        self._file([result for result in results if result.lasts and result.attempt.token is None])
+        for result in results:  # first, because they need no Redis, and what follows may raise
+            if result.lasts and result.attempt.token is None:
+                self.fill_locally(result)
         if leased and self.remote_tier is not None:
             try:
                 self._store(self.remote_tier, leased)
@@ -102,13 +103,11 @@ class Filler:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if items:
             stored = remote_tier.remote.store([item for _, item in items])
-            kept = []
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
                 result.attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
                 if done:  # else perhaps lost to an invalidation: it may be too old to be filed here
                     self.wrote(result.attempt, len(frame))
-                    kept.append(result)
-            self._file(kept)
+                    self.fill_locally(result)
 
     def _report_uncached(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)
@@ -122,12 +121,6 @@ class Filler:
             return False
         groups = [tag_group(tag) for tag in call.tags_of(result)]
         return any(block.covers(call.key, groups) for block in blocks)
-
-    def _file(self, results: Sequence[Result]) -> None:
-        if replacing := [result.attempt for result in results if result.attempt.replaces]:
-            self.local.start_keys(replacing)
-        for result in results:
-            self.fill_locally(result)
 
     def fill_locally(self, result: Result) -> None:
         """File a result locally."""
@@ -146,6 +139,7 @@ class Filler:
             refresh_at,
             fresh_until + policy.extra,
             result.tags,
+            replaces=attempt.replaces,
         )
 
     # Values in Redis
@@ -203,6 +197,8 @@ class Filler:
         refresh_at: float,
         expires_at: float,
         tags: tuple[str, ...],
+        *,
+        replaces: bool = False,
     ) -> None:
         """File a value locally: until `expires_at`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
         now = self.clock()
@@ -224,6 +220,7 @@ class Filler:
             shareable=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,
+            renewed_at=now if replaces else None,
         )
 
     def failed(self, attempt: Attempt, error: Exception) -> None:

@@ -201,6 +201,8 @@ class InvalidationListener:
     def send_pending(self) -> None:
         """The channel is live: send pending invalidations."""
         engine = self._owner
+        if len(engine.sweeper):  # whoever asked for a sweep may have been interrupted before the thread was woken
+            engine.sweeper.look()
         if engine.recovery is not None:
             try:
                 with contextlib.suppress(ReplayingError):

@@ -77,6 +77,7 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
+    servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
     for attempt in attempts:
         attempt.begin(engine.clock())
         attempt.replaces = True
@@ -90,15 +91,15 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                 engine.filler.failed(attempts[0], error)
                 if engine.recovery is not None:
                     engine.recovery.add(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
-        servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
+        servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen  # after the first exchanges
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
     finally:
+        if engine.recovery is not None and attempts:  # also where it was interrupted, for some may be stored
+            engine.recovery.wrote(Invalidation(keys=tuple(attempt.key for attempt in attempts)), servers_seen)
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own
             remote.give_up_leases(attempts)
     for key in kept:
         engine.flights.invalidate_key(key)  # loads that began before this one
-    if kept and engine.recovery is not None:
-        engine.recovery.sent(Invalidation(keys=tuple(kept)), servers_seen)
     if gone := tuple(attempt.key for attempt in attempts if attempt.key not in kept):
         invalidation.invalidate(engine, Invalidation(keys=gone))
 
@@ -236,29 +237,22 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
 
 def _lease(batch: Batch, remote: VersionedStore, places: Sequence[int], *, again: bool = True) -> list[int]:
     """Ask for all leases at once. Returns the places that other processes are loading."""
-    busy, useless = [], []
+    busy, useless, strong = [], [], []
     for i, answer in zip(places, remote.ask_leases([batch.attempts[i] for i in places]), strict=True):
         if isinstance(answer, Read):
-            if not _accept(batch, remote, i, answer):
+            if batch.attempts[i].policy.strong:
+                strong.append(i)
+            elif not batch.accept(i, answer):
                 useless.append(i)  # as it has been seen now, it does not stand in the way again
         elif answer is not None:
             busy.append(i)
+    if strong:
+        # The stamps of a strong call may have been read before its flight began, which later calls have joined since.
+        useless = batch.read(remote, strong)
+        remote.ensure(*(batch.attempts[i] for i in useless))
     if useless and again:
         return busy + _lease(batch, remote, useless, again=False)
     return busy + useless
-
-
-def _accept(batch: Batch, remote: VersionedStore, i: int, read: Read) -> bool:
-    """Use the value that another process has stored meanwhile, if it answers."""
-    attempt = batch.attempts[i]
-    if not attempt.policy.strong:
-        return batch.accept(i, read)
-    # The stamps of a strong call may have been read before its flight began, which later calls have joined since.
-    batch.read_again(i, hit=True)
-    if batch.values[i] is not MISSING:
-        return True
-    remote.ensure(attempt)
-    return False
 
 
 def _wait(batch: Batch, remote: VersionedStore, busy: list[int], deadline: float) -> Steps[None]:

@@ -158,12 +158,13 @@ def _put_remotely(
         frames = [remote.pack(put.attempt, put.encoded, put.seconds, 0.0, put.tags) for put in batch]
         keys = [attempt.key for attempt in attempts]
         unknown = dict.fromkeys(keys)
+        taken_at = _servers_seen(engine)
         remote.take_leases(attempts, unlink=True)
         tokens = [attempt.token or b"" for attempt in attempts]
-        servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
+        servers_seen = _servers_seen(engine)  # not earlier: the first exchange may be what meets another server
         stored = remote.remote.put(list(zip(keys, tokens, frames, ttls_ms, strict=True)))
         if engine.recovery is not None:
-            engine.recovery.sent(Invalidation(keys=tuple(keys)), servers_seen)
+            engine.recovery.wrote(Invalidation(keys=tuple(keys)), servers_seen)
         for attempt, frame, done in zip(attempts, frames, stored, strict=True):
             if done:
                 engine.filler.wrote(attempt, len(frame))
@@ -171,10 +172,15 @@ def _put_remotely(
                 why = f"the value for {attempt.key} was not stored: it was invalidated, set or loaded meanwhile"
                 engine.reporter.report(f"put:{attempt.region.name}", why)
             engine.drop_key(attempt.key)
-            del unknown[attempt.key]
+            if done or taken_at == _servers_seen(engine):  # else the old value was removed from another server
+                del unknown[attempt.key]
     except RemoteError as error:
         engine.filler.failed(attempts[0], error)
         unknown = dict.fromkeys(attempt.key for attempt in attempts)  # the value there is not the one that was put
     finally:
         if unknown:  # also where it was interrupted
             invalidate(Invalidation(keys=tuple(unknown)))
+
+
+def _servers_seen(engine: Engine) -> int:
+    return 0 if engine.recovery is None else engine.recovery.servers_seen

@@ -6,9 +6,8 @@ under the guard; the lists of regions are replaced, not changed, because others 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from math import inf
-from typing import Protocol
 
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.shared import items
@@ -19,14 +18,6 @@ MAX_BY_HAND = 100
 """Operations of keys by hand that have a region, and counters, of their own."""
 OTHER = "other"
 """The region of the others."""
-
-
-class Request(Protocol):
-    """A request under way: its key, its region, and the region's epoch when it was made."""
-
-    key: str
-    region: Region
-    epoch: int
 
 
 class Regions:
@@ -98,25 +89,6 @@ class Regions:
             return [r for _, found in items(self.regions) for r in found if group in r.groups]
         prefix = group + ":"
         return [r for name, found in items(self.regions) if name == group or name.startswith(prefix) for r in found]
-
-    def start(self, requests: Sequence[Request], move: Callable[[str], object], names: Iterable[str]) -> None:
-        """`move` epochs on, so that what was requested earlier is not filed; these requests may be all the same."""
-
-        def work() -> None:
-            # Only these: a request that an earlier invalidation refuses stays refused.
-            current = [one for one in requests if one.epoch == one.region.epoch]
-            for name in names:
-                move(name)
-            for one in current:
-                one.epoch = one.region.epoch
-
-        self.guard.do(work)
-
-    def move_on(self, name: str) -> None:
-        """Under the guard: what was requested in this operation is not filed."""
-        for region in self.regions.get(name, ()):
-            region.epoch += 1
-        self._other.epoch += 1  # keys by hand of many names share it
 
     def trust_until(self, trusted_until: float) -> None:
         """Hits need no look at their entry's age before this time."""

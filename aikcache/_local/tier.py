@@ -18,45 +18,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from aikcache._concurrency.guard import Guard
 from aikcache._keys.chosen import held_as
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import groups_of
+from aikcache._local.entries import Entries
 from aikcache._local.entry import EncodedValue, Entry, decoded_once
 from aikcache._local.region import Region
-from aikcache._local.regions import Regions, Request
-from aikcache._local.store import make_store
-from aikcache._local.tag_index import TagIndex
 
 if TYPE_CHECKING:
     from aikcache._settings.config import CacheConfig
 
-PURGE = 16
-"""Entries of invalidated groups that one fill removes from the store: they make room faster than fills take it."""
+MAX_RENEWED = 1000
+"""Renewed keys that are remembered."""
 OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 
 
-class LocalTier(Regions):
+class Request(Protocol):
+    """A request under way: its region, and the region's epoch when it was made."""
+
+    region: Region
+    epoch: int
+
+
+class LocalTier(Entries):
     """All regions of one cache, and the store that bounds them."""
 
     def __init__(self, config: CacheConfig, guard: Guard) -> None:
-        super().__init__(guard)
-        self._config = config
-        self.max_entries = config.local_max_entries
-        self.max_bytes = config.local_max_bytes
-        self.bytes = 0
-        self.evictions = 0
-        self._store: Any = make_store(config)
-        self._native = config.policy == "s3fifo"
-        self._linked = 0
-        self._tags = TagIndex()
-        self.changes = 0  # counts fills and drops: while it stands still, a look-up need not be repeated
-        self._purging: list[Region] = []  # those that have invalidated entries
+        super().__init__(config, guard)
+        self._renewed: dict[str, float] = {}  # by key; a fill that was requested earlier is refused
         self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
-        guard.repair = self._start_over
 
     def __len__(self) -> int:
         return sum(len(region.table) for region in self.all_regions())  # the store holds invalidated entries, too
@@ -68,21 +62,6 @@ class LocalTier(Regions):
         """In the child. What a thread of the parent's was changing at the moment cannot be used: then start empty."""
         if self.guard.after_fork():
             self._start_over()
-
-    def _start_over(self) -> None:
-        """Empty, whatever is half changed: nobody could drop an entry that only one of table, store and tags knows."""
-        self.changes += 1
-        for region in self.all_regions():
-            region.epoch += 1
-            region.cleared = region.epoch
-            region.empty()
-            while region.invalidated:  # one by one: an interruption may count one table twice, and loses none
-                region.hits += sum(entry.hits for entry in region.invalidated[-1].values())
-                region.invalidated.pop()
-        self._store = make_store(self._config)
-        self._tags, self._purging, self._linked, self.bytes = TagIndex(), [], 0, 0
-        for region in self.all_regions():
-            self._divert(region)
 
     # Look up and fill
 
@@ -132,8 +111,12 @@ class LocalTier(Regions):
         shareable: bool,
         size: int = 0,
         tags: tuple[Hashable, ...] = (),
+        renewed_at: float | None = None,
     ) -> bool:
-        """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused."""
+        """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused.
+
+        `renewed_at`: now, for a value that replaces what was requested before.
+        """
         if self.guard.held() or expires_at <= created_at:  # held: a finalizer's call, inside a change of the tier
             return False
         entry = Entry(key, value)
@@ -145,16 +128,25 @@ class LocalTier(Regions):
             tags = (*tags, *((group,) for group in groups_of(key, self._namespace_prefix)[1:]))
         entry.tags = tags
         entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
-        return self.guard.run(self._fill, entry)
+        return self.guard.run(self._fill, entry, renewed_at)
 
-    def _fill(self, entry: Entry) -> bool:
+    def _fill(self, entry: Entry, renewed_at: float | None) -> bool:
         key, region = entry.key, entry.region
         self.changes += 1
-        if self.closed or region.epoch != entry.epoch or (self.max_bytes is not None and entry.size > self.max_bytes):
+        if self.closed or region.epoch != entry.epoch:
+            return False
+        if renewed_at is not None:
+            self._renewed[key] = renewed_at
+            if len(self._renewed) > MAX_RENEWED:
+                self._forget_renewed()
+                entry.epoch = region.epoch
+        elif self._renewed and entry.created_at < self._renewed.get(key, -inf):
             return False
         old = self._store.get(key)
         if old is not None:  # out of its table and tags, too: it may be another region's
             self._forget(old)
+        if self.max_bytes is not None and entry.size > self.max_bytes:
+            return False
         entry.local_key = held_as(entry.local_key, key, region.table)
         if old is None and (old := region.table.get(entry.local_key)) is not None:
             self._depart(old)  # a store that drops by itself has dropped it
@@ -175,35 +167,11 @@ class LocalTier(Regions):
             self._resync()
         return True
 
-    def _make_room(self, size: int) -> None:
-        for _ in range(PURGE):
-            while self._purging and not self._purging[-1].invalidated:
-                self._purging.pop()
-            if not self._purging:
-                break
-            tables = self._purging[-1].invalidated
-            if not tables[-1]:
-                tables.pop()
-                continue
-            _, entry = tables[-1].popitem()
-            entry.region.hits += entry.hits  # invalidated: nobody can find it, so nobody bumps it any more
-            if self._store.get(entry.key) is entry:
-                self._store.pop(entry.key, None)
-            self._depart(entry)  # also what a store that drops by itself has dropped
-        while len(self._store) >= self.max_entries or (
-            self.max_bytes is not None and self.bytes + size > self.max_bytes and len(self._store)
-        ):
-            self._evict()
-
-    def _evict(self) -> None:
-        try:
-            _, entry = self._store.popitem()
-        except KeyError:  # a store that drops by itself has just done so
-            self._resync()
-            return
-        self._depart(entry)
-        entry.region.counters.evictions += 1
-        self.evictions += 1
+    def _forget_renewed(self) -> None:
+        """Refuse all that was requested before, in place of what was requested for certain keys."""
+        self._renewed.clear()
+        for region in self.all_regions():
+            region.epoch += 1
 
     def keep_copied(self, entry: Entry, encoded: EncodedValue, codec: object, value: object) -> None:
         """From now on give copies of what `codec` has decoded for a caller, if its types allow it and there is room."""
@@ -221,43 +189,6 @@ class LocalTier(Regions):
                     self._evict()
 
         self.guard.run(work)
-
-    def _resync(self) -> None:
-        """Follow a store that dropped entries by itself, as cachetools.TTLCache does."""
-        for region in self.all_regions():
-            for entry in list(region.table.values()):
-                if self._store.get(entry.key) is not entry:
-                    self._depart(entry)
-        self._linked = len(self._store)
-
-    # Departure
-
-    def _link(self, entry: Entry) -> None:
-        entry.region.table[entry.local_key] = entry
-
-    def _unlink(self, entry: Entry) -> None:
-        region = entry.region
-        if region.table.get(entry.local_key) is entry:
-            del region.table[entry.local_key]
-            region.hits += entry.hits  # nobody can find it any more, so nobody bumps it any more
-            entry.hits = entry.spent = 0
-
-    def _depart(self, entry: Entry) -> None:
-        """An entry that has left the store leaves everything else, once."""
-        if entry.epoch < 0:
-            return
-        self._unlink(entry)
-        entry.epoch = -1
-        self._linked -= 1
-        self.bytes -= entry.size
-        for tag in entry.tags:
-            self._tags.remove(tag, entry)
-        self.guard.release(entry)
-
-    def _forget(self, entry: Entry) -> None:
-        if self._store.get(entry.key) is entry:
-            self._store.pop(entry.key, None)  # a store that drops by itself may do so in between
-        self._depart(entry)
 
     def close(self) -> None:
         """Empty, fill no more, and let go of all regions: another cache may adopt them. What they counted is kept."""
@@ -288,12 +219,16 @@ class LocalTier(Regions):
         There was no stamp, so what was invalidated under the last one is not known here: the push of it may still come,
         and would be taken for that of the stamp that was made.
         """
-        self.start(requests, self._drop, groups)
 
-    def start_keys(self, requests: Sequence[Request]) -> None:
-        """The results of these requests replace what earlier ones will bring. What is held stays until then."""
-        names = dict.fromkeys(groups_of(one.key, self._namespace_prefix)[-1] for one in requests)
-        self.start(requests, self.move_on, names)
+        def work() -> None:
+            # Only these: a request that an earlier invalidation refuses stays refused.
+            current = [one for one in requests if one.epoch == one.region.epoch]
+            for group in groups:
+                self._drop(group)
+            for one in current:
+                one.epoch = one.region.epoch
+
+        self.guard.do(work)
 
     def drop_matching(self, matches: Callable[[str], object]) -> None:
         """Drop every key that `matches`, which is called under the guard: `globs.matcher`'s."""
@@ -301,7 +236,9 @@ class LocalTier(Regions):
 
     def _drop_key(self, key: str, name: str) -> None:
         self.changes += 1
-        self.move_on(name)
+        for region in self.regions.get(name, ()):
+            region.epoch += 1
+        self._other.epoch += 1  # keys by hand of many names share it
         entry = self._store.get(key)
         if entry is not None:
             self._forget(entry)

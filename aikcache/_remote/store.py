@@ -292,6 +292,7 @@ class RedisStore:
 
     def after_fork(self) -> None:
         self.commands.rename()
+        self.sweeps = 0
         self.connections.drop_idle()  # pools that are only forgotten keep their sockets until a garbage collection
         self.connections.forget()
 

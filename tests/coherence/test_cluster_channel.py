@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,3 +156,25 @@ def test_no_lock_is_held_while_log_handlers_and_observers_run() -> None:
     staged.feed._by_address[A].channel_lost()
     assert len(free) >= len(reports)
     assert all(free)
+
+
+def test_reports_are_made_in_order() -> None:
+    """A log handler that takes its time is not overtaken by the next report, which does not wait for it either."""
+    staged = Staged()
+    slow, go = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def first() -> None:
+        slow.set()
+        assert go.wait(60)
+        seen.append("lost")
+
+    staged.listener.later(first)
+    other = threading.Thread(target=staged.feed._make_reports, daemon=True)
+    other.start()
+    assert slow.wait(60)
+    staged.listener.later(lambda: seen.append("live"))
+    staged.feed._make_reports()
+    go.set()
+    other.join(60)
+    assert seen == ["lost", "live"]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from aikcache._keys.keyspace import Keyspace
 SPACE = Keyspace("shop", "v1")
 KEY = ("keys", "shop:v1:price:get:tea")
 ROOT = os.geteuid() == 0
+PATIENCE = 60
 
 
 @pytest.fixture
@@ -223,3 +225,46 @@ def test_a_child_of_a_child_has_a_journal_too(generations: int, path: Path) -> N
             journal.after_fork()
         journal.add(KEY)
     assert lines(path) == [KEY]
+
+
+def test_a_file_that_is_closed_is_not_emptied(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of its descriptor may be another file's by then."""
+    journal = Journal(str(path), SPACE)
+    real, emptying, go = os.ftruncate, threading.Event(), threading.Event()
+
+    def ftruncate(fd: int, size: int) -> None:
+        emptying.set()
+        assert go.wait(PATIENCE)
+        real(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    clearing = threading.Thread(target=journal.clear, daemon=True)
+    clearing.start()
+    assert emptying.wait(PATIENCE)
+    closing_ = threading.Thread(target=journal.close, daemon=True)
+    closing_.start()
+    fd = journal._fd
+    assert fd >= 0
+    os.fstat(fd)  # it is still open
+    go.set()
+    for each in (clearing, closing_):
+        each.join(PATIENCE)
+        assert not each.is_alive()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_child_that_opens_its_file_takes_over_others(path: Path) -> None:
+    """The lines of processes that are gone are in its own file then."""
+    mine, gone, other = (Journal(str(path), SPACE) for _ in range(3))
+    gone.add(KEY)
+    other.add(KEY)
+    mine.after_fork()
+    parent = Journal(str(path), SPACE)  # holds the first file
+    gone.close()
+    other.close()
+    mine.add(("keys", "shop:v1:price:get:milk"))
+    assert mine.read() == [KEY, KEY]
+    mine.close()
+    parent.close()
+    assert set(lines(path)) == {("keys", "shop:v1:price:get:milk"), KEY}

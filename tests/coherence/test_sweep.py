@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 
 import pytest
 
 from aikcache import Cache
 from aikcache._coherence import sweep as _sweep
 from aikcache._coherence.sweep import Sweep, Sweeper
+from aikcache._concurrency import thread
 from aikcache._concurrency.background import MAX_THREADS
 from aikcache._engine import invalidation
 from aikcache._keys.patterns import Invalidation
@@ -102,3 +104,67 @@ def test_an_interrupted_background_invalidation_is_swept(monkeypatch: pytest.Mon
             with pytest.raises(Stop):
                 cache.invalidate(MINE, background=True)
         assert added == [Invalidation(globs=(MINE,))]
+
+
+def test_what_is_pending_is_swept_between_requests() -> None:
+    """However many come: until it is swept, no call reads from Redis."""
+    begun, replayed = threading.Event(), threading.Event()
+
+    def sweep(what: Invalidation, progress: Sweep) -> None:
+        begun.set()
+        if not replayed.is_set():
+            sweeper.add(what)  # another one, before this one is done
+
+    sweeper = Sweeper(sweep, lambda: replayed.set() or True)  # type: ignore[func-returns-value]
+    sweeper.add(Invalidation(globs=(MINE,)))
+    assert begun.wait(PATIENCE)
+    sweeper.replay()
+    assert replayed.wait(PATIENCE)
+    sweeper.stop()
+
+
+def test_where_no_thread_can_be_started_the_caller_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of processes is reached, or the interpreter is ending."""
+
+    def refuse(*given: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(thread, "start", refuse)
+    swept: list[str] = []
+    sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: True)
+    for glob in (MINE, OTHERS):
+        assert sweeper.add(Invalidation(globs=(glob,))).done
+    assert (swept, len(sweeper)) == ([MINE, OTHERS], 0)
+
+
+def test_a_request_waits_before_a_thread_is_started_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting one takes long and may be interrupted; a heartbeat starts one then."""
+
+    def interrupted(*given: object) -> None:
+        raise Stop
+
+    swept: list[str] = []
+    sweeper = Sweeper(lambda what, progress: swept.extend(what.globs), lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(thread, "start", interrupted)
+        with pytest.raises(Stop):
+            sweeper.add(Invalidation(globs=(MINE,)))
+    monkeypatch.setattr(thread, "STARTING", 0.0)
+    sweeper._daemon._start_after = 0.0
+    sweeper.look()
+    wait_until(lambda: swept == [MINE], PATIENCE, "the thread")
+    sweeper.stop()
+
+
+def test_a_sweep_runs_in_the_context_of_its_request() -> None:
+    """So spans and log lines of it belong to the request."""
+    seen: list[str] = []
+    request: ContextVar[str] = ContextVar("request", default="none")
+    sweeper = Sweeper(lambda what, progress: seen.append(request.get()), lambda: True)
+    token = request.set("mine")
+    try:
+        assert sweeper.add(Invalidation(globs=(MINE,))).wait(PATIENCE)
+    finally:
+        request.reset(token)
+        sweeper.stop()
+    assert seen == ["mine"]

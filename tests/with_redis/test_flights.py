@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from aikcache import Cache
-from aikcache.testing import wait_until
+from aikcache._local import tier
+from aikcache.testing import Server, wait_until
+from aikcache.testing.proxy import Proxy
 
 from ._staging import Pause, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
@@ -116,3 +118,88 @@ def test_a_refresh_is_not_overwritten_by_what_began_before_it(
     assert earlier.result() == OLD  # it began before
     assert get("box") == NEW
     cache.close()
+
+
+def test_a_refresh_keeps_no_other_key_out_of_the_local_tier() -> None:
+    """A load of another key of the operation, under way meanwhile, is kept."""
+    with Cache(instance="alone") as cache:
+        began, go = threading.Event(), threading.Event()
+        loads: list[str] = []
+
+        @cache.cached("thing", operation="get", ttl=600)
+        def get(name: str) -> str:
+            loads.append(name)
+            if name == "cup":
+                began.set()
+                assert go.wait(PATIENCE)
+            return name
+
+        other = Background(get, "cup")
+        assert began.wait(PATIENCE)
+        get.refresh("box")
+        go.set()
+        assert other.result() == get("cup") == "cup"
+        assert loads == ["cup", "box"]
+
+
+def test_more_renewed_keys_than_are_remembered_refuse_all_that_was_requested_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too much is refused, nothing old is kept."""
+    monkeypatch.setattr(tier, "MAX_RENEWED", 3)
+    with Cache(instance="alone") as cache:
+        began, go = threading.Event(), threading.Event()
+        shelf = {"value": OLD}
+
+        @cache.cached("thing", operation="get", ttl=600)
+        def get(name: str) -> str:
+            value = shelf["value"]
+            if name == "box" and not began.is_set():
+                began.set()
+                assert go.wait(PATIENCE)
+            return value
+
+        earlier = Background(get, "box")
+        assert began.wait(PATIENCE)
+        shelf["value"] = NEW
+        assert get.refresh("box") == NEW
+        for number in range(10):
+            assert get.refresh(f"cup{number}") == NEW
+        go.set()
+        assert earlier.result() == OLD
+        assert get("box") == NEW
+
+
+def test_what_a_refresh_brings_is_not_kept_beside_what_it_replaces() -> None:
+    """Where the new value is larger than the local tier may be, the old one goes all the same."""
+    with Cache(instance="alone", local_max_bytes=10_000) as cache:
+        shelf = {"value": OLD}
+        get = cache.cached("thing", operation="get", ttl=600)(lambda name: shelf["value"])
+        assert get("box") == OLD
+        shelf["value"] = NEW * 100_000
+        get.refresh("box")
+        assert get("box") == NEW * 100_000
+
+
+def test_strong_calls_whose_values_were_stored_meanwhile_are_read_together(
+    own_server: Server, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round trip for all, not one for each."""
+    names = [str(number) for number in range(100)]
+    with Proxy(own_server.socket) as proxy:
+        here = Cache(proxy.url, instance=instance, consistency="strong", **PATIENT)
+        there = Cache(own_server.url, instance=instance, consistency="strong", **PATIENT)
+        with here, there:
+            get: Any = here.cached("thing", operation="get")(lambda name: name)
+            get_there: Any = there.cached("thing", operation="get")(lambda name: name)
+            connect(here)
+            connect(there)
+            get("first")
+            leasing = Pause(monkeypatch, here.engine.remote, "acquire")
+            call = Background(get.many, names)
+            leasing.wait()
+            assert get_there.many(names) == names
+            before = proxy.round_trips
+            leasing.let_go()
+            assert call.result() == names
+            assert proxy.round_trips - before <= 4

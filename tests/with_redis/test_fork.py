@@ -365,3 +365,38 @@ finally:
         own_server.url,
         instance,
     )
+
+
+def test_a_child_leaves_to_its_parent_what_that_is_sweeping(redis_url: str, instance: str) -> None:
+    """Workers forked during a background sweep do not each sweep the keyspace; what had not begun they do."""
+    run(
+        """
+import threading
+from aikcache._remote.store import RedisStore
+
+client.set("db:value", "old")
+connect()
+scan, at, go, parent = RedisStore.scan, threading.Event(), threading.Event(), os.getpid()
+
+def slow(self, part, cursor, pattern, count):
+    if os.getpid() == parent:
+        at.set()
+        assert go.wait(30)
+    return scan(self, part, cursor, pattern, count)
+
+def pending_in_child(expected):
+    assert running.done and cache.engine.remote.sweeps == 0
+    assert [name for _, name in cache.engine.recovery.pending] == expected
+
+RedisStore.scan = slow
+running = cache.invalidate("thing:get:r*", background=True)
+assert at.wait(30)
+assert ended_well(fork(lambda: pending_in_child([])))
+waiting = cache.invalidate("thing:get:w*", background=True)
+assert ended_well(fork(lambda: pending_in_child(["thing:get:w*"])))
+go.set()
+assert running.wait(30) and waiting.wait(30) and running.error is None is waiting.error
+""",
+        redis_url,
+        instance,
+    )

@@ -26,6 +26,7 @@ from aikcache._local.tier import LocalTier
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server, wait_until
+from tests._interrupts import Stop, interrupt
 
 from ._staging import Pause
 from ._workers import PATIENCE, Background, connect
@@ -570,3 +571,81 @@ def test_a_sweep_that_is_cut_off_by_closing_is_in_the_journal(
     assert handle.wait(PATIENCE)
     assert handle.error is not None
     assert journal.read_bytes().removeprefix(HEADER) == b'["globs","e:glob:*1*"]\n'
+
+
+def test_an_interrupted_addition_is_in_the_journal_when_it_is_repeated(tmp_path: Path) -> None:
+    """At every point between the entry and its line: who was interrupted adds it once more."""
+    journal = tmp_path / "journal"
+    with Cache("redis://127.0.0.1:1/0", instance="test", journal=str(journal)) as cache:
+        recovery = cache.engine.recovery
+        assert recovery is not None
+        for point in range(1, 1000):
+            name = cache.space.full(f"a:key:n{point}")
+            what = Invalidation(keys=(name,))
+            reached, _ = interrupt(point, lambda what=what: recovery.add(what), Stop)  # type: ignore[misc]
+            recovery.add(what)
+            assert f'["keys","{name}"]' in journal.read_text()
+            if not reached:
+                return
+    pytest.fail("it does not end")
+
+
+def test_what_is_added_while_its_former_line_is_removed_has_a_line(
+    own_server: Server, open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pending, is sent, and the journal emptied, between the look at it and its entry."""
+    own_server.kill()
+    journal = tmp_path / "journal"
+    cache = open_cache(journal=str(journal))
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    what = Invalidation(keys=(cache.space.full("a:key:n1"),))
+    recovery.add(what)
+    do, (name, when) = recovery._guard.do, next(iter(recovery.pending.items()))
+    once = [True]
+
+    drop, tidy = recovery._drop, recovery._tidy
+
+    class Guard:
+        """Another thread has sent it just before this section."""
+
+        def do(self, work: Callable[[], object]) -> None:
+            if once:
+                once.clear()
+                drop(name, when)
+                tidy()
+            do(work)
+
+    monkeypatch.setattr(recovery, "_guard", Guard())
+    recovery.add(what)
+    assert list(recovery.pending) == [name]
+    assert journal.read_bytes().removeprefix(HEADER).count(b"\n") == 1
+
+
+def test_a_replay_drops_what_was_loaded_before_it(open_cache: OpenCache) -> None:
+    """Its push is taken for an echo, and another process's invalidation may be in the same push."""
+    cache = open_cache()
+    get = Shelf().bind(cache)["group"]
+    connect(cache)
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    get("n1")
+    key = cache.space.full("b:group:n1")
+    assert cache.engine.local.peek(key) is not None
+    recovery.add(Invalidation(groups=("b:group",)))  # and what was loaded since then is held
+    wait_until(lambda: not recovery.pending, PATIENCE, "the replay")
+    assert cache.engine.local.peek(key) is None
+
+
+def test_a_value_put_by_hand_waits_for_no_replica_and_is_not_pending(open_cache: OpenCache, tmp_path: Path) -> None:
+    """`invalidate_wait` is for invalidations."""
+    journal = tmp_path / "journal"
+    cache = open_cache(invalidate_wait=1, journal=str(journal))
+    get = Shelf().bind(cache)["key"]
+    connect(cache)
+    cache.set("a:key:n1", NEW)
+    assert get.refresh("n2") == "n2 old"  # type: ignore[attr-defined]
+    assert cache.stats().pending_invalidations == 0
+    assert journal.read_bytes() == HEADER
+    cache.invalidate_key("a:key:n3")
+    assert cache.stats().pending_invalidations == 1
