@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from aikcache._codec.codec import Codec
+from aikcache._codec.codec import Codec, load_all
 from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
@@ -67,8 +67,7 @@ class Cache(Decorators):
             log.warning(
                 "This cache shares a server and has no instance, so its keys begin with '%s:%s:'; any other service "
                 'that gives none shares them, and its values. Pass instance="<the service\'s name>", or set '
-                "AIKCACHE_INSTANCE.",
-                config.instance, config.version,
+                "AIKCACHE_INSTANCE.", config.instance, config.version,
             )  # fmt: skip
         for weakness in () if config.url is None else _url.weaknesses(config.url):
             log.warning("The url's %s", weakness)
@@ -77,6 +76,7 @@ class Cache(Decorators):
             from aikcache._keyring.of_cache import with_ring  # here, because it needs cryptography
 
             config, self._close_ring = with_ring(config)
+        load_all()
         self.config = config
         self.space = Keyspace(config.instance, config.version)
         self._codec = Codec(by_hand=True)

@@ -31,7 +31,7 @@ from aikcache.errors import DecodeError, EncodeError
 if TYPE_CHECKING:
     import msgspec
 
-__all__ = ["BY_HAND", "JSON", "TAGGED", "TYPED", "Codec", "Encoded", "register_type"]
+__all__ = ["BY_HAND", "JSON", "TAGGED", "TYPED", "Codec", "Encoded", "load_all", "register_type"]
 
 BY_HAND: Final = bytes(8)
 """The schema of a value put under a key by hand, without a type."""
@@ -293,6 +293,13 @@ class Codec:
         return Encoded(TAGGED, payload, value if shareable else round_tripped, shareable)
 
 
+def load_all() -> None:
+    """Load now what a first value needs later: a child that is forked while a thread imports it can never import it."""
+    import msgspec  # noqa: F401
+
+    _tagged()
+
+
 class _Tagged(NamedTuple):
     read: Callable[[bytes, Table], object]
     write: Callable[[object, Table], bytes]
@@ -300,7 +307,7 @@ class _Tagged(NamedTuple):
 
 @cache
 def _tagged() -> _Tagged:
-    """The tagged form, loaded with the first value that needs it."""
+    """The tagged form, which a module that only decorates does not need."""
     from aikcache._codec import tagged_reader, tagged_writer
 
     return _Tagged(tagged_reader.read, tagged_writer.write)

@@ -121,6 +121,8 @@ class Framer:
         secret: Keys | KeySource | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        import zstandard  # noqa: F401  # with the first framer, not in a call: see `codec.load_all`
+
         self._compress_min = compress_min_bytes
         self._level = compress_level
         self._max_value = max_value_bytes
@@ -291,7 +293,7 @@ class _Zstd:
     __slots__ = ("compressor", "content_size", "inflate", "quick")
 
     def __init__(self, level: int) -> None:
-        import zstandard  # here, because the import takes a while and not every cache compresses
+        import zstandard
 
         self.compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self.quick = zstandard.ZstdCompressor(level=_QUICK, write_content_size=True)

@@ -136,6 +136,9 @@ class Connector:
     def __init__(self, where: Where) -> None:
         from aikcache._redis import connection, wire  # redis-py with it: now, before any deadline, thread or fork
 
+        if not where.path:
+            import encodings.idna  # noqa: F401  # as the first look-up does
+
         self.connection = connection.Connection
         self._wire = wire.Wire
         self._own = wire.own(where.own)

@@ -30,6 +30,10 @@ class Route:
         self._sentinels = sentinels
         self._connector = Connector(where)
         self._embedded = url.scheme(hidden(config.url or "")) == "embedded"
+        if self._embedded:
+            from aikcache._embedded import attach  # now, before any deadline, thread or fork
+
+            self._attach = attach.attach
         self._server: Attachment | None = None
         self._attached = False
         self._closed = False
@@ -45,10 +49,8 @@ class Route:
         """Start or find the embedded server, if the URL asks for one. Blocks for as long as its start takes."""
         if not self._embedded or self._attached:
             return
-        from aikcache._embedded import attach as _embedded
-
         path = hidden(self._config.url or "").reveal().removeprefix("embedded://")
-        server = _embedded.attach(path or None)
+        server = self._attach(path or None)
         gone, self._server = self._server, server  # the channel's thread may run this too: keep one
         self._attached = True
         if gone is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aikcache._codec import tagged_reader, tagged_writer  # noqa: F401  # now, not in a request: see `codec.load_all`
 from aikcache._codec.codec import TAGGED, Codec
 from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.registry import by_type

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -400,3 +401,52 @@ assert running.wait(30) and waiting.wait(30) and running.error is None is waitin
         redis_url,
         instance,
     )
+
+
+LATER = """
+import sys
+from dataclasses import dataclass
+from aikcache import Cache
+
+@dataclass
+class Row:
+    id: int
+    name: str
+
+cache = Cache(sys.argv[1] or None, instance="later")
+
+@cache.cached("a", tags=("t:{i}",), ttl=60, stale_ttl=60)
+def pair(i: str) -> tuple[str, int]: return i, 1
+@cache.cached("a")
+def row(i: str) -> Row: return Row(1, i)
+@cache.cached("a")
+def anything(i: str): return {1: b"x" * 50_000}
+@cache.cached_many("a")
+def many(ids: list[int]) -> dict[int, Row]: return {i: Row(i, "a") for i in ids}
+
+before = set(sys.modules)
+for i in ("a", "b" * 99):
+    for function in (pair, row, anything):
+        assert function(i) == function(i)
+        function.refresh(i)
+many([1, 2])
+cache.set("a:b:c", (1,))
+assert cache.get("a:b:c") == (1,)
+with cache.deferred():
+    cache.invalidate_tags("t:a")
+cache.invalidate("a:pair:*b")
+cache.invalidate("a")
+cache.stats()
+cache.clear()
+print(sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("where", ["", "tcp", "embedded"])
+def test_what_calls_need_is_loaded_with_the_cache(where: str, tcp_server: Server) -> None:
+    """A child that is forked while another thread imports a module waits for ever when it imports that module too."""
+    with TemporaryDirectory(prefix="ak", dir="/tmp") as directory:
+        url = {"": "", "tcp": tcp_server.url, "embedded": f"embedded://{directory}/e"}[where]
+        command = [sys.executable, "-c", LATER, url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15 * PATIENCE, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
