@@ -8,32 +8,106 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby, takewhile
 from os.path import commonprefix
 
 MOST_GLOBS = 64
 """Globs that are matched one by one; more at once are replaced by one that covers them, or by everything."""
 LONGEST_PART = 16
 """Characters between two `*` that are searched for at every place of a key."""
+MOST_WIDE = 16
+"""Places of one glob at which Redis may try several lengths."""
+SHORTEST_HASHED = 60
+"""Characters of the shortest parameter that stands in a key as its SHA-256, or one less."""
+_SHA256 = "[0-9a-f]{64}"
+_SEPARATORS = frozenset({":", r"\|"})
+"""Of parameters, and of a name from its value; escaped in both."""
 
 
 def covering(globs: Sequence[str]) -> str:
-    """A glob that matches everything that one of these matches: their common beginning, and anything after it."""
-    if len(globs) == 1:
-        return globs[0]
-    return re.split(r"[*?\[\\]", commonprefix(globs), maxsplit=1)[0] + "*"  # noqa: RUF071  # letter by letter
+    """A glob by which Redis, which compares bytes, finds everything that one of these matches: one without a `*` in
+    bytes, else their common beginning, and anything after it.
+    """
+    split = [_parts(glob) for glob in globs]
+    if len(split) == 1 and not _may_be_hashed(split[0]):
+        wide = [(any_bytes, list(run)) for any_bytes, run in groupby(split[0][0], _is_of_any_bytes)]
+        if sum(any_bytes for any_bytes, _ in wide) <= MOST_WIDE:
+            return "".join("?" * len(run) + "*" if any_bytes else "".join(run) for any_bytes, run in wide)
+    return "".join(commonprefix([_beginning(parts) for parts in split])) + "*"  # noqa: RUF071  # of lists
 
 
 def matcher(namespace_prefix: str, *globs: str) -> Callable[[str], object]:
     """A function that tells whether a full key (`namespace_prefix` and what follows) matches one of `globs`.
 
-    Exact, unless more than `LONGEST_PART` characters with a `?` or a class are between two `*`. There such a wildcard
-    is treated as a `*`, so more may match.
+    More may match: where more than `LONGEST_PART` characters with a `?` or a class are between two `*`, such a wildcard
+    is treated as a `*`; and a SHA-256 in a key stands for any text that may have become one.
     """
     split = [_parts(glob) for glob in globs]
+    prefix, hashed = re.escape(namespace_prefix), [regex for parts in split for regex in _hashed(parts)]
     if all(len(part) <= LONGEST_PART for parts in split for part in parts[1:-1]):
-        return re.compile(f"{re.escape(namespace_prefix)}(?:{'|'.join(map(_as_regex, split))})", re.DOTALL).fullmatch
-    tests = [_test(namespace_prefix, parts) for parts in split]
+        return re.compile(f"{prefix}(?:{'|'.join([*map(_as_regex, split), *hashed])})", re.DOTALL).fullmatch
+    tests: list[Callable[[str], object]] = [_test(namespace_prefix, parts) for parts in split]
+    if hashed:
+        tests.append(re.compile(f"{prefix}(?:{'|'.join(hashed)})", re.DOTALL).fullmatch)
     return lambda key: any(test(key) for test in tests)
+
+
+def _may_be_hashed(parts: list[list[str]]) -> bool:
+    """Whether what this matches may be so long that a part of it became a SHA-256."""
+    return len(parts) > 1 or len(parts[0]) >= SHORTEST_HASHED
+
+
+def _literal(parts: list[list[str]]) -> list[str]:
+    """The characters before the first wildcard."""
+    return list(takewhile(lambda char: not _is_wild(char), parts[0]))
+
+
+def _beginning(parts: list[list[str]]) -> list[str]:
+    """How everything begins that this matches, and the keys in which that became a SHA-256."""
+    literal = _literal(parts)
+    if not _may_be_hashed(parts):
+        return literal
+    colons = [i for i, char in enumerate(literal) if char == ":"]
+    if len(colons) > 1:
+        literal = literal[: colons[1] + 1]
+    return literal
+
+
+def _hashed(parts: list[list[str]]) -> list[str]:
+    """Regular expressions of the keys in which something that this matches may stand as its SHA-256: all parameters
+    together; or one of them, wherever it is, unless this has every parameter as a literal or as a `*`.
+    """
+    if not _may_be_hashed(parts):
+        return []
+    literal, beginning = _literal(parts), _beginning(parts)
+    missing = 2 - beginning.count(":")
+    found = ["".join(beginning) + "[^:]*:" * missing + _SHA256]
+    chars = [char for part in parts for char in (*part, "*")][:-1]
+    at = 0
+    for is_separator, run in groupby(chars, _SEPARATORS.__contains__):
+        text = list(run)
+        if not is_separator and (missing or at >= len(beginning)) and _may_be_one(text):
+            break
+        at += len(text)
+    else:
+        return found
+    at = min(at, max((i + 1 for i, char in enumerate(literal) if char in _SEPARATORS), default=0))
+    start, rest = "".join(literal[:at]), "".join(takewhile(lambda char: char not in _SEPARATORS, literal[at:]))
+    # Prefix and operation are never hashed.
+    before = "".join(literal) + ".*[:|]" if missing else f"{start}(?:{rest}.*[:|])?"
+    return [*found, f"{before}{_SHA256}(?:[:|].*)?"]
+
+
+def _may_be_one(text: list[str]) -> bool:
+    """Whether what stands between two separators may match a parameter, or the end of one, that is hashed."""
+    if "*" in text:
+        return set(text) != {"*"}  # which matches the SHA-256 too
+    return len(text) >= SHORTEST_HASHED and not re.fullmatch(_SHA256, "".join(text))
+
+
+def _is_of_any_bytes(char: str) -> bool:
+    """Whether this may match a character of several bytes, or is no class that Redis would read alike."""
+    return _is_wild(char) and (char == "." or char[1] == "^" or "\\" in char or not char.isascii())
 
 
 def _parts(glob: str) -> list[list[str]]:

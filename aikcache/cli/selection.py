@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from aikcache._cache import Cache
-from aikcache._keys.globs import matcher
+from aikcache._keys.globs import covering, matcher
 from aikcache._keys.patterns import EVERYTHING, resolve
 from aikcache._remote.store import RedisStore
 from aikcache.errors import DecodeError
@@ -38,7 +38,7 @@ def select(pattern: str) -> Selection:
         return Selection(f"{target.name}*", lambda key: f"{key}:".startswith(f"{target.name}:"))
     if target.kind == "key":
         return Selection(target.name, target.name.__eq__)
-    return Selection(target.name, matcher("", target.name))
+    return Selection(covering([target.name]), matcher("", target.name))
 
 
 def keys(cache: Cache, selection: Selection, progress: Callable[[int], object] = lambda looked: None) -> Iterator[str]:

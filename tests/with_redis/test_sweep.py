@@ -106,6 +106,65 @@ def test_local_tiers_match_as_redis_does(raw: redis.Redis, instance: str, globs:
         raw.unlink(*names)
 
 
+LONG_PATH = "home/" + "a" * 60
+WORDS = tuple(60 * letter for letter in "abcdefghi")
+
+
+@pytest.mark.parametrize(
+    ("glob", "arguments", "left"),
+    [
+        ("thing:get:home/*", (LONG_PATH,), ("/srv",)),
+        ("thing:get:home/*:*", (LONG_PATH, 1), ("/srv", 1)),
+        ("thing:get:1:home/*", (1, LONG_PATH), (2, LONG_PATH)),
+        ("thing:get:1:*", (1, *WORDS), (2, *WORDS[:8])),
+        ("thing:*:1:*", (1, *WORDS), (2, *WORDS[:8])),
+    ],
+)
+def test_a_glob_invalidates_calls_whose_parameters_became_a_hash(
+    glob: str, arguments: tuple[Any, ...], left: tuple[Any, ...], open_cache: OpenCache
+) -> None:
+    """One long parameter, or all that are long together, in both tiers, here and elsewhere."""
+    here, there = pair(open_cache)
+    runs: list[tuple[Any, ...]] = []
+
+    def runner(*arguments: Any) -> int:
+        runs.append(arguments)
+        return len(runs)
+
+    gets = [cache.cached("thing", operation="get")(runner) for cache in (here, there)]
+    for each in (arguments, left):
+        assert gets[0](*each) == gets[1](*each)
+    wait_for_push(there, here)
+    here.invalidate(glob)
+    wait_for_push(there, here)
+    runs.clear()
+    for get in gets:
+        get(*arguments)
+        get(*left)
+    assert runs == [arguments]
+
+
+@pytest.mark.parametrize(
+    ("glob", "key"),
+    [
+        ("menu:item:?", "menu:item:é"),
+        ("menu:item:x?y", "menu:item:x€y"),
+        ("menu:item:[éè]", "menu:item:é"),
+        ("menu:item:[b-é]", "menu:item:c"),
+        ("menu:item:[^a]", "menu:item:é"),
+        ("menu:item:é?", "menu:item:éé"),
+    ],
+)
+def test_a_wildcard_stands_for_one_character_however_many_bytes(glob: str, key: str, open_cache: OpenCache) -> None:
+    """Redis matches bytes; a key by hand may have any letters."""
+    cache = open_cache(local_ttl=0)
+    kept = ("menu:item:a", "menu:item:éxx")
+    for each in (key, *kept):
+        cache.set(each, "old")
+    cache.invalidate(glob)
+    assert [cache.get(each) for each in (key, *kept)] == [None, None if glob.endswith(":?") else "old", "old"]
+
+
 def test_what_a_user_gave_is_never_a_wildcard(open_cache: OpenCache, raw: redis.Redis) -> None:
     """A field's value is taken literally, whatever is in it; what stands in the pattern is the wildcard."""
     cache = open_cache()
@@ -279,10 +338,13 @@ def test_a_sweep_that_waits_when_the_cache_closes_is_kept(
 @pytest.mark.parametrize(
     ("globs", "pattern"),
     [
-        (("thing:get:b*x", "thing:get:ba*", "thing:get:b?n"), "thing:get:b*"),
+        (("thing:get:b*x", "thing:get:ba*", "thing:get:b?n"), "thing:get:*"),
         (("thing:get:c*", "thing:get:b*"), "thing:get:*"),
         (("thing:get:b[ou]*", "*:bax"), "*"),
-        (("thing:get:b\\ox*", "thing:get:b\\un*", "thing:get:ba*"), "thing:get:b*"),
+        (("thing:get:b\\ox*", "thing:get:b\\un*", "thing:get:ba*"), "thing:get:*"),
+        (("thing:get:b?x", "thing:get:ba[nx]"), "thing:get:b*"),
+        (("thing:get:b[aou]x",), "thing:get:b[aou]x"),
+        (("thing:get:b?x",), "thing:get:b?*x"),
     ],
 )
 def test_several_globs_are_one_sweep(
