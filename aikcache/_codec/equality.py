@@ -31,6 +31,8 @@ _PLAIN_EQUAL: Final = frozenset({type(None), bool, int, str, bytes, dt.date, dt.
 ATOMS: Final = _PLAIN_EQUAL | {float, dt.datetime, dt.time, dt.timezone, zoneinfo.ZoneInfo, decimal.Decimal, uuid.UUID}
 
 _MISSING: Final = object()
+_TRIED: Final = 64
+"""Members of a set that are compared in turn, as their hashes are the same and they are not equal."""
 
 
 def exactly_equal(a: Any, b: Any, types: Mapping[type, RecordType] = _NO_TYPES) -> bool:
@@ -102,13 +104,40 @@ def _equal_set(a: Collection[object], b: Collection[object], types: Mapping[type
         else:
             del candidates[item]
     # nan, and records compared by identity, find no counterpart by ==.
-    rest = list(candidates.values())
+    rest: dict[int, list[Any]] = {}
+    for other in candidates.values() if unmatched else ():
+        rest.setdefault(_hash(other, types), []).append(other)
     for item in unmatched:
-        match = next((index for index, other in enumerate(rest) if exactly_equal(item, other, types)), None)
+        others = rest.get(_hash(item, types), [])
+        match = next((index for index, other in enumerate(others[:_TRIED]) if exactly_equal(item, other, types)), None)
         if match is None:
             return False
-        del rest[match]
+        del others[match]
     return True
+
+
+def _hash(value: Any, types: Mapping[type, RecordType]) -> int:
+    """The same for all that is exactly equal. Else a large set of records without `__eq__` costs quadratic time."""
+    kind = type(value)
+    if kind in _PLAIN_EQUAL or kind is uuid.UUID:
+        return hash((kind, value))
+    if kind is dt.datetime or kind is dt.time:
+        return hash((value.replace(tzinfo=None), value.fold, _hash(value.tzinfo, types)))
+    if kind in ATOMS:  # numbers and zones; two nan have two hashes
+        return hash((kind, str(value)))
+    if kind in by_type:
+        return hash(kind)
+    if kind is dict:
+        return hash((kind, *(_hash(part, types) for pair in value.items() for part in pair)))
+    if kind is set or kind is frozenset:
+        return hash((kind, sum(_hash(item, types) for item in value)))
+    if kind is list or kind is tuple:
+        return hash((kind, *(_hash(item, types) for item in value)))
+    record_type = types.get(kind)
+    if record_type is None or record_type.is_enum:
+        return id(value)
+    items = _own_items(value) if record_type.kind == "namedtuple" else ()
+    return hash((kind, _hash(items, types), _hash(record_type.state(value), types)))
 
 
 def _equal_float(a: float, b: float, _: object) -> bool:
