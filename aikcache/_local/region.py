@@ -57,6 +57,7 @@ class Region:
     """The local entries of one prefix:operation, and its counters."""
 
     __slots__ = (
+        "_hits_seen",
         "_readers",
         "_trusted_until",
         "absent",
@@ -86,6 +87,7 @@ class Region:
         self.invalidated: list[
             dict[Hashable, Entry]
         ] = []  # tables of invalidated groups, whose entries the store still has
+        self._hits_seen = 0  # the most that `local_hits` ever gave
         self._trusted_until = inf
         self.diverted = False  # no wrapper answers by itself: the fate of an entry depends on who asks
         self._readers: list[weakref.ref[Any]] = []  # wrappers, which hold their cache: not to be held here
@@ -96,9 +98,19 @@ class Region:
         self.counters = Counters()
 
     def local_hits(self) -> int:
-        return self.hits + sum(
-            entry.hits for table in [self.table, *self.invalidated] for entry in list(table.values())
+        """It never falls. No lock is taken, so hits of an entry that leaves meanwhile are missed, and counted again by
+        the next look; in this order none is counted twice.
+        """
+        found = self.hits + sum(
+            entry.hits for table in [*self.invalidated, self.table] for entry in list(table.values())
         )
+        if found > self._hits_seen:
+            self._hits_seen = found
+        return self._hits_seen
+
+    def count_from_zero(self) -> None:
+        """Forget all that was counted."""
+        self.counters, self.hits, self._hits_seen = Counters(), 0, 0
 
     def count_invalidated(self) -> None:
         """Add up the hits of entries that were invalidated, and let go of them."""

@@ -12,7 +12,7 @@ from math import inf
 from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.shared import items
 from aikcache._keys.patterns import ANY_TAG
-from aikcache._local.region import ANYTHING, Counters, Region, of_type
+from aikcache._local.region import ANYTHING, Region, of_type
 
 MAX_BY_HAND = 100
 """Operations of keys by hand that have a region, and counters, of their own."""
@@ -72,9 +72,8 @@ class Regions:
     def _adopt(self, region: Region) -> Region:
         regions = self.regions.get(region.name, [])  # put there once it has the region: a signal may come between
         if region not in regions:
-            region.tier, region.counters, region.hits, region.trusted_until, region.invalidated = (
-                self, Counters(), 0, self.trusted_until, [],
-            )  # fmt: skip
+            region.count_from_zero()
+            region.tier, region.trusted_until, region.invalidated = self, self.trusted_until, []
             self.regions[region.name] = [*regions, region]  # replaced, not changed: others may be iterating
             self._divert(region)
         return region

@@ -608,3 +608,20 @@ def test_a_store_may_drop_an_entry_between_two_steps() -> None:
     for number in range(10):
         assert get(number) == number
     cache.close()
+
+
+def test_local_hits_never_fall_while_entries_leave() -> None:
+    """An entry that is dropped between two steps of the count is missed by that count alone: no total goes down."""
+    for step in range(1, 200):
+        with Cache() as cache:
+            f = cache.cached("p", operation="f")(lambda x: x)
+            region = cache.engine.local.regions["p:f"][0]
+            for _ in range(4):
+                f(1)
+            assert region.local_hits() == 3
+            with at_step(step, region, {"local_hits"}, lambda: f.invalidate(1)) as left:  # noqa: B023
+                during = region.local_hits()
+            assert during == region.local_hits() == 3
+            if left[0]:
+                return
+    pytest.fail("it does not end")
