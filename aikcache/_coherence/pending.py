@@ -194,15 +194,15 @@ class PendingInvalidations:
         try:
             if not self._sending.acquire(blocking=False):
                 raise ReplayingError
+            if any(kind == "globs" for kind, _ in list(self.pending)):
+                self._local.sweep_soon()  # first: one node of a cluster may refuse, and others not
             self._send(globs=False)
         finally:
             try:  # noqa: SIM105  # one call into C, and nothing before it: else the lock might stay taken
                 self._sending.release()
             except RuntimeError:  # it was not taken
                 pass
-        if left := list(self.pending):
-            if any(kind == "globs" for kind, _ in left):
-                self._local.sweep_soon()
+        if self.pending:
             raise ReplayingError
 
     def send_globs(self) -> None:
