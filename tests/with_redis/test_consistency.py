@@ -124,7 +124,7 @@ def test_strong_reads_see_all_that_had_returned(kind: str, tmp_path: Path) -> No
 BROKEN = {
     "push": ["--faults", "none"],
     "lease": ["--faults", "none"],
-    "write-probe": ["--faults", "noreplicas", "--max-staleness", "1.5"],
+    "replay": ["--faults", "noreplicas", "--max-staleness", "1.5"],
     "strong": ["--faults", "silence-channel", "--consistency", "strong"],
 }
 
