@@ -102,12 +102,16 @@ class Filler:
                 else:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if items:
-            stored = remote_tier.remote.store([item for _, item in items])
+            remote = remote_tier.remote
+            store = remote.put if any(result.attempt.replaces for result, _ in items) else remote.store
+            stored = store([item for _, item in items])
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
                 result.attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
                 if done:  # else perhaps lost to an invalidation: it may be too old to be filed here
                     self.wrote(result.attempt, len(frame))
                     self.fill_locally(result)
+                elif result.attempt.replaces:  # what came between is newer than what is here
+                    self.local.drop_key(result.attempt.key, result.attempt.region.name)
 
     def _report_uncached(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)

@@ -22,8 +22,9 @@ from aikcache._redis.reply import TooLargeError
 from aikcache._redis.trust import Trust
 from aikcache._remote.commands import DAY_MS
 from aikcache._remote.leases import Leases
+from aikcache._remote.replies import Busy, Life, Read
 from aikcache._remote.stamps import Stamps
-from aikcache._remote.store import Busy, Life, Read, RedisStore
+from aikcache._remote.store import RedisStore
 from aikcache._settings.config import CacheConfig
 from aikcache.errors import DecodeError, InvalidKeyError
 

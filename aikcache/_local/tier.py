@@ -118,6 +118,8 @@ class LocalTier(Entries):
         `renewed_at`: now, for a value that replaces what was requested before.
         """
         if self.guard.held() or expires_at <= created_at:  # held: a finalizer's call, inside a change of the tier
+            if renewed_at is not None:
+                self.drop_key(key, region.name)
             return False
         entry = Entry(key, value)
         entry.region, entry.local_key, entry.epoch = region, local_key, epoch
@@ -133,19 +135,18 @@ class LocalTier(Entries):
     def _fill(self, entry: Entry, renewed_at: float | None) -> bool:
         key, region = entry.key, entry.region
         self.changes += 1
-        if self.closed or region.epoch != entry.epoch:
-            return False
+        current = not self.closed and region.epoch == entry.epoch
         if renewed_at is not None:
             self._renewed[key] = renewed_at
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
                 entry.epoch = region.epoch
-        elif self._renewed and entry.created_at < self._renewed.get(key, -inf):
+        elif not current or (self._renewed and entry.created_at < self._renewed.get(key, -inf)):
             return False
         old = self._store.get(key)
         if old is not None:  # out of its table and tags, too: it may be another region's
             self._forget(old)
-        if self.max_bytes is not None and entry.size > self.max_bytes:
+        if not current or (self.max_bytes is not None and entry.size > self.max_bytes):
             return False
         entry.local_key = held_as(entry.local_key, key, region.table)
         if old is None and (old := region.table.get(entry.local_key)) is not None:

@@ -18,12 +18,7 @@ from aikcache._redis.transport import Server, Transport
 from aikcache._remote import scripts
 from aikcache._remote.commands import STAMP_BYTES, Commands, call, fresh_stamp
 from aikcache._remote.observed import Report, round_trip
-from aikcache._remote.replies import NAME, NOT_READ, NUMBER, VALUE, are, are_like, granted
-from aikcache._remote.replies import NO_VALUE as NO_VALUE
-from aikcache._remote.replies import Busy as Busy
-from aikcache._remote.replies import Life as Life
-from aikcache._remote.replies import Read as Read
-from aikcache._remote.replies import Stamp as Stamp
+from aikcache._remote.replies import NAME, NOT_READ, NUMBER, VALUE, Busy, Life, Read, Stamp, are, are_like, granted
 from aikcache._remote.scripts import Script
 from aikcache._remote.stamps import Stamps
 from aikcache._settings.limits import MAX_EXTRA
@@ -182,7 +177,7 @@ class RedisStore:
     def put(self, items: Sequence[tuple[str, bytes, bytes, int]]) -> list[bool]:
         """As `store`, and inform all processes that the old values were invalidated."""
         markers = [command for key, *_ in items for command in self.commands.push_key(key)]
-        replies = self._ask([*(self.commands.store(*item) for item in items), *markers])
+        replies = self._ask([self.commands.store(*item) for item in items], after=markers)
         return [bool(reply) for reply in replies[: len(items)]]
 
     # Leases
@@ -308,16 +303,24 @@ class RedisStore:
         except LostReplyError:
             return work(max(timeout - (time.monotonic() - started_at), LEAST))
 
-    def _ask(self, commands: list[Command], within: float | None = None, *, once: bool = False) -> list[Any]:
-        replies = self.connections.exchange(commands, within, once=once)
+    def _ask(
+        self,
+        commands: list[Command],
+        within: float | None = None,
+        *,
+        once: bool = False,
+        after: Sequence[Command] = (),
+    ) -> list[Any]:
+        """The replies. `after`: commands that must follow all the others, so they are sent again where those are."""
+        replies = self.connections.exchange([*commands, *after], within, once=once)
         again = [i for i, reply in enumerate(replies) if type(reply) is ErrorReply and str(reply) == "NOSCRIPT"]
         again = [i for i in again if commands[i][0] == "EVALSHA"]
         if again:
             texts = {script.sha: script.text for script in scripts.ALL}
             calls: list[Command] = [("EVAL", texts[str(commands[i][1])], *commands[i][2:]) for i in again]
-            for i, reply in zip(again, self.connections.exchange(calls, within, once=once), strict=True):
+            for i, reply in zip(again, self.connections.exchange([*calls, *after], within, once=once), strict=False):
                 replies[i] = reply
-        return _unrefused(commands, replies)
+        return _unrefused([*commands, *after], replies)
 
     def _stamps_of(self, replies: Any, groups: Sequence[str]) -> list[bytes | None]:
         """Stamps as they were read. One of another length counts as missing, and will be replaced."""
@@ -331,9 +334,7 @@ class RedisStore:
         return RemoteUnavailableError("the server answers something else than it was asked.")
 
     def _ask_in_order(self, first: list[Command], then: list[Command], within: float | None = None) -> list[Any]:
-        """Replies to both parts, sent once: one round trip on one server; two on a cluster, whose nodes have no
-        common order.
-        """
+        """Replies to both parts, sent once: two round trips on a cluster, whose nodes have no common order."""
         if self.connections.ordered:
             first, then = [*first, *then], []
         return [reply for commands in (first, then) if commands for reply in self._ask(commands, within, once=True)]

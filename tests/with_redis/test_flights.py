@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import redis
 
 from aikcache import Cache
 from aikcache._local import tier
@@ -179,6 +180,73 @@ def test_what_a_refresh_brings_is_not_kept_beside_what_it_replaces() -> None:
         shelf["value"] = NEW * 100_000
         get.refresh("box")
         assert get("box") == NEW * 100_000
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_refresh_replaces_the_value_here_also_if_others_of_its_operation_were_invalidated_meanwhile(
+    shared: bool, open_cache: OpenCache
+) -> None:
+    """Its own value is not filed then, and the older one must not stay."""
+    cache = open_cache() if shared else Cache(instance="alone")
+    shelf = {"value": OLD}
+
+    @cache.cached("thing", operation="get", ttl=600)
+    def get(name: str) -> str:
+        if shelf["value"] == NEW:
+            get.invalidate("cup")
+        return shelf["value"]
+
+    if shared:
+        connect(cache)
+    assert get("box") == get("box") == OLD
+    shelf["value"] = NEW
+    assert get.refresh("box") == get("box") == NEW
+    cache.close()
+
+
+def test_of_two_refreshes_at_once_neither_process_keeps_what_was_before(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one whose value Redis refuses, because the other's came between, reads the other's."""
+    here, there = pair(open_cache)
+    shelf = {"value": OLD}
+    get, get_there = (
+        cache.cached("thing", operation="get", ttl=600)(lambda name: shelf["value"]) for cache in (here, there)
+    )
+    assert get("box") == get_there("box") == OLD
+    storing = Pause(monkeypatch, here.engine.filler, "_store")
+    shelf["value"] = NEW
+    first = Background(get.refresh, "box")
+    storing.wait()
+    shelf["value"] = "newest"
+    assert get_there.refresh("box") == "newest"
+    storing.let_go()
+    assert first.result() == NEW
+    assert get("box") == get_there("box") == "newest"
+
+
+def test_a_refresh_reaches_other_processes(open_cache: OpenCache, redis_url: str) -> None:
+    """Also if the server has lost its scripts, so that the value is stored by a second exchange."""
+    here, there = pair(open_cache)
+    shelf = {"value": OLD}
+    get, get_there = (
+        cache.cached("thing", operation="get", ttl=600)(lambda name: shelf["value"]) for cache in (here, there)
+    )
+    for number in range(2):
+        shelf["value"] = OLD
+        assert get.refresh("box") == OLD
+        key = there.space.full("thing:get:box")
+        wait_until(
+            lambda: get_there("box") == OLD and there.engine.local.peek(key) is not None,  # noqa: B023
+            PATIENCE,
+            "its copy",
+        )
+        shelf["value"] = NEW
+        if number:
+            with redis.Redis.from_url(redis_url) as raw:
+                raw.script_flush()
+        assert get.refresh("box") == NEW
+        wait_until(lambda: get_there("box") == NEW, PATIENCE, "the push")
 
 
 def test_strong_calls_whose_values_were_stored_meanwhile_are_read_together(
