@@ -10,8 +10,8 @@ saved, by processes that may be gone. The first process that connects invalidate
 invalidations of the last minute, and all since the last evidence of a majority behind the former server. With
 `failover="distrust"` all of its data is invalidated as well, once for all processes.
 
-Unconfirmed: with `invalidate_wait`, an invalidation that the primary has but too few of its replicas. This process can
-still read. Each heartbeat asks for the acknowledgements again, and a server that takes over is sent the invalidation.
+Unconfirmed: with `invalidate_wait`, what the primary has but too few of its replicas. This process can still read. Each
+heartbeat asks for the acknowledgements again, and a server that takes over is sent the invalidation.
 
 Globs: a sweep takes long, so no call waits for it. It runs in the thread of background sweeps; until it is done this
 process does not read from Redis, but sends its other invalidations.
@@ -168,10 +168,11 @@ class PendingInvalidations:
 
     def _write(self, name: tuple[str, str]) -> None:
         """Write to the journal, once. A forked child also takes over what it finds there."""
-        if self._journal is not None and name not in self._written:
+        written = self._written  # one look: it is another one as soon as the journal is emptied
+        if self._journal is not None and name not in written:
             try:
                 self._journal.add(name)
-                self._written.add(name)  # last: interrupted before, it is written once more
+                written.add(name)  # last: interrupted before, it is written once more
             except (OSError, ConfigError) as error:
                 self._reporter.report("journal", f"an invalidation is in memory only, not in the journal: {error}")
             for left in self._journal.read():
@@ -224,7 +225,8 @@ class PendingInvalidations:
         # What was read or loaded since it was added is from before it. Its push is an echo, which invalidates nothing
         # here, and another process's may be in it.
         self._local.drop(Invalidation(what.groups))
-        self.sent(what, before)  # first: interrupted while it waits for replicas, all of it is still pending
+        # By their own names, not that of a glob that covers many; first: if interrupted, all of it is still pending.
+        self.sent(joined([name for name, _ in batch]), before)
         for name, when in batch:
             self._guard.do(lambda name=name, when=when: self._drop(name, when))  # type: ignore[misc]
         self.replayed += len(batch)
@@ -243,8 +245,9 @@ class PendingInvalidations:
                 self._write(name)
 
     def _drop(self, name: tuple[str, str], when: Waiting) -> None:
-        if self.pending.get(name) == when:  # else it was added again, perhaps after Redis had carried it out
-            del self.pending[name]
+        pending = self.pending  # one look: it may be replaced by another meanwhile
+        if pending.get(name) == when:  # else it was added again, perhaps after Redis had carried it out
+            pending.pop(name, None)
 
     def sent(self, what: Invalidation, servers_seen: int) -> None:
         """Redis has these. If another server replaces it, they may have to be sent again.
@@ -331,10 +334,8 @@ class PendingInvalidations:
                 self._add_name(("groups", stamps[name]))
 
     def after_fork(self) -> None:
-        """Reset in the child. What is pending stays pending: the parent may end without sending it, and sending
-        twice is harmless.
-
-        The child's journal will be its own file.
+        """Reset in the child, whose journal will be its own file. What is pending stays pending: the parent may end
+        without sending it, and sending twice is harmless.
         """
         self._guard = Guard()
         self._recent.after_fork()

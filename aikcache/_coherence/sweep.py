@@ -125,11 +125,10 @@ class Sweeper:
         if len(self._waiting) >= MAX_WAITING:
             self._run([mine])
             return handle
-        self._waiting.append(
-            mine
-        )  # first: interrupted after this, it is found by the next look, a heartbeat's at latest
+        # First: interrupted after this, it is found by the next look, a heartbeat's at latest.
+        self._waiting.append(mine)
         self.look()
-        if not self._daemon.available():
+        if self._daemon.stopping.is_set() or not self._daemon.available():  # one that was stopped ends after its sweep
             self._run([mine])
         return handle
 
@@ -174,8 +173,9 @@ class Sweeper:
     def _run(self, batch: list[Request]) -> None:
         progress = batch[0].handle
         what = joined([name for one in batch for name in one.what.names()])
+        context = batch[0].context.copy()  # because who asked may be in the context, sweeping by himself
         try:
-            batch[0].context.run(self._sweep, what, progress)
+            context.run(self._sweep, what, progress)
         finally:
             for one in batch:
                 one.handle.finish(progress)

@@ -137,6 +137,59 @@ def test_where_no_thread_can_be_started_the_caller_sweeps(monkeypatch: pytest.Mo
     assert (swept, len(sweeper)) == ([MINE, OTHERS], 0)
 
 
+def test_two_that_sweep_one_request_at_once_both_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that had no thread sweeps by itself; a thread that can be started then finds its request, and more."""
+
+    def refuse(*given: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    swept: list[str] = []
+    sweeping, go = threading.Event(), threading.Event()
+
+    def work(what: Invalidation, progress: Sweep) -> None:
+        if threading.current_thread() is caller:
+            sweeping.set()
+            assert go.wait(PATIENCE)
+        swept.extend(what.globs)
+
+    sweeper = Sweeper(work, lambda: True)
+    caller = threading.Thread(target=lambda: sweeper.add(Invalidation(globs=(OTHERS,))))
+    with monkeypatch.context() as patch:
+        patch.setattr(thread, "start", refuse)
+        caller.start()
+        assert sweeping.wait(PATIENCE)
+    monkeypatch.setattr(thread, "STARTING", 0.0)
+    sweeper._daemon._start_after = 0.0
+    handle = sweeper.add(Invalidation(globs=(MINE,)))
+    assert handle.wait(PATIENCE)
+    go.set()
+    caller.join(PATIENCE)
+    sweeper.stop()
+    assert MINE in swept
+
+
+def test_what_is_added_after_the_stop_is_swept_by_its_caller() -> None:
+    """Also while the thread is in its last sweep."""
+    swept: list[str] = []
+    sweeping, go = threading.Event(), threading.Event()
+
+    def work(what: Invalidation, progress: Sweep) -> None:
+        if OTHERS in what.globs:
+            sweeping.set()
+            assert go.wait(PATIENCE)
+        swept.extend(what.globs)
+
+    sweeper = Sweeper(work, lambda: True)
+    sweeper.add(Invalidation(globs=(OTHERS,)))
+    assert sweeping.wait(PATIENCE)
+    sweeper.stop()
+    sweeper.give_up()
+    handle = sweeper.add(Invalidation(globs=(MINE,)))
+    assert handle.done
+    assert swept == [MINE]
+    go.set()
+
+
 def test_a_request_waits_before_a_thread_is_started_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting one takes long and may be interrupted; a heartbeat starts one then."""
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -620,6 +621,70 @@ def test_what_is_added_while_its_former_line_is_removed_has_a_line(
     recovery.add(what)
     assert list(recovery.pending) == [name]
     assert journal.read_bytes().removeprefix(HEADER).count(b"\n") == 1
+
+
+def test_a_line_that_is_emptied_with_the_journal_while_it_is_written_is_written_again(
+    open_cache: OpenCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever added it knows of its line only afterwards, and must not take the new file's for it."""
+    journal = tmp_path / "journal"
+    cache = open_cache(journal=str(journal))
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    name = cache.space.full("a:key:n1")
+    writing = Pause(monkeypatch, recovery._journal, "add", after=True)
+    emptying = Pause(monkeypatch, recovery._journal, "clear")
+    emptier = Background(recovery._tidy)
+    emptying.wait()
+    adding = Background(recovery.add, Invalidation(keys=(name,)))
+    writing.wait()
+    looking = Pause(monkeypatch, recovery, "_write")
+    emptying.let_go()
+    looking.wait()
+    writing.let_go()
+    adding.result()
+    looking.let_go()
+    emptier.result()
+    assert list(recovery.pending) == [("keys", name)]
+    assert f'["keys","{name}"]' in journal.read_text()
+
+
+def test_what_one_glob_covers_of_many_pending_ones_keeps_its_names(open_cache: OpenCache, tmp_path: Path) -> None:
+    """A new server is sent each, and the journal takes each: the covering one is no pattern that it would read."""
+    journal = tmp_path / "journal"
+    cache = open_cache(journal=str(journal))
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    globs = [f"a:key:*{number}" for number in range(100)]
+    cache.engine.remote.ping()
+    recovery.add(Invalidation(globs=tuple(globs)))
+    recovery.send_globs()
+    recent = recovery._recent.names()
+    assert list(recent) == [("globs", glob) for glob in globs]
+    assert all(patterns.is_name(*name, cache.space) for name in recent)
+
+
+def test_a_pending_one_that_was_sent_may_have_become_one_of_everything(open_cache: OpenCache) -> None:
+    """Between the look at it and its removal, another thread adds one too many."""
+    cache = open_cache(max_pending_invalidations=3)
+    recovery = cache.engine.recovery
+    assert recovery is not None
+    names = [cache.space.full(f"a:key:n{number}") for number in range(4)]
+    recovery.add(Invalidation(keys=tuple(names[:3])))
+    added: list[bool] = []
+
+    class Looked(dict):  # type: ignore[type-arg]
+        def get(self, *given: Any) -> Any:
+            found = super().get(*given)
+            if recovery.pending is self and not added:
+                added.append(True)
+                recovery.add(Invalidation(keys=(names[3],)))
+            return found
+
+    (name, when), *_ = recovery.pending.items()
+    recovery.pending = Looked(recovery.pending)
+    recovery._drop(name, when)
+    assert list(recovery.pending) == [pending.ALL]
 
 
 def test_a_replay_drops_what_was_loaded_before_it(open_cache: OpenCache) -> None:
