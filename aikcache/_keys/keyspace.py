@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from aikcache._keys.rendering import MAX_PARAMETERS, shortened
 from aikcache.errors import InvalidKeyError
 
 _UNFIT = re.compile(r"[\s*?\[\]{}\\\x00-\x20\x7f\ud800-\udfff]")
@@ -27,7 +28,10 @@ class Keyspace:
         self.stamps = self.namespace_prefix + "~stamp:"
 
     def full(self, key: str) -> str:
-        """A key as people may write it, `prefix:operation:parameters`, with or without instance and version."""
+        """A key as people may write it, `prefix:operation:parameters`, with or without instance and version.
+
+        Parameters that are too long are their SHA-256, as in the keys of calls and in patterns.
+        """
         if not isinstance(key, str):
             raise InvalidKeyError(f"a key must be a str, got {type(key).__name__}. `Cache.key(...)` builds one.")
         short = key.removeprefix(self.namespace_prefix)
@@ -37,6 +41,9 @@ class Keyspace:
                 f"surrogates, and must not begin with ':', '~' or '!', got {short[:80]!r}. "
                 "`Cache.key(prefix, operation, ...)` escapes."
             )
+        if len(short) > MAX_PARAMETERS:
+            *names, parameters = short.split(":", 2)
+            short = ":".join([*names, shortened(parameters)]) if len(names) == 2 else short
         return self.namespace_prefix + short
 
     def lease(self, key: str) -> str:

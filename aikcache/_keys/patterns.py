@@ -144,14 +144,15 @@ def is_name(kind: object, name: object, space: Keyspace) -> bool:
         if kind == "keys":
             return name.startswith(space.namespace_prefix) and space.full(name) == name
         if kind == "groups":
-            return tag_group(name[1:]) == name if name[:1] == "#" and name != ANY_TAG else _is_group(name)
+            return tag_group(name[1:]) == name if name[:1] == "#" and name != ANY_TAG else _is_group(name, space)
         return kind == "globs" and resolve(name).kind == "glob"
     except (ConfigError, InvalidKeyError):
         return False
 
 
-def _is_group(name: str) -> bool:
-    return name in (EVERYTHING, ANY_TAG) or resolve(name) == Target("group", name)
+def _is_group(name: str, space: Keyspace) -> bool:
+    """Also of a key by hand, whose first two parts may be anything that a key may be."""
+    return name in (EVERYTHING, ANY_TAG) or (name.count(":") < 2 and space.full(name) == space.namespace_prefix + name)
 
 
 class Template:

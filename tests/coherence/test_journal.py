@@ -119,6 +119,7 @@ def test_files_of_others_beside_it_are_left_alone(
         (b'["groups","#product:tea"]', True),
         (b'["groups","#"]', True),
         (b'["groups","price:get"]', True),
+        (b'["groups","user:a@b.com"]', True),
         (b'["globs","price:*:tea"]', True),
         (b'["keys","other:v1:price:get:tea"]', False),
         (b'["keys","session:1"]', False),

@@ -197,3 +197,18 @@ def test_that_stamps_live_long_enough_is_asked_once(proxy: Proxy, spec: Spec, op
     before = proxy.round_trips
     one(3)
     assert proxy.round_trips - before == 3
+
+
+@pytest.mark.parametrize("length", [100, 512, 513, 900])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_long_key_has_one_name(length: int, shared: bool, spec: Spec) -> None:
+    """However it is named, it is the key that was set: in a pattern, in full, and as a call's."""
+    text = ("abcdefghi:" * length)[:length]
+    with Cache(spec.url if shared else None, instance=spec.instance, **dict(spec.settings)) as cache:
+        for key in (f"thing:{text[:20]}:{text}", cache.key("thing", "get", *["x" * 60] * (length // 60))):
+            short = key.removeprefix(cache.space.namespace_prefix)
+            for end in (cache.invalidate, cache.invalidate_key):
+                cache.set(key, 1)
+                assert cache.get(key) == cache.get(short) == 1
+                end(short)
+                assert cache.get(key) is None
