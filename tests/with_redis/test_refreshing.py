@@ -53,7 +53,7 @@ def send_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         raise RemoteUnavailableError("away")
 
-    monkeypatch.setattr(RedisStore, "store", store)
+    monkeypatch.setattr(RedisStore, "put", store)
 
 
 def invalidate_another_tag(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
