@@ -436,7 +436,7 @@ with cache.deferred():
     cache.invalidate_tags("t:a")
 cache.invalidate("a:pair:*b")
 cache.invalidate("a")
-cache.stats()
+cache.stats(), cache.health(), cache.fleet(), cache.wait_coherent(1), cache.ping()
 cache.clear()
 print(sorted(set(sys.modules) - before))
 """
