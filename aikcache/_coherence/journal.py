@@ -24,14 +24,15 @@ import stat
 import threading
 
 from aikcache._keys.keyspace import Keyspace
-from aikcache._keys.patterns import EVERYTHING, is_name
+from aikcache._keys.patterns import EVERYTHING, MAX_PATTERN, is_name
 from aikcache.errors import ConfigError
 
 MOST = 256
 """The largest number of files of one path."""
 HEADER = b"aikcache journal 1\n"
 MAX_BYTES = 16 * 1024 * 1024
-MAX_LINE = 8192
+MAX_LINE = 12 * 2 * MAX_PATTERN
+"""Bytes: JSON takes up to twelve for a character, and no name is longer than a pattern and what precedes a key."""
 MAX_LINES = 50_000
 """The most lines that are read, in about half a second; a file with more means everything."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -18,8 +18,8 @@ from aikcache.errors import ConfigError, InvalidKeyError
 Name = tuple[str, str]
 LONGEST_NAME = 2048
 PER_MESSAGE = 50
-LONGEST_MESSAGE = PER_MESSAGE * (6 * LONGEST_NAME + 20)
-"""Bytes of the longest message: JSON writes a character as six at most."""
+LONGEST_MESSAGE = PER_MESSAGE * (12 * LONGEST_NAME + 20)
+"""Bytes of the longest message: JSON writes a character as twelve at most."""
 
 
 class News(NamedTuple):

@@ -146,7 +146,7 @@ def _fixed(template: Template) -> str:
     """The group that holds all that a template could name: its parts up to the first with a field or a wildcard."""
     fixed = []
     for part in template.fill_with("*").split(":", 2)[:2]:
-        if "*" in part:
+        if _patterns.is_wild(part):
             break
         fixed.append(part)
     return ":".join(fixed)

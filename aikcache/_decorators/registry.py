@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from aikcache._concurrency.reporter import log
 from aikcache._concurrency.shared import items
+from aikcache._keys.globs import matcher
+from aikcache._keys.patterns import is_wild
 from aikcache.errors import ConfigError
 
 MOST_REPORTED = 100
@@ -89,7 +91,14 @@ class Registry:
         """What a pattern names: itself, and what it would be with the versions of its operation."""
         prefix, colon, rest = pattern.partition(":")
         operation, more, parameters = rest.partition(":")
-        names = self._versioned.get(prefix + colon + operation, ()) if self._versioned else ()
+        name = prefix + colon + operation
+        if not self._versioned:
+            names: Iterable[str] = ()
+        elif operation and is_wild(name):
+            matches = matcher("", name)
+            names = [one for base, versions in items(self._versioned) if matches(base) for one in versions]
+        else:
+            names = self._versioned.get(name, ())
         return [pattern, *(name + more + parameters for name in names)]
 
     def check_prefix(self, where: str, pattern: str, others: Collection[str] = ()) -> None:

@@ -46,12 +46,13 @@ def answer(batch: Batch) -> Steps[list[Any]]:
         first = {attempts[i].key: i for i in reversed(places)}
         keys = block.new(first)
         anew = sorted(map(first.__getitem__, keys))
+        mine = block.by_this_thread(keys)
         try:
-            block.keys.update(keys)
+            block.loading.update(mine)
             yield from reload(batch, anew)
-        except BaseException:
-            block.forget(keys)  # nothing was replaced
-            raise
+            block.keys.update(keys)
+        finally:  # one call into C, which nothing can interrupt
+            block.loading.difference_update(mine)
         places = [i for i in places if i not in anew]
         for i in places:
             attempts[i].forget_lookups()

@@ -1,7 +1,8 @@
 """Blocks in which calls run their functions again, and the results replace the cached values.
 
 Each key is loaded once in a block: a second call gets the result of the first. So a page that asks for one value in
-many places loads it once, and a function that calls itself does not run again for each branch.
+many places loads it once, and a function that calls itself does not run again for each branch. (Of two threads that
+share a block each loads what the other has not finished.)
 
 A block belongs to the context (thread, or `contextvars` context) that opened it, and to copies of that. While one is
 open, wrappers of the cache answer no call themselves, as with `deferred`. A block that is dropped ends.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from contextvars import ContextVar
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -51,13 +53,14 @@ class Refreshing:
 
 
 class Block:
-    """The cache of a block, and the keys that were loaded in it."""
+    """The cache of a block, the keys that were loaded in it, and those that threads are loading."""
 
-    __slots__ = ("done", "keys", "net", "owner")
+    __slots__ = ("done", "keys", "loading", "net", "owner")
 
     def __init__(self, owner: LocalTier) -> None:
         self.owner = owner
         self.keys: set[str] = set()
+        self.loading: set[tuple[str, int]] = set()
         self.done = False  # copies of its context may outlive it
         self.net: weakref.ref[Refreshing] | None = None
 
@@ -69,12 +72,14 @@ class Block:
         self.net = None
 
     def new(self, keys: Iterable[str]) -> list[str]:
-        """Which of these must be loaded: their caller then adds them to `keys`."""
-        return [key for key in keys if key not in self.keys]
+        """Which of these must be loaded. Also what another thread is loading, because its result is not here yet."""
+        return [one[0] for one in self.by_this_thread(keys) if one[0] not in self.keys and one not in self.loading]
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Their loads failed: the next call with one of them loads it."""
-        self.keys.difference_update(keys)
+    @staticmethod
+    def by_this_thread(keys: Iterable[str]) -> list[tuple[str, int]]:
+        """These keys as this thread's in `loading`."""
+        thread = get_ident()
+        return [(key, thread) for key in keys]
 
 
 def blocks(owner: LocalTier) -> list[Block]:

@@ -106,6 +106,11 @@ def groups_of(key: str, namespace_prefix: str) -> tuple[str, ...]:
     return (EVERYTHING, prefix, *plain, f"{prefix}:{rest[0]}")
 
 
+def is_wild(text: str) -> bool:
+    """Whether a pattern with this in it is a glob."""
+    return _WILD.search(text) is not None
+
+
 def resolve(pattern: str) -> Target:
     """A pattern, with its fields filled, as what it invalidates."""
     if pattern == EVERYTHING:
@@ -124,7 +129,7 @@ def resolve(pattern: str) -> Target:
     parts = pattern.split(":", 2)
     if parts[-1] == "*":
         parts.pop()
-    if _WILD.search(":".join(parts)):
+    if is_wild(":".join(parts)):
         for low, high in [found for inside in _CLASS.findall(pattern) for found in _RANGE.findall(inside)]:
             if low > high:
                 raise ConfigError(f"a range must go upwards, got [{low}-{high}] in the pattern {pattern[:_SHOWN]!r}.")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aikcache._concurrency.guard import Guard
 from aikcache._keys.chosen import held_as
@@ -37,6 +37,18 @@ OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 
 
+class Renewed(NamedTuple):
+    """The last renewal of a key: a fill that was requested before it ended is refused, and a renewal that was requested
+    before it was.
+    """
+
+    requested_at: float
+    at: float
+
+
+NEVER = Renewed(-inf, -inf)
+
+
 class Request(Protocol):
     """A request under way: its region, and the region's epoch when it was made."""
 
@@ -49,7 +61,7 @@ class LocalTier(Entries):
 
     def __init__(self, config: CacheConfig, guard: Guard) -> None:
         super().__init__(config, guard)
-        self._renewed: dict[str, float] = {}  # by key; a fill that was requested earlier is refused
+        self._renewed: dict[str, Renewed] = {}  # by key
         self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
 
     def __len__(self) -> int:
@@ -136,12 +148,15 @@ class LocalTier(Entries):
         key, region = entry.key, entry.region
         self.changes += 1
         current = not self.closed and region.epoch == entry.epoch
+        last = self._renewed.get(key, NEVER)
         if renewed_at is not None:
-            self._renewed[key] = renewed_at
+            if entry.created_at < last.requested_at:
+                return False
+            self._renewed[key] = Renewed(entry.created_at, renewed_at)
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
                 entry.epoch = region.epoch
-        elif not current or (self._renewed and entry.created_at < self._renewed.get(key, -inf)):
+        elif not current or entry.created_at < last.at:
             return False
         old = self._store.get(key)
         if old is not None:  # out of its table and tags, too: it may be another region's

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from aikcache import ConfigError
 from aikcache._coherence import journal as _journal
+from aikcache._coherence import news
 from aikcache._coherence.journal import HEADER, Journal
 from aikcache._keys.keyspace import Keyspace
 
@@ -269,3 +270,22 @@ def test_a_child_that_opens_its_file_takes_over_others(path: Path) -> None:
     mine.close()
     parent.close()
     assert set(lines(path)) == {("keys", "shop:v1:price:get:milk"), KEY}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ("keys", SPACE.full("p:o:" + "\U0001f600" * 500)),
+        ("keys", SPACE.full("\U0001f600" * 1024)),
+        ("groups", "#" + "\U0001f600" * 512),
+        ("globs", "\U0001f600" * 2047 + "*"),
+    ],
+    ids=["key", "longest key", "tag", "glob"],
+)
+def test_the_longest_names_are_read_again(name: tuple[str, str], path: Path) -> None:
+    """Their lines are longer than others, and as good."""
+    with closing(Journal(str(path), SPACE)) as journal:
+        journal.add(name)
+    assert lines(path) == [name]
+    (message,) = news.pack("writer", [name] * news.PER_MESSAGE)
+    assert news.unpack(message, SPACE) == ("writer", [name] * news.PER_MESSAGE)

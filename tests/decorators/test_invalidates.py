@@ -198,6 +198,9 @@ class Awkward:
         (("resource:get:{x}",), (), [], 2),
         (("search:search:{x.nothing}",), (), list(IDS), 0),
         (("resource:{x.id}:1",), (), [], 2),
+        (("resource:ge?:{x.id}",), (), [], 2),
+        (("resource:[g]et:{x.id}",), (), [], 2),
+        (("resource:g*:{x.id}",), (), [], 2),
         ((), ("resource:{x.id}",), [], 2),
         ((), ("resource:{x}",), [], 2),
     ],
@@ -222,8 +225,8 @@ def test_a_field_that_cannot_be_filled_invalidates_more_and_never_less(
     assert update(Awkward()) == "done"
     assert held(get) == left
     assert sum(search.peek(query) is not None for query in ("x", "*")) == searches
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "could not name what to invalidate" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert caplog.text.count("could not name what to invalidate") == 1
 
 
 @pytest.mark.parametrize("tag", ["x" * 600, "€" * 60, "x:" * 300, "\ud800" * 100], ids=ascii)

@@ -261,3 +261,55 @@ def test_a_block_is_entered_once(cache: Cache) -> None:
         pass
     with pytest.raises(RuntimeError, match="entered once"), block:
         pass
+
+
+def test_a_value_that_another_thread_is_loading_is_loaded(cache: Cache) -> None:
+    """Two threads share the block: what the second one gets is no older than the block."""
+    loading, go = threading.Event(), threading.Event()
+    given = ["old"]
+
+    @cache.cached("p")
+    def value() -> str:
+        read = given[0]
+        if read == "new" and not loading.is_set():
+            loading.set()
+            assert go.wait(PATIENCE)
+        return read
+
+    assert value() == "old"
+    given[0] = "new"
+    seen: list[str] = []
+    with cache.refreshing():
+        first = threading.Thread(target=contextvars.copy_context().run, args=(lambda: seen.append(value()),))
+        first.start()
+        assert loading.wait(PATIENCE)
+        assert value() == "new"
+        go.set()
+        first.join(PATIENCE)
+    assert seen == ["new"]
+    assert value() == "new"
+
+
+def test_of_two_refreshes_the_one_that_began_later_stays(cache: Cache) -> None:
+    """Whichever ends first: the other may have read before it."""
+    loading, go = threading.Event(), threading.Event()
+    given = ["old"]
+
+    @cache.cached("p")
+    def value() -> str:
+        read = given[0]
+        if read == "newer" and not loading.is_set():
+            loading.set()
+            assert go.wait(PATIENCE)
+        return read
+
+    assert value() == "old"
+    given[0] = "newer"
+    first = threading.Thread(target=value.refresh)
+    first.start()
+    assert loading.wait(PATIENCE)
+    given[0] = "newest"
+    assert value.refresh() == value() == "newest"
+    go.set()
+    first.join(PATIENCE)
+    assert value() == "newest"
