@@ -58,9 +58,12 @@ class RecordType(NamedTuple):
     def may_combine(self, value: int) -> bool:
         """Whether bytes may make this value of a flag class, which it does not have yet."""
         cls: Any = self.cls
-        return len(cls._value2member_map_) < MAX_COMBINATIONS and value.bit_length() <= max(
-            cls._flag_mask_.bit_length(), _FLAG_BITS
-        )
+        return len(cls._value2member_map_) < MAX_COMBINATIONS and self.has_bits(value)
+
+    def has_bits(self, value: int) -> bool:
+        """Whether a value of a flag class has no bits but those that every process takes."""
+        cls: Any = self.cls
+        return value.bit_length() <= max(cls._flag_mask_.bit_length(), _FLAG_BITS)
 
     def state(self, record: object) -> dict[str, object]:
         """All attributes by name, slots first; unset ones are not there."""

@@ -138,6 +138,8 @@ class _Writer:
         name = self.table.names[record_type.cls]
         if record_type.kind == "enum":
             return {"!e": [name, member._name_]}
+        if not record_type.has_bits(member._value_):
+            raise _RefusedError(f"a {type(member).__qualname__} with more bits than its class", "Declare them.")
         # Flags in combination have no name.
         return {"!e": [name, self.node(member._value_, 0)]}
 

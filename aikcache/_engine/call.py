@@ -77,7 +77,7 @@ class Attempt:
 
     __slots__ = (
         "call", "epoch", "fallback", "first", "fresh_until", "groups", "key", "looked", "only_fresh", "policy",
-        "read_started_at", "region", "replaces", "requested_at", "seen", "server_generation", "stamps", "token",
+        "read_started_at", "region", "renewing_since", "requested_at", "seen", "server_generation", "stamps", "token",
     )  # fmt: skip
 
     def __init__(
@@ -102,8 +102,8 @@ class Attempt:
         """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
         self.only_fresh = only_fresh
         """A stale value does not answer."""
-        self.replaces = False
-        """Its result replaces what loads that began earlier will bring."""
+        self.renewing_since: float | None = None
+        """For a result that replaces what loads that began earlier will bring: when its own load began."""
         self.groups: list[str] | None = None
         """Of the flight that it leads. That of any tag is added when a stored value names other tags."""
         self.requested_at = 0.0

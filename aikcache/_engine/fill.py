@@ -21,6 +21,7 @@ from aikcache._local.entry import EncodedValue
 from aikcache._local.region import Region
 from aikcache._local.size import held_bytes
 from aikcache._local.tag_index import TAG_OVERHEAD
+from aikcache._local.tier import Renewed
 from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
 
 if TYPE_CHECKING:
@@ -103,15 +104,16 @@ class Filler:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if items:
             remote = remote_tier.remote
-            store = remote.put if any(result.attempt.replaces for result, _ in items) else remote.store
+            store = remote.put if items[0][0].attempt.renewing_since is not None else remote.store
             stored = store([item for _, item in items])
             for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
-                result.attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
+                attempt = result.attempt
+                attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
                 if done:  # else perhaps lost to an invalidation: it may be too old to be filed here
-                    self.wrote(result.attempt, len(frame))
+                    self.wrote(attempt, len(frame))
                     self.fill_locally(result)
-                elif result.attempt.replaces:  # what came between is newer than what is here
-                    self.local.drop_key(result.attempt.key, result.attempt.region.name)
+                elif attempt.renewing_since is not None:  # what came between is newer than what is here
+                    self.local.drop_key(attempt.key, attempt.region.name)
 
     def _report_uncached(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)
@@ -143,7 +145,7 @@ class Filler:
             refresh_at,
             fresh_until + policy.extra,
             result.tags,
-            replaces=attempt.replaces,
+            renewing_since=attempt.renewing_since,
         )
 
     # Values in Redis
@@ -202,7 +204,7 @@ class Filler:
         expires_at: float,
         tags: tuple[str, ...],
         *,
-        replaces: bool = False,
+        renewing_since: float | None = None,
     ) -> None:
         """File a value locally: until `expires_at`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
         now = self.clock()
@@ -224,7 +226,7 @@ class Filler:
             shareable=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,
-            renewed_at=now if replaces else None,
+            renewed=None if renewing_since is None else Renewed(renewing_since, now),
         )
 
     def failed(self, attempt: Attempt, error: Exception) -> None:

@@ -81,7 +81,7 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
     for attempt in attempts:
         attempt.begin(engine.clock())
-        attempt.replaces = True
+        attempt.renewing_since = attempt.read_started_at
     try:
         if remote is not None and attempts:
             try:

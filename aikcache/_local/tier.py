@@ -38,11 +38,11 @@ OVERHEAD = 340
 
 
 class Renewed(NamedTuple):
-    """The last renewal of a key: a fill that was requested before it ended is refused, and a renewal that was requested
-    before it was.
+    """A renewal of a key: when it began and ended. What was requested before its end is not filed after it, nor the
+    result of a renewal that began before it.
     """
 
-    requested_at: float
+    since: float
     at: float
 
 
@@ -123,14 +123,14 @@ class LocalTier(Entries):
         shareable: bool,
         size: int = 0,
         tags: tuple[Hashable, ...] = (),
-        renewed_at: float | None = None,
+        renewed: Renewed | None = None,
     ) -> bool:
         """Keep a value that was requested at `created_at`, when the region stood at `epoch`. False: it was refused.
 
-        `renewed_at`: now, for a value that replaces what was requested before.
+        `renewed`: for a value that replaces what was requested before.
         """
         if self.guard.held() or expires_at <= created_at:  # held: a finalizer's call, inside a change of the tier
-            if renewed_at is not None:
+            if renewed is not None:
                 self.drop_key(key, region.name)
             return False
         entry = Entry(key, value)
@@ -142,25 +142,25 @@ class LocalTier(Entries):
             tags = (*tags, *((group,) for group in groups_of(key, self._namespace_prefix)[1:]))
         entry.tags = tags
         entry.size = size + len(key) + OVERHEAD if self.max_bytes is not None else 0
-        return self.guard.run(self._fill, entry, renewed_at)
+        return self.guard.run(self._fill, entry, renewed)
 
-    def _fill(self, entry: Entry, renewed_at: float | None) -> bool:
+    def _fill(self, entry: Entry, renewed: Renewed | None) -> bool:
         key, region = entry.key, entry.region
         self.changes += 1
         current = not self.closed and region.epoch == entry.epoch
         last = self._renewed.get(key, NEVER)
-        if renewed_at is not None:
-            if entry.created_at < last.requested_at:
+        if renewed is not None:
+            if renewed.since < last.since:
                 return False
-            self._renewed[key] = Renewed(entry.created_at, renewed_at)
+            self._renewed[key] = renewed
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
                 entry.epoch = region.epoch
         elif not current or entry.created_at < last.at:
             return False
         old = self._store.get(key)
-        if old is not None:  # out of its table and tags, too: it may be another region's
-            self._forget(old)
+        if old is not None and (current or renewed is None or old.created_at <= renewed.since):
+            self._forget(old)  # out of its table and tags, too: it may be another region's
         if not current or (self.max_bytes is not None and entry.size > self.max_bytes):
             return False
         entry.local_key = held_as(entry.local_key, key, region.table)

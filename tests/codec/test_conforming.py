@@ -476,3 +476,13 @@ def kinds(value: Any) -> set[type]:
     elif isinstance(value, Account | Row):
         inner = list(vars(value).values())
     return {type(value)}.union(*map(kinds, inner))
+
+
+def test_flags_that_no_other_process_would_take_are_refused() -> None:
+    """Before they are stored; members of any size are taken."""
+    rights = flags_of_its_own()
+    with pytest.raises(EncodeError, match="more bits than its class"):
+        Codec(rights).encode(rights(1 << 70))
+    wide: Any = enum.IntFlag("Rights", {"READ": 1 << 70}, module=__name__)
+    encoded = Codec(wide).encode(wide.READ)
+    assert Codec(wide).decode(encoded.codec, encoded.payload, Codec(wide).schema) is wide.READ

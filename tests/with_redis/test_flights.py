@@ -225,6 +225,26 @@ def test_of_two_refreshes_at_once_neither_process_keeps_what_was_before(
     assert get("box") == get_there("box") == "newest"
 
 
+def test_a_refresh_that_redis_took_first_is_not_filed_over_a_later_one(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread pauses between Redis's reply and the local tier."""
+    cache = open_cache()
+    shelf = {"value": OLD}
+    get = cache.cached("thing", operation="get", ttl=600)(lambda name: shelf["value"])
+    connect(cache)
+    assert get("box") == OLD
+    filing = Pause(monkeypatch, cache.engine.filler, "fill_locally")
+    shelf["value"] = NEW
+    first = Background(get.refresh, "box")
+    filing.wait()
+    shelf["value"] = "newest"
+    assert get.refresh("box") == get("box") == "newest"
+    filing.let_go()
+    assert first.result() == NEW
+    assert get("box") == "newest"
+
+
 def test_a_refresh_reaches_other_processes(open_cache: OpenCache, redis_url: str) -> None:
     """Also if the server has lost its scripts, so that the value is stored by a second exchange."""
     here, there = pair(open_cache)
