@@ -63,7 +63,8 @@ class RecordType(NamedTuple):
     def has_bits(self, value: int) -> bool:
         """Whether a value of a flag class has no bits but those that every process takes."""
         cls: Any = self.cls
-        return value.bit_length() <= max(cls._flag_mask_.bit_length(), _FLAG_BITS)
+        longest: int = max(cls._flag_mask_.bit_length(), _FLAG_BITS)
+        return value.bit_length() <= longest
 
     def state(self, record: object) -> dict[str, object]:
         """All attributes by name, slots first; unset ones are not there."""

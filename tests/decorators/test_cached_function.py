@@ -717,7 +717,7 @@ class TestPastTheCache:
         def change(x: int) -> None: ...
 
         ways: list[Callable[[], object]] = [
-            lambda: change(1), *(lambda pattern=pattern: cache.invalidate(pattern)  # type: ignore[misc]
+            lambda: change(1), *(lambda pattern=pattern: cache.invalidate(pattern)
                                  for pattern in ("p:f:1", "p:f", "p:f:?", "p:?:1", "p:[ef]:*", "?:f:1")),
         ]  # fmt: skip
         for end in ways:
