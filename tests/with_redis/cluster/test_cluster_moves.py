@@ -50,7 +50,7 @@ def both_in_ci(binary: Path) -> None:
 @pytest.fixture(scope="module")
 def plain(binary: Path) -> Iterator[ClusterTopology]:
     """Three primaries without replicas, for moving slots about, and for restarts that nobody takes over from."""
-    with ClusterTopology(binary=binary, replicas=0) as topology:
+    with ClusterTopology(binary=binary, replicas=0, node_timeout_ms=600_000) as topology:  # however slow the machine is
         yield topology
 
 
