@@ -19,6 +19,7 @@ from aikcache._engine import invalidation
 from aikcache._keys import patterns as _patterns
 from aikcache._keys import rendering
 from aikcache._keys.patterns import Target, Template
+from aikcache._settings.checks import check_name
 from aikcache.errors import AikcacheError, ConfigError
 
 P = ParamSpec("P")
@@ -146,7 +147,9 @@ def _fixed(template: Template) -> str:
     """The group that holds all that a template could name: its parts up to the first with a field or a wildcard."""
     fixed = []
     for part in template.fill_with("*").split(":", 2)[:2]:
-        if _patterns.is_wild(part):
+        try:
+            check_name("a pattern's part", part)
+        except ConfigError:  # a field or a wildcard is in it, or what no name has
             break
         fixed.append(part)
     return ":".join(fixed)

@@ -102,18 +102,22 @@ class Filler:
                     self._report_uncached(attempt, error)
                 else:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
-        if items:
-            remote = remote_tier.remote
-            store = remote.put if items[0][0].attempt.renewing_since is not None else remote.store
-            stored = store([item for _, item in items])
-            for (result, (_, _, frame, _)), done in zip(items, stored, strict=True):
-                attempt = result.attempt
-                attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
+        if not items:
+            return
+        renewing = items[0][0].attempt.renewing_since is not None
+        try:
+            store = remote_tier.remote.put if renewing else remote_tier.remote.store
+            for (result, item), done in zip(items, store([item for _, item in items]), strict=True):
+                if done or not renewing:  # else an older value may be there, which `reload` ends
+                    result.attempt.token = None  # STORE has removed the lease, or it was lost: it need not be released
                 if done:  # else perhaps lost to an invalidation: it may be too old to be filed here
-                    self.wrote(attempt, len(frame))
+                    self.wrote(result.attempt, len(item[2]))
                     self.fill_locally(result)
-                elif attempt.renewing_since is not None:  # what came between is newer than what is here
-                    self.local.drop_key(attempt.key, attempt.region.name)
+        except BaseException:  # also if interrupted: then Redis, and so other processes, may have what is new
+            if renewing:
+                for result, _ in items:
+                    self.local.drop_key(result.attempt.key, result.attempt.region.name)
+            raise
 
     def _report_uncached(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)
@@ -210,6 +214,8 @@ class Filler:
         now = self.clock()
         expires_at = min(expires_at, now + self.bound(policy))
         if expires_at <= now:
+            if renewing_since is not None:
+                self.local.drop_key(where[0], where[1].name)
             return
         size = 0
         if self.local.max_bytes is not None:

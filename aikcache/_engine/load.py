@@ -74,7 +74,7 @@ def answer(batch: Batch) -> Steps[list[Any]]:
 def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """Run the function, whatever is cached, and store its results; an invalidation meanwhile still takes effect.
 
-    Where a result cannot be kept, or does not reach Redis, the older value there must not outlive it.
+    Where a result cannot be kept, does not reach Redis or is refused there, the older value there must not outlive it.
     """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]

@@ -31,7 +31,7 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: b
     """Run the function for these, and store its results where that is allowed; leases are extended meanwhile.
 
     `rescue`: if it fails, a stale value may answer. `missed`: for calls, which count as misses. The results are
-    returned, without those that should have been stored and could not be sent to Redis.
+    returned, without those that should have been stored and were not: they could not be sent, or renewals were refused.
     """
     leases, remote, done = batch.leases(places), batch.engine.remote_tier, list[Result]()
     # `held` is looked up here, so that the `finally` begins with one call into C, which nothing can interrupt.

@@ -38,15 +38,10 @@ OVERHEAD = 340
 
 
 class Renewed(NamedTuple):
-    """A renewal of a key: when it began and ended. What was requested before its end is not filed after it, nor the
-    result of a renewal that began before it.
-    """
+    """A renewal of a key: when it began and ended."""
 
     since: float
     at: float
-
-
-NEVER = Renewed(-inf, -inf)
 
 
 class Request(Protocol):
@@ -61,7 +56,7 @@ class LocalTier(Entries):
 
     def __init__(self, config: CacheConfig, guard: Guard) -> None:
         super().__init__(config, guard)
-        self._renewed: dict[str, Renewed] = {}  # by key
+        self._renewed: dict[str, float] = {}  # by key: until when what is requested is not filed
         self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
 
     def __len__(self) -> int:
@@ -147,20 +142,19 @@ class LocalTier(Entries):
     def _fill(self, entry: Entry, renewed: Renewed | None) -> bool:
         key, region = entry.key, entry.region
         self.changes += 1
-        current = not self.closed and region.epoch == entry.epoch
-        last = self._renewed.get(key, NEVER)
+        # Of two renewals that overlapped neither is known to be newer, so none is kept here.
+        requested_at = entry.created_at if renewed is None else renewed.since
+        current = not self.closed and region.epoch == entry.epoch and requested_at >= self._renewed.get(key, -inf)
         if renewed is not None:
-            if renewed.since < last.since:
-                return False
-            self._renewed[key] = renewed
+            self._renewed[key] = renewed.at
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
                 entry.epoch = region.epoch
-        elif not current or entry.created_at < last.at:
+        elif not current:
             return False
         old = self._store.get(key)
-        if old is not None and (current or renewed is None or old.created_at <= renewed.since):
-            self._forget(old)  # out of its table and tags, too: it may be another region's
+        if old is not None:  # out of its table and tags, too: it may be another region's
+            self._forget(old)
         if not current or (self.max_bytes is not None and entry.size > self.max_bytes):
             return False
         entry.local_key = held_as(entry.local_key, key, region.table)

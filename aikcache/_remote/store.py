@@ -318,7 +318,8 @@ class RedisStore:
         if again:
             texts = {script.sha: script.text for script in scripts.ALL}
             calls: list[Command] = [("EVAL", texts[str(commands[i][1])], *commands[i][2:]) for i in again]
-            for i, reply in zip(again, self.connections.exchange([*calls, *after], within, once=once), strict=False):
+            again += range(len(commands), len(replies))
+            for i, reply in zip(again, self.connections.exchange([*calls, *after], within, once=once), strict=True):
                 replies[i] = reply
         return _unrefused([*commands, *after], replies)
 

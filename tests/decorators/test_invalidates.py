@@ -201,6 +201,7 @@ class Awkward:
         (("resource:ge?:{x.id}",), (), [], 2),
         (("resource:[g]et:{x.id}",), (), [], 2),
         (("resource:g*:{x.id}",), (), [], 2),
+        (("resource:get]:{x.id}",), (), [], 2),
         ((), ("resource:{x.id}",), [], 2),
         ((), ("resource:{x}",), [], 2),
     ],

@@ -12,8 +12,11 @@ import redis
 
 from aikcache import Cache
 from aikcache._local import tier
+from aikcache._redis.reply import ErrorReply
+from aikcache.errors import RemoteUnavailableError
 from aikcache.testing import Server, wait_until
 from aikcache.testing.proxy import Proxy
+from tests._interrupts import Stop
 
 from ._staging import Pause, pair
 from ._workers import PATIENCE, PATIENT, Background, connect
@@ -225,6 +228,93 @@ def test_of_two_refreshes_at_once_neither_process_keeps_what_was_before(
     assert get("box") == get_there("box") == "newest"
 
 
+def test_a_copy_that_was_read_during_a_refresh_does_not_outlive_it(open_cache: OpenCache) -> None:
+    """Not even if the result cannot be filed, because another key of the operation was invalidated meanwhile."""
+    cache = open_cache()
+    began, go = threading.Event(), threading.Event()
+    shelf = {"value": OLD}
+
+    @cache.cached("thing", operation="get", ttl=600)
+    def get(name: str) -> str:
+        if shelf["value"] == NEW:
+            began.set()
+            assert go.wait(PATIENCE)
+        return shelf["value"]
+
+    connect(cache)
+    assert get("box") == OLD
+    cache.engine.local.drop_group("thing:get")
+    shelf["value"] = NEW
+    refresh = Background(get.refresh, "box")
+    assert began.wait(PATIENCE)
+    get.invalidate("cup")
+    heartbeat = cache.engine.stamps.trusted_until
+    wait_until(lambda: cache.engine.stamps.trusted_until > heartbeat, PATIENCE, "a heartbeat")
+    assert get("box") == get("box") == OLD  # from Redis, as of that heartbeat
+    go.set()
+    assert refresh.result() == get("box") == NEW
+
+
+@pytest.mark.parametrize("later", ["ends", "fails"])
+def test_what_two_overlapping_refreshes_leave_is_not_older_than_either(
+    later: str, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is held up before it takes the lease, or loses it to one that fails."""
+    here, there = pair(open_cache)
+    shelf = {"value": OLD}
+
+    def load(name: str) -> str:
+        if shelf["value"] == "none":
+            raise ZeroDivisionError
+        return shelf["value"]
+
+    get, get_there = (cache.cached("thing", operation="get", ttl=600)(load) for cache in (here, there))
+    assert get("box") == get_there("box") == OLD
+    shelf["value"] = NEW
+    method = (here.engine.remote_tier, "take_leases") if later == "ends" else (here.engine.filler, "_store")
+    held_up = Pause(monkeypatch, *method)
+    first = Background(get.refresh, "box")
+    held_up.wait()
+    if later == "ends":
+        assert get.refresh("box") == NEW
+        shelf["value"] = "newest"
+    else:
+        shelf["value"] = "none"
+        with pytest.raises(ZeroDivisionError):
+            get_there.refresh("box")
+        shelf["value"] = NEW
+    held_up.let_go()
+    assert first.result() == shelf["value"]
+    assert get("box") == shelf["value"]
+    wait_until(lambda: get_there("box") == shelf["value"], PATIENCE, "the push")
+
+
+def test_no_copy_outlives_a_refresh_whose_result_is_not_kept_here(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key's own function keeps nothing locally, or the refresh is interrupted when Redis has its value."""
+    cache = open_cache()
+    shelf = {"value": OLD}
+    get = cache.cached("thing", operation="get", ttl=600, local_ttl=0)(lambda name: shelf["value"])
+    connect(cache)
+
+    def look() -> str:
+        return cache.get_or_load("thing:get:box", lambda: "loaded", ttl=600)
+
+    def interrupted(*given: object) -> None:
+        raise Stop
+
+    assert get("box") == look() == OLD
+    shelf["value"] = NEW
+    assert get.refresh("box") == look() == NEW
+    shelf["value"] = "newest"
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.engine.filler, "wrote", interrupted)
+        with pytest.raises(Stop):
+            get.refresh("box")
+    assert look() == "newest"
+
+
 def test_a_refresh_that_redis_took_first_is_not_filed_over_a_later_one(
     open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +333,18 @@ def test_a_refresh_that_redis_took_first_is_not_filed_over_a_later_one(
     filing.let_go()
     assert first.result() == NEW
     assert get("box") == "newest"
+
+
+def test_a_push_that_is_refused_the_second_time_is_not_taken_for_sent(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has lost its scripts is asked again, and may be full by then."""
+    remote = open_cache().engine.remote
+    assert remote is not None
+    replies = iter([[ErrorReply("NOSCRIPT"), b"OK", 1], [1, ErrorReply("OOM"), 0]])
+    monkeypatch.setattr(type(remote.connections), "exchange", lambda *args, **kwargs: next(replies))
+    with pytest.raises(RemoteUnavailableError, match="OOM"):
+        remote.put([("test:v1:a:b:c", b"token", b"frame", 1000)])
 
 
 def test_a_refresh_reaches_other_processes(open_cache: OpenCache, redis_url: str) -> None:

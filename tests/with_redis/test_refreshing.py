@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -11,7 +13,7 @@ from aikcache import Cache
 from aikcache._remote.store import RedisStore
 from aikcache.errors import RemoteUnavailableError
 
-from ._workers import PATIENT, Database, Shop, Spec, connect
+from ._workers import PATIENCE, PATIENT, Background, Database, Shop, Spec, connect
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -46,6 +48,36 @@ def test_what_is_loaded_anew_while_redis_is_away_is_not_followed_by_the_older_va
         with shop.cache.refreshing():
             assert shop.get("box") == "new"
     assert shop.get("box") == "new"
+
+
+def test_what_a_thread_gets_of_a_shared_block_is_never_from_before_it(redis_url: str, instance: str) -> None:
+    """Not even if another thread of the block takes its lease over, and takes longer."""
+    shelf = ["old"]
+    loads: list[int] = []
+    began, go = ([threading.Event(), threading.Event()] for _ in range(2))
+    with Cache(redis_url, instance=instance, **PATIENT) as cache:
+
+        @cache.cached("p")
+        def value() -> str:
+            read, number = shelf[0], len(loads)
+            if read == "new" and number < 2:
+                loads.append(number)
+                began[number].set()
+                assert go[number].wait(PATIENCE)
+            return read
+
+        connect(cache)
+        assert value() == "old"
+        shelf[0] = "new"
+        with cache.refreshing():
+            first = Background(contextvars.copy_context().run, lambda: [value(), value()])
+            assert began[0].wait(PATIENCE)
+            second = Background(contextvars.copy_context().run, value)
+            assert began[1].wait(PATIENCE)
+            go[0].set()
+            assert first.result() == ["new", "new"]
+            go[1].set()
+            assert second.result() == "new"
 
 
 def send_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
