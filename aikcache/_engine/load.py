@@ -46,13 +46,13 @@ def answer(batch: Batch) -> Steps[list[Any]]:
         first = {attempts[i].key: i for i in reversed(places)}
         keys = block.new(first)
         anew = sorted(map(first.__getitem__, keys))
-        mine = block.by_this_thread(keys)
+        inside = refreshing.loading.get()
         try:
-            block.loading.update(mine)
+            refreshing.loading.set(inside.union((block, key) for key in keys))
             yield from reload(batch, anew)
             block.keys.update(keys)
-        finally:  # one call into C, which nothing can interrupt
-            block.loading.difference_update(mine)
+        finally:
+            refreshing.loading.set(inside)
         places = [i for i in places if i not in anew]
         for i in places:
             attempts[i].forget_lookups()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from contextvars import ContextVar
-from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from aikcache._local.tier import LocalTier
 
 _open: ContextVar[tuple[Block, ...]] = ContextVar("aikcache_refreshing", default=())
+loading: ContextVar[frozenset[tuple[Block, str]]] = ContextVar("aikcache_refreshing_loading", default=frozenset())
+"""The loads of blocks that this context is inside: a function that calls itself is answered from the cache."""
 
 
 class Refreshing:
@@ -53,14 +54,13 @@ class Refreshing:
 
 
 class Block:
-    """The cache of a block, the keys that were loaded in it, and those that threads are loading."""
+    """The cache of a block, and the keys that were loaded in it."""
 
-    __slots__ = ("done", "keys", "loading", "net", "owner")
+    __slots__ = ("done", "keys", "net", "owner")
 
     def __init__(self, owner: LocalTier) -> None:
         self.owner = owner
         self.keys: set[str] = set()
-        self.loading: set[tuple[str, int]] = set()
         self.done = False  # copies of its context may outlive it
         self.net: weakref.ref[Refreshing] | None = None
 
@@ -73,13 +73,8 @@ class Block:
 
     def new(self, keys: Iterable[str]) -> list[str]:
         """Which of these must be loaded. Also what another thread is loading, because its result is not here yet."""
-        return [one[0] for one in self.by_this_thread(keys) if one[0] not in self.keys and one not in self.loading]
-
-    @staticmethod
-    def by_this_thread(keys: Iterable[str]) -> list[tuple[str, int]]:
-        """These keys as this thread's in `loading`."""
-        thread = get_ident()
-        return [(key, thread) for key in keys]
+        inside = loading.get()
+        return [key for key in keys if key not in self.keys and (self, key) not in inside]
 
 
 def blocks(owner: LocalTier) -> list[Block]:

@@ -313,3 +313,27 @@ def test_of_two_refreshes_the_one_that_began_later_stays(cache: Cache) -> None:
     go.set()
     first.join(PATIENCE)
     assert value() == "newest"
+
+
+def test_a_function_that_reads_its_own_value_in_another_thread_ends(cache: Cache) -> None:
+    """A thread with a copy of its context is inside the load too, and gets the value from before."""
+    runs: list[int] = []
+
+    @cache.cached("p")
+    def total(x: int) -> int:
+        runs.append(x)
+        if len(runs) == 1:
+            return 1
+        assert len(runs) < 10
+        found: list[int] = []
+        context = contextvars.copy_context()
+        helper = threading.Thread(target=lambda: found.append(context.run(total, x)))
+        helper.start()
+        helper.join(PATIENCE)
+        return found[0] + 1
+
+    assert total(1) == 1
+    with cache.refreshing():
+        assert total(1) == 2
+        assert total(1) == 2
+    assert len(runs) == 2
