@@ -19,8 +19,6 @@ from aikcache._concurrency.reporter import log
 from aikcache._decorators.decorators import Decorators
 from aikcache._decorators.registry import Registry
 from aikcache._engine import deferred as _deferred
-from aikcache._engine import fleet as _fleet
-from aikcache._engine import health as _health
 from aikcache._engine import invalidation, many, writes
 from aikcache._engine import policy as _policy
 from aikcache._engine.build import build
@@ -302,6 +300,8 @@ class Cache(Decorators):
         Raises:
             RemoteError: Redis does not answer in time.
         """
+        from aikcache._engine import fleet as _fleet
+
         fleet = self.engine.fleet
         if fleet is None:
             return _fleet.this_process(self.config.metrics)
@@ -314,6 +314,8 @@ class Cache(Decorators):
         It asks the server, so it may block for `connect_timeout` and `timeout`. If Redis is down the cache is degraded,
         but ready: calls run their functions.
         """
+        from aikcache._engine import health as _health
+
         return _health.check(self.engine)
 
     def ping(self) -> None:

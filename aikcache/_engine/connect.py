@@ -10,7 +10,9 @@ from aikcache._coherence.cluster_channel import ClusterChannel
 from aikcache._coherence.journal import Journal
 from aikcache._coherence.one_server import OneServer
 from aikcache._coherence.pending import LocalSide, PendingInvalidations
+from aikcache._engine import health  # noqa: F401  # now, because `Cache` imports it in a call: see `codec.load_all`
 from aikcache._engine.engine import Backend, Engine
+from aikcache._engine.fleet import Fleet
 from aikcache._engine.invalidation import InvalidationListener, invalidate_locally
 from aikcache._engine.strong import StrongPath
 from aikcache._engine.tally import tally_of
@@ -25,7 +27,6 @@ from aikcache._settings.config import CacheConfig
 
 if TYPE_CHECKING:
     from aikcache._coherence.feed import InvalidationFeed
-    from aikcache._engine.fleet import Fleet
 
 PUBLISHED_AT_LEAST = 60.0
 """Seconds within which a process without an interval must have published, to count as alive."""
@@ -62,6 +63,4 @@ def connect(engine: Engine) -> Backend:
 
 
 def _fleet(remote: RedisStore, config: CacheConfig, prefix: str) -> Fleet:
-    from aikcache._engine.fleet import Fleet  # here, so that importing aikcache takes less time
-
     return Fleet(remote, prefix, tally_of(prefix), config.publish_interval or PUBLISHED_AT_LEAST)

@@ -436,7 +436,9 @@ with cache.deferred():
     cache.invalidate_tags("t:a")
 cache.invalidate("a:pair:*b")
 cache.invalidate("a")
-cache.stats(), cache.health(), cache.fleet(), cache.wait_coherent(1), cache.ping()
+cache.stats(), cache.wait_coherent(1), cache.ping()
+if sys.argv[1]:  # they load what reaches Redis, which a local cache does without
+    cache.health(), cache.fleet()
 cache.clear()
 print(sorted(set(sys.modules) - before))
 """
