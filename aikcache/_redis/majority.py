@@ -7,7 +7,7 @@ held here, counts only up to the last moment for which there is evidence of one 
     reached    one Sentinel named it and said that it reaches a majority itself (`SENTINEL CKQUORUM`); one that was cut
                off can reach the others again before it has received their decisions
     followed   every known replica was following it, so none was left that could have replaced it;
-               or most of them were, while no Sentinel says that it is cut off from the others
+               or most of them were, while no Sentinel says that it is, or was a moment ago, cut off from the others
 
 No answer is no evidence, neither for nor against. The number of Sentinels and replicas is the largest that any Sentinel
 has reported, even if that one is silent now. A Sentinel that was cut off cannot make it smaller.
@@ -31,8 +31,8 @@ Address = tuple[str, int]
 
 NOTICED = 1.2
 """Seconds by which a Sentinel may notice later than the others that it is cut off: they ask each other each second."""
-GOSSIP = 3.0
-"""Seconds in which a Sentinel that was cut off learns who the primary is: they publish it every 2."""
+GOSSIP = 5.0
+"""Seconds in which a Sentinel that was cut off learns who the primary is: it connects, and they publish it every 2."""
 LATEST = 2
 """Seconds since its last acknowledgement after which a replica does not count as following."""
 SILENT = 3.0
@@ -104,9 +104,8 @@ class Majority:
         return max(reached, asked[most - 1] if len(asked) >= most else -inf)
 
     def _reported_cut_off(self, now: float) -> bool:
-        """Whether a Sentinel has just reported that it does not reach a majority."""
-        opinions = list(self._opinions.values())
-        return any(opinion.reaches is False and now - opinion.asked_at < SILENT for opinion in opinions)
+        """Whether a Sentinel has lately reported that it does not reach a majority, which may have decided since."""
+        return any(now - at < GOSSIP for _, at in items(self._cut_off_at))
 
     def _date(self, primary: Address, at: float) -> None:
         if at > self._dates.get(primary, -inf):

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from aikcache._redis.majority import GOSSIP, LATEST, NOTICED, SILENT, Address, Majority, Opinion, lags
+from aikcache._redis.majority import GOSSIP, LATEST, NOTICED, Address, Majority, Opinion, lags
 
 HERE: Address = ("here", 1)
 THERE: Address = ("there", 2)
@@ -106,7 +106,10 @@ def test_most_replicas_are_evidence_unless_a_sentinel_is_cut_off() -> None:
     """A primary with one of two replicas has most of three nodes: enough unless a Sentinel says it is cut off."""
     majority = Majority()
     say(majority, 0, 50.0, reaches=False)
-    majority.record_followers(HERE, 50.0 + SILENT / 2, [0])
+    majority.record_followers(HERE, 50.0 + GOSSIP / 2, [0])
+    assert majority.confirmed_at(HERE) == -inf
+    say(majority, 0, 51.0, reaches=True)  # again, but has not heard what the others have decided
+    majority.record_followers(HERE, 50.5 + GOSSIP / 2, [0])
     assert majority.confirmed_at(HERE) == -inf
     majority.record_followers(HERE, 60.0, [1])  # it has been silent since: all of them are being deployed
     assert majority.confirmed_at(HERE) == 58.0
