@@ -25,6 +25,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from aikcache._redis.sides import Side
 from aikcache.testing import Server
@@ -121,7 +123,8 @@ class Stage:
     @contextmanager
     def client(self, server: Server | None = None) -> Iterator[Any]:
         path = str((server or self.server).socket)  # a server's port may be in another network
-        link = redis.Redis(unix_socket_path=path, socket_timeout=PATIENCE)
+        again = Retry(ConstantBackoff(0.1), 50)  # Sentinel cuts all connections of a server that it demotes
+        link = redis.Redis(unix_socket_path=path, socket_timeout=PATIENCE, retry=again)
         try:
             yield link
         finally:
