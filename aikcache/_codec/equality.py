@@ -47,9 +47,11 @@ def exactly_equal(a: Any, b: Any, types: Mapping[type, RecordType] = _NO_TYPES) 
     if (compare := _COMPARE.get(kind)) is not None:
         return compare(a, b, types)
     record_type = types.get(kind)
-    if record_type is None or record_type.is_enum:
+    if record_type is None or record_type.kind == "enum":
         # Members of Enums, and singletons such as msgspec.UNSET.
         return a is b
+    if record_type.kind == "flag":  # CPython 3.11.2 makes those with unknown bits anew each time
+        return bool(a._value_ == b._value_)
     if record_type.kind == "namedtuple" and not _equal_items(_own_items(a), _own_items(b), types):
         return False
     return _equal_dict(record_type.state(a), record_type.state(b), types)
@@ -134,8 +136,10 @@ def _hash(value: Any, types: Mapping[type, RecordType]) -> int:
     if kind is list or kind is tuple:
         return hash((kind, *(_hash(item, types) for item in value)))
     record_type = types.get(kind)
-    if record_type is None or record_type.is_enum:
+    if record_type is None or record_type.kind == "enum":
         return id(value)
+    if record_type.kind == "flag":
+        return hash((kind, value._value_))
     items = _own_items(value) if record_type.kind == "namedtuple" else ()
     return hash((kind, _hash(items, types), _hash(record_type.state(value), types)))
 

@@ -326,7 +326,8 @@ def test_forged_flags_do_not_stay(form: int) -> None:
         payload = orjson.dumps(nodes) if form == TAGGED else msgspec.msgpack.encode(numbers)
         with contextlib.suppress(DecodeError):
             assert codec.decode(form, payload, codec.schema) == numbers
-    assert 16_000 < len(rights._value2member_map_) < 20_000
+    keeps = rights(1 << 60) is rights(1 << 60)  # CPython 3.11.2 keeps none with unknown bits
+    assert (16_000 if keeps else 0) < len(rights._value2member_map_) < 20_000
     known = [rights(3), rights(1 << 30), rights(1 << 50)]
     encoded = codec.encode(known)
     assert codec.decode(encoded.codec, encoded.payload, codec.schema) == known
