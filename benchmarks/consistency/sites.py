@@ -82,6 +82,16 @@ class Site(ABC):
     def fail_over(self, shard: int) -> None:
         """By hand. Raises `RemoteUnavailableError` when it is refused."""
 
+    def in_step(self, shard: int, primary: Server) -> bool:
+        """Whether its replicas have what it has. Connected is not enough: what was lost in a partition comes seconds
+        after that has healed, when TCP sends it again.
+        """
+        reached = self._offset(primary)
+        return all(self._offset(replica) >= reached for replica in self.replicas(shard))
+
+    def _offset(self, server: Server) -> int:
+        return int(_by_name(self.ask(server, "INFO", "replication").decode())["master_repl_offset"])
+
     @abstractmethod
     def remove_saved(self, server: Server) -> None:
         """Before a server is started again, remove the old data that it would restore."""
@@ -136,7 +146,7 @@ class Site(ABC):
     def _run(self, server: Server) -> str:
         """As `Pool` calls it: one process from its start or promotion on."""
         lines = b"".join(self.ask(server, "INFO", section) for section in ("server", "replication")).decode()
-        facts = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+        facts = _by_name(lines)
         return f"{facts['run_id']}-{facts['master_replid']}"
 
     @contextmanager
@@ -203,7 +213,9 @@ class BehindSentinel(Site):
             return False
         others = len(self.one.servers) - 1
         online = self.ask(primaries[0], "INFO", "replication").count(b"state=online")
-        return online == others and all(self._content(sentinel, others) for sentinel in self.one.sentinels)
+        if online != others or not all(self._content(sentinel, others) for sentinel in self.one.sentinels):
+            return False
+        return self.in_step(0, primaries[0])
 
     def _content(self, sentinel: Server, others: int) -> bool:
         facts = _facts(self.ask(sentinel, "SENTINEL", "MASTER", SERVICE))
@@ -260,7 +272,8 @@ class Clustered(Site):
         if self.down or not self.one.serving(*self.one.servers):
             return False
         for shard in self.shards:
-            if self.owner(shard) is None or not all(map(self.one.in_step, self.replicas(shard))):
+            owner = self.owner(shard)
+            if owner is None or not all(map(self.one.in_step, self.replicas(shard))) or not self.in_step(shard, owner):
                 return False
         seen = [{(f[0], "master" in f[1], "fail" in f[1]) for f in self.one.nodes(s)} for s in self.one.servers]
         return all(view == seen[0] for view in seen) and not any(failed for *_, failed in seen[0])
@@ -276,6 +289,10 @@ class Clustered(Site):
 
     def lead_back(self, old: Server) -> None:
         """A node that has come back finds out by itself, at once."""
+
+
+def _by_name(info: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
 
 
 def _facts(reply: list[bytes]) -> dict[bytes, bytes]:
