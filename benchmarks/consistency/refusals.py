@@ -20,7 +20,7 @@ from benchmarks.consistency.faults import Fault, Stage
 
 NO_PRIMARY = "127.0.0.1", "1"
 """A primary that nobody answers for."""
-_UNSAVED = {"save": "3600 1", "stop-writes-on-bgsave-error": "yes", "replica-ignore-disk-write-errors": "yes"}
+_UNSAVED = {"replica-ignore-disk-write-errors": "yes", "stop-writes-on-bgsave-error": "yes", "save": "3600 1"}
 Refusing = Callable[[Server, Any], Any]
 
 
@@ -32,13 +32,13 @@ def _configured(client: Any, settings: Mapping[str, str]) -> Iterator[None]:
             client.config_set(name, value)
         yield
     finally:
-        for name, value in before.items():
+        for name, value in reversed(before.items()):
             client.config_set(name, value)
 
 
 def oom(server: Server, client: Any) -> Any:
-    """There is no memory left, and nothing may be evicted."""
-    return _configured(client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
+    """There is no memory left, and nothing may be evicted: no connection either, of which it has a share for all."""
+    return _configured(client, {"maxmemory-clients": "0", "maxmemory-policy": "noeviction", "maxmemory": "1"})
 
 
 def noreplicas(server: Server, client: Any) -> Any:
