@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from aikcache._concurrency.reporter import log
 from aikcache._concurrency.shared import items
-from aikcache._keys.globs import matcher
+from aikcache._keys.globs import colons, matcher
 from aikcache._keys.patterns import is_wild
 from aikcache.errors import ConfigError
 
@@ -89,17 +89,22 @@ class Registry:
 
     def meant(self, pattern: str) -> list[str]:
         """What a pattern names: itself, and what it would be with the versions of its operation."""
-        prefix, colon, rest = pattern.partition(":")
-        operation, more, parameters = rest.partition(":")
-        name = prefix + colon + operation
         if not self._versioned:
-            names: Iterable[str] = ()
-        elif operation and is_wild(name):
-            matches = matcher("", name)
-            names = [one for base, versions in items(self._versioned) if matches(base) for one in versions]
-        else:
-            names = self._versioned.get(name, ())
-        return [pattern, *(name + more + parameters for name in names)]
+            return [pattern]
+        found = dict.fromkeys((pattern, *self._versioned.get(pattern, ())))
+        for place in colons(pattern):
+            begin, rest = pattern[:place], pattern[place:]
+            if is_wild(begin):
+                matches = matcher("", begin)
+                names: Iterable[str] = [
+                    one for base, versions in items(self._versioned) if matches(base) for one in versions
+                ]
+            else:
+                names = self._versioned.get(begin, ())
+            if "\\" in rest and not is_wild(rest):  # as a glob, which a key is not
+                rest = "[:]" + rest.removeprefix("\\")[1:]
+            found.update(dict.fromkeys(name + rest for name in names))
+        return list(found)
 
     def check_prefix(self, where: str, pattern: str, others: Collection[str] = ()) -> None:
         """Report, once, a pattern whose prefix is that of no decorated function, nor of an operation among `others`."""

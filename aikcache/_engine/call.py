@@ -10,7 +10,7 @@ from aikcache._concurrency.outside import let_out
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue
 from aikcache._keys.patterns import ANY_TAG, tag_group
-from aikcache._local.entry import EncodedValue
+from aikcache._local.entry import EncodedValue, Renewal
 from aikcache._local.region import Region
 from aikcache._remote.replies import Read
 from aikcache._remote.stamps import digest
@@ -77,7 +77,7 @@ class Attempt:
 
     __slots__ = (
         "call", "epoch", "fallback", "first", "fresh_until", "groups", "key", "looked", "only_fresh", "policy",
-        "read_started_at", "region", "renewing_since", "requested_at", "seen", "server_generation", "stamps", "token",
+        "read_started_at", "region", "renewal", "requested_at", "seen", "server_generation", "stamps", "token",
     )  # fmt: skip
 
     def __init__(
@@ -102,8 +102,8 @@ class Attempt:
         """`LocalTier.changes` when the local tier had nothing fresh for this call; -1: it was not looked up."""
         self.only_fresh = only_fresh
         """A stale value does not answer."""
-        self.renewing_since: float | None = None
-        """For a result that replaces what loads that began earlier will bring: when its own load began."""
+        self.renewal: Renewal | None = None
+        """For a result that replaces what loads that began earlier will bring."""
         self.groups: list[str] | None = None
         """Of the flight that it leads. That of any tag is added when a stored value names other tags."""
         self.requested_at = 0.0

@@ -17,7 +17,7 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import CachedValue, hold
 from aikcache._keys.chosen import is_long
 from aikcache._keys.patterns import tag_group
-from aikcache._local.entry import EncodedValue
+from aikcache._local.entry import EncodedValue, Renewal
 from aikcache._local.region import Region
 from aikcache._local.size import held_bytes
 from aikcache._local.tag_index import TAG_OVERHEAD
@@ -104,7 +104,7 @@ class Filler:
                     items.append((result, (attempt.key, attempt.token, frame, result.redis_ttl_ms)))
         if not items:
             return
-        renewing = items[0][0].attempt.renewing_since is not None
+        renewing = items[0][0].attempt.renewal is not None
         try:
             store = remote_tier.remote.put if renewing else remote_tier.remote.store
             for (result, item), done in zip(items, store([item for _, item in items]), strict=True):
@@ -149,7 +149,7 @@ class Filler:
             refresh_at,
             fresh_until + policy.extra,
             result.tags,
-            renewing_since=attempt.renewing_since,
+            renewal=attempt.renewal,
         )
 
     # Values in Redis
@@ -208,13 +208,13 @@ class Filler:
         expires_at: float,
         tags: tuple[str, ...],
         *,
-        renewing_since: float | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
         """File a value locally: until `expires_at`, fresh until `fresh_until`, to be renewed from `refresh_at` on."""
         now = self.clock()
         expires_at = min(expires_at, now + self.bound(policy))
         if expires_at <= now:
-            if renewing_since is not None:
+            if renewal is not None:
                 self.local.drop_key(where[0], where[1].name)
             return
         size = 0
@@ -232,7 +232,7 @@ class Filler:
             shareable=type(cached.value) is not EncodedValue,
             size=size,
             tags=tags,
-            renewed=None if renewing_since is None else Renewed(renewing_since, now),
+            renewed=None if renewal is None else Renewed(now, renewal),
         )
 
     def failed(self, attempt: Attempt, error: Exception) -> None:

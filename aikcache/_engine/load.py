@@ -26,9 +26,9 @@ from aikcache._engine.call import MISSING, Attempt, Steps
 from aikcache._engine.running import load, run_uncached
 from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
 from aikcache._keys.patterns import ANY_TAG, Invalidation
-from aikcache._local.entry import hand_out
+from aikcache._local.entry import Renewal, hand_out
 from aikcache._remote.replies import Read
-from aikcache.errors import DecodeError, RemoteError
+from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
 
 if TYPE_CHECKING:
     from aikcache._engine.versioned_store import VersionedStore
@@ -46,13 +46,15 @@ def answer(batch: Batch) -> Steps[list[Any]]:
         first = {attempts[i].key: i for i in reversed(places)}
         keys = block.new(first)
         anew = sorted(map(first.__getitem__, keys))
-        inside = refreshing.loading.get()
+        outer = refreshing.loading.get()
+        mine = refreshing.Loading(block, frozenset(keys))
         try:
-            refreshing.loading.set(inside.union((block, key) for key in keys))
+            refreshing.loading.set((*outer, mine))
             yield from reload(batch, anew)
             block.keys.update(keys)
         finally:
-            refreshing.loading.set(inside)
+            mine.over = True
+            refreshing.loading.set(outer)
         places = [i for i in places if i not in anew]
         for i in places:
             attempts[i].forget_lookups()
@@ -78,10 +80,12 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """
     engine, remote = batch.engine, batch.engine.remote_tier
     attempts = [batch.attempts[i] for i in places]
+    keys = tuple(attempt.key for attempt in attempts)
     servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
+    renewal = Renewal(engine.clock())
     for attempt in attempts:
-        attempt.begin(engine.clock())
-        attempt.renewing_since = attempt.read_started_at
+        attempt.begin(renewal.since)
+        attempt.renewal = renewal
     try:
         if remote is not None and attempts:
             try:
@@ -91,17 +95,21 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
             except RemoteError as error:
                 engine.filler.failed(attempts[0], error)
                 if engine.recovery is not None:
-                    engine.recovery.add(Invalidation(keys=tuple(attempt.key for attempt in attempts)))
+                    engine.recovery.add(Invalidation(keys=keys))
         servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen  # after the first exchanges
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
+    except (EncodeError, InvalidKeyError, ConfigError):
+        if engine.filler.config.strict:  # what is there is older than what the function has given
+            invalidation.invalidate(engine, Invalidation(keys=keys))
+        raise
     finally:
         if engine.recovery is not None and attempts:  # also where it was interrupted, for some may be stored
-            engine.recovery.wrote(Invalidation(keys=tuple(attempt.key for attempt in attempts)), servers_seen)
+            engine.recovery.wrote(Invalidation(keys=keys), servers_seen)
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own
             remote.give_up_leases(attempts)
     for key in kept:
         engine.flights.invalidate_key(key)  # loads that began before this one
-    if gone := tuple(attempt.key for attempt in attempts if attempt.key not in kept):
+    if gone := tuple(key for key in keys if key not in kept):
         invalidation.invalidate(engine, Invalidation(keys=gone))
 
 

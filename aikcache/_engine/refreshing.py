@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aikcache._local.tier import LocalTier
 
 _open: ContextVar[tuple[Block, ...]] = ContextVar("aikcache_refreshing", default=())
-loading: ContextVar[frozenset[tuple[Block, str]]] = ContextVar("aikcache_refreshing_loading", default=frozenset())
+loading: ContextVar[tuple[Loading, ...]] = ContextVar("aikcache_refreshing_loading", default=())
 """The loads of blocks that this context is inside: a function that calls itself is answered from the cache."""
 
 
@@ -73,8 +73,17 @@ class Block:
 
     def new(self, keys: Iterable[str]) -> list[str]:
         """Which of these must be loaded. Also what another thread is loading, because its result is not here yet."""
-        inside = loading.get()
-        return [key for key in keys if key not in self.keys and (self, key) not in inside]
+        inside = [one.keys for one in loading.get() if one.block is self and not one.over]
+        return [key for key in keys if key not in self.keys and not any(key in mine for mine in inside)]
+
+
+class Loading:
+    """A load of a block's, with all that begins in it; copies of its context may outlive it."""
+
+    __slots__ = ("block", "keys", "over")
+
+    def __init__(self, block: Block, keys: frozenset[str]) -> None:
+        self.block, self.keys, self.over = block, keys, False
 
 
 def blocks(owner: LocalTier) -> list[Block]:

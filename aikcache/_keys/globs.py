@@ -7,7 +7,7 @@ So matching is linear in the key, whatever the glob. Pure; never raises, because
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, takewhile
 from os.path import commonprefix
 
@@ -50,6 +50,24 @@ def matcher(namespace_prefix: str, *globs: str) -> Callable[[str], object]:
     if hashed:
         tests.append(re.compile(f"{prefix}(?:{'|'.join(hashed)})", re.DOTALL).fullmatch)
     return lambda key: any(test(key) for test in tests)
+
+
+def colons(glob: str) -> Iterator[int]:
+    """Where what a glob matches may have a colon, but for what a `*` takes in, and what follows that."""
+    i, before = 0, ""
+    while i < len(glob):
+        start, char = i, glob[i]
+        i += 1
+        may_be_colon = char in ":?"
+        if char == "\\" and i < len(glob):
+            may_be_colon = glob[i] == ":"
+            i += 1
+        elif char == "[":
+            found, i = _character_class(glob, i)
+            may_be_colon = re.match(found, ":") is not None
+        if may_be_colon and before != "*":
+            yield start
+        before = char
 
 
 def _may_be_hashed(parts: list[list[str]]) -> bool:

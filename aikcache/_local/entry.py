@@ -95,3 +95,12 @@ class Entry(Node):
         """Count a hit that was decided on after the look-up: the entry may have left its table, and been counted."""
         self.region.hits += 1
         self.spent -= 1  # `hits - spent` is what eviction goes by
+
+
+class Renewal:
+    """A renewal of some keys, and when it began."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float) -> None:
+        self.since = since

@@ -25,23 +25,23 @@ from aikcache._keys.chosen import held_as
 from aikcache._keys.keyspace import Keyspace
 from aikcache._keys.patterns import groups_of
 from aikcache._local.entries import Entries
-from aikcache._local.entry import EncodedValue, Entry, decoded_once
+from aikcache._local.entry import EncodedValue, Entry, Renewal, decoded_once
 from aikcache._local.region import Region
 
 if TYPE_CHECKING:
     from aikcache._settings.config import CacheConfig
 
-MAX_RENEWED = 1000
-"""Renewed keys that are remembered."""
+MAX_RENEWED = 10_000
+"""Renewed keys that are remembered. What was requested before the last of those that are forgotten is not filed."""
 OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 
 
 class Renewed(NamedTuple):
-    """A renewal of a key: when it began and ended."""
+    """When a key was renewed, and by what."""
 
-    since: float
     at: float
+    by: Renewal
 
 
 class Request(Protocol):
@@ -56,7 +56,8 @@ class LocalTier(Entries):
 
     def __init__(self, config: CacheConfig, guard: Guard) -> None:
         super().__init__(config, guard)
-        self._renewed: dict[str, float] = {}  # by key: until when what is requested is not filed
+        self._renewed: dict[str, Renewed] = {}  # by key: what is requested before is not filed
+        self._forgotten: list[Renewed] = []  # of those that are remembered no more: the last, and the last by another
         self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
 
     def __len__(self) -> int:
@@ -143,13 +144,15 @@ class LocalTier(Entries):
         key, region = entry.key, entry.region
         self.changes += 1
         # Of two renewals that overlapped neither is known to be newer, so none is kept here.
-        requested_at = entry.created_at if renewed is None else renewed.since
-        current = not self.closed and region.epoch == entry.epoch and requested_at >= self._renewed.get(key, -inf)
+        renewal = None if renewed is None else renewed.by
+        current = not self.closed and region.epoch == entry.epoch
+        if key in self._renewed or self._forgotten:
+            requested_at = entry.created_at if renewal is None else renewal.since
+            current = current and requested_at >= self._renewed_at(key, renewal)
         if renewed is not None:
-            self._renewed[key] = renewed.at
+            self._renewed[key] = renewed
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
-                entry.epoch = region.epoch
         elif not current:
             return False
         old = self._store.get(key)
@@ -177,11 +180,16 @@ class LocalTier(Entries):
             self._resync()
         return True
 
+    def _renewed_at(self, key: str, renewal: Renewal | None) -> float:
+        """When this key was last renewed by another than `renewal`, as far as is remembered."""
+        last = self._renewed.get(key)
+        known = self._forgotten if last is None else (last, *self._forgotten)
+        return max((renewed.at for renewed in known if renewed.by is not renewal), default=-inf)
+
     def _forget_renewed(self) -> None:
-        """Refuse all that was requested before, in place of what was requested for certain keys."""
+        by_renewal = {renewed.by: renewed for renewed in sorted([*self._forgotten, *self._renewed.values()], key=_at)}
+        self._forgotten = sorted(by_renewal.values(), key=_at)[-2:]
         self._renewed.clear()
-        for region in self.all_regions():
-            region.epoch += 1
 
     def keep_copied(self, entry: Entry, encoded: EncodedValue, codec: object, value: object) -> None:
         """From now on give copies of what `codec` has decoded for a caller, if its types allow it and there is room."""
@@ -286,3 +294,7 @@ class LocalTier(Entries):
             for entry in list(region.table.values()):
                 if matches(entry.key):
                     self._forget(entry)
+
+
+def _at(renewed: Renewed) -> float:
+    return renewed.at

@@ -314,7 +314,7 @@ class RedisStore:
         """The replies. `after`: commands that must follow all the others, so they are sent again where those are."""
         replies = self.connections.exchange([*commands, *after], within, once=once)
         again = [i for i, reply in enumerate(replies) if type(reply) is ErrorReply and str(reply) == "NOSCRIPT"]
-        again = [i for i in again if commands[i][0] == "EVALSHA"]
+        again = [i for i in again if i < len(commands) and commands[i][0] == "EVALSHA"]
         if again:
             texts = {script.sha: script.text for script in scripts.ALL}
             calls: list[Command] = [("EVAL", texts[str(commands[i][1])], *commands[i][2:]) for i in again]

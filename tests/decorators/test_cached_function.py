@@ -718,7 +718,9 @@ class TestPastTheCache:
 
         ways: list[Callable[[], object]] = [
             lambda: change(1), *(lambda pattern=pattern: cache.invalidate(pattern)
-                                 for pattern in ("p:f:1", "p:f", "p:f:?", "p:?:1", "p:[ef]:*", "?:f:1")),
+                                 for pattern in ("p:f:1", "p:f", "p:f:?", "p:?:1", "p:[ef]:*", "?:f:1", "*f:1", "*f:*",
+                                                 "p*f:1", "p?f:1", "p:f[:]1", "[p:]:[f:]:1", r"[p]:f\:1", r"[p]\:f:\1",
+                                                 )),
         ]  # fmt: skip
         for end in ways:
             plain(1), versioned(1)

@@ -14,6 +14,7 @@ import pytest
 
 from aikcache import Cache, CachedFunction
 from aikcache._engine import load
+from aikcache.errors import ConfigError, EncodeError, InvalidKeyError
 
 PATIENCE = 60.0
 
@@ -191,6 +192,33 @@ def test_a_load_that_fails_is_made_again_by_the_next_call(cache: Cache) -> None:
         assert [number(1), number(1)] == [2, 2]
 
 
+def test_a_thread_that_a_failed_load_has_left_is_not_inside_it(cache: Cache) -> None:
+    """It has a copy of the load's context, and gets nothing from before the block all the same."""
+    failed = threading.Event()
+    source, found, left = Source(), list[int](), list[threading.Thread]()
+
+    @cache.cached("p")
+    def number() -> int:
+        if source.reads == 1 and not left:
+            context = contextvars.copy_context()
+            left.append(threading.Thread(target=context.run, args=(call_later,)))
+            left[0].start()
+            raise ZeroDivisionError
+        return source.read()
+
+    def call_later() -> None:
+        assert failed.wait(PATIENCE)
+        found.append(number())
+
+    assert number() == 1
+    with cache.refreshing():
+        with pytest.raises(ZeroDivisionError):
+            number()
+        failed.set()
+        left[0].join(PATIENCE)
+    assert found == [2]
+
+
 KEEPS_NOTHING_BELOW_1: list[dict[str, Any]] = [{"cache_if": lambda n: n > 0}, {"ttl": lambda n: max(n, 0)}]
 
 
@@ -208,6 +236,19 @@ def test_what_cannot_be_kept_ends_the_older_value(cache: Cache, options: dict[st
     with cache.refreshing():
         assert [number(), number()] == [0, 0]
     assert number() == 0
+
+
+@pytest.mark.parametrize("options", [{"tags": lambda n: ["t"] if n else [n]}, {"type": Positive}])
+def test_what_is_refused_ends_the_older_value(options: dict[str, Any]) -> None:
+    """With `strict` the call raises; its function has shown all the same that the value is old."""
+    with Cache(strict=True) as cache:
+        given = [1]
+        number = cache.cached("p", **options)(lambda_of(given))
+        assert number() == 1
+        given[0] = 0
+        with pytest.raises((ConfigError, EncodeError, InvalidKeyError)):
+            number.refresh()
+        assert number.peek() is None
 
 
 def test_an_id_that_is_gone_is_not_found_after_a_block(cache: Cache) -> None:

@@ -174,6 +174,56 @@ def test_more_renewed_keys_than_are_remembered_refuse_all_that_was_requested_bef
         assert get("box") == NEW
 
 
+def test_a_batch_is_kept_if_more_are_renewed_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, and what another function loads that was called later."""
+    monkeypatch.setattr(tier, "MAX_RENEWED", 3)
+    with Cache(instance="alone") as cache:
+        runs: list[int] = []
+        numbers = list(range(10))
+
+        @cache.cached_many("thing", operation="get", ttl=600)
+        def get(many: list[int]) -> dict[int, int]:
+            runs.extend(many)
+            return {number: number for number in many}
+
+        with cache.refreshing():
+            assert get(numbers) == get(numbers)
+        get(numbers)
+        assert runs == numbers
+        with cache.refreshing():
+            get([*numbers, 10])
+        get([*numbers, 10])
+        assert runs == [*numbers, *numbers, 10]
+
+
+def test_of_two_batches_that_overlap_neither_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if more keys are renewed than are remembered: it is not known which result is newer."""
+    monkeypatch.setattr(tier, "MAX_RENEWED", 3)
+    with Cache(instance="alone") as cache:
+        began, go = threading.Event(), threading.Event()
+        shelf = {"value": OLD}
+
+        @cache.cached_many("thing", operation="get", ttl=600)
+        def get(many: list[int]) -> dict[int, str]:
+            value = shelf["value"]
+            if value == OLD:
+                began.set()
+                assert go.wait(PATIENCE)
+            return dict.fromkeys(many, value)
+
+        def renew() -> dict[int, str]:
+            with cache.refreshing():
+                return get(list(range(10)))
+
+        earlier = Background(renew)
+        assert began.wait(PATIENCE)
+        shelf["value"] = NEW
+        assert set(renew().values()) == {NEW}
+        go.set()
+        assert set(earlier.result().values()) == {OLD}
+        assert set(get(list(range(10))).values()) == {NEW}
+
+
 def test_what_a_refresh_brings_is_not_kept_beside_what_it_replaces() -> None:
     """Where the new value is larger than the local tier may be, the old one goes all the same."""
     with Cache(instance="alone", local_max_bytes=10_000) as cache:
@@ -344,6 +394,18 @@ def test_a_push_that_is_refused_the_second_time_is_not_taken_for_sent(
     replies = iter([[ErrorReply("NOSCRIPT"), b"OK", 1], [1, ErrorReply("OOM"), 0]])
     monkeypatch.setattr(type(remote.connections), "exchange", lambda *args, **kwargs: next(replies))
     with pytest.raises(RemoteUnavailableError, match="OOM"):
+        remote.put([("test:v1:a:b:c", b"token", b"frame", 1000)])
+
+
+def test_a_push_is_no_script_that_a_server_may_have_lost(
+    open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands between says so, it counts as refused."""
+    remote = open_cache().engine.remote
+    assert remote is not None
+    replies = [1, ErrorReply("NOSCRIPT"), 0]
+    monkeypatch.setattr(type(remote.connections), "exchange", lambda *args, **kwargs: list(replies))
+    with pytest.raises(RemoteUnavailableError, match="NOSCRIPT"):
         remote.put([("test:v1:a:b:c", b"token", b"frame", 1000)])
 
 
