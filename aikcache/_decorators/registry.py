@@ -92,16 +92,16 @@ class Registry:
         if not self._versioned:
             return [pattern]
         found = dict.fromkeys((pattern, *self._versioned.get(pattern, ())))
-        for place in colons(pattern):
+        for place in colons(pattern, max(map(len, list(self._versioned)))):
             begin, rest = pattern[:place], pattern[place:]
-            if is_wild(begin):
+            if is_wild(begin) or "\\" in begin:
                 matches = matcher("", begin)
                 names: Iterable[str] = [
                     one for base, versions in items(self._versioned) if matches(base) for one in versions
                 ]
             else:
                 names = self._versioned.get(begin, ())
-            if "\\" in rest and not is_wild(rest):  # as a glob, which a key is not
+            if rest[0] == "\\" or (not is_wild(rest) and ("\\" in rest or "]" in rest)):  # a glob, as the pattern is
                 rest = "[:]" + rest.removeprefix("\\")[1:]
             found.update(dict.fromkeys(name + rest for name in names))
         return list(found)

@@ -82,7 +82,7 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     attempts = [batch.attempts[i] for i in places]
     keys = tuple(attempt.key for attempt in attempts)
     servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
-    renewal = Renewal(engine.clock())
+    renewal = Renewal(engine.clock(), engine.local.forgot)
     for attempt in attempts:
         attempt.begin(renewal.since)
         attempt.renewal = renewal
@@ -98,9 +98,9 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                     engine.recovery.add(Invalidation(keys=keys))
         servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen  # after the first exchanges
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
-    except (EncodeError, InvalidKeyError, ConfigError):
-        if engine.filler.config.strict:  # what is there is older than what the function has given
-            invalidation.invalidate(engine, Invalidation(keys=keys))
+    except (EncodeError, InvalidKeyError, ConfigError):  # with strict=True; or the function's own
+        if renewal.given:
+            invalidation.invalidate(engine, Invalidation(keys=tuple(renewal.given)))
         raise
     finally:
         if engine.recovery is not None and attempts:  # also where it was interrupted, for some may be stored

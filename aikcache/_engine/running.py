@@ -77,6 +77,8 @@ def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[li
     finally:
         loading.difference_update(here)
     cost = engine.clock() - started
+    if (renewal := batch.attempts[group[0]].renewal) is not None:
+        renewal.given += [batch.attempts[i].key for i in group]
     engine.events.load(region.name, cost, None)
     done = []
     for i, result in zip(group, results, strict=True):

@@ -52,10 +52,12 @@ def matcher(namespace_prefix: str, *globs: str) -> Callable[[str], object]:
     return lambda key: any(test(key) for test in tests)
 
 
-def colons(glob: str) -> Iterator[int]:
-    """Where what a glob matches may have a colon, but for what a `*` takes in, and what follows that."""
-    i, before = 0, ""
-    while i < len(glob):
+def colons(glob: str, most: int) -> Iterator[int]:
+    """Where what a glob matches may have a colon after up to `most` characters, but for what a `*` takes in, and what
+    follows that.
+    """
+    i, before, least = 0, "", 0
+    while i < len(glob) and least <= most:
         start, char = i, glob[i]
         i += 1
         may_be_colon = char in ":?"
@@ -67,6 +69,7 @@ def colons(glob: str) -> Iterator[int]:
             may_be_colon = re.match(found, ":") is not None
         if may_be_colon and before != "*":
             yield start
+        least += char != "*"
         before = char
 
 

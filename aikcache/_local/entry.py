@@ -98,9 +98,10 @@ class Entry(Node):
 
 
 class Renewal:
-    """A renewal of some keys, and when it began."""
+    """A renewal of some keys: when it began, and `LocalTier.forgot` then. `given`: keys whose function has answered."""
 
-    __slots__ = ("since",)
+    __slots__ = ("forgot", "given", "since")
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self, since: float, forgot: int) -> None:
+        self.since, self.forgot = since, forgot
+        self.given: list[str] = []

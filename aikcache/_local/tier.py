@@ -31,8 +31,8 @@ from aikcache._local.region import Region
 if TYPE_CHECKING:
     from aikcache._settings.config import CacheConfig
 
-MAX_RENEWED = 10_000
-"""Renewed keys that are remembered. What was requested before the last of those that are forgotten is not filed."""
+MAX_RENEWED = 1000
+"""Renewed keys that are remembered."""
 OVERHEAD = 340
 """Bytes that an entry, and what is remembered of one that was evicted, cost beyond key, arguments and value."""
 
@@ -58,6 +58,7 @@ class LocalTier(Entries):
         super().__init__(config, guard)
         self._renewed: dict[str, Renewed] = {}  # by key: what is requested before is not filed
         self._forgotten: list[Renewed] = []  # of those that are remembered no more: the last, and the last by another
+        self.forgot = 0  # how often
         self._namespace_prefix = Keyspace(config.instance, config.version).namespace_prefix
 
     def __len__(self) -> int:
@@ -143,16 +144,16 @@ class LocalTier(Entries):
     def _fill(self, entry: Entry, renewed: Renewed | None) -> bool:
         key, region = entry.key, entry.region
         self.changes += 1
+        epoch, requested_at = entry.epoch, entry.created_at
+        if renewed is not None:
+            epoch, requested_at = epoch + self.forgot - renewed.by.forgot, renewed.by.since
         # Of two renewals that overlapped neither is known to be newer, so none is kept here.
-        renewal = None if renewed is None else renewed.by
-        current = not self.closed and region.epoch == entry.epoch
-        if key in self._renewed or self._forgotten:
-            requested_at = entry.created_at if renewal is None else renewal.since
-            current = current and requested_at >= self._renewed_at(key, renewal)
+        current = not self.closed and region.epoch == epoch and requested_at >= self._renewed_at(key, renewed)
         if renewed is not None:
             self._renewed[key] = renewed
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
+            entry.epoch = region.epoch
         elif not current:
             return False
         old = self._store.get(key)
@@ -180,16 +181,24 @@ class LocalTier(Entries):
             self._resync()
         return True
 
-    def _renewed_at(self, key: str, renewal: Renewal | None) -> float:
-        """When this key was last renewed by another than `renewal`, as far as is remembered."""
+    def _renewed_at(self, key: str, renewed: Renewed | None) -> float:
+        """When this key was last renewed, as far as is remembered; for a renewal: by another."""
         last = self._renewed.get(key)
+        if renewed is None:
+            return -inf if last is None else last.at
         known = self._forgotten if last is None else (last, *self._forgotten)
-        return max((renewed.at for renewed in known if renewed.by is not renewal), default=-inf)
+        return max((other.at for other in known if other.by is not renewed.by), default=-inf)
 
     def _forget_renewed(self) -> None:
+        """Refuse all that was requested before, in place of what was requested for certain keys; but not what belongs
+        to a renewal, which is told by the batch that it is of.
+        """
         by_renewal = {renewed.by: renewed for renewed in sorted([*self._forgotten, *self._renewed.values()], key=_at)}
         self._forgotten = sorted(by_renewal.values(), key=_at)[-2:]
         self._renewed.clear()
+        self.forgot += 1
+        for region in self.all_regions():
+            region.epoch += 1
 
     def keep_copied(self, entry: Entry, encoded: EncodedValue, codec: object, value: object) -> None:
         """From now on give copies of what `codec` has decoded for a caller, if its types allow it and there is room."""

@@ -730,6 +730,24 @@ class TestPastTheCache:
         cache.invalidate(f"p:f.{version}")
         assert (plain.peek(1), versioned.peek(1)) == ("None 1", None)
 
+    @pytest.mark.parametrize(
+        "pattern", [r"*f\:*", r"p:[f]\:*", r"p:\f:?", r"p\:f:?", r"p?f\:1", "*f:1", "p?f:1]", "p?f:["]
+    )
+    def test_a_glob_finds_versions_however_it_is_written(self, cache: Cache, pattern: str) -> None:
+        """What it says of an operation it says of its versions: nothing more, and it is an error for neither."""
+
+        def define(version: int | None) -> Any:
+            @cache.cached("p", version=version)
+            def f(x: int) -> str:
+                return f"{version} {x}"
+
+            return f
+
+        plain, versioned = define(None), define(2)
+        assert (plain(1), versioned(1)) == ("None 1", "2 1")
+        cache.invalidate(pattern)
+        assert (plain.peek(1) is None) is (versioned.peek(1) is None) is (pattern[-1] not in "[]")
+
     def test_not_enabled_is_always_empty(self) -> None:
         """With `enabled=False` each call runs its function, and everything else works as on an empty cache."""
         with Cache(enabled=False) as cache:

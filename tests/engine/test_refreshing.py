@@ -251,6 +251,28 @@ def test_what_is_refused_ends_the_older_value(options: dict[str, Any]) -> None:
         assert number.peek() is None
 
 
+def test_what_a_function_has_not_given_stays() -> None:
+    """Also where it fails with an error of the cache's own, and what a batch had not come to."""
+    with Cache(strict=True) as cache:
+        given: dict[int, object] = {number: number for number in range(1, 6)}
+
+        @cache.cached("p", ttl=600, type=int)
+        def number(x: int) -> object:
+            if given[x] is None:
+                raise ConfigError("another cache's")
+            return given[x]
+
+        assert number.many([1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+        given[1] = None
+        with pytest.raises(ConfigError):
+            number.refresh(1)
+        assert number.peek(1) == 1
+        given[3] = "three"
+        with cache.refreshing(), pytest.raises(EncodeError):
+            number.many([2, 3, 4])
+        assert [number.peek(x) for x in (3, 4)] == [None, 4]
+
+
 def test_an_id_that_is_gone_is_not_found_after_a_block(cache: Cache) -> None:
     """A `cached_many` function leaves it out, so its value ends."""
     there = {1: "one", 2: "two"}

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aikcache._keys import globs
-from aikcache._keys.globs import LONGEST_PART, covering, matcher
+from aikcache._keys.globs import LONGEST_PART, colons, covering, matcher
 from aikcache._keys.rendering import joined, label
 
 letters = st.text("ab", max_size=3 * LONGEST_PART)
@@ -164,3 +164,10 @@ def test_no_look_for_a_hash_is_slow(glob: str) -> None:
         for key in ("p:f:" + f":{SHA[1:]}" * 2000, "p:f:" + ":" * 100_000, "p:f:" + "a" * 100_000 + "!"):
             for _ in range(20):
                 matches(key)
+
+
+def test_a_colon_is_looked_for_where_a_name_may_end() -> None:
+    """Not beyond the longest, whatever the glob; in no class that has none, nor after a `*`, which goes on."""
+    assert [*colons("?" * 100_000, 3)] == [0, 1, 2, 3]
+    assert [*colons("*" * 100_000 + "a:", 3)] == [100_001]
+    assert [*colons(r"a:b[c:]d[e]\:f*:g*h:", 100)] == [1, 3, 11, 19]

@@ -196,6 +196,22 @@ def test_a_batch_is_kept_if_more_are_renewed_than_are_remembered(monkeypatch: py
         assert runs == [*numbers, *numbers, 10]
 
 
+def test_what_is_read_after_many_renewals_is_kept(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: a read is dated by the last heartbeat, and more may be renewed since than are remembered."""
+    monkeypatch.setattr(tier, "MAX_RENEWED", 3)
+    cache = open_cache()
+    get = cache.cached("thing", operation="get", ttl=600)(lambda number: number)
+    other = cache.cached("other", operation="get", ttl=600)(lambda: NEW)
+    connect(cache)
+    assert other() == NEW
+    for number in range(10):
+        get.refresh(number)
+        cache.engine.local.drop_group("other:get")
+        reads = cache.stats().remote_hits
+        assert [other(), other()] == [NEW, NEW]
+        assert cache.stats().remote_hits == reads + 1
+
+
 def test_of_two_batches_that_overlap_neither_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if more keys are renewed than are remembered: it is not known which result is newer."""
     monkeypatch.setattr(tier, "MAX_RENEWED", 3)
