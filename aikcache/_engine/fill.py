@@ -136,6 +136,8 @@ class Filler:
         """File a result locally."""
         attempt, policy = result.attempt, result.attempt.policy
         assert result.cached is not None
+        if attempt.renewal is not None:
+            attempt.renewal.given.discard(attempt.key)
         # Fresh from now on, as in Redis; trusted from when the load began: an invalidation since may not have arrived.
         fresh_until = self.clock() + result.seconds
         refresh_at = fresh_until - refresh.early(policy, result.cost, result.seconds)

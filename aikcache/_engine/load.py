@@ -28,7 +28,7 @@ from aikcache._engine.single_flight import LANDED, UNSHAREABLE, Flight
 from aikcache._keys.patterns import ANY_TAG, Invalidation
 from aikcache._local.entry import Renewal, hand_out
 from aikcache._remote.replies import Read
-from aikcache.errors import ConfigError, DecodeError, EncodeError, InvalidKeyError, RemoteError
+from aikcache.errors import DecodeError, RemoteError
 
 if TYPE_CHECKING:
     from aikcache._engine.versioned_store import VersionedStore
@@ -82,10 +82,11 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
     attempts = [batch.attempts[i] for i in places]
     keys = tuple(attempt.key for attempt in attempts)
     servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen
-    renewal = Renewal(engine.clock(), engine.local.forgot)
+    renewal = Renewal(engine.clock())
     for attempt in attempts:
         attempt.begin(renewal.since)
         attempt.renewal = renewal
+    renewal.forgot = engine.local.forgot  # after the epochs: what is counted twice would hide an invalidation
     try:
         if remote is not None and attempts:
             try:
@@ -98,11 +99,12 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
                     engine.recovery.add(Invalidation(keys=keys))
         servers_seen = 0 if engine.recovery is None else engine.recovery.servers_seen  # after the first exchanges
         kept = {result.attempt.key for result in (yield from load(batch, places)) if result.lasts}
-    except (EncodeError, InvalidKeyError, ConfigError):  # with strict=True; or the function's own
+    except Exception:  # of the function, for other keys; with strict=True also of what it gave
         if renewal.given:
             invalidation.invalidate(engine, Invalidation(keys=tuple(renewal.given)))
         raise
     finally:
+        renewal.given.clear()  # the local tier remembers a renewal for longer
         if engine.recovery is not None and attempts:  # also where it was interrupted, for some may be stored
             engine.recovery.wrote(Invalidation(keys=keys), servers_seen)
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own

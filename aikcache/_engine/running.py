@@ -78,7 +78,7 @@ def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[li
         loading.difference_update(here)
     cost = engine.clock() - started
     if (renewal := batch.attempts[group[0]].renewal) is not None:
-        renewal.given += [batch.attempts[i].key for i in group]
+        renewal.given.update(batch.attempts[i].key for i in group)
     engine.events.load(region.name, cost, None)
     done = []
     for i, result in zip(group, results, strict=True):

@@ -98,10 +98,13 @@ class Entry(Node):
 
 
 class Renewal:
-    """A renewal of some keys: when it began, and `LocalTier.forgot` then. `given`: keys whose function has answered."""
+    """A renewal of some keys: when it began, and `LocalTier.forgot` after it had looked at the epochs of their regions.
+
+    `given`: keys whose function has answered, and whose new value is not stored yet.
+    """
 
     __slots__ = ("forgot", "given", "since")
 
-    def __init__(self, since: float, forgot: int) -> None:
-        self.since, self.forgot = since, forgot
-        self.given: list[str] = []
+    def __init__(self, since: float) -> None:
+        self.since, self.forgot = since, 0
+        self.given: set[str] = set()

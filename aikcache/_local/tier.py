@@ -196,7 +196,7 @@ class LocalTier(Entries):
         by_renewal = {renewed.by: renewed for renewed in sorted([*self._forgotten, *self._renewed.values()], key=_at)}
         self._forgotten = sorted(by_renewal.values(), key=_at)[-2:]
         self._renewed.clear()
-        self.forgot += 1
+        self.forgot += 1  # before the epochs; see `load.reload`
         for region in self.all_regions():
             region.epoch += 1
 

@@ -273,6 +273,32 @@ def test_what_a_function_has_not_given_stays() -> None:
         assert [number.peek(x) for x in (3, 4)] == [None, 4]
 
 
+def test_a_batch_that_fails_keeps_what_it_has_stored_and_ends_what_it_could_not(cache: Cache) -> None:
+    """The function has given 1 and 2, of which 2 cannot be stored, and fails for 3."""
+    given: dict[int, object] = {1: 1, 2: 2, 3: 3}
+
+    @cache.cached("p", ttl=600, type=int)
+    def number(x: int) -> object:
+        if given[x] is None:
+            raise ConfigError("another cache's")
+        return given[x]
+
+    assert number.many([1, 2, 3]) == [1, 2, 3]
+    given.update({1: 10, 2: "two", 3: None})
+    with cache.refreshing(), pytest.raises(ConfigError):
+        number.many([1, 2, 3])
+    assert [number.peek(x) for x in (1, 2, 3)] == [10, None, 3]
+
+
+def test_a_batch_that_is_over_is_not_held(cache: Cache) -> None:
+    """What is remembered of its keys has a bound."""
+    numbers = cache.cached_many("p", operation="all", ttl=600)(lambda ids: dict.fromkeys(ids, 0))
+    with cache.refreshing():
+        numbers([*range(10)])
+    (renewal,) = {renewed.by for renewed in cache.engine.local._renewed.values()}
+    assert not renewal.given
+
+
 def test_an_id_that_is_gone_is_not_found_after_a_block(cache: Cache) -> None:
     """A `cached_many` function leaves it out, so its value ends."""
     there = {1: "one", 2: "two"}
