@@ -18,6 +18,7 @@ import types
 import weakref
 from pathlib import Path
 from random import Random
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -170,6 +171,30 @@ class TestAnswers:
         region.trusted_until = 0.0
         next(iter(region.table.values())).created_at = -100.0
         assert (f(1), runs) == (1, [1, 1, 1])
+
+    def test_an_entry_is_served_until_its_end_and_not_after(self, cache: Cache) -> None:
+        """At every moment before its end a hit, and none after it, however the clock is read in between."""
+
+        @cache.cached("p")
+        def f(a: int) -> int:
+            runs.append(a)
+            return a
+
+        runs: list[int] = []
+        region, random, hits = cache.engine.local.region("p:f"), Random(), 0
+        for loaded in range(1, 301):
+            if loaded == 1:
+                f(1)
+            (entry,) = region.table.values()
+            end = monotonic() + random.random() * 0.003
+            entry.until = entry.expires_at = entry.fresh_until = end
+            while len(runs) == loaded:
+                before = monotonic()
+                f(1)
+                assert before < end or len(runs) > loaded
+                hits += len(runs) == loaded
+            assert monotonic() >= end
+        assert hits > 300
 
     def test_counts_are_exact_under_threads(self, cache: Cache) -> None:
         """Every call counts once as a hit or a miss, while others clear and invalidate, at a short switch interval."""
