@@ -17,7 +17,6 @@ settings, `help(aikcache.cached)` the decorator.
 import typing
 
 from aikcache._codec.registry import register_type
-from aikcache._decorators.protocols import CachedFunction, CacheInfo
 from aikcache._default import cached, cached_many, configure, default_cache, invalidates
 from aikcache._engine.deferred import Deferred
 from aikcache._engine.refreshing import Refreshing
@@ -40,7 +39,8 @@ from aikcache.errors import (
 if typing.TYPE_CHECKING:
     from aikcache._cache import Cache
     from aikcache._coherence.sweep import Sweep
-    from aikcache._engine.stats import CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
+    from aikcache._decorators.protocols import CachedFunction
+    from aikcache._engine.stats import CacheInfo, CacheStats, FleetStats, Health, OperationStats, Problem, ProcessStats
     from aikcache._settings.config import CacheConfig
     from aikcache._settings.settings import Settings
 
@@ -84,7 +84,9 @@ __all__ = [
 _LOADED_LATER = {
     "Cache": "aikcache._cache",
     "CacheConfig": "aikcache._settings.config",
+    "CacheInfo": "aikcache._engine.stats",
     "CacheStats": "aikcache._engine.stats",
+    "CachedFunction": "aikcache._decorators.protocols",
     "FleetStats": "aikcache._engine.stats",
     "Health": "aikcache._engine.stats",
     "OperationStats": "aikcache._engine.stats",

@@ -19,7 +19,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aikcache._codec.class_table import Table
-from aikcache._codec.conforming import Check, check_of
 from aikcache._codec.costs import MAX_CONTAINERS, may_collide, too_many_containers, too_many_in_msgpack
 from aikcache._codec.equality import exactly_equal, immutable
 from aikcache._codec.plain import ATOMS, MAX_ITEMS, PLAIN, is_plain
@@ -30,6 +29,8 @@ from aikcache.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:
     import msgspec
+
+    from aikcache._codec.conforming import Check
 
 __all__ = ["BY_HAND", "JSON", "TAGGED", "TYPED", "Codec", "Encoded", "load_all", "register_type"]
 
@@ -221,6 +222,8 @@ class Codec:
         """Whether all of several values fit."""
         check = self._check
         if isinstance(check, bool):
+            from aikcache._codec.conforming import check_of
+
             check = check_of(self.annotation, self._get_table())
             self._plain = PLAIN if check is None else check.plain
             self._check = check
@@ -296,6 +299,8 @@ class Codec:
 def load_all() -> None:
     """Load now what a first value needs later: a child that is forked while a thread imports it can never import it."""
     import msgspec  # noqa: F401
+
+    from aikcache._codec import conforming  # noqa: F401
 
     _tagged()
 

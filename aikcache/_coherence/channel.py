@@ -31,7 +31,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from aikcache._coherence.feed import Heartbeats, Listener
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.thread import Daemon, Event
 from aikcache._keys.globs import MOST_GLOBS

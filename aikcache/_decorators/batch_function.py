@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aikcache._decorators.cached_function import CALL, CachedCall, Owner
+from aikcache._decorators.cached_function import CALL, CachedCall
 from aikcache._decorators.signature import Signature
 from aikcache._engine import many
 from aikcache._engine.batch import Batch
@@ -20,6 +20,7 @@ from aikcache._local.region import Region
 from aikcache.errors import ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
+    from aikcache._decorators.cached_function import Owner
     from aikcache._engine.engine import Engine
 
 MAX_COLLIDING = 1000

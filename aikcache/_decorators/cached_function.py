@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from aikcache._concurrency.outside import let_out
@@ -28,20 +28,21 @@ from aikcache._settings.checks import check_name
 from aikcache.errors import AikcacheError, ConfigError, InvalidKeyError
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from aikcache._engine.engine import Engine
+
+    class Owner(Protocol):
+        """The cache that a function belongs to, as far as a decorated function needs it."""
+
+        @property
+        def engine(self) -> Engine: ...
+
+        def end(self, what: Invalidation) -> None: ...
+
 
 CALL = "_aikcache_call"
 """What has a wrapper's `CachedCall` or `BatchCall`, whose `fn` is the function that runs."""
-
-
-class Owner(Protocol):
-    """The cache that a function belongs to, as far as a decorated function needs it."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    def end(self, what: Invalidation) -> None: ...
-
 
 Tags = Sequence[str] | Callable[..., Iterable[str]]
 

@@ -17,16 +17,18 @@ from aikcache._codec.codec import Codec
 from aikcache._decorators import cached_function, method
 from aikcache._decorators import invalidates as _invalidating
 from aikcache._decorators import wrapper as _wrapper
-from aikcache._decorators.batch_function import BatchCall
-from aikcache._decorators.cached_function import CachedCall, Owner, Tags
+from aikcache._decorators.cached_function import CachedCall, Tags
 from aikcache._decorators.function_methods import FunctionMethods
-from aikcache._decorators.protocols import CachedFunction
 from aikcache._decorators.registry import Registry
 from aikcache._decorators.signature import Signature, item_type, return_type
 from aikcache._engine import policy as _policy
 from aikcache._engine.policy import Consistency, Ttl
 from aikcache._local.region import Region
 from aikcache.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    from aikcache._decorators.cached_function import Owner
+    from aikcache._decorators.protocols import CachedFunction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,7 +153,7 @@ class Decorators:
             FunctionMethods(call).attach(wrapper)
             if method.is_method(fn, signature.names):
                 wrapper = method.CachedMethod(wrapper, signature.check_owner)
-            return typing.cast(CachedFunction[P, R], wrapper)
+            return typing.cast("CachedFunction[P, R]", wrapper)
 
         return decorate
 
@@ -180,6 +182,7 @@ class Decorators:
         Args: as for `cached`, with `type` for V.
         """
         check_called(prefix, "cached_many")
+        from aikcache._decorators.batch_function import BatchCall
 
         def decorate(fn: Callable[P, dict[K, V]]) -> Callable[P, dict[K, V]]:
             name = cached_function.make_region_name(check_function(fn, "cached_many"), prefix, operation, version)

@@ -6,11 +6,8 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aikcache._decorators.cached_function import CachedCall
-from aikcache._decorators.protocols import CacheInfo
 from aikcache._decorators.signature import Arguments
-from aikcache._engine import explain as _explain
 from aikcache._engine import many as _many
-from aikcache._engine import writes
 from aikcache._engine.batch import Batch
 from aikcache._engine.call import MISSING, Attempt, carry_out
 from aikcache._engine.fast_path import FastPathMiss
@@ -20,6 +17,7 @@ from aikcache.errors import InvalidKeyError
 
 if TYPE_CHECKING:
     from aikcache._engine.engine import Engine
+    from aikcache._engine.stats import CacheInfo
 
 METHODS = ("key", "peek", "invalidate", "refresh", "store", "explain", "many", "cache_info", "cache_clear")
 
@@ -73,6 +71,8 @@ class FunctionMethods:
             engine, call = self._of.called(args, kwargs)
         except InvalidKeyError as error:
             return self._of.unkeyed(self._of.engine(), error, *self._of.bind(*args, **kwargs))
+        from aikcache._engine import writes
+
         return writes.reload(engine, call, self._of.end)
 
     def store(self, value: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -80,11 +80,15 @@ class FunctionMethods:
         shared (`share=True`, no URL).
         """
         engine, call = self._of.called(args, kwargs)
+        from aikcache._engine import writes
+
         writes.put(engine, call, value, self._of.end)
 
     def explain(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Where this call would be answered from, and why. For people and logs; the details may change."""
-        explained = _explain.explain(*self._of.called(args, kwargs))
+        from aikcache._engine.explain import explain
+
+        explained = explain(*self._of.called(args, kwargs))
         return {**explained, "answer": "skipped"} if self._of.skips(*self._of.bind(*args, **kwargs)) else explained
 
     def many(self, calls: Iterable[Any]) -> list[Any]:
@@ -143,6 +147,8 @@ class FunctionMethods:
 
     def cache_info(self) -> CacheInfo:
         """Hits (of both tiers) and misses so far, and the local tier's bound and what it holds of this operation."""
+        from aikcache._engine.stats import CacheInfo
+
         self._of.engine()
         c = self._of.region.counters
         hits = self._of.region.local_hits() + c.remote_hits + c.joined

@@ -10,10 +10,9 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aikcache._concurrency.reporter import log
-from aikcache._decorators.cached_function import Owner
 from aikcache._decorators.registry import Registry
 from aikcache._engine import invalidation
 from aikcache._keys import patterns as _patterns
@@ -21,6 +20,9 @@ from aikcache._keys import rendering
 from aikcache._keys.patterns import Target, Template
 from aikcache._settings.checks import check_name
 from aikcache.errors import AikcacheError, ConfigError
+
+if TYPE_CHECKING:
+    from aikcache._decorators.cached_function import Owner
 
 P = ParamSpec("P")
 R = TypeVar("R")

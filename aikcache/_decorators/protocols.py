@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+
+from aikcache._engine.stats import CacheInfo
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -11,15 +13,6 @@ R = TypeVar("R")
 D = TypeVar("D")
 S = TypeVar("S")
 MYPY = False  # as Python and pyright see it; mypy takes it for true
-
-
-class CacheInfo(NamedTuple):
-    """As `functools.lru_cache` has it, in calls and entries. `maxsize` is the bound of the whole local tier."""
-
-    hits: int
-    misses: int
-    maxsize: int
-    currsize: int
 
 
 class CachedFunction(Protocol[P, R]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from aikcache._engine import explain  # noqa: F401  # now, because a method imports it in a call: see `codec.load_all`
 from aikcache._engine.engine import Backend, Engine
 from aikcache._engine.tally import tally_of
 from aikcache._keys.keyspace import Keyspace

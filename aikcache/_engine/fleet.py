@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._engine import reading as _reading
 from aikcache._engine.reading import Reading
 from aikcache._engine.stats import SUMMED, FleetStats, OperationStats, ProcessStats

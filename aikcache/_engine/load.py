@@ -18,7 +18,7 @@ from _thread import LockType
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._concurrency.outside import BUGS, let_out
 from aikcache._engine import invalidation, refreshing
 from aikcache._engine.batch import Batch

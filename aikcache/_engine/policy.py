@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aikcache._codec.codec import Codec
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._settings.checks import check_consistency, check_seconds
 from aikcache.errors import ConfigError
 

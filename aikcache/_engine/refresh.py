@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._engine.call import Call
 from aikcache._engine.policy import Policy
 

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aikcache._local.region import Region
+
+
+class CacheInfo(NamedTuple):
+    """As `functools.lru_cache` has it, in calls and entries. `maxsize` is the bound of the whole local tier."""
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ import re
 from aikcache._keys.rendering import MAX_PARAMETERS, shortened
 from aikcache.errors import InvalidKeyError
 
-_UNFIT = re.compile(r"[\s*?\[\]{}\\\x00-\x20\x7f\ud800-\udfff]")
+_UNFIT = re.compile(r"[\s*?\[\]{}\\\x00-\x20\x7f]")
+_SURROGATE = r"[\ud800-\udfff]"  # compiled when it is needed, which takes long
 MAX_KEY = 1024
 
 
@@ -35,7 +36,12 @@ class Keyspace:
         if not isinstance(key, str):
             raise InvalidKeyError(f"a key must be a str, got {type(key).__name__}. `Cache.key(...)` builds one.")
         short = key.removeprefix(self.namespace_prefix)
-        if len(short) > MAX_KEY or short[:1] in "~!:" or _UNFIT.search(short):  # of an empty one "", which is in any
+        if (
+            len(short) > MAX_KEY
+            or short[:1] in "~!:"  # of an empty one "", which is in any
+            or _UNFIT.search(short)
+            or (not short.isascii() and re.search(_SURROGATE, short))
+        ):
             raise InvalidKeyError(
                 "a key must be 1 to 1024 characters without spaces, wildcards, braces, control characters or lone "
                 f"surrogates, and must not begin with ':', '~' or '!', got {short[:80]!r}. "

@@ -31,10 +31,10 @@ ANY_TAG = "#"
 """
 _FORMATTER = Formatter()
 _WILD = re.compile(r"[*?\[]")
-_CLASS = re.compile(r"(?<!\\)\[\^?((?:\\.|[^]\\])*)\]")
-_RANGE = re.compile(r"\\.|(.)-(.)|.")
+_CLASS = r"(?<!\\)\[\^?((?:\\.|[^]\\])*)\]"
+_RANGE = r"\\.|(.)-(.)|."
 _UNFIT = re.compile(r"[\s{}\x00-\x1f\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = r"[\ud800-\udfff]"
 MAX_TAG = 512
 MAX_DOTS = 4
 """Dots of an operation before which a group ends; each costs a stamp, and keys by hand may be users' own."""
@@ -124,13 +124,13 @@ def resolve(pattern: str) -> Target:
         raise ConfigError(
             f"a pattern must have at most {MAX_PATTERN} characters, got {len(pattern)}. Invalidate by a tag instead."
         )
-    if not pattern.isascii() and _SURROGATE.search(pattern):
+    if not pattern.isascii() and re.search(_SURROGATE, pattern):
         raise InvalidKeyError("a pattern must be text that UTF-8 can write, got one with a lone surrogate.")
     parts = pattern.split(":", 2)
     if parts[-1] == "*":
         parts.pop()
     if is_wild(":".join(parts)):
-        for low, high in [found for inside in _CLASS.findall(pattern) for found in _RANGE.findall(inside)]:
+        for low, high in [found for inside in re.findall(_CLASS, pattern) for found in re.findall(_RANGE, inside)]:
             if low > high:
                 raise ConfigError(f"a range must go upwards, got [{low}-{high}] in the pattern {pattern[:_SHOWN]!r}.")
         return Target("glob", pattern)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aikcache._concurrency.chance import chance
+from aikcache._concurrency import chance
 from aikcache._concurrency.thread import Daemon
 from aikcache._redis.majority import SILENT, Address, Opinion
 from aikcache._redis.reply import Command

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from aikcache import Cache, ConfigError
 from aikcache._codec.codec import Codec
 from aikcache._concurrency import background as _background
+from aikcache._concurrency import chance
 from aikcache._concurrency.background import Background
-from aikcache._concurrency.chance import chance
 from aikcache._engine import refresh
 from aikcache._engine.policy import Policy
 from aikcache._engine.single_flight import Flight, Flights

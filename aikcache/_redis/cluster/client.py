@@ -21,9 +21,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from random import SystemRandom
 from typing import Any
 
-from aikcache._concurrency.chance import chance
 from aikcache._concurrency.circuit_breaker import Breaker, unobserved
 from aikcache._concurrency.shared import items
 from aikcache._redis.cluster import topology as _slots
@@ -269,7 +269,7 @@ class Cluster:
 
     def _candidates(self, first: Address | None, excluding: Address | None) -> list[Address]:
         """Primaries first: a replaced node that hangs is not among them. Nodes whose last exchange failed come last."""
-        topology = self.topology
+        topology, chance = self.topology, SystemRandom()
         some = [] if first is None else [first]
         if topology is not None:
             some += chance.sample(list(topology.primaries), len(topology.primaries))
