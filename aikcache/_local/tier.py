@@ -150,7 +150,8 @@ class LocalTier(Entries):
         # Of two renewals that overlapped neither is known to be newer, so none is kept here.
         current = not self.closed and region.epoch == epoch and requested_at >= self._renewed_at(key, renewed)
         if renewed is not None:
-            self._renewed[key] = renewed
+            # Not what was filed by another while this one, with its time in hand, waited to be.
+            self._renewed[key] = max(renewed, self._renewed.get(key, renewed), key=_at)
             if len(self._renewed) > MAX_RENEWED:
                 self._forget_renewed()
             entry.epoch = region.epoch

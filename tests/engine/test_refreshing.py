@@ -404,6 +404,42 @@ def test_of_two_refreshes_the_one_that_began_later_stays(cache: Cache) -> None:
     assert value() == "newest"
 
 
+def test_a_refresh_that_is_filed_late_lets_nothing_in_from_before_another(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken the time, and is preempted: a load begins, and another refresh begins and ends."""
+    filing, loading, file, go = (threading.Event() for _ in range(4))
+    given = ["old"]
+
+    @cache.cached("p")
+    def value() -> str:
+        read = given[0]
+        if threading.current_thread() is load:
+            loading.set()
+            assert go.wait(PATIENCE)
+        return read
+
+    def held(*args: Any, **kwargs: Any) -> bool:
+        if threading.current_thread() is late:
+            filing.set()
+            assert file.wait(PATIENCE)
+        return fill(*args, **kwargs)
+
+    fill = cache.engine.local.fill
+    monkeypatch.setattr(cache.engine.local, "fill", held)
+    late, load = threading.Thread(target=value.refresh), threading.Thread(target=value)
+    late.start()
+    assert filing.wait(PATIENCE)
+    load.start()
+    assert loading.wait(PATIENCE)
+    given[0] = "new"
+    assert value.refresh() == "new"
+    for event, thread in ((file, late), (go, load)):
+        event.set()
+        thread.join(PATIENCE)
+    assert value() == "new"
+
+
 def test_a_function_that_reads_its_own_value_in_another_thread_ends(cache: Cache) -> None:
     """A thread with a copy of its context is inside the load too, and gets the value from before."""
     runs: list[int] = []
