@@ -109,8 +109,6 @@ def reload(batch: Batch, places: Sequence[int]) -> Steps[None]:
             engine.recovery.wrote(Invalidation(keys=keys), servers_seen)
         if remote is not None:  # only an interruption leaves a lease: `load` has used or released all of its own
             remote.give_up_leases(attempts)
-    for key in kept:
-        engine.flights.invalidate_key(key)  # loads that began before this one
     if gone := tuple(key for key in keys if key not in kept):
         invalidation.invalidate(engine, Invalidation(keys=gone))
 

@@ -93,6 +93,9 @@ def _store_and_land(batch: Batch, done: Sequence[Result]) -> None:
     """Store what may be stored, and land the flights."""
     # Filed before a flight lands: a call that found neither the value nor the flight would load it once more.
     batch.engine.filler.store_results(done)
+    for result in done:
+        if result.attempt.renewal is not None:
+            batch.engine.flights.invalidate_key(result.attempt.key)  # loads that began before this one
     cached = {result.attempt.key: result.cached for result in done}
     for i in [i for i in batch.flights if batch.attempts[i].key in cached]:
         found = cached[batch.attempts[i].key]

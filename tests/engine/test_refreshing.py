@@ -290,6 +290,33 @@ def test_a_batch_that_fails_keeps_what_it_has_stored_and_ends_what_it_could_not(
     assert [number.peek(x) for x in (1, 2, 3)] == [10, None, 3]
 
 
+def test_no_call_joins_a_load_that_began_before_what_a_failing_batch_has_stored(cache: Cache) -> None:
+    """Also where the local tier refuses it, because something of the operation was invalidated meanwhile."""
+    loading, go = threading.Event(), threading.Event()
+    given: dict[int, str | None] = {1: "old", 2: "old"}
+
+    @cache.cached("p")
+    def value(x: int) -> str:
+        read = given[x]
+        if read == "old":
+            loading.set()
+            assert go.wait(PATIENCE)
+        if read is None:
+            value.invalidate(3)
+            raise ZeroDivisionError
+        return read
+
+    first = threading.Thread(target=value, args=(1,))
+    first.start()
+    assert loading.wait(PATIENCE)
+    given.update({1: "new", 2: None})
+    with cache.refreshing(), pytest.raises(ZeroDivisionError):
+        value.many([1, 2])
+    threading.Timer(0.2, go.set).start()  # for who joins it
+    assert value(1) == "new"
+    first.join(PATIENCE)
+
+
 def test_a_batch_that_is_over_is_not_held(cache: Cache) -> None:
     """What is remembered of its keys has a bound."""
     numbers = cache.cached_many("p", operation="all", ttl=600)(lambda ids: dict.fromkeys(ids, 0))
