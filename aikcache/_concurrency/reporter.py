@@ -35,7 +35,8 @@ class RateLimitedReporter:
         self._seen: dict[str, tuple[float, int]] = {}  # cause: when logged, how often counted by then
         self.counts: dict[str, int] = {}
 
-    def report(self, cause: str, message: str, *, level: int = logging.WARNING) -> None:
+    def report(self, cause: str, message: str, *args: object, level: int = logging.WARNING) -> None:
+        """`args` are put into `message` where it is logged, which is seldom."""
         if cause not in self.counts and len(self.counts) >= MOST_CAUSES:
             cause = OTHER
         # No lock: a finalizer or a signal handler may report as well, in a thread that would then wait for itself.
@@ -46,7 +47,7 @@ class RateLimitedReporter:
             return
         self._seen[cause] = (now, count)  # first: writing the line may take long, and other threads skip it
         more = f" ({count - before - 1} more since the last line)" if count - before > 1 else ""
-        message = clean(message, LONGEST - len(more))
+        message = clean(message % args if args else message, LONGEST - len(more))
         emit(level, "%s%s", message, more, extra={"aikcache_cause": cause, "aikcache_count": count})
 
 

@@ -183,8 +183,9 @@ class Events:
         return name if name in self._operations else OTHER
 
     def load(self, operation: str, seconds: float, error: str | None) -> None:
+        details = Load(operation, seconds, error)
         for observer in self.observers:
-            observer.load(Load(operation, seconds, error))
+            observer.load(details)
 
     def invalidated(self, what: Invalidation, direction: str) -> None:
         for observer in self.observers:

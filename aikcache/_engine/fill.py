@@ -239,9 +239,8 @@ class Filler:
 
     def failed(self, attempt: Attempt, error: Exception) -> None:
         attempt.region.counters.error(error)
-        self.reporter.report(
-            f"redis:{type(error).__name__}", f"Redis failed on {attempt.key}; the call is answered without it: {error}"
-        )
+        what = "Redis failed on %s; the call is answered without it: %s"
+        self.reporter.report(f"redis:{type(error).__name__}", what, attempt.key, error)
 
     def wrote(self, attempt: Attempt, size: int) -> None:
         attempt.region.counters.writes += 1

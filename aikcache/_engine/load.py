@@ -229,7 +229,10 @@ def _lead(batch: Batch, places: Sequence[int], deadline: float) -> Steps[None]:
     engine, remote = batch.engine, batch.engine.remote_tier
     places = [i for i in places if i in batch.flights]
     busy: list[int] = []
-    if remote is not None and places:
+    refusal = None if remote is None else remote.remote.connections.refusal()
+    if refusal is not None and places and batch.attempts[places[0]].first is None:
+        engine.filler.failed(batch.attempts[places[0]], refusal)  # not raised: while Redis is down, calls are quicker
+    elif remote is not None and places:
         try:
             missing = batch.read(remote, places)
             if missing:

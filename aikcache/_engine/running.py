@@ -62,7 +62,7 @@ def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[li
     engine, region = batch.engine, batch.attempts[group[0]].region
     region.counters.misses += len(group) if missed else 0
     started = engine.clock()
-    loading, here = engine.flights.loading, engine.flights.about(*(batch.attempts[i].key for i in group))
+    loading, here = engine.flights.loading, engine.flights.about([batch.attempts[i].key for i in group])
     try:
         # Here and in the `finally` one call into C: a key that stayed would make this thread run its function uncached.
         loading.update(here)
@@ -108,7 +108,7 @@ def _rescued(batch: Batch, group: Sequence[int]) -> Steps[list[Result]]:
     try:
         timeout = batch.attempts[group[0]].policy.load_timeout
         # All of them: one run answers the whole group, so a call without a stale value must wait for it.
-        stale = all(batch.attempts[i].fallback is not None for i in group)
+        stale = timeout is not None and all(batch.attempts[i].fallback is not None for i in group)
         if timeout is not None and stale and (yield from _detach(batch, group, timeout)):
             return []
         return (yield from _run(batch, group))

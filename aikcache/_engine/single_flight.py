@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from _thread import LockType
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, NamedTuple
 
@@ -37,6 +37,9 @@ class CachedValue(NamedTuple):
 def hold(value: object, encoded: EncodedValue, codec: Any, *, shareable: bool) -> CachedValue:
     """`shareable`: the value itself may be given to all callers."""
     return CachedValue(value if shareable else encoded, codec)
+
+
+_NOTHING = CachedValue(None)
 
 
 class Flight:
@@ -66,7 +69,7 @@ class Flight:
         self.leader = leader
         self.thread = threading.get_ident()  # the thread that will land it
         self.state = UNDER_WAY
-        self.cached = CachedValue(None)
+        self.cached = _NOTHING
         self.invalidated = False
         self.strong = False  # it uses nothing that was known before it began
         self._landing = threading.Lock()
@@ -162,7 +165,7 @@ class Flights:
             flight.invalidated = True
             self._hide(flight)
 
-    def about(self, *keys: str) -> set[tuple[int, str]]:
+    def about(self, keys: Iterable[str]) -> set[tuple[int, str]]:
         """What to add to `loading` when this thread is about to run the function for `keys`."""
         thread = threading.get_ident()
         return {(thread, key) for key in keys} - self.loading  # without what an outer call of this thread has added
@@ -174,7 +177,7 @@ class Flights:
     def loading_any(self) -> bool:
         """Whether this thread is running a function for any key."""
         thread = threading.get_ident()
-        return any(loader == thread for loader, _ in self.loading.copy())
+        return bool(self.loading) and thread in [loader for loader, _ in self.loading.copy()]
 
     def forget(self) -> None:
         self.flying.clear()

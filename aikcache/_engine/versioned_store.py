@@ -111,16 +111,20 @@ class VersionedStore:
 
     def _fast_reads(self, attempts: Sequence[Attempt]) -> list[Read]:
         """The results of the fast path for these. Raises its error."""
-        firsts = [attempt.first for attempt in attempts]
+        reads: list[Read] = []
+        failed: Exception | None = None
         for attempt in attempts:
-            attempt.first = None
-        for first in firsts:
-            if isinstance(first, TooLargeError):
-                self._remove_huge(attempts, (), first)
-                return []
+            first, attempt.first = attempt.first, None
             if isinstance(first, Exception):
-                raise first
-        return [first for first in firsts if isinstance(first, Read)]
+                failed = failed or first
+            elif first is not None:
+                reads.append(first)
+        if isinstance(failed, TooLargeError):
+            self._remove_huge(attempts, (), failed)
+            return []
+        if failed is not None:
+            raise failed
+        return reads
 
     def _ask(
         self, attempts: Sequence[Attempt], groups: Sequence[str], *, values: bool
@@ -280,8 +284,8 @@ class VersionedStore:
         left = [(attempt.key, attempt.token) for attempt in attempts if attempt.token is not None]
         if left:
             self.leases.add_lost(left)
-        for attempt in attempts:
-            attempt.token = None
+            for attempt in attempts:
+                attempt.token = None
 
     def complete(self, stores: Sequence[tuple[Attempt, Sequence[str], int]]) -> list[bool]:
         """Before values are stored (with these tags, for these milliseconds): the stamps that only they named.

@@ -161,8 +161,12 @@ class Pool:
         if not self.breaker.allows():
             raise unsent(self.breaker.refusal)
 
+    def refusal(self) -> RemoteUnavailableError | None:
+        """What an exchange would raise now, because the breaker is open."""
+        return unsent(self.breaker.refusal) if self.breaker.rests else None
+
     def rest(self) -> None:
-        """Raise `RemoteUnavailableError` if an exchange would now, because the breaker is open."""
+        """Raise that."""
         if self.breaker.rests:
             raise unsent(self.breaker.refusal)
 

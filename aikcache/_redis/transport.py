@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from aikcache._concurrency.circuit_breaker import Breaker, Changed, unobserved
 from aikcache._redis.reply import Command
 from aikcache._settings.config import CacheConfig
+from aikcache.errors import RemoteUnavailableError
 
 
 class ServerIdentity(NamedTuple):
@@ -101,8 +102,11 @@ class Transport(Protocol):
         """As `exchange`, for `count` commands that are packed already. None: not possible with several servers."""
 
     # Does nothing on a cluster: one primary's open breaker says nothing about the others.
+    def refusal(self) -> RemoteUnavailableError | None:
+        """What every exchange would raise now, because the breaker is open. Sends nothing."""
+
     def rest(self) -> None:
-        """Raise `RemoteUnavailableError` if every exchange would now, because the breaker is open. Sends nothing."""
+        """Raise that."""
 
     def age(self) -> float:
         """Seconds since the last evidence of a majority behind the server; -inf where none is needed."""

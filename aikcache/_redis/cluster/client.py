@@ -99,8 +99,11 @@ class Cluster:
         some = [*list(self._nodes.values()), *self.scouts.known()]
         return next((node.breaker for node in some if node.breaker.is_open), self._none)
 
-    def rest(self) -> None:
+    def refusal(self) -> None:
         """Nothing: each primary has a breaker of its own."""
+
+    def rest(self) -> None:
+        """Nothing either."""
 
     def age(self) -> float:
         """Seconds since most primaries had sent this process their view (`quorum`)."""
