@@ -111,7 +111,9 @@ class CachedCall:
         self, local_key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any], entry: Entry | None = None
     ) -> Any:
         """A call that the wrapper found nothing for under `local_key`, or only an `entry` that is of no use."""
-        engine = self.engine()
+        engine = self._engine
+        if engine is None or engine.closed:
+            engine = self.engine()
         if engine.passive:
             return self.run(engine, args, kwargs)
         try:

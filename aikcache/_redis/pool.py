@@ -158,8 +158,9 @@ class Pool:
             raise unsent("this cache is closed.")
         if self._backing is not None:
             self._backing.check()  # first, because the breaker's probe must be followed by a question
-        if not self.breaker.allows():
-            raise unsent(self.breaker.refusal)
+        breaker = self.breaker
+        if breaker.failures >= breaker.limit and not breaker.allows():  # without its call nearly always
+            raise unsent(breaker.refusal)
 
     def refusal(self) -> RemoteUnavailableError | None:
         """What an exchange would raise now, because the breaker is open."""
@@ -177,7 +178,8 @@ class Pool:
                 if str(reply).startswith(ELSEWHERE):
                     self.on_failover()
                 raise RemoteUnavailableError(f"the server refuses: {reply}")
-        self.breaker.success()
+        if self.breaker.failures:
+            self.breaker.success()
         return replies
 
     def _sends(self, connection: Connection, data: bytes) -> bool:
