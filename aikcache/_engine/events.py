@@ -188,8 +188,9 @@ class Events:
             observer.load(details)
 
     def invalidated(self, what: Invalidation, direction: str) -> None:
+        details = Invalidated(what, direction)
         for observer in self.observers:
-            observer.invalidated(Invalidated(what, direction))
+            observer.invalidated(details)
 
     def channel(self, *, live: bool) -> None:
         for observer in self.observers:

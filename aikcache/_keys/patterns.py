@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from string import Formatter
 from typing import Literal, NamedTuple
 
@@ -111,8 +112,9 @@ def is_wild(text: str) -> bool:
     return _WILD.search(text) is not None
 
 
+@lru_cache(1024)
 def resolve(pattern: str) -> Target:
-    """A pattern, with its fields filled, as what it invalidates."""
+    """A pattern, with its fields filled, as what it invalidates. Remembered: most are resolved again and again."""
     if pattern == EVERYTHING:
         return Target("group", EVERYTHING)
     if not isinstance(pattern, str) or not pattern or pattern[0] in "~!" or _UNFIT.search(pattern):
@@ -170,6 +172,9 @@ class Template:
             raise ConfigError(f"{what} must be a str, got {type(text).__name__}.")
         self.text = text
         self._parts: list[tuple[str, str | None]] = []
+        if "{" not in text and "}" not in text:
+            self._parts.append((text, None))
+            return
         known = list(names)
         try:
             parsed = list(_FORMATTER.parse(text))
