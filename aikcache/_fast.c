@@ -88,11 +88,16 @@ static Py_NO_INLINE double read_clock(uint64_t before) {
 
 /* The time, or one that is not reached yet: less than a millisecond ahead. */
 static inline double time_or_later(void) {
+    if (stretch == 0) /* where the clock is another one, the counter may be slow to read, too */
+        return monotonic();
     uint64_t now = ticks(); /* of another processor it may be behind `read_at`: the difference is huge then */
     return now - read_at < stretch ? not_after : read_clock(now);
 }
 
+/* Once in a process: what is known of the counter is common to all interpreters in it. */
 static void find_counter(void) {
+    if (last_read != 0)
+        return;
     char name[8] = "";
     FILE *source = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
     if (source != NULL) {
@@ -101,6 +106,7 @@ static void find_counter(void) {
     }
     read_at = ticks();
     last_read = monotonic();
+    not_after = last_read + STRETCH * SLOWEST_TICK;
 }
 #else
 #define time_or_later monotonic
