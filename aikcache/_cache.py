@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from aikcache._codec.codec import Codec, load_all
 from aikcache._coherence.sweep import Sweep
 from aikcache._concurrency.reporter import log
-from aikcache._decorators.decorators import Decorators
+from aikcache._decorators import batch_function, decorators  # noqa: F401  # now, as a decorator imports it: see `load_all`
 from aikcache._decorators.registry import Registry
 from aikcache._engine import deferred as _deferred
 from aikcache._engine import invalidation, many, writes
@@ -45,7 +45,7 @@ _BY_KEY = object()
 """In the local key of a value by key, so that no decorated call finds it: its type may be another."""
 
 
-class Cache(Decorators):
+class Cache(decorators.Decorators):
     """A local tier and, with a URL, Redis behind it.
 
     Args:

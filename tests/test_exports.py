@@ -112,6 +112,13 @@ assert f(1) == f(1) == {{"x": 1}}
     assert run(code).split("\n") == ["[]", "[]"]
 
 
+def test_a_cache_loads_what_decorators_import() -> None:
+    """Functions may be decorated at any time, also by a child that was forked while another thread did."""
+    name = "aikcache._decorators.batch_function"
+    code = f"import aikcache, sys; print({name!r} in sys.modules); aikcache.Cache(); print({name!r} in sys.modules)"
+    assert run(code).split("\n") == ["False", "True"]
+
+
 def test_what_is_loaded_later_is_exported_all_the_same() -> None:
     """Each such name can be imported, is listed, and is the class itself; another name raises as usual."""
     code = "from aikcache import *; import aikcache\n"
