@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis._parsers import hiredis
@@ -75,3 +76,37 @@ def test_a_time_limit_raised_as_a_socket_error_is_raised(
             return
         assert error is not None, point
     pytest.fail("it does not end")
+
+
+def test_a_connection_that_listens_waits_and_receives_in_one_system_call() -> None:
+    """Python waits for a socket with a time-out in a call of its own, and gives the interpreter up for each of both."""
+    here, there = socket.socketpair()
+    with here, there:
+        link = Connection(Wire(here), 0.05)
+        assert link.poll(0.01) == []
+        assert here.gettimeout() is None, "Python would wait first"
+        there.sendall(b"+heard\r\n")
+        assert link.poll(10) == [b"heard"]
+        with pytest.raises(TimeoutError):
+            link.ask([("PING",)], time.monotonic() + 0.01)
+        assert link.poll(0.01) == []
+        assert here.gettimeout() is None, "an exchange has set a time-out meanwhile"
+        with pytest.raises(RemoteUnavailableError):  # the other end reads nothing, and the buffers are full
+            link.send_commands([("ECHO", b"x" * (1 << 22))])
+
+
+def test_a_socket_that_receives_by_itself_keeps_the_time_out_of_python() -> None:
+    """The sockets of TLS and gevent go on waiting where the kernel has given up."""
+
+    class Own(socket.socket):
+        def recv_into(self, *given: Any) -> int:
+            return super().recv_into(*given)
+
+    pair = socket.socketpair()
+    here, there = Own(fileno=pair[0].detach()), pair[1]
+    with here, there:
+        link = Connection(Wire(here), 1.0)
+        assert link.poll(0.01) == []
+        assert here.gettimeout() == 0.01
+        there.sendall(b"+heard\r\n")
+        assert link.poll(10) == [b"heard"]
