@@ -97,7 +97,7 @@ def _measure(url: str, way: str, settings: Settings, *, rests: bool = True) -> R
     return Row(
         question=f"{way} ended is seen by a process that holds {HELD} entries{'' if rests else ', never resting'}, p99",
         figure=f"median {duration(statistics.median(seconds))}, worst {duration(max(seconds))}, {rounds} rounds",
-        measured=statistics.quantiles(seconds, n=100)[-1] * 1000,
+        measured=statistics.quantiles(seconds, n=100, method="inclusive")[-1] * 1000,  # of 100 rounds not the worst
         unit=" ms",
         bar=Bar(2 if rests else 7, " ms"),
     )
