@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 _CLOCK = "clock_gettime(CLOCK_MONOTONIC)"
-_INTERFACE = 6
+_INTERFACE = 7
 """As `_fast.c` has it: a checkout may have an extension that was built before its source changed."""
 
 

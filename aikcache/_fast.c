@@ -6,7 +6,8 @@
    wrapper that is generated in Python (`_decorators/wrapper`), which decides. So what is written here decides nothing
    that is not written there too, and wherever it is in doubt it hands on.
 
-   `alike` is a step of a batch of remote hits, and the same as `_codec/alike.alike_in_python`.
+   `alike` is a step of a batch of remote hits, and the same as `_codec/alike.alike_in_python`. `receive` is what
+   `socket.recv_into` does, in one turn at the interpreter.
 
    Threads: it relies on the interpreter's lock. Between the look-up and `hits++` nothing runs that could give it up, so
    a hit is counted on an entry that is still in the table, and no count is lost. (`Py_mod_gil` is left out: a
@@ -18,13 +19,16 @@
    anything is let go. */
 
 #include "_fast.h"
+#include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 /* Raised with each change of what Python sees of this, here and in `_compiled.py`. */
-#define INTERFACE 6
+#define INTERFACE 7
 
 /* A function with more parameters than this keeps the Python wrapper alone. */
 #define MAX_PARAMETERS 16
@@ -114,7 +118,7 @@ static void find_counter(void) {
 #endif
 
 /* Arguments by parameter, borrowed, in `bound`. 0: the Python wrapper must see to them (it may raise a TypeError). */
-static int bind(Wrapper *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **bound) {
+static int bind_call(Wrapper *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **bound) {
     if (nargs > self->positional)
         return 0;
     for (Py_ssize_t i = 0; i < self->count; i++)
@@ -241,7 +245,7 @@ static Py_NO_INLINE PyObject *call_any(Wrapper *self, PyObject *const *args, siz
         return NULL;
     }
     if (kwnames != NULL || nargs != self->count || nargs != self->positional)
-        bound = bind(self, args, nargs, kwnames, space) ? space : NULL;
+        bound = bind_call(self, args, nargs, kwnames, space) ? space : NULL;
     if (bound != NULL && (key = make_key(self, bound)) != NULL) {
         value = look_up(self, key);
         Py_DECREF(key);
@@ -521,7 +525,32 @@ static PyObject *is_plain(PyObject *module, PyObject *args) {
     return PyLong_FromLong(plain(value, depth, &left));
 }
 
+/* Receive into a buffer, after waiting at most so many seconds, whatever interrupts: a profiler that stops the process
+   a hundred times a second would have a time-out of the kernel's (SO_RCVTIMEO) begin again each time. */
+static PyObject *receive(PyObject *module, PyObject *args) {
+    struct pollfd awaited = {.events = POLLIN};
+    double seconds;
+    Py_buffer into;
+    if (!PyArg_ParseTuple(args, "idw*:receive", &awaited.fd, &seconds, &into))
+        return NULL;
+    double until = monotonic() + seconds;
+    ssize_t size;
+    int error, raised = 0;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        int left = (int)ceil(fmin(fmax(until - monotonic(), 0), 1e6) * 1e3);
+        int ready = awaited.fd < 0 ? 1 : poll(&awaited, 1, left); /* a closed socket fails at once */
+        size = ready > 0 ? recv(awaited.fd, into.buf, into.len, MSG_DONTWAIT) : -1;
+        error = ready == 0 ? ETIMEDOUT : errno;
+        Py_END_ALLOW_THREADS
+    } while (size < 0 && (error == EINTR || error == EAGAIN) && (raised = PyErr_CheckSignals()) == 0);
+    PyBuffer_Release(&into);
+    errno = error;
+    return size >= 0 ? PyLong_FromSsize_t(size) : raised ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+}
+
 static PyMethodDef module_functions[] = {
+    {"receive", receive, METH_VARARGS, "receive(fd, seconds, buffer): as `socket.recv_into`, with a time-out."},
     {"is_plain", is_plain, METH_VARARGS, "Whether JSON keeps a value exactly: 1; 0: not; -1: it has too many items."},
     {"alike", alike, METH_VARARGS, "The payloads of frames that begin as the first; None for the others."},
     {NULL},

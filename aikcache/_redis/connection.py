@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import _socket
 import socket
-import struct
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from aikcache._compiled import fast
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.reply import Command, ErrorReply, pack
 from aikcache._redis.wire import RedisError, Wire, unwrapped
@@ -30,8 +30,21 @@ _LONG = 16384
 """Bytes that fit into any socket's buffer: sending no more does not block while nothing else is being sent."""
 _LONGEST_PUSH = 1 << 23
 """Bytes of one pushed message. The names that aikcache writes are short; all that are pushed at once fit."""
-_KERNEL_WAITS = sys.platform == "linux" and struct.calcsize("ll") == 16
-"""Whether a socket's time-outs are two longs, for the kernel to keep."""
+
+
+class _Listening:
+    """What a parser receives from, over a socket that is listened to. Python waits in one call and receives in another,
+    and in a process that never rests a thread may wait for the interpreter after each of them.
+    """
+
+    __slots__ = ("_sock", "settimeout")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self.settimeout = sock, sock.settimeout
+
+    def recv_into(self, buffer: bytearray) -> int:
+        size: int = fast.receive(self._sock.fileno(), self._sock.gettimeout(), buffer)  # type: ignore[union-attr]
+        return size
 
 
 class Connection:
@@ -69,14 +82,17 @@ class Connection:
             if messages := self._parser.drain():
                 return messages  # type: ignore[no-any-return]
             self._parser.check_deadline = False  # no exchange, so no deadline: heartbeats show whether it lives
-            self._wait_at_most(seconds)
+            self.sock.settimeout(seconds)
+            # Sockets of TLS and gevent receive by their own means.
+            if fast is not None and getattr(type(self.sock), "recv_into", None) is _socket.socket.recv_into:
+                self._parser._sock = _Listening(self.sock)
             self._parser.read_from_socket()
             if messages := self._parser.drain():
                 self._parser.received = 0  # the bound is for one message, not for all that are ever pushed
             elif self._parser.received > _LONGEST_PUSH:
                 raise RemoteUnavailableError(f"the server pushes more than {_LONGEST_PUSH} bytes in one message.")
             return messages  # type: ignore[no-any-return]
-        except (TimeoutError, BlockingIOError):  # Python's time-out, and the kernel's
+        except TimeoutError:
             return []
         except ConnectionResetError as error:
             raise RemoteUnavailableError("the server closed the connection") from error
@@ -84,20 +100,6 @@ class Connection:
             raise RemoteUnavailableError(f"the connection broke: {type(error).__name__}") from error
         except RedisError as error:
             raise unwrapped(error) from None
-
-    def _wait_at_most(self, seconds: float) -> None:
-        """Set the time-out of the next receive, in the kernel if possible: Python waits in one system call and receives
-        in another, and in a process that never rests a thread may wait for the interpreter after each of them.
-        """
-        sock = self.sock
-        # Sockets of TLS and gevent receive by their own means, which do not end at the kernel's time-out.
-        if not _KERNEL_WAITS or getattr(type(sock), "recv_into", None) is not _socket.socket.recv_into:
-            sock.settimeout(seconds)
-            return
-        if sock.gettimeout() is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
-            sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def interrupt(self) -> None:
         """Make another thread that waits for the server stop waiting."""
@@ -178,10 +180,6 @@ class Connection:
             self.sock.close()
         except OSError as error:
             let_out(error)
-
-
-def _timeval(seconds: float) -> bytes:
-    return struct.pack("ll", int(seconds), max(int(seconds % 1 * 1e6), 1))  # none at all would be for ever
 
 
 def _hello(where: Where, protocol: int, name: str) -> Secret[bytes]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 from redis._parsers import hiredis
 from redis.connection import AbstractConnection, DefaultParser
 
+from aikcache._compiled import fast
 from aikcache._redis.connection import Connection
 from aikcache._redis.connector import Connector
 from aikcache._redis.wire import Wire
@@ -78,21 +82,55 @@ def test_a_time_limit_raised_as_a_socket_error_is_raised(
     pytest.fail("it does not end")
 
 
-def test_a_connection_that_listens_waits_and_receives_in_one_system_call() -> None:
+@pytest.mark.skipif(fast is None, reason="there is no compiled part")
+def test_a_connection_that_listens_waits_and_receives_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python waits for a socket with a time-out in a call of its own, and gives the interpreter up for each of both."""
+    waited: list[float] = []
+
+    class Counted:
+        @staticmethod
+        def receive(fd: int, seconds: float, buffer: bytearray) -> int:
+            waited.append(seconds)
+            return fast.receive(fd, seconds, buffer)  # type: ignore[no-any-return, union-attr]
+
+    monkeypatch.setattr("aikcache._redis.connection.fast", Counted)
     here, there = socket.socketpair()
     with here, there:
         link = Connection(Wire(here), 0.05)
         assert link.poll(0.01) == []
-        assert here.gettimeout() is None, "Python would wait first"
         there.sendall(b"+heard\r\n")
         assert link.poll(10) == [b"heard"]
+        assert waited == [0.01, 10]
         with pytest.raises(TimeoutError):
             link.ask([("PING",)], time.monotonic() + 0.01)
         assert link.poll(0.01) == []
-        assert here.gettimeout() is None, "an exchange has set a time-out meanwhile"
         with pytest.raises(RemoteUnavailableError):  # the other end reads nothing, and the buffers are full
             link.send_commands([("ECHO", b"x" * (1 << 22))])
+        there.close()
+        with pytest.raises(RemoteUnavailableError, match="closed the connection"):
+            link.poll(10)
+        here.close()
+        with pytest.raises(RemoteUnavailableError, match="broke"):
+            link.poll(10)
+
+
+def test_what_interrupts_a_thread_again_and_again_does_not_prolong_its_wait() -> None:
+    """A sampling profiler stops all threads a hundred times a second; heartbeats must be sent all the same."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    here, there = socket.socketpair()
+    with here, there:
+        listening = threading.Thread(target=Connection(Wire(here), 1.0).poll, args=(0.2,), daemon=True)
+        listening.start()
+        until = time.monotonic() + 2
+        while listening.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pthread_kill(listening.ident or 0, signal.SIGUSR1)
+            time.sleep(0.02)
+        ended = not listening.is_alive()
+        there.close()
+        listening.join()
+    signal.signal(signal.SIGUSR1, before)
+    assert ended
 
 
 def test_a_socket_that_receives_by_itself_keeps_the_time_out_of_python() -> None:
