@@ -35,6 +35,7 @@ from aikcache._concurrency.guard import Guard
 from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._concurrency.shared import items
 from aikcache._keys.patterns import ANY_TAG, Invalidation, joined
+from aikcache._redis.failures import rest
 from aikcache._redis.reply import Command, ErrorReply
 from aikcache._redis.transport import NewServer
 from aikcache._remote.store import RedisStore
@@ -188,7 +189,7 @@ class PendingInvalidations:
             return
         if refused is not None:
             raise RemoteUnavailableError(f"invalidations wait for the server, which would refuse them: {refused}")
-        self._remote.connections.rest()  # first: what follows takes as long as there are pending ones
+        rest(self._remote.connections)  # first: what follows takes as long as there are pending ones
         if self._sending._is_owned():  # type: ignore[attr-defined]
             # A finalizer's call, which a garbage collection has started in the middle of the sending.
             raise RemoteUnavailableError("invalidations are being sent in this thread.")

@@ -152,7 +152,7 @@ class FastPath:
             if spans.active is None:
                 answer = self._remote_tier.remote.fast_get(name, timed=timed)
             else:
-                self._remote_tier.remote.connections.rest()  # no span of what is not sent
+                self._rest()  # no span of what is not sent
                 with spans.active.exchange("get", 1):
                     answer = self._remote_tier.remote.fast_get(name, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
@@ -267,7 +267,7 @@ class FastPath:
             if spans.active is None:
                 answer = self._remote_tier.remote.fast_read(names, timed=timed)
             else:
-                self._remote_tier.remote.connections.rest()
+                self._rest()
                 with spans.active.exchange("many", len(names)):
                     answer = self._remote_tier.remote.fast_read(names, timed=timed)
         except (RemoteError, *BUGS) as error:  # the function can still answer
@@ -277,6 +277,10 @@ class FastPath:
         if self._events.timed:
             self._events.add("many", region.name, self._clock() - started, None)
         return Answer(base, read_started_at, names, answer)
+
+    def _rest(self) -> None:
+        if (refusal := self._remote_tier.remote.connections.refusal()) is not None:
+            raise refusal
 
     def _failed(self, command: str, region: Region, started: float, error: Exception) -> FastPathMiss:
         let_out(error)

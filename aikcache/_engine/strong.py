@@ -28,6 +28,7 @@ from aikcache._engine.policy import Policy
 from aikcache._engine.versioned_store import MOST_BATCH_TAGS, VersionedStore
 from aikcache._keys.patterns import ANY_TAG, tag_group
 from aikcache._local.region import Region
+from aikcache._redis.failures import rest
 from aikcache._remote.replies import NO_VALUE, NOT_READ, Read
 from aikcache._remote.stamps import digest
 from aikcache._remote.store import pack_names
@@ -119,7 +120,7 @@ class StrongPath:
             if spans.active is None:
                 answer = remote.consult(name, packed_names, count)
             else:
-                remote.connections.rest()  # no span of what is not sent
+                rest(remote.connections)  # no span of what is not sent
                 with spans.active.exchange("get", 1):
                     answer = remote.consult(name, packed_names, count)
         except RemoteError as error:

@@ -18,6 +18,7 @@ from aikcache._concurrency.reporter import RateLimitedReporter
 from aikcache._engine.call import Attempt, Call, milliseconds
 from aikcache._keys.patterns import ANY_TAG, EVERYTHING, tag_group
 from aikcache._local.entry import EncodedValue
+from aikcache._redis.failures import rest
 from aikcache._redis.reply import TooLargeError
 from aikcache._redis.trust import Trust
 from aikcache._remote.commands import DAY_MS
@@ -84,7 +85,7 @@ class VersionedStore:
         stamps are read, with no round trip where all are cached.
         """
         reads = self._fast_reads(attempts)
-        self.remote.connections.rest()  # first: nothing below costs a call anything while the breaker is open
+        rest(self.remote.connections)  # first: nothing below costs a call anything while the breaker is open
         self.ready()
         groups = list(dict.fromkeys([group for attempt in attempts for group in attempt.call.all_groups()]))
         # Before the question: stamps are not remembered if anything was pushed between this and their reply.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aikcache._concurrency.foreign import clean
 from aikcache._concurrency.outside import let_out
 from aikcache._redis.reply import IO_ERRORS
 from aikcache.errors import RemoteError, RemoteTimeoutError, RemoteUnavailableError
+
+if TYPE_CHECKING:
+    from aikcache._redis.transport import Transport
 
 ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING")
 """Error codes of a server that is not the primary, or not yet."""
@@ -28,6 +33,12 @@ def unsent(why: str) -> RemoteUnavailableError:
     error = RemoteUnavailableError(why)
     error.sent = False
     return error
+
+
+def rest(connections: Transport) -> None:
+    """Raise `RemoteUnavailableError` if every exchange would now, because the breaker is open."""
+    if (refusal := connections.refusal()) is not None:
+        raise refusal
 
 
 def translate(error: BaseException, within: float) -> BaseException:

@@ -158,18 +158,12 @@ class Pool:
             raise unsent("this cache is closed.")
         if self._backing is not None:
             self._backing.check()  # first, because the breaker's probe must be followed by a question
-        breaker = self.breaker
-        if breaker.failures >= breaker.limit and not breaker.allows():  # without its call nearly always
-            raise unsent(breaker.refusal)
+        if self.breaker.failures and not self.breaker.allows():
+            raise unsent(self.breaker.refusal)
 
     def refusal(self) -> RemoteUnavailableError | None:
         """What an exchange would raise now, because the breaker is open."""
         return unsent(self.breaker.refusal) if self.breaker.rests else None
-
-    def rest(self) -> None:
-        """Raise that."""
-        if self.breaker.rests:
-            raise unsent(self.breaker.refusal)
 
     def _checked(self, replies: list[Any]) -> list[Any]:
         for reply in replies:

@@ -105,9 +105,6 @@ class Transport(Protocol):
     def refusal(self) -> RemoteUnavailableError | None:
         """What every exchange would raise now, because the breaker is open. Sends nothing."""
 
-    def rest(self) -> None:
-        """Raise that."""
-
     def age(self) -> float:
         """Seconds since the last evidence of a majority behind the server; -inf where none is needed."""
 

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from aikcache._concurrency import spans
+from aikcache._redis.failures import rest
 from aikcache._redis.transport import Transport
 from aikcache.errors import RemoteError
 
@@ -48,7 +49,7 @@ def round_trip(
             about: Any = args[0] if keyed else None
             name = several if several is not None and len(about) > 1 else command
             if spans.active is not None:
-                store.connections.rest()
+                rest(store.connections)
                 with spans.active.exchange(name, len(about) if type(about) is list or type(about) is tuple else 1):
                     return reported(store, name, about, *args, **kwargs)
             return reported(store, name, about, *args, **kwargs)

@@ -102,9 +102,6 @@ class Cluster:
     def refusal(self) -> None:
         """Nothing: each primary has a breaker of its own."""
 
-    def rest(self) -> None:
-        """Nothing either."""
-
     def age(self) -> float:
         """Seconds since most primaries had sent this process their view (`quorum`)."""
         return self.quorum.age()
