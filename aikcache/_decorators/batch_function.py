@@ -73,8 +73,9 @@ class BatchCall:
         if engine.passive or not ids:
             found = self._run(ids, args, kwargs)
             if not engine.closed:
-                self._one.region.counters.misses += len(ids)
-                self._one.region.counters.loads += len(found) if isinstance(found, Sized) else 0
+                misses, loads = len(ids), len(found) if isinstance(found, Sized) else 0
+                self._one.region.counters.misses += misses
+                self._one.region.counters.loads += loads
             return found
         extra: dict[Any, Any] = {}  # what the function gives of its own accord
         before, after = args[: self._place], args[self._place + 1 :]

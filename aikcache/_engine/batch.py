@@ -73,7 +73,8 @@ class Batch:
         attempt.seen = read.data or b""
         if remote is None or read.data is None:
             return False
-        attempt.region.counters.bytes_read += len(read.data)
+        size = len(read.data)
+        attempt.region.counters.bytes_read += size
         if not parsed:
             (frame,) = remote.parse([(attempt, read.data)])
         if frame is None or not remote.current(attempt, frame):

@@ -170,7 +170,8 @@ class FastPath:
             return ABSENT
         if region.absent:
             region.absent = 0
-        region.counters.bytes_read += len(data)
+        size = len(data)
+        region.counters.bytes_read += size
         frame = self._judge(key, name, region, data, base, timed)
         if frame is None or frame.schema != policy.codec.schema:
             return NOTHING
@@ -219,8 +220,10 @@ class FastPath:
                     where, policy, frame, encoded, value, pttls[i], requested_at, read_started_at
                 ):
                     found[i] = NOTHING
-        region.counters.remote_hits += len(found) - list(map(type, found)).count(FastPathMiss)
-        region.counters.bytes_read += sum(map(len, filter(None, values)))
+        hits = len(found) - list(map(type, found)).count(FastPathMiss)
+        size = sum(map(len, filter(None, values)))
+        region.counters.remote_hits += hits
+        region.counters.bytes_read += size
         return found
 
     def _judge_all(

@@ -21,7 +21,8 @@ def run_uncached(batch: Batch, places: Sequence[int]) -> Steps[None]:
     """Run the function; its results are not cached."""
     for group in batch.groups(places):
         counters = batch.attempts[group[0]].region.counters
-        counters.misses += len(group)
+        misses = len(group)
+        counters.misses += misses
         for i, result in zip(group, (yield group), strict=True):
             batch.values[i] = result
             counters.loads += result is not MISSING
@@ -60,7 +61,8 @@ def load(batch: Batch, places: Sequence[int], *, rescue: bool = False, missed: b
 
 def _run(batch: Batch, group: Sequence[int], *, missed: bool = True) -> Steps[list[Result]]:
     engine, region = batch.engine, batch.attempts[group[0]].region
-    region.counters.misses += len(group) if missed else 0
+    misses = len(group) if missed else 0
+    region.counters.misses += misses
     started = engine.clock()
     loading, here = engine.flights.loading, engine.flights.about([batch.attempts[i].key for i in group])
     try:

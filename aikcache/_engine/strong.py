@@ -104,8 +104,9 @@ class StrongPath:
             return FastPathMiss(error)
         except (DecodeError, InvalidKeyError):  # said on the full read path
             return NOTHING
+        size = len(data)
         region.counters.remote_hits += 1
-        region.counters.bytes_read += len(data)
+        region.counters.bytes_read += size
         return value
 
     def _consult(self, name: bytes, region: Region, base: Base, more: list[str]) -> Read | None:
@@ -195,8 +196,9 @@ class StrongPath:
             for i, value in zip(alike, decoded, strict=True):
                 found[i] = value
         hits = len(found) - list(map(type, found)).count(FastPathMiss)
+        size = sum(len(data) for data in values if data is not None)
         region.counters.remote_hits += hits
-        region.counters.bytes_read += sum(len(data) for data in values if data is not None)
+        region.counters.bytes_read += size
         return found
 
     def _unpack(self, key: str, name: bytes, data: bytes) -> Frame | None:

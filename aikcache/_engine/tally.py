@@ -216,7 +216,8 @@ class Tally:
     def invalidated(self, details: Invalidated) -> None:
         what = details.what
         for kind, names in (("group", what.groups), ("key", what.keys), ("glob", what.globs)):
-            self.invalidations[kind, details.direction] += len(names)
+            number = len(names)
+            self.invalidations[kind, details.direction] += number
 
     def channel(self, details: ChannelChange) -> None:
         self.channel_changes["live" if details.live else "down"] += 1

@@ -26,7 +26,11 @@ ANYTHING: Any = object()
 
 
 class Counters:
-    """What happened in one operation, but for local hits, which the entries count."""
+    """What happened in one operation, but for local hits, which the entries count.
+
+    Threads: any. What is added is worked out before: at a call between the reading of a counter and its writing, the
+    interpreter may switch threads, and their counts are lost.
+    """
 
     __slots__ = (
         "bytes_read", "bytes_written", "error_types", "evictions", "joined", "loads", "misses", "refreshes",
