@@ -76,7 +76,7 @@ def _compiled_part() -> Finding:
 def _without_lock() -> list[Finding]:
     if _compiled.locked():
         return []
-    evidence = "the interpreter's lock is off: counts are not exact, and aikcache was never tested like this"
+    evidence = "the interpreter's lock is off: counts are not exact, and aikcache does not support this"
     return [Finding("interpreter", "warning", "this process", evidence, "Set PYTHON_GIL=1.")]
 
 
